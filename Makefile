@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: EUPL-1.2
+# The two commands that matter: `make run` starts a box on this machine, `make test` proves it.
+
+TAGS    := sqlite_fts5,sqlite_omit_load_extension,netgo,osusergo
+export GOFLAGS := -tags=$(TAGS)
+export CGO_ENABLED := 1
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -linkmode external -extldflags -static -s -w -X main.version=$(VERSION)
+SEED    ?= 1
+DATA    ?= data
+ONLY    ?=
+FUZZTIME ?= 20s
+
+.PHONY: all build run test demo bench check dendrite vet staticcheck fuzz vuln clean
+
+all: build
+
+# check says at once what the system itself must bring, and the one command that brings it.
+check:
+	@command -v go >/dev/null 2>&1 || { echo "Go is missing. Install Go 1.26 or newer from your system's packages or the Go project, then run make again."; exit 1; }
+	@command -v cc >/dev/null 2>&1 && echo 'int main(void){return 0;}' | cc -x c -static -o /dev/null - 2>/dev/null || { \
+	  echo "A C compiler with the static C library is missing (SQLite needs it). Install it with:"; \
+	  echo "    sudo apt-get install -y gcc libc6-dev"; exit 1; }
+
+build: check
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/hallig ./cmd/hallig
+
+run: build
+	./bin/hallig serve --data $(DATA) --listen 127.0.0.1:8008
+
+# dendrite is the central server of the tests: a program nobody here wrote, in a module of its own, never linked.
+dendrite: check
+	$(MAKE) -C tools/dendrite build
+
+vet: check
+	go vet ./...
+
+staticcheck: check
+	go tool staticcheck ./...
+
+test: check vet staticcheck dendrite
+	go test -shuffle=on -timeout 20m ./...
+
+demo: build dendrite
+	go run ./tools/demo -hallig bin/hallig -seed $(SEED)
+
+bench: build
+	go run ./tools/bench -hallig bin/hallig -only '$(ONLY)'
+
+# fuzz gives every fuzz target of the tree FUZZTIME.
+fuzz: check
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+vuln: check
+	go tool govulncheck ./...
+
+clean:
+	rm -rf bin tools/dendrite/out
