@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package layers keeps the rooms of the house apart. It holds the table of rooms (who may use whom, which outside
+// library lives where, and why it is there) and nothing else; its test reads the real imports with `go list` and names each breach.
+//
+// Whoever needs a new arrow changes the table here, in the commit that needs it, with the reason in the commit's body.
+package layers
+
+// Room is one package of the house: what of ours it may import, besides the standard library and its outside giants.
+type Room struct {
+	Uses []string // rooms, relative to the module; a trailing "/..." takes all rooms below
+	Pure bool     // values in, values out: no file, network, clock, lock or log
+}
+
+// Rooms is the table of the house. A package that is not listed is a breach; "tools/..." rooms are free to look
+// everywhere, as they test, measure and pack.
+var Rooms = map[string]Room{
+	"appliance":          {Uses: []string{"appliance/...", "sync/...", "radio", "radio/serial"}},
+	"appliance/event":    {Pure: true},
+	"appliance/rules":    {Pure: true, Uses: []string{"appliance/event"}},
+	"appliance/store":    {Uses: []string{"appliance/event"}},
+	"appliance/room":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store"}},
+	"appliance/feed":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
+	"appliance/account":  {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
+	"appliance/media":    {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
+	"appliance/push":     {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
+	"appliance/csapi":    {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/feed", "appliance/account", "appliance/media", "appliance/push", "appliance/web"}},
+	"appliance/admin":    {Uses: []string{"appliance/event", "appliance/account", "appliance/store"}},
+	"appliance/web":      {},
+	"sync/peer":          {Pure: true},
+	"sync/parcel":        {Pure: true, Uses: []string{"appliance/event", "sync/peer"}},
+	"sync/recon":         {Pure: true, Uses: []string{"appliance/event"}},
+	"sync/federation":    {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account", "appliance/feed", "appliance/media", "sync/peer"}},
+	"sync/outbox":        {Uses: []string{"appliance/event", "appliance/store", "sync/parcel", "sync/recon", "sync/peer"}},
+	"sync/inbox":         {Uses: []string{"appliance/event", "appliance/store", "appliance/room", "sync/parcel", "sync/recon", "sync/peer"}},
+	"sync/link":          {Uses: []string{"appliance/event", "appliance/store", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
+	"sync/p2p":           {Uses: []string{"sync/peer"}},
+	"radio":              {Uses: []string{"radio/frame", "radio/arq", "radio/serial"}},
+	"radio/frame":        {Pure: true},
+	"radio/arq":          {Pure: true, Uses: []string{"radio/frame"}},
+	"radio/serial":       {Uses: []string{"radio/frame"}},
+	"radio/ether":        {},
+	"cmd/hallig":         {Uses: []string{"appliance"}},
+	"tools/layers":       {Uses: []string{"..."}},
+	"tools/bench":        {Uses: []string{"..."}},
+	"tools/demo":         {Uses: []string{"..."}},
+	"tools/matrixclient": {},
+	"tools/testpeer":     {},
+}
+
+// Giant is an outside library of weight: the one room that may know it, and why we do not write it ourselves.
+type Giant struct {
+	In  []string
+	Why string
+}
+
+// Giants lists every direct dependency by module path. A direct import of any module that is not here is a breach.
+var Giants = map[string]Giant{
+	"github.com/mattn/go-sqlite3":          {In: []string{"appliance/store"}, Why: "the database of a box: one file, crash-safe, no server"},
+	"github.com/libp2p/go-libp2p":          {In: []string{"sync/p2p"}, Why: "authenticated streams and discovery between boxes on IP networks"},
+	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},
+	"github.com/tarm/serial":               {In: []string{"radio/serial"}, Why: "opens serial ports"},
+	"golang.org/x/sys":                     {In: []string{"radio/serial", "appliance/store", "sync/p2p"}, Why: "ioctls of the tty, free disk space, interface changes"},
+	"golang.org/x/crypto":                  {In: []string{"appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "argon2id, X25519, ChaCha20, Poly1305"},
+	"github.com/flynn/noise":               {In: []string{"sync/peer"}, Why: "the Noise handshakes of pairing and of serial links"},
+	"golang.org/x/sync":                    {In: []string{"appliance", "sync/federation"}, Why: "errgroup owns the loops, singleflight joins equal questions"},
+	"golang.org/x/image":                   {In: []string{"appliance/media"}, Why: "thumbnails: scaling and WebP"},
+	"golang.org/x/net":                     {In: []string{"sync/federation"}, Why: "DNS answers and idna for discovery"},
+	"golang.org/x/time":                    {In: []string{"appliance/csapi"}, Why: "token buckets of the rate limits"},
+	"github.com/fxamacker/cbor/v2":         {In: []string{"sync/parcel", "sync/peer", "sync/link"}, Why: "compact, bounded decoding of parcels"},
+	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link"}, Why: "zstd with dictionaries for what the codec does not know"},
+	"github.com/google/renameio/v2":        {In: []string{"appliance", "appliance/media"}, Why: "files appear whole or not at all"},
+	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
+	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin"}, Why: "the code a phone scans from the terminal"},
+}
