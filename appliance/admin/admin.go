@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package admin is the local door for whoever runs the box: the health tree, the links, pairing, registration
+// tokens. It listens on a Unix socket in the data directory (mode 0600), speaks JSON over HTTP, and serves `hallig VERB`.
+//
+// It knows nothing by itself: what it shows and does is handed to it as functions, and what it refuses carries the
+// next step in its text. Later pages for the browser use the same functions.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Status is the health tree of a box at one moment.
+type Status struct {
+	ServerName string    `json:"server_name"`
+	BoxID      string    `json:"box_id"`
+	Version    string    `json:"version"`
+	URL        string    `json:"url"`
+	Started    time.Time `json:"started"`
+	Accounts   int       `json:"accounts"`
+	Rooms      int       `json:"rooms"`
+	Position   int64     `json:"position"` // of the log
+	FreeBytes  int64     `json:"free_bytes"`
+	Peers      []Peer    `json:"peers"`
+	Servers    []Server  `json:"servers"`
+}
+
+// Peer is a paired box and its links.
+type Peer struct {
+	ID         string `json:"id"`
+	ServerName string `json:"server_name"`
+	Name       string `json:"name,omitempty"`
+	Carrier    string `json:"carrier,omitempty"` // the transport that carries now; "": out of reach
+	Links      []Link `json:"links,omitempty"`
+	Queued     int    `json:"queued"` // events that the peer has not confirmed as kept
+}
+
+// Link is one way to a peer.
+type Link struct {
+	Transport     string `json:"transport"`
+	Up            bool   `json:"up"`
+	BitsPerSecond int    `json:"bits_per_second,omitempty"`
+	SentBytes     int64  `json:"sent_bytes"`
+	ReceivedBytes int64  `json:"received_bytes"`
+}
+
+// Server is another homeserver that shares rooms and is reached over HTTPS.
+type Server struct {
+	Name    string    `json:"name"`
+	Queued  int       `json:"queued"`
+	LastOK  time.Time `json:"last_ok,omitzero"`
+	Trouble string    `json:"trouble,omitempty"`
+}
+
+// PairCode is what one box shows and the other takes.
+type PairCode struct {
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires"`
+}
+
+// Options are the box's own functions. All are required.
+type Options struct {
+	Status   func(context.Context) (Status, error)
+	ShowCode func(context.Context) (PairCode, error)
+	// Take pairs with the box that shows code; address may be empty (the box is found on the network).
+	Take   func(ctx context.Context, code, address string) (Peer, error)
+	Forget func(ctx context.Context, boxID string) error
+	// NewToken makes a registration token for uses accounts (0: no limit).
+	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
+	Log      *slog.Logger
+}
+
+// Refusal is an error whose text is meant for the operator.
+type Refusal struct{ Text string }
+
+func (r *Refusal) Error() string { return r.Text }
+
+// NewHandler serves the local API. Access is the socket's file mode.
+func NewHandler(o Options) http.Handler {
+	mux := http.NewServeMux()
+	h := &handler{o}
+	mux.HandleFunc("GET /status", answer(h, func(r *http.Request) (any, error) { return o.Status(r.Context()) }))
+	mux.HandleFunc("POST /pair/show", answer(h, func(r *http.Request) (any, error) { return o.ShowCode(r.Context()) }))
+	mux.HandleFunc("POST /pair/take", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ Code, Address string }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return o.Take(r.Context(), in.Code, in.Address)
+	}))
+	mux.HandleFunc("POST /pair/forget", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ ID string }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, o.Forget(r.Context(), in.ID)
+	}))
+	mux.HandleFunc("POST /token", answer(h, func(r *http.Request) (any, error) {
+		var in struct {
+			Uses  int
+			Admin bool
+		}
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		token, err := o.NewToken(r.Context(), in.Uses, in.Admin)
+		return map[string]string{"token": token}, err
+	}))
+	return mux
+}
+
+type handler struct{ Options }
+
+func decode(r *http.Request, into any) error {
+	dec := json.NewDecoder(io.LimitReader(r.Body, 64<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return &Refusal{"the request is not the JSON that was expected: " + err.Error()}
+	}
+	return nil
+}
+
+func answer(h *handler, f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			text := "the box could not do that; its log says why"
+			status := http.StatusInternalServerError
+			if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+				text, status = refusal.Text, http.StatusBadRequest
+			} else {
+				h.Log.Error("local request failed", "path", r.URL.Path, "err", err)
+			}
+			w.WriteHeader(status)
+			v = map[string]string{"error": text}
+		}
+		if err := json.NewEncoder(w).Encode(v); err != nil {
+			h.Log.Debug("answer local request", "err", err)
+		}
+	}
+}
