@@ -28,6 +28,7 @@ type Status struct {
 	Rooms      int       `json:"rooms"`
 	Position   int64     `json:"position"` // of the log
 	FreeBytes  int64     `json:"free_bytes"`
+	Flushes    int64     `json:"flushes"` // of the database, since the start
 	Peers      []Peer    `json:"peers"`
 	Servers    []Server  `json:"servers"`
 }
@@ -65,6 +66,18 @@ type PairCode struct {
 	Expires time.Time `json:"expires"`
 }
 
+// Travel is one thing that happened to an event or parcel on its way: the running commentary.
+type Travel struct {
+	At    time.Time `json:"at"`
+	What  string    `json:"what"` // "sent", "arrived", "kept", "received", "link up", "link down", "confirmed"
+	Event string    `json:"event,omitempty"`
+	Room  string    `json:"room,omitempty"`
+	Peer  string    `json:"peer,omitempty"` // server name of the other side
+	Via   string    `json:"via,omitempty"`  // "p2p", "serial:ttyUSB0", "https"
+	Bytes int       `json:"bytes,omitempty"`
+	Count int       `json:"count,omitempty"` // when one line stands for several events
+}
+
 // Options are the box's own functions. All are required.
 type Options struct {
 	Status   func(context.Context) (Status, error)
@@ -74,7 +87,9 @@ type Options struct {
 	Forget func(ctx context.Context, boxID string) error
 	// NewToken makes a registration token for uses accounts (0: no limit).
 	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
-	Log      *slog.Logger
+	// Watch hands each Travel to f until ctx ends or f fails.
+	Watch func(ctx context.Context, f func(Travel) error) error
+	Log   *slog.Logger
 }
 
 // Refusal is an error whose text is meant for the operator.
@@ -113,7 +128,27 @@ func NewHandler(o Options) http.Handler {
 		token, err := o.NewToken(r.Context(), in.Uses, in.Admin)
 		return map[string]string{"token": token}, err
 	}))
+	mux.HandleFunc("GET /watch", h.watch)
 	return mux
+}
+
+// watch streams the commentary, one JSON value a line, until the reader goes away.
+func (h *handler) watch(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	if err := out.Flush(); err != nil {
+		return
+	}
+	err := h.Watch(r.Context(), func(t Travel) error {
+		if err := enc.Encode(t); err != nil {
+			return err
+		}
+		return out.Flush()
+	})
+	if err != nil && r.Context().Err() == nil {
+		h.Log.Debug("commentary ended", "err", err)
+	}
 }
 
 type handler struct{ Options }

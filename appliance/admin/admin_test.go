@@ -25,7 +25,10 @@ func options(t *testing.T) Options {
 		},
 		Forget:   func(context.Context, string) error { return errors.New("disk on fire") },
 		NewToken: func(_ context.Context, uses int, admin bool) (string, error) { return "tok", nil },
-		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Watch: func(_ context.Context, f func(Travel) error) error {
+			return errors.Join(f(Travel{What: "sent", Event: "$1"}), f(Travel{What: "kept", Event: "$1"}))
+		},
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
@@ -43,6 +46,7 @@ func TestLocalAPI(t *testing.T) {
 		{"not JSON", "POST", "/token", `uses=1`, 400, "not the JSON"},
 		{"token", "POST", "/token", `{"uses":1}`, 200, `"token":"tok"`},
 		{"inner error stays in the log", "POST", "/pair/forget", `{"id":"x"}`, 500, "its log says why"},
+		{"commentary", "GET", "/watch", "", 200, `"what":"kept","event":"$1"`},
 		{"wrong method", "DELETE", "/status", "", 405, ""},
 	}
 	h := NewHandler(options(t))
@@ -56,7 +60,7 @@ func TestLocalAPI(t *testing.T) {
 			if strings.Contains(w.Body.String(), "fire") {
 				t.Errorf("the cause went to the client: %s", w.Body)
 			}
-			if w.Code == http.StatusOK && w.Header().Get("Content-Type") != "application/json" {
+			if w.Code == http.StatusOK && tt.path != "/watch" && w.Header().Get("Content-Type") != "application/json" {
 				t.Errorf("content type %q", w.Header().Get("Content-Type"))
 			}
 		})
