@@ -23,6 +23,7 @@ type Status struct {
 	BoxID      string    `json:"box_id"`
 	Version    string    `json:"version"`
 	URL        string    `json:"url"`
+	Addresses  []string  `json:"addresses,omitempty"` // multiaddresses for pairing where the network hides boxes from each other
 	Started    time.Time `json:"started"`
 	Accounts   int       `json:"accounts"`
 	Rooms      int       `json:"rooms"`
