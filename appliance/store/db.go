@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package store keeps everything a box must not lose, in one SQLite file, and is the only package that speaks SQL.
+//
+// It promises: what Do has answered is on the disk (WAL, synchronous=FULL; one flush per batch of whatever waited meanwhile); positions are handed out in
+// commit order and published after the commit; a reader sees one consistent snapshot; a newer schema is refused; 64 MB of the disk stay free.
+// It leaves to others what the rows mean: the law is in rules, the door is room.
+//
+// The file: application id "Hlg1", user_version = schema, schema/*.sql applied in name order in one transaction at creation.
+// One goroutine owns the write connection; a few read connections are lent to View. Each owner of tables has its own file of methods beside its schema file.
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+const (
+	applicationID = 0x486c6731 // "Hlg1"
+	schemaVersion = 1
+	pageSize      = 2048
+	walPages      = 8 << 20 / pageSize // a checkpoint folds this many pages; more of them fold together, less is written
+	posBlock      = 1 << 14            // positions reserved on disk at a time
+	maxBatch      = 256
+	maxWaiting    = 4096
+	lazyDelay     = 2 * time.Second
+	quietDelay    = 5 * time.Minute
+)
+
+// Options of Open. The zero value is right for a box.
+type Options struct {
+	Log     *slog.Logger
+	Readers int                              // read connections; 0: 3
+	Reserve int64                            // bytes of the disk that stay free; 0: 64 MB, negative: none
+	Free    func(dir string) (int64, error)  // how many bytes are free; nil: statfs
+	Damaged func(err error)                  // told when the check after an unclean stop finds damage
+	Schema  func() (names, scripts []string) // tests only: another schema
+	hooks   func(point string) error         // tests only: fails a batch at "commit"
+}
+
+// Full says that the disk has no room beyond the reserve. Nothing was written.
+type Full struct{ Free int64 }
+
+func (f *Full) Error() string {
+	return fmt.Sprintf("store: disk is full (%d bytes free, reserve kept); delete media or enlarge the disk", f.Free)
+}
+
+// ErrClosed answers whoever comes after Close.
+var ErrClosed = errors.New("store: closed")
+
+// DB is the open database. All methods may be called from any goroutine.
+type DB struct {
+	path string
+	opt  Options
+	log  *slog.Logger
+	lock *os.File // held with flock for the life of the DB: two boxes on one file would hand out the same positions
+
+	published atomic.Int64
+	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
+	groupNID  atomic.Int64
+	checked   chan struct{} // closed when the check after an unclean stop is over
+	groups    *groupCache
+	names     names
+
+	readers chan *conn // tokens: nil = not opened yet
+	nread   int
+
+	mu       sync.Mutex // guards the fields below
+	waiting  []op
+	lazy     []op
+	closed   bool
+	onCommit []func(Commit)
+
+	wake   chan struct{} // capacity 1
+	slots  chan struct{} // bounds what Do may have queued
+	done   chan struct{} // writer has stopped
+	w      *conn         // below: the writer's own
+	pos    int64
+	upTo   int64 // pos_ceiling as stored
+	failed error
+}
+
+// Open opens or creates the database file. Its directory must exist.
+func Open(ctx context.Context, path string, opt Options) (*DB, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Readers <= 0 {
+		opt.Readers = 3
+	}
+	if opt.Reserve == 0 {
+		opt.Reserve = 64 << 20
+	}
+	if opt.Free == nil {
+		opt.Free = freeBytes
+	}
+	db := &DB{path: path, opt: opt, log: opt.Log,
+		checked: make(chan struct{}), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxWaiting), done: make(chan struct{}),
+		readers: make(chan *conn, opt.Readers), nread: opt.Readers, groups: newGroupCache(8 << 20)}
+	if err := db.open(ctx); err != nil {
+		if db.w != nil {
+			db.w.close()
+		}
+		if db.lock != nil {
+			db.lock.Close()
+		}
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	for range opt.Readers {
+		db.readers <- nil
+	}
+	go db.write() // Close waits for it
+	return db, nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}
+
+func (db *DB) open(ctx context.Context) error {
+	f, err := os.OpenFile(db.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	db.lock = f
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("another process has it open: %w", err)
+	}
+	if err := f.Chmod(0o600); err != nil {
+		return err
+	}
+	fresh, err := isEmpty(f)
+	if err != nil {
+		return err
+	}
+	if db.w, err = openConn(db.dsn(false)); err != nil {
+		return err
+	}
+	if !fresh {
+		if err := db.checkIdentity(); err != nil {
+			return err
+		}
+	}
+	if err := db.w.script(fmt.Sprintf(`PRAGMA page_size=%d; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;
+		PRAGMA mmap_size=0; PRAGMA cache_size=-4000; PRAGMA cell_size_check=ON; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d`,
+		pageSize, walPages, 2*walPages*pageSize)); err != nil {
+		return err
+	}
+	if fresh {
+		if err := db.create(); err != nil {
+			return fmt.Errorf("create schema: %w", err)
+		}
+	}
+	if err := syncDir(filepath.Dir(db.path)); err != nil {
+		return err
+	}
+	return db.start(ctx)
+}
+
+func (db *DB) dsn(readOnly bool) string {
+	q := "_mutex=no&_busy_timeout=10000&_cache_size=-1000"
+	if readOnly {
+		q += "&mode=ro&_query_only=1"
+	} else {
+		q += "&mode=rwc&_txlock=immediate"
+	}
+	return "file:" + (&url.URL{Path: db.path}).EscapedPath() + "?" + q
+}
+
+func isEmpty(f *os.File) (bool, error) {
+	st, err := f.Stat()
+	return err == nil && st.Size() == 0, err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// checkIdentity refuses a file that is not ours or from a newer program. A creation that a power cut interrupted leaves a file without tables: it is made anew.
+func (db *DB) checkIdentity() error {
+	r := &Read{db: db, c: db.w}
+	var app, version, tables int64
+	for sql, to := range map[string]*int64{`PRAGMA application_id`: &app, `PRAGMA user_version`: &version, `SELECT count(*) FROM sqlite_schema`: &tables} {
+		if _, err := r.one(sql, nil, to); err != nil {
+			return err
+		}
+	}
+	switch {
+	case app == 0 && version == 0 && tables == 0:
+		return db.create()
+	case app != applicationID:
+		return fmt.Errorf("this is not a Hallig database (application id %#x)", app)
+	case version > schemaVersion:
+		return fmt.Errorf("schema %d is newer than this program's %d: start the newer program again, or restore the backup made before the update", version, schemaVersion)
+	case version < schemaVersion:
+		return db.migrate(version)
+	}
+	return nil
+}
+
+// create applies every schema file in one transaction together with the application id, so that a half-made database cannot exist.
+func (db *DB) create() error {
+	names, scripts, err := db.schema()
+	if err != nil {
+		return err
+	}
+	if err := db.w.script("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	for i, s := range scripts {
+		if err := db.w.script(s); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", names[i], err), db.w.script("ROLLBACK"))
+		}
+	}
+	return db.w.script(fmt.Sprintf(`PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT`, applicationID, schemaVersion))
+}
+
+func (db *DB) schema() (names, scripts []string, err error) {
+	if db.opt.Schema != nil {
+		names, scripts = db.opt.Schema()
+		return names, scripts, nil
+	}
+	entries, err := schemaFiles.ReadDir("schema")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		b, err := schemaFiles.ReadFile("schema/" + n)
+		if err != nil {
+			return nil, nil, err
+		}
+		scripts = append(scripts, string(b))
+	}
+	return names, scripts, nil
+}
+
+// migrate brings an older schema to ours, one step per version in one transaction. There is only version 1 so far.
+func (db *DB) migrate(from int64) error {
+	return fmt.Errorf("no migration from schema %d", from)
+}
+
+// start reads the counters and marks the database as in use.
+func (db *DB) start(ctx context.Context) error {
+	r := &Read{db: db, c: db.w}
+	clean := int64(1)
+	if _, err := r.one(`SELECT value FROM meta WHERE name='clean'`, nil, &clean); err != nil {
+		return err
+	}
+	var last, group int64
+	if _, err := r.one(`SELECT value FROM meta WHERE name='pos_ceiling'`, nil, &db.pos); err != nil {
+		return err
+	}
+	if _, err := r.one(`SELECT max(nid) FROM event`, nil, &last); err != nil {
+		return err
+	}
+	if _, err := r.one(`SELECT max(nid) FROM sgroup`, nil, &group); err != nil {
+		return err
+	}
+	db.eventNID.Store(last)
+	db.groupNID.Store(group)
+	db.upTo = db.pos + posBlock
+	db.published.Store(db.pos)
+	if err := db.names.open(db, r); err != nil {
+		return err
+	}
+	tx := &Tx{Read: r}
+	if err := tx.exec(`INSERT OR REPLACE INTO meta (name, value) VALUES ('clean', 0), ('pos_ceiling', ?)`, db.upTo); err != nil {
+		return err
+	}
+	if clean != 0 {
+		close(db.checked)
+		return nil
+	}
+	go db.check() // Close waits for it through db.checked
+	return nil
+}
+
+// check looks for damage after an unclean stop, while the box already works.
+func (db *DB) check() {
+	defer close(db.checked)
+	c, err := openConn(db.dsn(true))
+	if err != nil {
+		db.log.Error("check database", "err", err)
+		return
+	}
+	defer c.close()
+	var text string
+	if _, err = (&Read{db: db, c: c}).one(`PRAGMA quick_check(1)`, nil, &text); err == nil && text != "ok" {
+		err = errors.New(text)
+	}
+	if err != nil {
+		db.log.Error("the database is damaged: restore the newest backup, then pair again", "err", err)
+		if db.opt.Damaged != nil {
+			db.opt.Damaged(err)
+		}
+		return
+	}
+	db.log.Info("database checked after an unclean stop: no damage")
+}
+
+// Checked is closed when the check after an unclean stop is over (at once after a clean one).
+func (db *DB) Checked() <-chan struct{} { return db.checked }
+
+// Published is the highest committed stream position: what a phone's token may say.
+func (db *DB) Published() int64 { return db.published.Load() }
+
+// NextEvent and NextGroup hand out numbers for rows that are prepared before the writer takes them. A number that is not used leaves a hole.
+func (db *DB) NextEvent() int64 { return db.eventNID.Add(1) }
+func (db *DB) NextGroup() int64 { return db.groupNID.Add(1) }
+
+// View gives f a consistent snapshot on a read connection. Keep it short: an open snapshot holds checkpoints up.
+func (db *DB) View(ctx context.Context, f func(*Read) error) error {
+	var c *conn
+	select {
+	case c = <-db.readers:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.done:
+		return ErrClosed
+	}
+	defer func() { db.readers <- c }()
+	if c == nil {
+		var err error
+		if c, err = openConn(db.dsn(true)); err != nil {
+			c = nil
+			return fmt.Errorf("open read connection: %w", err)
+		}
+		if err := c.script(`PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0`); err != nil {
+			return err
+		}
+	}
+	if err := c.run(`BEGIN`, nil, nil); err != nil {
+		return fmt.Errorf("begin read: %w", err)
+	}
+	defer c.run(`ROLLBACK`, nil, nil) // nothing to lose in a snapshot
+	return f(&Read{db: db, c: c})
+}
+
+// Close takes no more writes, finishes those that wait, folds the log into the file and closes it.
+func (db *DB) Close() error {
+	db.mu.Lock()
+	if db.closed {
+		db.mu.Unlock()
+		<-db.done
+		return nil
+	}
+	db.closed = true
+	db.mu.Unlock()
+	db.poke()
+	<-db.done
+	<-db.checked
+	for range db.nread {
+		if c := <-db.readers; c != nil {
+			c.close()
+		}
+	}
+	db.names.close()
+	tx := &Tx{Read: &Read{db: db, c: db.w}}
+	err := db.failed
+	if err == nil {
+		err = tx.exec(`INSERT OR REPLACE INTO meta (name, value) VALUES ('clean', 1), ('pos_ceiling', ?)`, db.pos)
+	}
+	if err == nil {
+		err = db.w.script(`PRAGMA wal_checkpoint(TRUNCATE)`)
+	}
+	return errors.Join(err, db.w.close(), db.lock.Close())
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package store
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+
+	"hallig/appliance/event"
+)
+
+// Flags of an event's row.
+type Flags uint32
+
+const (
+	Outlier    Flags = 1 << iota // known by name (auth chain, state elsewhere); its place in the graph and the state before it are not
+	Rejected                     // the law refused it; kept so that it is not asked for again; never shown, never an authority
+	SoftFailed                   // allowed where it stands in the graph, refused by the current state: not shown, but an ancestor of others
+	Local                        // made by a user of this box
+	Guessed                      // before is taken from a later neighbour (history): good enough to decide who may see it, not to be told to servers
+	Redacted                     // json is the redacted form
+)
+
+// Event is one row with its names. Pos: 0 not in the timeline, > 0 stream position, < 0 history.
+// Before and After are state groups (0 unknown); After is filled in for every event whose Before is known.
+type Event struct {
+	NID        int64
+	ID         event.ID
+	RoomNID    int64
+	Room       event.RoomID
+	Type       string
+	Sender     event.UserID
+	StateKey   *string
+	Depth      int64
+	TS         int64
+	Pos        int64
+	Before     int64
+	After      int64
+	Flags      Flags
+	RedactedBy int64 // row of the redaction, 0 if none
+	TxnDevice  string
+	TxnID      string
+	Reason     string
+	JSON       []byte
+}
+
+// Is reports whether all the flags are set.
+func (e *Event) Is(f Flags) bool { return e.Flags&f == f }
+
+// Shown reports whether clients may come to see it in a timeline.
+func (e *Event) Shown() bool { return e.Pos != 0 }
+
+// idBytes is the stored form of an event id: the 32 bytes of the hash, or the text where that would not give the same text back (old room versions).
+func idBytes(id event.ID) []byte {
+	s := string(id)
+	if len(s) == 44 && s[0] == '$' {
+		var b [33]byte
+		if n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(s[1:])); err == nil && n == 32 {
+			return b[:32]
+		}
+	}
+	return []byte(s)
+}
+
+func idText(b []byte) event.ID {
+	if len(b) != 32 {
+		return event.ID(b)
+	}
+	var s [44]byte
+	s[0] = '$'
+	base64.RawURLEncoding.Encode(s[1:], b)
+	return event.ID(s[:])
+}
+
+const eventColumns = `nid, id, room, type, sender, skey, depth, ts, pos, before, after, flags, redacted, txn, reason, json`
+
+func (r *Read) scanEvent(row *Row) (*Event, error) {
+	var e Event
+	var id []byte
+	var typ, sender, skey int64
+	var txn string
+	if err := row.Scan(&e.NID, &id, &e.RoomNID, &typ, &sender, &skey, &e.Depth, &e.TS, &e.Pos, &e.Before, &e.After, &e.Flags, &e.RedactedBy, &txn, &e.Reason, &e.JSON); err != nil {
+		return nil, err
+	}
+	e.ID = idText(id)
+	var err error
+	if e.Room, err = r.roomText(e.RoomNID); err != nil {
+		return nil, err
+	}
+	if e.Sender, err = r.userText(sender); err != nil {
+		return nil, err
+	}
+	t, err := r.db.names.byNID(kindType, typ)
+	if err != nil {
+		return nil, err
+	}
+	e.Type = t.text
+	if skey != 0 {
+		k, err := r.db.names.byNID(kindStateKey, skey)
+		if err != nil {
+			return nil, err
+		}
+		e.StateKey = &k.text
+	}
+	if e.After == 0 {
+		e.After = e.Before
+	}
+	if txn != "" {
+		e.TxnDevice, e.TxnID, _ = strings.Cut(txn, "\x00")
+	}
+	return &e, nil
+}
+
+func (r *Read) event(sql string, args ...any) (e *Event, err error) {
+	err = r.each(sql, args, func(row *Row) error {
+		if e, err = r.scanEvent(row); err != nil {
+			return err
+		}
+		return errStop
+	})
+	return e, err
+}
+
+func (r *Read) events(sql string, args ...any) (es []*Event, err error) {
+	err = r.each(sql, args, func(row *Row) error {
+		e, err := r.scanEvent(row)
+		es = append(es, e)
+		return err
+	})
+	return es, err
+}
+
+// Event gives the row of an event id; nil when we do not have it.
+func (r *Read) Event(id event.ID) (*Event, error) {
+	b := idBytes(id)
+	return r.event(`SELECT `+eventColumns+` FROM event WHERE substr(id, 1, 8)=substr(?1, 1, 8) AND id=?1`, b)
+}
+
+// EventByNID gives the row of a number; nil when there is none.
+func (r *Read) EventByNID(nid int64) (*Event, error) {
+	return r.event(`SELECT `+eventColumns+` FROM event WHERE nid=?`, nid)
+}
+
+// EventNID is the number of an event id; 0 when we do not have it.
+func (r *Read) EventNID(id event.ID) (nid int64, err error) {
+	_, err = r.one(`SELECT nid FROM event WHERE substr(id, 1, 8)=substr(?1, 1, 8) AND id=?1`, args(idBytes(id)), &nid)
+	return nid, err
+}
+
+// EventID is the id of a number; "" when there is none.
+func (r *Read) EventID(nid int64) (event.ID, error) {
+	var b []byte
+	found, err := r.one(`SELECT id FROM event WHERE nid=?`, args(nid), &b)
+	if !found || err != nil {
+		return "", err
+	}
+	return idText(b), nil
+}
+
+// RoomEventsBetween gives the room's shown events with after < Pos <= to, oldest first, or newest first if backwards; at most limit (0: all).
+// History has negative positions: to page back to the first event we have, let after be MinPos.
+func (r *Read) RoomEventsBetween(room event.RoomID, after, to int64, limit int, backwards bool) ([]*Event, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	if limit <= 0 {
+		limit = -1
+	}
+	if backwards {
+		return r.events(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos>? AND pos<=? ORDER BY pos DESC LIMIT ?`, nid, after, to, limit)
+	}
+	return r.events(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos>? AND pos<=? ORDER BY pos LIMIT ?`, nid, after, to, limit)
+}
+
+// MinPos is below every position of history.
+const MinPos = -1 << 62
+
+// HistoryPos is the position of an event that is fetched after later ones: it orders history by depth, before everything that came live.
+func HistoryPos(depth, nid int64) int64 {
+	depth = max(0, min(depth, 1<<40))
+	return -1<<61 + depth<<20 + nid&(1<<20-1)
+}
+
+// LastPos is the position of the newest shown event of a room up to and including to; 0 when there is none.
+func (r *Read) LastPos(room event.RoomID, to int64) (pos int64, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT pos FROM event WHERE room=? AND pos<=? AND pos IS NOT NULL ORDER BY pos DESC LIMIT 1`, args(nid, to), &pos)
+	return pos, err
+}
+
+// FirstPos is the position of the oldest shown event of a room we have; 0 when there is none.
+func (r *Read) FirstPos(room event.RoomID) (pos int64, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT pos FROM event WHERE room=? AND pos IS NOT NULL ORDER BY pos LIMIT 1`, args(nid), &pos)
+	return pos, err
+}
+
+// CountEvents counts the shown events of a room with after < pos <= to.
+func (r *Read) CountEvents(room event.RoomID, after, to int64) (n int64, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT count(*) FROM event WHERE room=? AND pos>? AND pos<=?`, args(nid, after, to), &n)
+	return n, err
+}
+
+// Neighbour gives the nearest later event of the room whose state is known; nil when there is none.
+func (r *Read) Neighbour(room event.RoomID, pos int64) (*Event, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	return r.event(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos>? AND before<>0 ORDER BY pos LIMIT 1`, nid, pos)
+}
+
+// InsertEvent writes an event's row and the rows of the names in it. RoomNID is filled in. With replace the row with e.NID is written anew: an outlier
+// that has found its place.
+func (tx *Tx) InsertEvent(e *Event, replace bool) error {
+	if e.NID == 0 {
+		return errors.New("insert event: no number")
+	}
+	room, err := tx.roomNID(e.Room, "")
+	if err != nil {
+		return err
+	}
+	e.RoomNID = room
+	sender, err := tx.userNID(e.Sender)
+	if err != nil {
+		return err
+	}
+	typ, err := tx.db.names.intern(kindType, e.Type, nil, "")
+	if err != nil {
+		return err
+	}
+	if err := tx.ensure(typ); err != nil {
+		return err
+	}
+	var skey *int64
+	if e.StateKey != nil {
+		k, err := tx.db.names.intern(kindStateKey, *e.StateKey, typ, "")
+		if err != nil {
+			return err
+		}
+		if err := tx.ensure(k); err != nil {
+			return err
+		}
+		skey = &k.nid
+	}
+	after := e.After
+	if after == e.Before {
+		after = 0 // read back as before
+	}
+	verb := `INSERT`
+	if replace {
+		verb = `INSERT OR REPLACE`
+	}
+	return tx.exec(verb+` INTO event (`+eventColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		e.NID, idBytes(e.ID), room, typ.nid, sender, skey, e.Depth, e.TS, orNull(e.Pos), e.Before, after, e.Flags, orNull(e.RedactedBy),
+		txnColumn(e), textOrNull(e.Reason), e.JSON)
+}
+
+func orNull(n int64) any {
+	if n == 0 {
+		return nil
+	}
+	return n
+}
+
+func textOrNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func txnColumn(e *Event) any {
+	if e.TxnID == "" {
+		return nil
+	}
+	return e.TxnDevice + "\x00" + e.TxnID
+}
+
+// Redact puts the redacted form in place of an event: what was removed is gone from the row.
+func (tx *Tx) Redact(nid, by int64, json []byte) error {
+	return tx.exec(`UPDATE event SET json=?, redacted=?, flags=flags|? WHERE nid=?`, json, by, Redacted, nid)
+}
+
+// AwaitRedaction remembers a redaction whose target is not here yet.
+func (tx *Tx) AwaitRedaction(target event.ID, redaction int64) error {
+	return tx.exec(`INSERT OR IGNORE INTO redaction_wait (target, redaction) VALUES (?, ?)`, idBytes(target), redaction)
+}
+
+// WaitingRedactions lists the redactions that wait for an event, oldest first.
+func (r *Read) WaitingRedactions(target event.ID) (nids []int64, err error) {
+	err = r.each(`SELECT redaction FROM redaction_wait WHERE target=? ORDER BY redaction`, args(idBytes(target)), func(row *Row) error {
+		var n int64
+		nids = append(nids, 0)
+		err := row.Scan(&n)
+		nids[len(nids)-1] = n
+		return err
+	})
+	return nids, err
+}
+
+// DropWaitingRedactions forgets them: they were looked at.
+func (tx *Tx) DropWaitingRedactions(target event.ID) error {
+	return tx.exec(`DELETE FROM redaction_wait WHERE target=?`, idBytes(target))
+}
+
+// AddGap notes that child names a prev event we do not have.
+func (tx *Tx) AddGap(room event.RoomID, id event.ID, child int64) error {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return err
+	}
+	return tx.exec(`INSERT OR IGNORE INTO gap (room, id, child) VALUES (?, ?, ?)`, nid, idBytes(id), child)
+}
+
+// CloseGap notes that the event is here.
+func (tx *Tx) CloseGap(room event.RoomID, id event.ID) error {
+	nid, err := tx.findRoom(room)
+	if nid == 0 || err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM gap WHERE room=? AND id=?`, nid, idBytes(id))
+}
+
+// Gaps lists the prev events we lack: the backward extremities.
+func (r *Read) Gaps(room event.RoomID) (ids []event.ID, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT DISTINCT id FROM gap WHERE room=?`, args(nid), func(row *Row) error {
+		var b []byte
+		err := row.Scan(&b)
+		ids = append(ids, idText(b))
+		return err
+	})
+	return ids, err
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package store
+
+import (
+	"encoding/json"
+
+	"hallig/appliance/event"
+)
+
+// memberships as they are kept in rows.
+var memberships = []string{"", "invite", "join", "knock", "leave", "ban"}
+
+func membershipNumber(m string) int64 {
+	for i, s := range memberships {
+		if s == m {
+			return int64(i)
+		}
+	}
+	return 0
+}
+
+// Membership is a user's place in a room by the current state, or by what we were told about a room we are not in.
+// Event is the number of the m.room.member event; Pos the stream position of the last change.
+type Membership struct {
+	Room       event.RoomID
+	User       event.UserID
+	Membership string
+	Event      int64
+	Pos        int64
+	Forgotten  bool
+}
+
+// SetMember notes a change of membership. Any change makes the room remembered again.
+func (tx *Tx) SetMember(m Membership) error {
+	room, err := tx.roomNID(m.Room, "")
+	if err != nil {
+		return err
+	}
+	user, err := tx.userNID(m.User)
+	if err != nil {
+		return err
+	}
+	if m.Membership == "" {
+		return tx.exec(`DELETE FROM member WHERE room=? AND usr=?`, room, user)
+	}
+	if err := tx.exec(`INSERT OR REPLACE INTO member (room, usr, membership, event, pos, forgotten) VALUES (?, ?, ?, ?, ?, 0)`,
+		room, user, membershipNumber(m.Membership), m.Event, m.Pos); err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM stripped WHERE room=? AND usr=?`, room, user)
+}
+
+// ClearMembers forgets all memberships of a room: before the state of another server's view is installed.
+func (tx *Tx) ClearMembers(room event.RoomID) error {
+	nid, err := tx.findRoom(room)
+	if nid == 0 || err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM member WHERE room=?`, nid)
+}
+
+// Forget hides a room that the user has left; false when there was nothing to forget.
+func (tx *Tx) Forget(room event.RoomID, user event.UserID) (bool, error) {
+	r, err := tx.findRoom(room)
+	if r == 0 || err != nil {
+		return false, err
+	}
+	u, err := tx.findUser(user)
+	if u == 0 || err != nil {
+		return false, err
+	}
+	n, err := tx.execN(`UPDATE member SET forgotten=1 WHERE room=? AND usr=? AND membership IN (4, 5)`, r, u)
+	return n > 0, err
+}
+
+// SetStripped keeps the stripped state that came with an invite or a knock, a JSON array.
+func (tx *Tx) SetStripped(room event.RoomID, user event.UserID, state []json.RawMessage) error {
+	r, err := tx.roomNID(room, "")
+	if err != nil {
+		return err
+	}
+	u, err := tx.userNID(user)
+	if err != nil {
+		return err
+	}
+	if state == nil {
+		state = []json.RawMessage{}
+	}
+	body, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return tx.exec(`INSERT OR REPLACE INTO stripped (room, usr, body) VALUES (?, ?, ?)`, r, u, body)
+}
+
+// Stripped gives the stripped state that came with an invite or a knock; nil when none did (the room's own state is at hand then).
+func (r *Read) Stripped(room event.RoomID, user event.UserID) (state []json.RawMessage, err error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return nil, err
+	}
+	un, err := r.findUser(user)
+	if un == 0 || err != nil {
+		return nil, err
+	}
+	var body []byte
+	found, err := r.one(`SELECT body FROM stripped WHERE room=? AND usr=?`, args(rn, un), &body)
+	if !found || err != nil {
+		return nil, err
+	}
+	return state, json.Unmarshal(body, &state)
+}
+
+func (r *Read) memberRows(sql string, a ...any) (ms []Membership, err error) {
+	err = r.each(sql, a, func(row *Row) error {
+		var m Membership
+		var room, user, n int64
+		if err := row.Scan(&room, &user, &n, &m.Event, &m.Pos, &m.Forgotten); err != nil {
+			return err
+		}
+		if n > 0 && n < int64(len(memberships)) {
+			m.Membership = memberships[n]
+		}
+		var err error
+		if m.Room, err = r.roomText(room); err != nil {
+			return err
+		}
+		m.User, err = r.userText(user)
+		ms = append(ms, m)
+		return err
+	})
+	return ms, err
+}
+
+const memberColumns = `room, usr, membership, event, pos, forgotten`
+
+// RoomsOf lists all rooms in which the user has any membership, forgotten ones too.
+func (r *Read) RoomsOf(user event.UserID) ([]Membership, error) {
+	u, err := r.findUser(user)
+	if u == 0 || err != nil {
+		return nil, err
+	}
+	return r.memberRows(`SELECT `+memberColumns+` FROM member WHERE usr=?`, u)
+}
+
+// JoinedRooms lists the rooms that the user is joined to.
+func (r *Read) JoinedRooms(user event.UserID) (rooms []event.RoomID, err error) {
+	u, err := r.findUser(user)
+	if u == 0 || err != nil {
+		return nil, err
+	}
+	return r.roomList(`SELECT room FROM member WHERE usr=? AND membership=2`, u)
+}
+
+func (r *Read) roomList(sql string, a ...any) (rooms []event.RoomID, err error) {
+	err = r.each(sql, a, func(row *Row) error {
+		var n int64
+		if err := row.Scan(&n); err != nil {
+			return err
+		}
+		id, err := r.roomText(n)
+		rooms = append(rooms, id)
+		return err
+	})
+	return rooms, err
+}
+
+// MembershipOf gives a user's membership in a room; Membership "" when there never was one.
+func (r *Read) MembershipOf(room event.RoomID, user event.UserID) (Membership, error) {
+	m := Membership{Room: room, User: user}
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return m, err
+	}
+	un, err := r.findUser(user)
+	if un == 0 || err != nil {
+		return m, err
+	}
+	var n int
+	if _, err := r.one(`SELECT membership, event, pos, forgotten FROM member WHERE room=? AND usr=?`, args(rn, un), &n, &m.Event, &m.Pos, &m.Forgotten); err != nil {
+		return m, err
+	}
+	if n > 0 && n < len(memberships) {
+		m.Membership = memberships[n]
+	}
+	return m, nil
+}
+
+// Members lists a room's members; with a membership only those.
+func (r *Read) Members(room event.RoomID, membership string) ([]Membership, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return nil, err
+	}
+	if membership == "" {
+		return r.memberRows(`SELECT `+memberColumns+` FROM member WHERE room=?`, rn)
+	}
+	return r.memberRows(`SELECT `+memberColumns+` FROM member WHERE room=? AND membership=?`, rn, membershipNumber(membership))
+}
+
+// CountMembers counts a room's joined and invited members.
+func (r *Read) CountMembers(room event.RoomID) (joined, invited int64, err error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return 0, 0, err
+	}
+	_, err = r.one(`SELECT count(*) FILTER (WHERE membership=2), count(*) FILTER (WHERE membership=1) FROM member WHERE room=?`, args(rn), &joined, &invited)
+	return joined, invited, err
+}
+
+// Servers lists the servers with a joined member in a room.
+func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT DISTINCT s.name FROM member m JOIN usr u ON u.nid=m.usr JOIN server s ON s.nid=u.server WHERE m.room=? AND m.membership=2 ORDER BY s.name`,
+		args(rn), func(row *Row) error {
+			var s string
+			err := row.Scan(&s)
+			servers = append(servers, s)
+			return err
+		})
+	return servers, err
+}
+
+// RoomsWith lists the rooms in which a server has a joined member.
+func (r *Read) RoomsWith(server string) ([]event.RoomID, error) {
+	n, err := r.db.names.find(kindServer, server, nil)
+	if n == nil || err != nil {
+		return nil, err
+	}
+	return r.roomList(`SELECT DISTINCT m.room FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.membership=2`, n.nid)
+}
+
+// SharedUsers lists the users joined to any room that the user is joined to, the user too: who cares about a change of devices or profile.
+func (r *Read) SharedUsers(user event.UserID) (users []event.UserID, err error) {
+	un, err := r.findUser(user)
+	if un == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT DISTINCT o.usr FROM member m JOIN member o ON o.room=m.room AND o.membership=2 WHERE m.usr=? AND m.membership=2`, args(un), func(row *Row) error {
+		var n int64
+		if err := row.Scan(&n); err != nil {
+			return err
+		}
+		u, err := r.userText(n)
+		users = append(users, u)
+		return err
+	})
+	return users, err
+}
