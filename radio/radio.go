@@ -51,7 +51,7 @@ type Stats struct {
 	FramesRefused              uint64 // bad tag, wrong epoch, nonsense
 	MessagesSent               uint64 // arrived at the far end
 	MessagesReceived           uint64
-	Contacts                   uint64 // times the far end was found
+	Contacts                   uint64        // times the far end was found
 	Airtime                    time.Duration // time this end has transmitted
 	BitsPerSecond              int           // current line rate
 	Up, PortOpen, Keyed        bool

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package arq
+
+import (
+	"fmt"
+	"time"
+
+	"hallig/radio/frame"
+)
+
+// message is one message on its way out.
+type message struct {
+	data   []byte
+	token  any
+	framed int  // bytes already in frames
+	frames int  // frames under way that hold a part of it
+	keyed  bool // queued under keys: never sent in the clear
+	last   bool // all of it is in frames
+	done   bool
+}
+
+func (m *message) finish(l *Link, err error) {
+	if m.done {
+		return
+	}
+	m.done = true
+	if err == nil {
+		l.stats.MessagesSent++
+	}
+	l.events = append(l.events, Event{Kind: Done, Token: m.token, Err: err})
+}
+
+type outState uint8
+
+const (
+	free  outState = iota
+	sent           // under way, fate unknown
+	lost           // to be sent again
+	acked          // arrived
+)
+
+// outFrame is a frame whose number is bound to its body until it is acknowledged.
+type outFrame struct {
+	state    outState
+	frame    frame.Frame
+	messages []*message
+	keyed    bool
+	tries    int
+	order    uint64 // of its last transmission
+}
+
+// Send queues a message. It is kept, not copied. The Done event with its token comes exactly once.
+func (l *Link) Send(priority int, data []byte, token any) {
+	m := &message{data: data, token: token, keyed: l.sendKey != nil}
+	switch {
+	case priority < 0 || priority >= frame.Priorities:
+		m.finish(l, fmt.Errorf("send message: no priority %d", priority))
+	case len(data) > MaxMessage:
+		m.finish(l, fmt.Errorf("send message: %d bytes, at most %d", len(data), MaxMessage))
+	case l.state != up:
+		m.finish(l, ErrDown)
+	default:
+		l.queue[priority] = append(l.queue[priority], m)
+		l.queued[priority] += len(data) + 1
+	}
+}
+
+// choose finds what to send next: a lost frame, or else the priority to make a new frame of (-1: nothing).
+func (l *Link) choose() (again *outFrame, fresh int) {
+	fresh = -1
+	if l.nxt-l.una < window {
+		for p := range l.queue {
+			if len(l.queue[p]) > 0 {
+				fresh = p
+				break
+			}
+		}
+	}
+	for s := l.una; s != l.nxt; s++ {
+		o := &l.out[s%window]
+		if o.state == lost && (again == nil || o.frame.Priority < again.frame.Priority) {
+			again = o
+		}
+	}
+	if again != nil && fresh >= 0 && fresh < int(again.frame.Priority) {
+		again = nil
+	}
+	if again != nil {
+		fresh = -1
+	}
+	return again, fresh
+}
+
+// take returns the frame to send next, making it if it is new.
+func (l *Link) take() *outFrame {
+	again, p := l.choose()
+	if again != nil || p < 0 {
+		return again
+	}
+	return l.bind(p)
+}
+
+// pending says whether there is anything to send, and the size on the wire of the next frame (at most).
+func (l *Link) pending() (size int, ok bool) {
+	again, p := l.choose()
+	switch {
+	case again != nil:
+		return l.cfg.Framing.Size(frame.HeaderSize + len(again.frame.Body) + frame.TagSize), true
+	case p >= 0:
+		n := 0
+		for _, m := range l.queue[p] {
+			if n += len(m.data) - m.framed + 1; n >= l.cfg.MTU {
+				n = l.cfg.MTU
+				break
+			}
+		}
+		return l.cfg.Framing.Size(frame.HeaderSize + n + frame.TagSize), true
+	}
+	return 0, false
+}
+
+// bind makes a new frame from the queue of a priority.
+func (l *Link) bind(p int) *outFrame {
+	o := &l.out[l.nxt%window]
+	*o = outFrame{state: lost, keyed: l.queue[p][0].keyed}
+	o.frame = frame.Frame{Type: frame.Data, Priority: uint8(p), Seq: l.nxt}
+	if l.unacked[p] > 0 {
+		o.frame.After = uint8(l.nxt - l.lastSeq[p])
+	}
+	l.unacked[p]++
+	l.lastSeq[p] = l.nxt
+	l.nxt++
+
+	q := l.queue[p]
+	if m := q[0]; m.framed == 0 && len(m.data) <= l.cfg.MTU && !l.shares(q) {
+		o.frame.Type, o.frame.Body = frame.Whole, m.data
+		l.consume(p, o, len(m.data))
+		return o
+	}
+	body := make([]byte, 0, l.cfg.MTU)
+	for len(l.queue[p]) > 0 {
+		q := l.queue[p]
+		m, room := q[0], l.cfg.MTU-len(body)
+		rest := len(m.data) - m.framed
+		if len(body) > 0 && (m.keyed != o.keyed || !fits(m, room, l.cfg.MTU)) {
+			break
+		}
+		n := min(rest, room-1)
+		r := record{first: m.framed == 0, last: n == rest, toEnd: true}
+		if head := recordHead(rest); len(q) > 1 && q[1].keyed == o.keyed && fits(q[1], room-head-rest, l.cfg.MTU) {
+			r.toEnd = false
+		}
+		body = r.append(body, m.data[m.framed:m.framed+n])
+		l.consume(p, o, n)
+		if r.toEnd {
+			break
+		}
+	}
+	o.frame.Body = body
+	return o
+}
+
+// shares says whether the second message of the queue fits behind the first in one frame.
+func (l *Link) shares(q []*message) bool {
+	n := len(q[0].data)
+	return len(q) > 1 && q[0].keyed == q[1].keyed && fits(q[1], l.cfg.MTU-recordHead(n)-n, l.cfg.MTU)
+}
+
+// fits says whether a record of m may go into the room left in a frame: a message that one frame can hold is never
+// split (it would then need two frames to arrive), and no splinters are made of longer ones.
+func fits(m *message, room, mtu int) bool {
+	rest := len(m.data) - m.framed
+	if rest+1 <= room {
+		return true
+	}
+	return room >= 16 && (m.framed > 0 || rest+1 > mtu)
+}
+
+// consume moves n bytes of the first message of a queue into a frame.
+func (l *Link) consume(p int, o *outFrame, n int) {
+	m := l.queue[p][0]
+	m.framed += n
+	m.frames++
+	o.messages = append(o.messages, m)
+	l.queued[p] -= n
+	if m.framed == len(m.data) {
+		m.last = true
+		l.queued[p]--
+		l.queue[p][0] = nil
+		l.queue[p] = l.queue[p][1:]
+	}
+}
+
+// acknowledge takes an answer: all before next have arrived, and those of the bitmap.
+func (l *Link) acknowledge(next uint32, bitmap uint64) {
+	if int32(next-l.una) < 0 || int32(l.nxt-next) < 0 {
+		return // an old answer, or nonsense
+	}
+	for s := l.una; s != l.nxt; s++ {
+		o := &l.out[s%window]
+		arrived := int32(s-next) < 0
+		if d := s - next - 1; !arrived && s != next && d < 64 {
+			arrived = bitmap>>d&1 != 0
+		}
+		switch {
+		case arrived && o.state != acked:
+			o.state = acked
+			l.unacked[o.frame.Priority]--
+			for _, m := range o.messages {
+				if m.frames--; m.last && m.frames == 0 {
+					m.finish(l, nil)
+				}
+			}
+			o.messages, o.frame.Body = nil, nil
+		case !arrived && o.state == sent && o.order <= l.askedAt:
+			o.state = lost
+		}
+	}
+	for l.una != l.nxt && l.out[l.una%window].state == acked {
+		l.out[l.una%window] = outFrame{}
+		l.una++
+	}
+}
+
+// unresolved counts frames whose fate is not known, and finds one.
+func (l *Link) unresolved() (n int, one *outFrame) {
+	for s := l.una; s != l.nxt; s++ {
+		if o := &l.out[s%window]; o.state == sent {
+			n, one = n+1, o
+		}
+	}
+	return n, one
+}
+
+// transmit seals, frames and accounts for one frame.
+func (l *Link) transmit(now time.Time, f *frame.Frame, keyed bool) []byte {
+	k := l.sendKey
+	if !keyed {
+		k = nil
+	}
+	raw := frame.Seal(nil, f, frame.Context{Sender: l.my, Receiver: l.peer}, k)
+	var wire []byte
+	// A frame after trouble, or that nobody expects, is kept apart from noise before it.
+	if l.fresh && (l.fails > 0 || f.Type == frame.Hello) {
+		wire = append(wire, l.cfg.Framing.Resync()...)
+	}
+	wire = l.cfg.Framing.Append(wire, raw)
+	air := l.cfg.airtime(len(wire))
+	if l.txFree.Before(now) {
+		l.txFree = now
+		if !l.cfg.FullDuplex {
+			l.txFree = now.Add(l.cfg.TurnDelay)
+		}
+	}
+	l.txFree = l.txFree.Add(air)
+	l.fresh = false
+	l.stats.FramesSent++
+	l.stats.BytesSent += uint64(len(wire))
+	l.stats.Airtime += air
+	return wire
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package arq
+
+import (
+	"time"
+
+	"hallig/radio/frame"
+)
+
+// lead is how long before the line falls silent the next frame is handed over: long enough that no gap opens on a busy
+// machine, short enough that urgent messages overtake.
+const lead = 20 * time.Millisecond
+
+// slack is what a deadline allows for schedulers, USB adapters and buffers before any of it has been measured.
+const slack = 50 * time.Millisecond
+
+// carrierGap is the silence after which somebody who was sending has stopped.
+func (l *Link) carrierGap() time.Duration { return l.cfg.airtime(4) + slack }
+
+// burstGap is the silence after which a transmission is over although its last frame has not been seen: a frame may
+// have been lost whole in the middle. Bytes behind the last good frame show a line on which nothing vanishes unheard.
+func (l *Link) burstGap() time.Duration {
+	if l.heardAt.After(l.frameAt) {
+		return l.carrierGap() + l.cfg.TurnDelay
+	}
+	return l.cfg.frameAir() + l.carrierGap()
+}
+
+// patience is how long after our last byte the answer must have begun, and, if it is short, be complete.
+func (l *Link) patience() time.Duration {
+	t := l.cfg.TurnDelay*5/4 + l.cfg.AnswerDelay + l.cfg.airtime(32) + slack
+	if l.peerMore || l.cfg.FullDuplex {
+		t += l.cfg.frameAir()
+	}
+	learned := l.srtt + 4*l.dev + l.cfg.airtime(32)
+	return max(t, min(learned, t+3*time.Second))
+}
+
+// slot is how much later the end with the larger epoch tries again, so that it hears the other.
+func (l *Link) slot() time.Duration { return l.cfg.TurnDelay + l.cfg.airtime(16) + slack/2 }
+
+// backoff spreads the two ends after trouble that may have been a collision.
+func (l *Link) backoff() time.Duration {
+	if l.cfg.FullDuplex || l.fails == 0 && !l.contended {
+		return 0
+	}
+	var d time.Duration
+	if l.my > l.peer {
+		d = l.slot()
+	}
+	if l.fails > 0 {
+		d += l.random(l.slot() * time.Duration(min(1<<l.fails-1, 6)))
+	}
+	return d
+}
+
+// Next gives the bytes of one frame to write now. If there are none, it says when to ask again (zero: only after
+// something else has happened). After each call of another method Next is to be asked until it has none.
+func (l *Link) Next(now time.Time) (wire []byte, wake time.Time) {
+	if l.state == closed {
+		return nil, time.Time{}
+	}
+	if start := l.txFree.Add(-lead); start.After(now) {
+		return nil, start
+	}
+	if l.state == seeking {
+		return l.nextHello(now)
+	}
+	if l.late(now) {
+		return l.Next(now) // the contact was lost
+	}
+	if l.cfg.FullDuplex {
+		return l.nextFull(now)
+	}
+	return l.nextHalf(now)
+}
+
+// late acts on deadlines that have passed and says whether the contact was lost over it.
+func (l *Link) late(now time.Time) bool {
+	waiting := l.turn == wait || l.cfg.FullDuplex && l.asked
+	if !waiting || l.deadline.After(now) {
+		return false
+	}
+	l.fails++
+	l.stats.Unanswered++
+	l.turn, l.asked = idle, false
+	if suspect := l.suspect; suspect != 0 && l.fails >= 2 || l.fails >= maxFails && now.Sub(l.lastValid) >= 3*time.Second {
+		l.lose(now)
+		l.seek(now)
+		l.peer = suspect
+		return true
+	}
+	if n, one := l.unresolved(); n == 1 && l.fails == 1 && !l.cfg.FullDuplex {
+		// A question costs about as much as this frame: send it again at once.
+		size := l.cfg.Framing.Size(frame.HeaderSize + len(one.frame.Body) + frame.TagSize)
+		if l.cfg.airtime(size) <= l.cfg.airtime(32)+l.cfg.TurnDelay {
+			one.state = lost
+			l.begin(now, false)
+			return false
+		}
+	}
+	l.question(now)
+	return false
+}
+
+// question begins a transmission that only asks.
+func (l *Link) question(now time.Time) {
+	l.begin(now, true)
+}
+
+func (l *Link) begin(now time.Time, askOnly bool) {
+	l.turn, l.fresh, l.askOnly, l.contended = mine, true, askOnly, false
+	l.keyDownTo = later(now, l.txFree).Add(l.cfg.TurnDelay + l.cfg.KeyDown)
+	l.inBurst = false
+}
+
+func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
+	if quiet := l.heardAt.Add(l.carrierGap()); quiet.After(now) && !l.cfg.FullDuplex && l.peer == 0 {
+		if l.helloAt.Before(quiet) {
+			l.helloAt = quiet.Add(l.random(l.slot()))
+		}
+	}
+	if l.helloAt.After(now) {
+		return nil, l.helloAt
+	}
+	l.fresh = true
+	f := l.helloFrame(true)
+	wire := l.transmit(now, &f, false)
+	pause := l.cfg.Beacon*3/4 + l.random(l.cfg.Beacon/2)
+	if l.peer != 0 && l.helloTry < 6 {
+		l.helloTry++
+		pause = l.cfg.TurnDelay*5/4 + l.cfg.airtime(20) + slack + l.random(l.slot()*time.Duration(l.helloTry+1))
+	} else if l.peer != 0 {
+		l.peer, l.helloTry = 0, 0 // it went away again
+	}
+	l.helloAt = l.txFree.Add(pause)
+	return wire, now
+}
+
+// nextHalf is Next with contact, half duplex.
+func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
+	quiet := l.heardAt.Add(l.carrierGap())
+	if l.inBurst {
+		if over := l.heardAt.Add(l.burstGap()); over.After(now) {
+			return nil, over
+		}
+		// The end of its transmission was lost: it waits for us.
+		l.inBurst, l.owe, l.ackDue, l.answerAt = false, true, true, now
+	}
+	switch {
+	case l.turn == mine:
+		// After trouble, listen before talking; in the middle of a transmission and as an answer, never.
+		if l.fresh && l.fails > 0 && quiet.After(now) {
+			return nil, quiet
+		}
+	case l.turn == wait:
+		return nil, l.deadline
+	case l.helloOwed:
+		l.helloOwed, l.fresh = false, true
+		f := l.helloFrame(false)
+		return l.transmit(now, &f, false), now
+	case l.owe:
+		if l.answerAt.After(now) {
+			if _, work := l.pending(); !work {
+				return nil, l.answerAt
+			}
+		}
+		l.begin(now, false)
+	default:
+		free := later(quiet, l.holdUntil)
+		_, work := l.pending()
+		unknown, _ := l.unresolved()
+		keepAlive := l.lastValid.Add(l.cfg.KeepAlive)
+		switch {
+		case (work || unknown > 0) && !free.After(now):
+			l.begin(now, false)
+			l.contended = true
+		case work || unknown > 0:
+			return nil, free
+		case !keepAlive.After(now) && !free.After(now):
+			l.question(now)
+			l.contended = true
+		default:
+			return nil, later(keepAlive, free)
+		}
+	}
+	return l.burst(now)
+}
+
+// burst gives the next frame of our transmission; the last one asks for an answer or gives the turn back.
+func (l *Link) burst(now time.Time) ([]byte, time.Time) {
+	var o *outFrame
+	if !l.askOnly {
+		o = l.take()
+	}
+	if o == nil {
+		return l.bare(now), now
+	}
+	o.state = sent // so that pending looks past it
+	size, work := l.pending()
+	end := later(now, l.txFree).Add(l.cfg.airtime(l.cfg.Framing.Size(frame.HeaderSize+len(o.frame.Body)+frame.TagSize) + size))
+	if l.fresh {
+		end = end.Add(l.cfg.TurnDelay)
+	}
+	last := !work || end.After(l.keyDownTo)
+	return l.emit(now, o, last, l.ackDue && (l.fresh || last), work), now
+}
+
+// bare sends a control frame: a question if something is open, otherwise the turn goes back.
+func (l *Link) bare(now time.Time) []byte {
+	unknown, _ := l.unresolved()
+	_, more := l.pending()
+	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), More: more, Poll: l.askOnly || unknown > 0}
+	keyed := l.sendKey != nil && (l.peerKeyed || f.Poll && l.fails%2 == 1)
+	l.owe, l.ackDue = false, false
+	wire := l.transmit(now, &f, keyed)
+	if f.Poll {
+		l.await()
+	} else {
+		l.turn, l.holdUntil = idle, l.txFree
+		if l.peerMore {
+			l.holdUntil = l.txFree.Add(l.patience())
+		}
+	}
+	return wire
+}
+
+// emit sends a data frame.
+func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
+	f := o.frame
+	f.Poll, f.More = poll, more
+	if ack {
+		f.Ack, f.Next, f.Bitmap = true, l.rnext, l.bitmap()
+	}
+	l.order++
+	o.state, o.order = sent, l.order
+	keyed := l.sendKey != nil && (o.keyed || l.peerKeyed || o.tries%2 == 1)
+	if o.tries++; o.tries > 1 {
+		l.stats.Retransmissions++
+	}
+	wire := l.transmit(now, &f, keyed)
+	if poll {
+		l.owe, l.ackDue = false, false
+		l.await()
+	}
+	return wire
+}
+
+// await begins to wait for an answer.
+func (l *Link) await() {
+	l.deadline = l.txFree.Add(l.patience() + l.backoff())
+	l.lastAsk = l.deadline.Add(2 * l.cfg.KeyDown)
+	l.askedAt = l.order
+	if l.cfg.FullDuplex {
+		l.asked, l.sinceAsk = true, 0
+	} else {
+		l.turn, l.askOnly = wait, false
+	}
+}
+
+// nextFull is Next with contact, full duplex: whoever has something sends it, and asks when its queue is empty or a
+// quarter of a second has been sent. One question is open at a time.
+func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
+	if l.helloOwed {
+		l.helloOwed, l.fresh = false, true
+		f := l.helloFrame(false)
+		return l.transmit(now, &f, false), now
+	}
+	if l.turn == mine && l.askOnly {
+		l.turn, l.askOnly = idle, false
+		return l.control(now, true), now
+	}
+	l.turn = idle
+	if o := l.take(); o != nil {
+		o.state = sent
+		_, work := l.pending()
+		l.sinceAsk += len(o.frame.Body)
+		poll := !l.asked && (!work || l.cfg.airtime(l.sinceAsk) >= time.Second/4 || l.nxt-l.una >= window/4)
+		ack := l.owe
+		l.owe = false
+		return l.emit(now, o, poll, ack, work), now
+	}
+	if l.owe && !l.answerAt.After(now) {
+		return l.control(now, false), now
+	}
+	unknown, _ := l.unresolved()
+	keepAlive := l.lastValid.Add(l.cfg.KeepAlive)
+	switch {
+	case !l.asked && (unknown > 0 || !keepAlive.After(now)):
+		return l.control(now, true), now
+	case l.owe:
+		return nil, l.answerAt
+	case l.asked:
+		return nil, l.deadline
+	}
+	return nil, keepAlive
+}
+
+// control is the bare frame of full duplex.
+func (l *Link) control(now time.Time, poll bool) []byte {
+	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Poll: poll}
+	keyed := l.sendKey != nil && (l.peerKeyed || poll && l.fails%2 == 1)
+	l.owe, l.ackDue = false, false
+	wire := l.transmit(now, &f, keyed)
+	if poll {
+		l.await()
+	}
+	return wire
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package ether
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Loss is how a lost frame shows at the receiver.
+type Loss uint8
+
+const (
+	Vanish Loss = iota // as behind a modem with a checksum: silence
+	Damage             // as on a bare line: some bytes are wrong
+)
+
+// Config of a medium between two ends.
+type Config struct {
+	BitsPerSecond int           // 0: 9600
+	BitsPerByte   int           // 0: 10, as in 8N1
+	TurnDelay     time.Duration // from the first byte written on a silent line to its begin on the air
+	Delay         time.Duration // propagation
+	FullDuplex    bool          // both ends can be heard at once; otherwise an end that sends hears nothing
+	FrameLoss     float64       // 0..1, for each frame (what stands between two delimiters)
+	LossAs        Loss
+	BitErrors     float64 // 0..1, for each bit
+	Delimiter     byte    // what ends a frame: 0 for COBS, 0xC0 for KISS
+	Seed          uint64
+}
+
+func (c *Config) fill() {
+	if c.BitsPerSecond <= 0 {
+		c.BitsPerSecond = 9600
+	}
+	if c.BitsPerByte <= 0 {
+		c.BitsPerByte = 10
+	}
+}
+
+// Counters of one direction.
+type Counters struct {
+	Bytes, Frames, Lost uint64 // given to the medium; frames hit by FrameLoss
+	Collided            uint64 // pieces not heard because the receiver was sending
+	Busy                time.Duration
+}
+
+// Air is the medium as a value: time is an argument, nothing waits. Send says what arrives when; whoever drives it
+// calls Hear at those times, in order. It must not be used concurrently.
+type Air struct {
+	cfg  Config
+	rng  *rand.Rand
+	cut  bool
+	ends [2]airEnd
+}
+
+type airEnd struct {
+	from, free time.Time // the current or last transmission
+	inFrame    bool
+	losing     bool
+	counters   Counters
+}
+
+// Arrival is a piece of a transmission at its receiver.
+type Arrival struct {
+	To         int
+	Begin, End time.Time // when its first bit begins and its last bit ends there
+	Bytes      []byte
+}
+
+// NewAir makes a medium.
+func NewAir(cfg Config) *Air {
+	cfg.fill()
+	return &Air{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6574686572))}
+}
+
+// Cut takes the medium away (everything is lost) or gives it back.
+func (a *Air) Cut(cut bool) { a.cut = cut }
+
+// SetFrameLoss changes the rate of loss.
+func (a *Air) SetFrameLoss(p float64) { a.cfg.FrameLoss = p }
+
+// Counters of what one end has sent.
+func (a *Air) Counters(from int) Counters { return a.ends[from].counters }
+
+// Free is when everything that an end has sent will have left.
+func (a *Air) Free(from int) time.Time { return a.ends[from].free }
+
+func (a *Air) airtime(n int) time.Duration {
+	return time.Duration(int64(n) * int64(a.cfg.BitsPerByte) * int64(time.Second) / int64(a.cfg.BitsPerSecond))
+}
+
+// Send puts bytes on the air, behind what the same end is still sending.
+func (a *Air) Send(now time.Time, from int, b []byte) []Arrival {
+	e := &a.ends[from]
+	if e.free.Before(now) {
+		e.from = now
+		e.free = now.Add(a.cfg.TurnDelay)
+	}
+	e.counters.Bytes += uint64(len(b))
+	e.counters.Busy += a.airtime(len(b))
+	// Pieces of about 20 ms, so that a listener notices that somebody is sending.
+	piece := max(8, int(int64(20*time.Millisecond)*int64(a.cfg.BitsPerSecond)/int64(a.cfg.BitsPerByte)/int64(time.Second)))
+	var out []Arrival
+	for len(b) > 0 {
+		n := min(piece, len(b))
+		arrival := Arrival{To: 1 - from, Begin: e.free.Add(a.cfg.Delay)}
+		e.free = e.free.Add(a.airtime(n))
+		arrival.End = e.free.Add(a.cfg.Delay)
+		arrival.Bytes = a.weather(e, b[:n])
+		b = b[n:]
+		if len(arrival.Bytes) > 0 {
+			out = append(out, arrival)
+		}
+	}
+	return out
+}
+
+// weather is what the medium does to a piece.
+func (a *Air) weather(e *airEnd, b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for _, c := range b {
+		if c != a.cfg.Delimiter && !e.inFrame {
+			e.inFrame = true
+			e.counters.Frames++
+			if e.losing = a.rng.Float64() < a.cfg.FrameLoss; e.losing {
+				e.counters.Lost++
+			}
+		}
+		lost := e.losing
+		if c == a.cfg.Delimiter {
+			e.inFrame, e.losing = false, false
+		}
+		switch {
+		case lost && a.cfg.LossAs == Vanish:
+			continue
+		case lost && c != a.cfg.Delimiter:
+			c ^= byte(1 + a.rng.IntN(255)) // may make a delimiter: frames break in two, too
+		case a.cfg.BitErrors > 0:
+			for bit := range 8 {
+				if a.rng.Float64() < a.cfg.BitErrors {
+					c ^= 1 << bit
+				}
+			}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// Hear says at an arrival's End whether its receiver hears it.
+func (a *Air) Hear(r Arrival) bool {
+	if a.cut {
+		return false
+	}
+	e := &a.ends[r.To]
+	if !a.cfg.FullDuplex && e.from.Before(r.End) && e.free.After(r.Begin) {
+		a.ends[1-r.To].counters.Collided++
+		return false
+	}
+	return true
+}
