@@ -168,15 +168,6 @@ func txnKey(device, path, id string) []byte {
 	return h[:12]
 }
 
-// SetTxn remembers which event a transaction id made.
-func (tx *Tx) SetTxn(user event.UserID, device, path, id string, ev int64) error {
-	un, err := tx.userNID(user)
-	if err != nil {
-		return err
-	}
-	return tx.exec(`INSERT OR IGNORE INTO txn (usr, key, event) VALUES (?, ?, ?)`, un, txnKey(device, path, id), ev)
-}
-
 // Txn gives the event that a transaction id made; 0 when it is new.
 func (r *Read) Txn(user event.UserID, device, path, id string) (nid int64, err error) {
 	un, err := r.findUser(user)
@@ -186,3 +177,21 @@ func (r *Read) Txn(user event.UserID, device, path, id string) (nid int64, err e
 	_, err = r.one(`SELECT event FROM txn WHERE usr=? AND key=?`, args(un, txnKey(device, path, id)), &nid)
 	return nid, err
 }
+
+// UseTxn remembers which event a transaction id makes; if it was used before, it answers the event of then instead.
+func (tx *Tx) UseTxn(user event.UserID, device, path, id string, ev int64) (seen int64, err error) {
+	un, err := tx.userNID(user)
+	if err != nil {
+		return 0, err
+	}
+	key := txnKey(device, path, id)
+	n, err := tx.execN(`INSERT OR IGNORE INTO txn (usr, key, event) VALUES (?, ?, ?)`, un, key, ev)
+	if n > 0 || err != nil {
+		return 0, err
+	}
+	_, err = tx.one(`SELECT event FROM txn WHERE usr=? AND key=?`, args(un, key), &seen)
+	return seen, err
+}
+
+// TipsListed reports whether the row lists the room's ends; otherwise the newest shown event is the only one.
+func (r *Room) TipsListed() bool { return r.tips != nil }

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package room
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"hallig/appliance/event"
+	"hallig/appliance/rules"
+	"hallig/appliance/store"
+)
+
+// Accept takes an event in, wherever it comes from: known already? ancestors here? allowed by its authorising events, by the state before it, by the current state?
+// Then it is stored in one transaction. What the outcome says is on the disk when Accept returns; an error means that nothing could be decided.
+// https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
+func (r *Rooms) Accept(ctx context.Context, in Incoming) (Result, error) {
+	for try := 0; ; try++ {
+		w, err := r.take(ctx, in)
+		if err == nil {
+			err = w.wait()
+		}
+		if errors.Is(err, errStale) && try < maxTries {
+			continue
+		}
+		return w.result(), tellable(err)
+	}
+}
+
+// AcceptAll is Accept for many events in order, with one flush for as many as the writer takes at once.
+// Each gets its own answer, as if Accept had been called for one after the other.
+func (r *Rooms) AcceptAll(ctx context.Context, ins []Incoming) ([]Result, error) {
+	ws := make([]waiting, len(ins))
+	for i, in := range ins {
+		var err error
+		if ws[i], err = r.take(ctx, in); err != nil {
+			ws[i] = waiting{err: err}
+		}
+	}
+	results := make([]Result, len(ins))
+	for i, w := range ws {
+		err := w.wait()
+		results[i] = w.result()
+		if errors.Is(err, errStale) {
+			results[i], err = r.Accept(ctx, ins[i])
+		}
+		if err != nil {
+			for _, rest := range ws[i+1:] {
+				rest.wait()
+			}
+			return results[:i], tellable(err)
+		}
+	}
+	return results, nil
+}
+
+// waiting is an event that is decided but may still be with the writer.
+type waiting struct {
+	p      *prepared // nil: nothing to store
+	decide Result
+	answer <-chan error
+	err    error
+}
+
+func (w waiting) wait() error {
+	if w.answer == nil {
+		return w.err
+	}
+	return <-w.answer
+}
+
+func (w waiting) result() Result {
+	if w.p != nil {
+		return w.p.result
+	}
+	return w.decide
+}
+
+// take decides about an event and queues it.
+func (r *Rooms) take(ctx context.Context, in Incoming) (waiting, error) {
+	if in.From.Kind != "local" && in.PDU.CheckHash() != nil {
+		red, err := in.PDU.Redacted()
+		if err != nil {
+			return waiting{decide: Result{Outcome: Rejected, Reason: "content hash does not match: " + err.Error()}}, nil
+		}
+		in.PDU = red
+	}
+	l, err := r.enter(ctx, in.PDU.RoomID)
+	if err != nil {
+		return waiting{}, err
+	}
+	defer l.mu.Unlock()
+	w := waiting{}
+	err = r.view(ctx, func(rd *store.Read) (err error) {
+		w.p, w.decide, err = l.judge(&look{l: l, rd: rd}, in)
+		return err
+	})
+	if err != nil {
+		return waiting{}, err
+	}
+	switch {
+	case w.p != nil:
+		l.keep(w.p)
+		w.answer = l.submit([]*prepared{w.p}, nil)
+	case w.decide.Outcome == Missing:
+	case in.ExtraTx != nil: // nothing new, but the giver's cursor moves; after what is queued, on which "duplicate" rests
+		w.answer = l.submit(nil, in.ExtraTx)
+	case l.flight.count() > 0:
+		l.flight.drain()
+		if l.flight.failed(l.gen) {
+			return waiting{}, errStale
+		}
+	}
+	return w, nil
+}
+
+// judge comes to a decision. A prepared event is to be stored; without one the result is the answer.
+func (l *live) judge(k *look, in Incoming) (*prepared, Result, error) {
+	if l.version == nil || l.cur.nid == 0 && !in.Outlier {
+		return nil, Result{Outcome: Rejected, Reason: "this server is not in the room"}, nil
+	}
+	if in.PDU.Version.ID != l.version.ID {
+		return nil, Result{Outcome: Rejected, Reason: "the event is of another room version"}, nil
+	}
+	old, err := k.row(in.PDU.ID)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	if old != nil && (in.Outlier || old.Flags&(store.Outlier|store.Rejected) == 0) {
+		return nil, duplicateOf(old), nil
+	}
+	thin, err := rules.Thin(in.PDU)
+	invalid := err
+	if invalid != nil {
+		thin = &rules.Event{ID: in.PDU.ID, Version: l.version, Room: l.id, Sender: in.PDU.Sender, Type: in.PDU.Type, StateKey: in.PDU.StateKey,
+			TS: in.PDU.TS, Depth: in.PDU.Depth, Prev: in.PDU.Prev, Auth: in.PDU.Auth}
+	}
+	before, known, missing, err := l.stateBefore(k, in)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	auth, missing, err := l.authEvents(k, in.PDU.Auth, missing)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return nil, Result{Outcome: Missing, Missing: slices.Compact(missing)}, nil
+	}
+	p := l.incoming(in, thin, old)
+	reason, outcome, err := l.law(k, p, auth, before, known, invalid, in)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	if old != nil && old.Is(store.Rejected) && outcome == Rejected {
+		return nil, duplicateOf(old), nil
+	}
+	return p, Result{}, l.settleOutcome(k, p, in, before, known, outcome, reason)
+}
+
+func duplicateOf(old *store.Event) Result {
+	return Result{Outcome: Duplicate, Reason: old.Reason, Pos: old.Pos}
+}
+
+func (l *live) incoming(in Incoming, thin *rules.Event, old *store.Event) *prepared {
+	p := &prepared{r: l.r, version: l.version, pdu: in.PDU, thin: thin, extra: in.ExtraTx}
+	if old != nil {
+		p.replace = true
+		p.row = rowOf(in.PDU, old.NID)
+	} else {
+		p.row = rowOf(in.PDU, l.r.db.NextEvent())
+	}
+	if in.PDU.Sender.Server() == l.r.id.Server {
+		p.row.Flags |= store.Local
+	}
+	p.info = AppendInfo{PDU: in.PDU, Room: l.id, From: in.From, Log: in.Log, Backfill: in.Backfill, Outlier: in.Outlier}
+	return p
+}
+
+// law runs the checks of the law in their order.
+func (l *live) law(k *look, p *prepared, auth []*rules.Event, before group, known bool, invalid error, in Incoming) (reason string, o Outcome, err error) {
+	if invalid != nil {
+		return invalid.Error(), Rejected, nil
+	}
+	state := l.cur.state
+	if len(state) == 0 { // an outlier of a room we only hear about: its create event comes with the authorising ones or not at all
+		state = before.state
+	}
+	create, err := k.create(state)
+	if err != nil {
+		return "", 0, err
+	}
+	if denied := rules.CheckAuthEvents(p.thin, auth, create); denied != nil {
+		return "authorising events: " + denied.Error(), Rejected, nil
+	}
+	if in.Outlier || !known {
+		return "", Accepted, nil
+	}
+	denied, err := k.allowed(p.thin, before.state)
+	if err != nil {
+		return "", 0, err
+	}
+	if denied != nil {
+		return "state before: " + denied.Error(), Rejected, nil
+	}
+	if in.Backfill || before.nid == l.cur.nid {
+		return "", Accepted, nil
+	}
+	if denied, err = k.allowed(p.thin, l.cur.state); err != nil {
+		return "", 0, err
+	}
+	if denied != nil {
+		return "current state: " + denied.Error(), SoftFailed, nil
+	}
+	return "", Accepted, nil
+}
+
+// settleOutcome gives the event its flags and its place.
+func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, known bool, o Outcome, reason string) error {
+	p.result = Result{Outcome: o, Reason: reason}
+	p.info.Outcome = o
+	p.row.Reason = reason
+	switch o {
+	case Rejected:
+		p.row.Flags |= store.Rejected
+		p.thin.Rejected = true
+	case SoftFailed:
+		p.row.Flags |= store.SoftFailed
+	}
+	if in.Outlier {
+		p.row.Flags |= store.Outlier
+		return nil
+	}
+	p.closeGap = l.gaps[p.pdu.ID]
+	for _, id := range p.pdu.Prev {
+		row, err := k.row(id)
+		if err != nil {
+			return err
+		}
+		if row == nil || row.Is(store.Outlier) {
+			p.gaps = append(p.gaps, id)
+		}
+	}
+	if !known {
+		return l.placeHistory(k, p)
+	}
+	if in.State != nil {
+		if err := l.saveGiven(p, before); err != nil {
+			return err
+		}
+	}
+	return l.place(k, p, before, o)
+}
+
+// placeHistory places an event whose state nobody told: the nearest later event's state decides who may see it.
+func (l *live) placeHistory(k *look, p *prepared) error {
+	p.info.Servers = l.joinedServers(k)
+	near, err := k.rd.Neighbour(l.id, store.HistoryPos(p.row.Depth, p.row.NID))
+	if near == nil || err != nil {
+		return err
+	}
+	p.row.Before, p.row.After = near.Before, near.Before
+	p.row.Flags |= store.Guessed
+	return nil
+}
+
+// saveGiven writes the state that came with the event unless it is one we have.
+func (l *live) saveGiven(p *prepared, before group) error {
+	p.groups = append(p.groups, newGroup{group: before, parent: l.cur})
+	return nil
+}
+
+// stateBefore finds the state before an event: of its prev events, or as given. known is false for history whose ancestors we lack.
+func (l *live) stateBefore(k *look, in Incoming) (g group, known bool, missing []event.ID, err error) {
+	if in.Outlier {
+		return group{}, false, nil, nil
+	}
+	if in.State != nil {
+		return l.givenState(k, in.State)
+	}
+	var groups []group
+	for _, id := range in.PDU.Prev {
+		after, ok, err := l.stateAfter(k, id)
+		if err != nil {
+			return group{}, false, nil, err
+		}
+		if !ok {
+			missing = append(missing, id)
+			continue
+		}
+		groups = append(groups, after)
+	}
+	switch {
+	case len(missing) > 0 && in.Backfill:
+		return group{}, false, nil, nil
+	case len(missing) > 0:
+		return group{}, false, missing, nil
+	case len(groups) == 0:
+		return group{}, true, nil, nil // a create event: the empty state
+	case len(groups) == len(l.tips) && len(groups) > 1 && l.allTips(in.PDU.Prev):
+		return l.cur, true, nil, nil
+	}
+	g, err = l.resolve(k, nil, groups)
+	return g, true, nil, err
+}
+
+func (l *live) allTips(ids []event.ID) bool {
+	for _, id := range ids {
+		if !l.isTip(id) {
+			return false
+		}
+	}
+	return true
+}
+
+// stateAfter gives the state after an event whose place we know.
+func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
+	for _, t := range l.tips {
+		if t.id == id {
+			return t.after, true, nil
+		}
+	}
+	row, err := k.row(id)
+	if row == nil || err != nil {
+		return group{}, false, err
+	}
+	if row.Flags&(store.Outlier|store.Guessed) != 0 || row.After == 0 && row.Type != "m.room.create" {
+		return group{}, false, nil
+	}
+	s, err := k.rd.Group(row.After)
+	return group{nid: row.After, state: s}, true, err
+}
+
+// givenState makes a state of the events that somebody says it consists of. Rejected ones have no say.
+func (l *live) givenState(k *look, ids []event.ID) (g group, known bool, missing []event.ID, err error) {
+	var s store.State
+	for _, id := range ids {
+		t, nid, err := k.thinID(id)
+		if err != nil {
+			return group{}, false, nil, err
+		}
+		if t == nil {
+			missing = append(missing, id)
+			continue
+		}
+		if t.StateKey == nil || t.Rejected {
+			continue
+		}
+		key, err := l.r.db.StateKey(t.Type, *t.StateKey)
+		if err != nil {
+			return group{}, false, nil, err
+		}
+		s = append(s, store.StateEntry{Key: key, Event: nid})
+	}
+	if len(missing) > 0 {
+		return group{}, false, missing, nil
+	}
+	slices.SortFunc(s, func(a, b store.StateEntry) int { return int(a.Key - b.Key) })
+	s = slices.CompactFunc(s, func(a, b store.StateEntry) bool { return a.Key == b.Key })
+	g = group{nid: l.r.db.NextGroup(), state: s}
+	l.r.db.CacheGroup(g.nid, s)
+	return g, true, nil, nil
+}
+
+func (l *live) authEvents(k *look, ids []event.ID, missing []event.ID) ([]*rules.Event, []event.ID, error) {
+	auth := make([]*rules.Event, 0, len(ids))
+	for _, id := range ids {
+		t, _, err := k.thinID(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if t == nil {
+			missing = append(missing, id)
+			continue
+		}
+		auth = append(auth, t)
+	}
+	return auth, missing, nil
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hallig/appliance/event"
+	"hallig/appliance/rules"
+	"hallig/appliance/store"
+)
+
+// Adopt installs a room that was joined through another server: the state before the join, its authorising events (all verified) and the join itself.
+// A room that we are still in keeps its own history; the join is one more end of its graph.
+func (r *Rooms) Adopt(ctx context.Context, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) error {
+	for try := 0; ; try++ {
+		err := r.adoptOnce(ctx, v, join, state, auth, from)
+		if errors.Is(err, errStale) && try < maxTries {
+			continue
+		}
+		return tellable(err)
+	}
+}
+
+func (r *Rooms) adoptOnce(ctx context.Context, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) error {
+	l, err := r.enter(ctx, join.RoomID)
+	if err != nil {
+		return err
+	}
+	l.flight.drain() // a new beginning is not built on what is still in flight
+	if l.flight.failed(l.gen) {
+		l.mu.Unlock()
+		return errStale
+	}
+	var ps []*prepared
+	err = r.view(ctx, func(rd *store.Read) (err error) {
+		ps, err = l.adopt(&look{l: l, rd: rd}, v, join, state, auth, from)
+		return err
+	})
+	if err != nil {
+		l.forget()
+		l.mu.Unlock()
+		return fmt.Errorf("adopt room %s: %w", join.RoomID, err)
+	}
+	answer := l.submit(ps, nil)
+	l.mu.Unlock()
+	return <-answer
+}
+
+func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) ([]*prepared, error) {
+	stay := false
+	if l.in() {
+		members, err := k.rd.Members(l.id, "join")
+		if err != nil {
+			return nil, err
+		}
+		stay = slices.ContainsFunc(members, func(m store.Membership) bool { return m.User.Server() == l.r.id.Server })
+	}
+	if !stay {
+		// A state we remember from an earlier stay is history; what readers are told is the difference to it.
+		l.version, l.tips, l.gaps, l.servers = v, nil, make(map[event.ID]bool), nil
+	}
+	ps, err := l.outliers(k, append(slices.Clone(auth), state...), from)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]event.ID, len(state))
+	for i, p := range state {
+		ids[i] = p.ID
+	}
+	old, err := k.row(join.ID)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && old.Flags&store.Outlier == 0 && stay {
+		return ps, nil // we have it already: it came another way
+	}
+	thin, err := rules.Thin(join)
+	if err != nil {
+		return nil, err
+	}
+	in := Incoming{PDU: join, From: from, State: ids}
+	before, _, missing, err := l.givenState(k, ids)
+	if err != nil || len(missing) > 0 {
+		return nil, errors.Join(err, lack(missing))
+	}
+	if denied, err := k.allowed(thin, before.state); denied != nil || err != nil {
+		return nil, errors.Join(err, denied)
+	}
+	p := l.incoming(in, thin, old)
+	if err := l.settleOutcome(k, p, in, before, true, Accepted, ""); err != nil {
+		return nil, err
+	}
+	l.keep(p)
+	return append(ps, p), nil
+}
+
+func lack(ids []event.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d events are missing, first %s", len(ids), ids[0])
+}
+
+// outliers prepares events that are known by name only, authorising ones first. What the law refuses is kept as rejected, so that nothing rests on it.
+func (l *live) outliers(k *look, pdus []*event.PDU, from Source) ([]*prepared, error) {
+	byID := make(map[event.ID]*event.PDU, len(pdus))
+	for _, p := range pdus {
+		if p.RoomID != l.id {
+			return nil, fmt.Errorf("event %s is of another room", p.ID)
+		}
+		byID[p.ID] = p
+	}
+	var create *rules.Event
+	for _, p := range pdus {
+		if p.Is("m.room.create", "") {
+			t, err := rules.Thin(p)
+			if err != nil {
+				return nil, err
+			}
+			create = t
+		}
+	}
+	if create == nil {
+		return nil, errors.New("the create event is missing")
+	}
+	var ps []*prepared
+	for _, pdu := range authOrder(pdus, byID) {
+		old, err := k.row(pdu.ID)
+		if err != nil {
+			return nil, err
+		}
+		if old != nil {
+			continue
+		}
+		p, err := l.outlier(k, pdu, create, from)
+		if err != nil {
+			return nil, err
+		}
+		l.keep(p)
+		ps = append(ps, p)
+	}
+	return ps, nil
+}
+
+func (l *live) outlier(k *look, pdu *event.PDU, create *rules.Event, from Source) (*prepared, error) {
+	if pdu.CheckHash() != nil {
+		red, err := pdu.Redacted()
+		if err != nil {
+			return nil, err
+		}
+		pdu = red
+	}
+	in := Incoming{PDU: pdu, From: from, Outlier: true}
+	reason := ""
+	thin, err := rules.Thin(pdu)
+	if err != nil {
+		reason = err.Error()
+		thin = &rules.Event{ID: pdu.ID, Version: l.version, Room: l.id, Sender: pdu.Sender, Type: pdu.Type, StateKey: pdu.StateKey, TS: pdu.TS, Depth: pdu.Depth,
+			Prev: pdu.Prev, Auth: pdu.Auth}
+	} else if !pdu.Is("m.room.create", "") {
+		auth, missing, err := l.authEvents(k, pdu.Auth, nil)
+		if err != nil {
+			return nil, err
+		}
+		if len(missing) > 0 {
+			reason = "authorising events are missing"
+		} else if denied := rules.CheckAuthEvents(thin, auth, create); denied != nil {
+			reason = "authorising events: " + denied.Error()
+		}
+	} else if denied, err := k.allowed(thin, nil); err != nil {
+		return nil, err
+	} else if denied != nil {
+		return nil, denied
+	}
+	outcome := Accepted
+	if reason != "" {
+		outcome = Rejected
+	}
+	p := l.incoming(in, thin, nil)
+	return p, l.settleOutcome(k, p, in, group{}, false, outcome, reason)
+}
+
+// authOrder sorts events so that each comes after those that authorise it.
+func authOrder(pdus []*event.PDU, byID map[event.ID]*event.PDU) []*event.PDU {
+	out := make([]*event.PDU, 0, len(byID))
+	done := make(map[event.ID]bool, len(byID))
+	type frame struct {
+		p *event.PDU
+		i int
+	}
+	for _, p := range pdus {
+		stack := []frame{{p, 0}}
+		for len(stack) > 0 {
+			f := &stack[len(stack)-1]
+			if f.i == 0 && done[f.p.ID] {
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			done[f.p.ID] = true
+			if f.i == len(f.p.Auth) {
+				out = append(out, f.p)
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			next := byID[f.p.Auth[f.i]]
+			f.i++
+			if next != nil && !done[next.ID] {
+				stack = append(stack, frame{next, 0})
+			}
+		}
+	}
+	return out
+}
+
+// AcceptInvite tells a local user of an invite to a room that we may not know. stripped is the state that came with it.
+func (r *Rooms) AcceptInvite(ctx context.Context, v *event.Version, invite *event.PDU, stripped []json.RawMessage) error {
+	return r.outOfBand(ctx, v, invite, stripped)
+}
+
+// AcceptKnock notes a local user's knock on a room that we do not hold.
+func (r *Rooms) AcceptKnock(ctx context.Context, v *event.Version, knock *event.PDU, stripped []json.RawMessage) error {
+	return r.outOfBand(ctx, v, knock, stripped)
+}
+
+// LeaveUnknown notes that a local user left (refused an invite to) a room that we do not hold. leave may be nil: the other server could not be asked.
+func (r *Rooms) LeaveUnknown(ctx context.Context, room event.RoomID, user event.UserID, leave *event.PDU) error {
+	if leave != nil {
+		return r.outOfBand(ctx, leave.Version, leave, nil)
+	}
+	return tellable(r.db.Do(ctx, func(tx *store.Tx) error {
+		m, err := tx.MembershipOf(room, user)
+		if err != nil {
+			return err
+		}
+		if m.Membership == "" {
+			return notFound("you have no invite to room %s", room)
+		}
+		tx.TouchUser(user)
+		m.Membership, m.Pos = "leave", tx.NextPos()
+		return tx.SetMember(m)
+	}))
+}
+
+// outOfBand stores a membership event without a place in a graph and moves the user's membership.
+func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU, stripped []json.RawMessage) error {
+	if pdu.Type != "m.room.member" || pdu.StateKey == nil {
+		return errors.New("membership event expected")
+	}
+	thin, err := rules.Thin(pdu)
+	if err != nil || thin.Member == nil {
+		return errors.Join(errors.New("membership event expected"), err)
+	}
+	l, err := r.enter(ctx, pdu.RoomID)
+	if err != nil {
+		return err
+	}
+	user := event.UserID(*pdu.StateKey)
+	nid := r.db.NextEvent()
+	l.flight.add()
+	answer := make(chan error, 1)
+	r.db.Queue(func(tx *store.Tx) error {
+		old, err := tx.Event(pdu.ID)
+		if err != nil {
+			return err
+		}
+		if old != nil && !old.Is(store.Outlier) {
+			return nil // it came through the front door meanwhile
+		}
+		if row, err := tx.Room(pdu.RoomID); err != nil {
+			return err
+		} else if row == nil || row.Version == "" {
+			if err := tx.SetRoom(pdu.RoomID, v.ID, 0); err != nil {
+				return err
+			}
+		}
+		if old == nil {
+			row := rowOf(pdu, nid)
+			row.Flags = store.Outlier
+			if err := tx.InsertEvent(row, false); err != nil {
+				return err
+			}
+		} else {
+			nid = old.NID
+		}
+		if err := tx.SetMember(store.Membership{Room: pdu.RoomID, User: user, Membership: thin.Member.Membership, Event: nid, Pos: tx.NextPos()}); err != nil {
+			return err
+		}
+		tx.TouchUser(user)
+		if stripped == nil {
+			return nil
+		}
+		return tx.SetStripped(pdu.RoomID, user, stripped)
+	}, func(err error) {
+		l.flight.land()
+		answer <- err
+	})
+	err = <-answer // still under the lock: nobody may prepare the same event meanwhile
+	l.loaded = false
+	l.mu.Unlock()
+	if err != nil {
+		return tellable(fmt.Errorf("note %s: %w", thin.Member.Membership, err))
+	}
+	return nil
+}
