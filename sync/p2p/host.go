@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package p2p is libp2p as a transport between boxes on IP networks. It keeps one connection to each paired box that is
+// in reach, carries messages over one long-lived stream on it, HTTP over further streams both ways, and pairs boxes.
+//
+// It promises: a box that is not in the roster gets nothing but the pairing protocol, and that only while a code is on
+// show; a lost box is dialled again about every second, at once when something shows that it is back; memory and
+// connections have explicit limits. There is no DHT, relay, NAT probing or gossip: a host talks to the addresses it was
+// given and to those it hears by mDNS, and to nobody else.
+//
+// It leaves to others: what the messages mean (sync/link), who is paired for good (the caller keeps the roster and is
+// told of new pairs), what HTTP answers.
+//
+// Protocols: /hallig/parcel/1 (stream.go), /hallig/http/1 (plain HTTP/1.1), /hallig/pair/1 (pair.go).
+package p2p
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	libpeer "github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"hallig/sync/peer"
+)
+
+const (
+	protocolParcel protocol.ID = "/hallig/parcel/1"
+	protocolHTTP   protocol.ID = "/hallig/http/1"
+	protocolPair   protocol.ID = "/hallig/pair/1"
+)
+
+// Config is what a host needs. Box and Statement are required; the zero value of the rest is right for a box in the
+// field, but for Paired: without it pairs are forgotten at the next start.
+type Config struct {
+	Box       ed25519.PrivateKey
+	Statement []byte                // peer.State of Box: name and signing keys as others will know them
+	Roster    peer.Roster           // boxes paired so far
+	Paired    func(peer.Peer) error // stores a new pair; an error undoes the pairing
+
+	Listen []string // multiaddrs; default TCP port 4001 on every interface; a "/udp/N/quic-v1" address adds QUIC
+	Static []string // where paired boxes may be found: "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
+	NoMDNS bool     // neither announce this box nor look for others on the local network
+
+	Log *slog.Logger
+}
+
+// Host is this box on IP networks. Its methods are safe for concurrent use.
+type Host struct {
+	cfg    Config
+	id     peer.ID
+	host   host.Host
+	log    *slog.Logger
+	start  time.Time // zero of the monotonic clock that codes expire by
+	accept chan net.Conn
+	kick   chan struct{} // something changed: look at once whom to dial
+	ctx    context.Context
+	stop   context.CancelFunc
+	wg     sync.WaitGroup // goroutines of ours that outlive a call
+
+	mu      sync.Mutex // guards all below; no callback is called under it
+	roster  peer.Roster
+	offer   *peer.Offer
+	taking  map[libpeer.ID]int // unpaired boxes that this box asks to pair
+	wires   map[peer.ID]*wire
+	dialing map[peer.ID]bool
+	found   map[libpeer.ID]time.Time // heard by mDNS, paired or not
+	serving *callbacks
+	closed  bool
+}
+
+// callbacks are what Serve was given.
+type callbacks struct {
+	up       func(addr string, bitsPerSecond, mtu int)
+	down     func(addr string)
+	received func(addr string, message []byte)
+	ready    func(addr string)
+}
+
+var errClosed = errors.New("p2p host is closed")
+
+// New makes a host and listens. It dials nobody before Serve.
+func New(cfg Config) (*Host, error) {
+	if len(cfg.Box) != ed25519.PrivateKeySize {
+		return nil, errors.New("start p2p: no box key")
+	}
+	if _, err := peer.ReadStatement(cfg.Statement); err != nil {
+		return nil, fmt.Errorf("start p2p: %w", err)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Listen) == 0 {
+		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"}
+	}
+	h := &Host{
+		cfg: cfg, id: peer.IDOf(cfg.Box.Public().(ed25519.PublicKey)), log: cfg.Log, start: time.Now(),
+		accept: make(chan net.Conn), kick: make(chan struct{}, 1),
+		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
+		dialing: make(map[peer.ID]bool), found: make(map[libpeer.ID]time.Time),
+	}
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	if err := h.listen(); err != nil {
+		h.stop()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Host) listen() error {
+	key, err := crypto.UnmarshalEd25519PrivateKey(h.cfg.Box)
+	if err != nil {
+		return fmt.Errorf("start p2p: read box key: %w", err)
+	}
+	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits()))
+	if err != nil {
+		return fmt.Errorf("start p2p: %w", err)
+	}
+	options := []libp2p.Option{
+		libp2p.Identity(key),
+		libp2p.ListenAddrStrings(h.cfg.Listen...),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.ResourceManager(limits),
+		libp2p.ConnectionManager(connmgr.NullConnMgr{}), // trims nothing: the gate and the limits decide,
+		libp2p.ConnectionGater((*gate)(h)),
+		libp2p.DisableRelay(),
+		libp2p.ForceReachabilityPrivate(), // asks nobody how this box looks from outside
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.DisableMetrics(),
+		libp2p.Ping(false),
+		libp2p.UserAgent("hallig"),
+		libp2p.DialRanker(swarm.NoDelayDialRanker),
+		libp2p.WithDialTimeout(dialTimeout),
+		libp2p.SwarmOpts(swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)),
+	}
+	if slices.ContainsFunc(h.cfg.Listen, isQUIC) || slices.ContainsFunc(h.cfg.Static, isQUIC) {
+		options = append(options, libp2p.Transport(quic.NewTransport))
+	}
+	if h.host, err = libp2p.New(options...); err != nil {
+		return fmt.Errorf("start p2p on %v: %w", h.cfg.Listen, err)
+	}
+	h.host.SetStreamHandler(protocolParcel, h.handleParcel)
+	h.host.SetStreamHandler(protocolHTTP, h.handleHTTP)
+	h.host.SetStreamHandler(protocolPair, h.handlePair)
+	h.host.Network().Notify(&network.NotifyBundle{
+		ConnectedF:    func(network.Network, network.Conn) { h.look() },
+		DisconnectedF: func(network.Network, network.Conn) { h.look() },
+	})
+	return nil
+}
+
+func isQUIC(s string) bool {
+	a, err := ma.NewMultiaddr(s)
+	if err != nil {
+		return false
+	}
+	_, err = a.ValueForProtocol(ma.P_QUIC_V1)
+	return err == nil
+}
+
+// Close ends everything. Serve must have returned or return soon after.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	wires := h.wires
+	h.wires = make(map[peer.ID]*wire)
+	h.mu.Unlock()
+	h.stop()
+	for _, w := range wires {
+		w.close(errClosed)
+	}
+	err := h.host.Close()
+	h.wg.Wait()
+	if err != nil {
+		return fmt.Errorf("close p2p: %w", err)
+	}
+	return nil
+}
+
+// ID is this box's id.
+func (h *Host) ID() peer.ID { return h.id }
+
+// Addrs are the addresses this box can be reached at now, each with its peer id.
+func (h *Host) Addrs() []string {
+	addrs, err := h.host.Network().InterfaceListenAddresses()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String()+"/p2p/"+string(h.id))
+	}
+	return out
+}
+
+// Neighbour is one paired box as the host sees it.
+type Neighbour struct {
+	Peer peer.Peer
+	Up   bool
+	Addr string // of the connection, while there is one
+}
+
+// Neighbours lists the paired boxes.
+func (h *Host) Neighbours() []Neighbour {
+	h.mu.Lock()
+	roster, wires := h.roster, make(map[peer.ID]*wire)
+	for id, w := range h.wires {
+		wires[id] = w
+	}
+	h.mu.Unlock()
+	var out []Neighbour
+	for _, p := range roster.All() {
+		n := Neighbour{Peer: p}
+		if w := wires[p.ID]; w != nil {
+			n.Up, n.Addr = true, w.stream.Conn().RemoteMultiaddr().String()
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// SetRoster replaces the roster: boxes that left it are cut off at once, new ones are dialled.
+func (h *Host) SetRoster(r peer.Roster) {
+	h.mu.Lock()
+	var gone []peer.ID
+	for _, p := range h.roster.All() {
+		if _, still := r.ByID(p.ID); !still {
+			gone = append(gone, p.ID)
+		}
+	}
+	h.roster = r
+	h.mu.Unlock()
+	for _, id := range gone {
+		h.cut(id)
+	}
+	h.look()
+}
+
+// cut closes all connections to a box.
+func (h *Host) cut(id peer.ID) {
+	h.mu.Lock()
+	w := h.wires[id]
+	h.mu.Unlock()
+	if w != nil {
+		w.close(errors.New("box was removed"))
+	}
+	if far, err := libpeer.Decode(string(id)); err == nil {
+		if err := h.host.Network().ClosePeer(far); err != nil {
+			h.log.Debug("close connection", "peer", id.Short(), "err", err)
+		}
+	}
+}
+
+// paired finds a box in the roster.
+func (h *Host) paired(id libpeer.ID) (peer.Peer, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.roster.ByID(peer.ID(id.String()))
+}
+
+// look makes the dialler look again without waiting for its tick.
+func (h *Host) look() {
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+}
+
+// now is the monotonic clock that codes expire by.
+func (h *Host) now() time.Duration { return time.Since(h.start) }
+
+// random is where nonces and keys come from.
+func (h *Host) random() io.Reader { return rand.Reader }
+
+// gate decides which connections may be: those with paired boxes, and, while a code is on show or being taken, those
+// that may become pairs. It sees keys that libp2p has verified.
+type gate Host
+
+func (g *gate) admits(id libpeer.ID) bool {
+	h := (*Host)(g)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, paired := h.roster.ByID(peer.ID(id.String()))
+	return paired || h.taking[id] > 0 || h.offer != nil && h.offer.Open(h.now())
+}
+
+func (g *gate) InterceptPeerDial(id libpeer.ID) bool {
+	h := (*Host)(g)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, paired := h.roster.ByID(peer.ID(id.String()))
+	return paired || h.taking[id] > 0
+}
+func (g *gate) InterceptAddrDial(libpeer.ID, ma.Multiaddr) bool { return true }
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool     { return true }
+func (g *gate) InterceptSecured(_ network.Direction, id libpeer.ID, _ network.ConnMultiaddrs) bool {
+	return g.admits(id)
+}
+func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+
+// limits are fixed: a small box must not scale them with memory that belongs to others, and overflow on 32 bit has
+// stopped other programs from starting.
+func limits() rcmgr.ConcreteLimitConfig {
+	return rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{Conns: 128, ConnsInbound: 96, ConnsOutbound: 64, FD: 256, Streams: 1024, StreamsInbound: 768,
+			StreamsOutbound: 512, Memory: 64 << 20},
+		Transient: rcmgr.ResourceLimits{Conns: 32, ConnsInbound: 24, ConnsOutbound: 24, FD: 64, Streams: 64, StreamsInbound: 48,
+			StreamsOutbound: 48, Memory: 8 << 20},
+		PeerDefault: rcmgr.ResourceLimits{Conns: 8, ConnsInbound: 6, ConnsOutbound: 6, FD: 8, Streams: 256, StreamsInbound: 160,
+			StreamsOutbound: 160, Memory: 24 << 20},
+		Conn: rcmgr.ResourceLimits{Memory: 16 << 20},
+	}.Build(rcmgr.InfiniteLimits)
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package parcel
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"unicode/utf8"
+)
+
+// Bodies. A message is mostly one long string in a small frame of keys: the text in "body", the ciphertext in
+// "ciphertext". The frame is a name like others, sent once and numbered after; two frames of plain texts are built in.
+const (
+	bodyPlain    = 0 // built-in frame 0, text by the model
+	bodyMentions = 1 // built-in frame 1, text by the model
+	bodyText     = 2 // one byte: frame and coding
+	bodyMegolm   = 3 // frame, ciphertext as bytes
+	bodyContent  = 4 // type, one byte coding, whole content
+)
+
+// A coding says how a string is written; it stands in the low bits of the byte before it.
+const (
+	codingRaw    = 0
+	codingModel  = 1
+	codingPacked = 2
+	codings      = 4
+	frameNamed   = 2 // in bodyText: the frame is a name, not one of the built-in ones
+)
+
+const (
+	typeMessage   = "m.room.message"
+	typeEncrypted = "m.room.encrypted"
+)
+
+// frame is content with one string value taken out; hole is where it was.
+type frame struct {
+	typ  string
+	json string
+	hole int
+}
+
+// builtin are frames that every box knows; their order is wire format.
+func builtin() [2]frame {
+	plain := `{"body":,"msgtype":"m.text"}`
+	mentions := `{"body":,"m.mentions":{},"msgtype":"m.text"}`
+	return [2]frame{{typeMessage, plain, 8}, {typeMessage, mentions, 8}}
+}
+
+// takeOut finds the top-level string under key and takes it out. The content is canonical JSON, so the value of the key
+// is found by decoding and its place by writing it again.
+func takeOut(typ string, content []byte, key string) (frame, string, bool) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(content, &fields) != nil {
+		return frame{}, "", false
+	}
+	var text string
+	if raw, ok := fields[key]; !ok || len(raw) < 2 || raw[0] != '"' || json.Unmarshal(raw, &text) != nil {
+		return frame{}, "", false
+	}
+	entry := append(append(appendString(nil, key), ':'), appendString(nil, text)...)
+	for from := 0; ; {
+		i := bytes.Index(content[from:], entry)
+		if i < 0 {
+			return frame{}, "", false
+		}
+		from += i
+		hole := from + len(entry) - len(appendString(nil, text))
+		f := frame{typ, string(content[:hole]) + string(content[from+len(entry):]), hole}
+		// The same words may stand inside another string before; only the right one, put back, is top-level.
+		var again map[string]json.RawMessage
+		probe := append(append([]byte(f.json[:hole]), "0"...), f.json[hole:]...)
+		if json.Unmarshal(probe, &again) == nil && string(again[key]) == "0" {
+			return f, text, true
+		}
+		from++
+	}
+}
+
+func (f frame) fill(quoted []byte) []byte {
+	b := make([]byte, 0, len(f.json)+len(quoted))
+	return append(append(append(b, f.json[:f.hole]...), quoted...), f.json[f.hole:]...)
+}
+
+func (w *writer) frame(f frame) {
+	w.ref(tableFrame, f, 0, func(uint64) {
+		w.name(f.typ)
+		w.uvarint(uint64(f.hole))
+		w.block(w.s.codec.Pack([]byte(f.json)))
+	})
+}
+
+func (r *reader) frame() frame {
+	f, _ := deref(r, tableFrame, func() (frame, uint64) {
+		f := frame{typ: r.name(), hole: int(min(r.uvarint(), 1<<16))}
+		f.json = string(r.unpack(r.block(), 1<<16))
+		if f.hole > len(f.json) {
+			r.fail(errors.New("frame of a message with no place for its text"))
+		}
+		return f, 0
+	})
+	return f
+}
+
+// writeBody chooses the body's form and gives what writes it.
+func (s *Session) writeBody(f parts) (byte, func(*writer)) {
+	if f.stateKey == nil && f.typ == typeMessage {
+		if fr, text, ok := takeOut(f.typ, f.content, "body"); ok {
+			return s.writeText(fr, text)
+		}
+	}
+	if f.stateKey == nil && f.typ == typeEncrypted {
+		if fr, text, ok := takeOut(f.typ, f.content, "ciphertext"); ok {
+			raw, err := base64.RawStdEncoding.Strict().DecodeString(text)
+			if err == nil && len(raw) > 0 {
+				return bodyMegolm, func(w *writer) { w.frame(fr); w.raw(raw) }
+			}
+		}
+	}
+	coding, coded := s.code(string(f.content))
+	return bodyContent, func(w *writer) { w.name(f.typ); w.byte(coding); w.raw(coded) }
+}
+
+func (s *Session) writeText(fr frame, text string) (byte, func(*writer)) {
+	coding, coded := s.code(text)
+	for i, b := range builtin() {
+		if fr != b {
+			continue
+		}
+		if coding == codingModel {
+			return byte(bodyPlain + i), func(w *writer) { w.raw(coded) }
+		}
+		return bodyText, func(w *writer) { w.byte(byte(i*codings) | coding); w.raw(coded) }
+	}
+	return bodyText, func(w *writer) { w.byte(frameNamed*codings | coding); w.frame(fr); w.raw(coded) }
+}
+
+// code writes a string in the shortest way.
+func (s *Session) code(text string) (coding byte, coded []byte) {
+	coding, coded = codingRaw, []byte(text)
+	if s.model {
+		if b, ok := s.codec.text.encode(text, len(coded)); ok {
+			coding, coded = codingModel, b
+		}
+	}
+	if len(text) > 24 {
+		if b := s.codec.Pack([]byte(text)); len(b) < len(coded) {
+			coding, coded = codingPacked, b
+		}
+	}
+	return coding, coded
+}
+
+func (r *reader) code(coding byte) string {
+	switch coding {
+	case codingRaw:
+		return string(r.rest())
+	case codingModel:
+		text, err := r.s.codec.text.decode(r.rest(), maxModelText)
+		if err != nil {
+			r.fail(err)
+		}
+		return text
+	case codingPacked:
+		return string(r.unpack(r.rest(), 1<<16))
+	}
+	r.fail(errors.New("unknown coding of a text"))
+	return ""
+}
+
+// body reads type and content.
+func (r *reader) body(f *parts, form byte) {
+	if r.err != nil {
+		return
+	}
+	var fr frame
+	switch form {
+	case bodyPlain, bodyMentions:
+		fr = builtin()[form-bodyPlain]
+		f.content = fr.fill(r.quoted(codingModel))
+	case bodyText:
+		how := r.byte()
+		switch which := how / codings; {
+		case which < frameNamed:
+			fr = builtin()[which]
+		case which == frameNamed:
+			fr = r.frame()
+		default:
+			r.fail(errors.New("unknown frame of a message"))
+		}
+		f.content = fr.fill(r.quoted(how % codings))
+	case bodyMegolm:
+		fr = r.frame()
+		f.content = fr.fill(appendString(nil, base64.RawStdEncoding.EncodeToString(r.rest())))
+	case bodyContent:
+		fr.typ = r.name()
+		f.content = []byte(r.code(r.byte()))
+	default:
+		r.fail(errors.New("unknown form of a body"))
+	}
+	f.typ = fr.typ
+}
+
+func (r *reader) quoted(coding byte) []byte { return appendString(nil, r.code(coding)) }
+
+// appendString writes a string as canonical JSON does.
+// https://spec.matrix.org/v1.16/appendices/#canonical-json
+func appendString(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c >= 0x20:
+			b = append(b, c)
+		case c == '\b':
+			b = append(b, `\b`...)
+		case c == '\t':
+			b = append(b, `\t`...)
+		case c == '\n':
+			b = append(b, `\n`...)
+		case c == '\f':
+			b = append(b, `\f`...)
+		case c == '\r':
+			b = append(b, `\r`...)
+		default:
+			b = append(b, `\u00`...)
+			b = append(b, hex[c>>4], hex[c&15])
+		}
+	}
+	return append(b, '"')
+}
+
+func appendInt(b []byte, v int64) []byte { return strconv.AppendInt(b, v, 10) }
+
+func sha256Sum(b []byte) [32]byte { return sha256.Sum256(b) }
+
+// validText says whether the model can carry a text: it ends texts with NUL.
+func validText(s string) bool { return utf8.ValidString(s) && bytes.IndexByte([]byte(s), 0) < 0 }

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package parcel
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"hallig/appliance/event"
+)
+
+// The compact form of an event parcel says only what the far end cannot derive:
+//
+//	place      log and position (names.go)
+//	author     room version, sender, signing key, auth events: one number once they are known
+//	flags      previous events (2 bits), depth given (1), body (3), state key given (1), more flags (1)
+//	more       only if flagged: more signatures, content hash, origin, top-level redacts
+//	prev       nothing (the event before this one in the same log), or references
+//	time       ms after the newest known previous event
+//	depth      only if flagged; else one more than the deepest previous event's
+//	type, state key, ...   where they are not implied
+//	signature  64 bytes
+//	body
+//
+// Content hash, event id and JSON follow from that. What does not come out of rebuild byte for byte takes another form.
+const (
+	prevLast = 0 // one, the entry before this one in the same log
+	prevOne  = 1
+	prevMany = 2
+
+	flagDepth = 1 << 2
+	bodyShift = 3
+	flagState = 1 << 6
+	flagMore  = 1 << 7
+
+	moreSignatures = 1 << 0
+	moreHash       = 1 << 1
+	moreOrigin     = 1 << 2
+	moreRedacts    = 1 << 3
+)
+
+// author is what seldom changes between the events of one sender in one room.
+type author struct {
+	version string
+	sender  string
+	key     string // id of the signing key of the sender's server
+	auth    string // auth event ids, each with a newline behind it
+}
+
+// parts are the fields of an event as the codec handles them.
+type parts struct {
+	author
+	room     event.RoomID
+	prev     []event.ID
+	auth     []event.ID
+	depth    int64
+	ts       int64
+	typ      string
+	stateKey *string
+	content  []byte
+	redacts  event.ID
+	origin   bool
+	hash     string // only where it is not that of the content: redacted events
+	sig      []byte
+	more     []event.Signature
+}
+
+// dissect takes an event apart; false when the compact form cannot hold it.
+func dissect(p *event.PDU) (parts, bool) {
+	f := parts{author: author{version: p.Version.ID, sender: string(p.Sender)}, room: p.RoomID, prev: p.Prev, auth: p.Auth,
+		depth: p.Depth, ts: p.TS, typ: p.Type, stateKey: p.StateKey, content: p.Content}
+	for _, s := range p.Signatures() {
+		if s.Server == serverOf(f.sender) && f.sig == nil && len(s.Sig) == 64 {
+			f.sig, f.author.key = s.Sig, s.KeyID
+			continue
+		}
+		f.more = append(f.more, s)
+	}
+	if f.sig == nil || len(f.prev) == 0 || len(f.prev) > 20 || len(f.auth) > 20 || len(f.more) > 8 {
+		return f, false
+	}
+	for _, id := range f.auth {
+		f.author.auth += string(id) + "\n"
+	}
+	if same(f, p) {
+		return f, true
+	}
+	var top struct {
+		Origin  *string           `json:"origin"`
+		Redacts event.ID          `json:"redacts"`
+		Hashes  map[string]string `json:"hashes"`
+	}
+	if json.Unmarshal(p.JSON(), &top) != nil {
+		return f, false
+	}
+	f.origin, f.redacts = top.Origin != nil, top.Redacts
+	if same(f, p) {
+		return f, true
+	}
+	f.hash = top.Hashes["sha256"]
+	return f, len(f.hash) == 43 && same(f, p)
+}
+
+func same(f parts, p *event.PDU) bool { return bytes.Equal(rebuild(f), p.JSON()) }
+
+func serverOf(user string) string {
+	_, server, _ := strings.Cut(user, ":")
+	return server
+}
+
+func (s *Session) encodeCompact(w *writer, p *Event) bool {
+	f, ok := dissect(p.PDU)
+	if !ok || p.Log.Box == "" {
+		return false
+	}
+	trial := &writer{s: s}
+	s.writeCompact(trial, place{logName{f.room, p.Log.Box, p.Log.Epoch}, p.Log.Seq}, f)
+	// The proof: read it as the far end will. Names explained here are not put anywhere, only given back.
+	far := &Session{codec: s.codec, tag: s.tag, in: s.out, out: s.in, trail: s.trail, dry: true}
+	r := &reader{b: trial.b, s: far}
+	version, log, seq, raw := far.decodeCompact(r)
+	if r.err != nil || version != f.version || log != (logName{f.room, p.Log.Box, p.Log.Epoch}) || seq != p.Log.Seq ||
+		!bytes.Equal(raw, p.PDU.JSON()) {
+		return false
+	}
+	w.b, w.told = trial.b, trial.told
+	return true
+}
+
+func (s *Session) writeCompact(w *writer, at place, f parts) {
+	w.place(at.log, at.seq)
+	w.author(f)
+	refs, known, depth, ts := s.ancestors(at, f.prev)
+	body, coding := s.writeBody(f)
+	fl := body << bodyShift
+	switch {
+	case len(refs) == 1 && refs[0] == (place{at.log, at.seq - 1}):
+		fl |= prevLast
+	case len(refs) == 1:
+		fl |= prevOne
+	default:
+		fl |= prevMany
+	}
+	if !known || depth+1 != f.depth {
+		fl |= flagDepth
+	}
+	if f.stateKey != nil {
+		fl |= flagState
+	}
+	more := flags(len(f.more) > 0, f.hash != "", f.origin, f.redacts != "")
+	if more != 0 {
+		fl |= flagMore
+	}
+	w.byte(fl)
+	if more != 0 {
+		w.byte(more)
+	}
+	if fl&3 == prevMany {
+		w.uvarint(uint64(len(refs)))
+	}
+	for i, at := range refs {
+		if fl&3 != prevLast {
+			w.event(at, f.prev[i])
+		}
+	}
+	w.varint(f.ts - ts)
+	if fl&flagDepth != 0 {
+		w.varint(f.depth)
+	}
+	if f.stateKey != nil {
+		w.name(*f.stateKey)
+	}
+	w.extras(f)
+	w.raw(f.sig)
+	coding(w)
+}
+
+// extras writes what only few events have.
+func (w *writer) extras(f parts) {
+	if len(f.more) > 0 {
+		w.uvarint(uint64(len(f.more)))
+		for _, s := range f.more {
+			w.name(s.Server)
+			w.name(s.KeyID)
+			w.block(s.Sig)
+		}
+	}
+	if f.hash != "" {
+		w.text(f.hash)
+	}
+	if f.redacts != "" {
+		w.hash(string(f.redacts), '$')
+	}
+}
+
+func (w *writer) author(f parts) {
+	w.ref(tableAuthor, f.author, 0, func(uint64) {
+		w.name(f.version)
+		w.name(f.sender)
+		w.name(f.author.key)
+		w.uvarint(uint64(len(f.auth)))
+		for _, id := range f.auth {
+			w.id(id)
+		}
+	})
+}
+
+func (r *reader) author() author {
+	a, _ := deref(r, tableAuthor, func() (author, uint64) {
+		a := author{version: r.name(), sender: r.name(), key: r.name()}
+		for range r.count() {
+			if r.err == nil {
+				a.auth += string(r.id()) + "\n"
+			}
+		}
+		return a, 0
+	})
+	return a
+}
+
+// ancestors finds how to refer to the previous events: by place where both sides remember them (a zero place
+// otherwise), and what derives from them. known says that all of them are.
+func (s *Session) ancestors(at place, prev []event.ID) (refs []place, known bool, depth, ts int64) {
+	known = true
+	for _, id := range prev {
+		p := s.find(at, id)
+		refs = append(refs, p)
+		k, ok := s.recall(p)
+		if !ok {
+			known = false
+			continue
+		}
+		depth, ts = max(depth, k.depth), max(ts, k.ts)
+	}
+	return refs, known, depth, ts
+}
+
+// find looks for an event that the far end is sure to remember, first where it mostly is.
+func (s *Session) find(at place, id event.ID) place {
+	before := place{at.log, at.seq - 1}
+	if k, ok := s.recall(before); ok && k.id == id && k.arrived && before.seq+useRecent > s.trail[at.log].top {
+		return before
+	}
+	if p, ok := s.byID[id]; ok {
+		if k, ok := s.recall(p); ok && k.id == id && k.arrived && p.log.room == at.log.room && p.seq+useRecent > s.trail[p.log].top {
+			return p
+		}
+	}
+	return place{}
+}
+
+// event writes a reference to an event.
+func (w *writer) event(at place, id event.ID) {
+	if at.log.box == "" {
+		w.byte(0)
+		w.hash(string(id), '$')
+		return
+	}
+	w.byte(1)
+	w.place(at.log, at.seq)
+}
+
+func (r *reader) event() (event.ID, known, bool) {
+	if r.byte() == 0 {
+		return event.ID(r.hash("$")), known{}, false
+	}
+	n, seq := r.place()
+	k, ok := r.s.recall(place{n, seq})
+	if !ok {
+		r.fail(ErrUnknown)
+	}
+	return k.id, k, ok
+}
+
+func (s *Session) decodeCompact(r *reader) (version string, n logName, seq uint64, raw []byte) {
+	n, seq = r.place()
+	f := parts{author: r.author(), room: n.room}
+	if r.err != nil {
+		return "", n, seq, nil
+	}
+	version = f.version
+	for id := range strings.SplitSeq(strings.TrimSuffix(f.author.auth, "\n"), "\n") {
+		if id != "" {
+			f.auth = append(f.auth, event.ID(id))
+		}
+	}
+	fl := r.byte()
+	var more byte
+	if fl&flagMore != 0 {
+		more = r.byte()
+	}
+	ts, depth := r.ancestors(fl&3, &f, place{n, seq})
+	f.ts = ts + r.varint()
+	f.depth = depth + 1
+	if fl&flagDepth != 0 {
+		f.depth = r.varint()
+	}
+	if fl&flagState != 0 {
+		key := r.name()
+		f.stateKey = &key
+	}
+	r.extras(&f, more)
+	f.sig = r.take(64)
+	r.body(&f, fl>>bodyShift&7)
+	if r.err != nil {
+		return version, n, seq, nil
+	}
+	return version, n, seq, rebuild(f)
+}
+
+func (r *reader) ancestors(form byte, f *parts, at place) (ts, depth int64) {
+	count := 1
+	switch form {
+	case prevLast:
+		k, ok := r.s.recall(place{at.log, at.seq - 1})
+		if !ok {
+			r.fail(ErrUnknown)
+		}
+		f.prev = []event.ID{k.id}
+		return k.ts, k.depth
+	case prevMany:
+		count = r.count()
+	case prevOne:
+	default:
+		r.fail(errors.New("unknown form of previous events"))
+	}
+	for range count {
+		if r.err != nil {
+			return 0, 0
+		}
+		id, k, _ := r.event()
+		f.prev = append(f.prev, id)
+		ts, depth = max(ts, k.ts), max(depth, k.depth)
+	}
+	return ts, depth
+}
+
+func (r *reader) extras(f *parts, more byte) {
+	if more&moreSignatures != 0 {
+		for range r.count() {
+			if r.err != nil {
+				return
+			}
+			f.more = append(f.more, event.Signature{Server: r.name(), KeyID: r.name(), Sig: r.block()})
+		}
+	}
+	if more&moreHash != 0 {
+		f.hash = r.text()
+	}
+	f.origin = more&moreOrigin != 0
+	if more&moreRedacts != 0 {
+		f.redacts = event.ID(r.hash("$"))
+	}
+}
+
+// rebuild writes the canonical JSON of an event from its parts. What it does not know of (other top-level keys) makes
+// it differ from the original, and so keeps such events out of the compact form.
+func rebuild(f parts) []byte {
+	hash := f.hash
+	if hash == "" {
+		hash = base64.RawStdEncoding.EncodeToString(contentHash(f))
+	}
+	b := make([]byte, 0, len(f.content)+1024)
+	b = appendHead(b, f)
+	b = append(b, `"hashes":{"sha256":`...)
+	b = appendString(b, hash)
+	b = append(b, `},`...)
+	b = appendMiddle(b, f)
+	b = append(b, `"signatures":{`...)
+	b = appendSignatures(b, f)
+	b = append(b, `},`...)
+	return appendTail(b, f)
+}
+
+func contentHash(f parts) []byte {
+	b := make([]byte, 0, len(f.content)+1024)
+	sum := sha256Sum(appendTail(appendMiddle(appendHead(b, f), f), f))
+	return sum[:]
+}
+
+func appendHead(b []byte, f parts) []byte {
+	b = append(b, `{"auth_events":`...)
+	b = appendIDs(b, f.auth)
+	b = append(b, `,"content":`...)
+	b = append(b, f.content...)
+	b = append(b, `,"depth":`...)
+	b = appendInt(b, f.depth)
+	return append(b, ',')
+}
+
+func appendMiddle(b []byte, f parts) []byte {
+	if f.origin {
+		b = append(b, `"origin":`...)
+		b = append(appendString(b, serverOf(f.sender)), ',')
+	}
+	b = append(b, `"origin_server_ts":`...)
+	b = appendInt(b, f.ts)
+	b = append(b, `,"prev_events":`...)
+	b = append(appendIDs(b, f.prev), ',')
+	if f.redacts != "" {
+		b = append(b, `"redacts":`...)
+		b = append(appendString(b, string(f.redacts)), ',')
+	}
+	b = append(b, `"room_id":`...)
+	b = appendString(b, string(f.room))
+	b = append(b, `,"sender":`...)
+	return append(appendString(b, f.sender), ',')
+}
+
+func appendTail(b []byte, f parts) []byte {
+	if f.stateKey != nil {
+		b = append(b, `"state_key":`...)
+		b = append(appendString(b, *f.stateKey), ',')
+	}
+	b = append(b, `"type":`...)
+	return append(appendString(b, f.typ), '}')
+}
+
+// appendSignatures writes the signatures in canonical order: by server, then by key.
+func appendSignatures(b []byte, f parts) []byte {
+	all := append([]event.Signature{{Server: serverOf(f.sender), KeyID: f.author.key, Sig: f.sig}}, f.more...)
+	slices.SortStableFunc(all, func(x, y event.Signature) int {
+		return strings.Compare(x.Server+"\x00"+x.KeyID, y.Server+"\x00"+y.KeyID)
+	})
+	for i, s := range all {
+		if i == 0 || all[i-1].Server != s.Server {
+			if i > 0 {
+				b = append(b, "},"...)
+			}
+			b = append(appendString(b, s.Server), ":{"...)
+		} else {
+			b = append(b, ',')
+		}
+		b = append(appendString(b, s.KeyID), ':')
+		b = appendString(b, base64.RawStdEncoding.EncodeToString(s.Sig))
+	}
+	return append(b, '}')
+}
+
+func appendIDs(b []byte, ids []event.ID) []byte {
+	b = append(b, '[')
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, string(id))
+	}
+	return append(b, ']')
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package parcel
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// dictionary is what JSON between Matrix servers mostly looks like; zstd refers to it as if it had just been sent. It
+// is part of the wire format: a change needs a new dictionaryID and the old one kept for reading.
+//
+//go:embed dictionary.txt
+var dictionary []byte
+
+const (
+	dictionaryID = 1
+	maxUnpacked  = 64 << 20 // a body, unpacked; what does not fit into memory is media and goes another way
+)
+
+// Codec holds what sessions share and nobody changes: compressors, dictionary, text model. Make one per process; it is
+// safe for concurrent use.
+type Codec struct {
+	packer   *zstd.Encoder
+	unpacker *zstd.Decoder
+	text     *textModel
+}
+
+// NewCodec sets up a codec.
+func NewCodec() (*Codec, error) {
+	packer, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true),
+		zstd.WithWindowSize(256<<10), zstd.WithSingleSegment(true), zstd.WithEncoderDictRaw(dictionaryID, dictionary))
+	if err != nil {
+		return nil, fmt.Errorf("set up zstd: %w", err)
+	}
+	unpacker, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(maxUnpacked), zstd.WithDecoderDictRaw(dictionaryID, dictionary))
+	if err != nil {
+		return nil, fmt.Errorf("set up zstd: %w", err)
+	}
+	text, err := loadTextModel()
+	if err != nil {
+		return nil, err
+	}
+	return &Codec{packer: packer, unpacker: unpacker, text: text}, nil
+}
+
+// ModelVersion is what Hello.Model says.
+func (c *Codec) ModelVersion() [4]byte { return c.text.version }
+
+// Pack compresses a body if that makes it smaller. The first byte of the result says how: 0 as it is, 1 zstd with the
+// dictionary, without the four magic bytes.
+func (c *Codec) Pack(body []byte) []byte {
+	packed := c.packer.EncodeAll(body, []byte{1})
+	if len(packed) < 5 || len(packed)-4 >= 1+len(body) {
+		return append([]byte{0}, body...)
+	}
+	return append(packed[:1], packed[5:]...) // the magic number says nothing here
+}
+
+// Unpack undoes Pack, if the result is at most limit bytes long.
+func (c *Codec) Unpack(packed []byte, limit int) ([]byte, error) {
+	if len(packed) == 0 {
+		return nil, errors.New("unpack body: empty")
+	}
+	switch method, data := packed[0], packed[1:]; method {
+	case 0:
+		if len(data) > limit {
+			return nil, fmt.Errorf("unpack body: %d bytes are more than %d", len(data), limit)
+		}
+		return data, nil
+	case 1:
+		frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd}, data...)
+		var h zstd.Header
+		if err := h.Decode(frame); err != nil {
+			return nil, fmt.Errorf("unpack body: %w", err)
+		}
+		if !h.HasFCS || h.FrameContentSize > uint64(min(limit, maxUnpacked)) {
+			return nil, fmt.Errorf("unpack body: more than %d bytes", limit)
+		}
+		body, err := c.unpacker.DecodeAll(frame, make([]byte, 0, min(h.FrameContentSize, 1<<20)))
+		if err != nil {
+			return nil, fmt.Errorf("unpack body: %w", err)
+		}
+		if len(body) > limit {
+			return nil, fmt.Errorf("unpack body: more than %d bytes", limit)
+		}
+		return body, nil
+	default:
+		return nil, fmt.Errorf("unpack body: unknown method %d", method)
+	}
+}
