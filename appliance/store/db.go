@@ -32,8 +32,9 @@ var schemaFiles embed.FS
 const (
 	applicationID = 0x486c6731 // "Hlg1"
 	schemaVersion = 1
-	pageSize      = 2048
-	walPages      = 8 << 20 / pageSize // a checkpoint folds this many pages; more of them fold together, less is written
+	pageSize      = 1024
+	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
+	foldEvery     = 128                // acts between looks at the log's length
 	posBlock      = 1 << 14            // positions reserved on disk at a time
 	maxBatch      = 256
 	maxWaiting    = 4096
@@ -86,6 +87,8 @@ type DB struct {
 	onCommit []func(Commit)
 
 	wake   chan struct{} // capacity 1
+	fold   chan struct{} // capacity 1: look at the log's length
+	folded chan struct{} // the folder has stopped
 	slots  chan struct{} // bounds what Do may have queued
 	done   chan struct{} // writer has stopped
 	w      *conn         // below: the writer's own
@@ -109,7 +112,7 @@ func Open(ctx context.Context, path string, opt Options) (*DB, error) {
 		opt.Free = freeBytes
 	}
 	db := &DB{path: path, opt: opt, log: opt.Log,
-		checked: make(chan struct{}), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxWaiting), done: make(chan struct{}),
+		checked: make(chan struct{}), wake: make(chan struct{}, 1), fold: make(chan struct{}, 1), folded: make(chan struct{}), slots: make(chan struct{}, maxWaiting), done: make(chan struct{}),
 		readers: make(chan *conn, opt.Readers), nread: opt.Readers, groups: newGroupCache(8 << 20)}
 	if err := db.open(ctx); err != nil {
 		if db.w != nil {
@@ -123,7 +126,8 @@ func Open(ctx context.Context, path string, opt Options) (*DB, error) {
 	for range opt.Readers {
 		db.readers <- nil
 	}
-	go db.write() // Close waits for it
+	go db.write()   // Close waits for it
+	go db.folding() // and for it
 	return db, nil
 }
 
@@ -155,13 +159,13 @@ func (db *DB) open(ctx context.Context) error {
 		return err
 	}
 	if !fresh {
-		if err := db.checkIdentity(); err != nil {
+		if fresh, err = db.checkIdentity(); err != nil {
 			return err
 		}
 	}
 	if err := db.w.script(fmt.Sprintf(`PRAGMA page_size=%d; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;
 		PRAGMA mmap_size=0; PRAGMA cache_size=-4000; PRAGMA cell_size_check=ON; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d`,
-		pageSize, walPages, 2*walPages*pageSize)); err != nil {
+		pageSize, 4*walPages, 2*walPages*pageSize)); err != nil {
 		return err
 	}
 	if fresh {
@@ -199,26 +203,26 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// checkIdentity refuses a file that is not ours or from a newer program. A creation that a power cut interrupted leaves a file without tables: it is made anew.
-func (db *DB) checkIdentity() error {
+// checkIdentity refuses a file that is not ours or from a newer program. A creation that a power cut interrupted leaves a file without tables: it counts as fresh.
+func (db *DB) checkIdentity() (fresh bool, err error) {
 	r := &Read{db: db, c: db.w}
 	var app, version, tables int64
 	for sql, to := range map[string]*int64{`PRAGMA application_id`: &app, `PRAGMA user_version`: &version, `SELECT count(*) FROM sqlite_schema`: &tables} {
 		if _, err := r.one(sql, nil, to); err != nil {
-			return err
+			return false, err
 		}
 	}
 	switch {
 	case app == 0 && version == 0 && tables == 0:
-		return db.create()
+		return true, nil
 	case app != applicationID:
-		return fmt.Errorf("this is not a Hallig database (application id %#x)", app)
+		return false, fmt.Errorf("this is not a Hallig database (application id %#x)", app)
 	case version > schemaVersion:
-		return fmt.Errorf("schema %d is newer than this program's %d: start the newer program again, or restore the backup made before the update", version, schemaVersion)
+		return false, fmt.Errorf("schema %d is newer than this program's %d: start the newer program again, or restore the backup made before the update", version, schemaVersion)
 	case version < schemaVersion:
-		return db.migrate(version)
+		return false, db.migrate(version)
 	}
-	return nil
+	return false, nil
 }
 
 // create applies every schema file in one transaction together with the application id, so that a half-made database cannot exist.
@@ -375,6 +379,7 @@ func (db *DB) Close() error {
 	db.mu.Unlock()
 	db.poke()
 	<-db.done
+	<-db.folded
 	<-db.checked
 	for range db.nread {
 		if c := <-db.readers; c != nil {

@@ -128,6 +128,8 @@ func (db *DB) poke() {
 // while one flush runs, the next batch collects by itself.
 func (db *DB) write() {
 	defer close(db.done)
+	defer close(db.fold)
+	acts := 0
 	var lazyAt <-chan time.Time
 	quiet := time.NewTimer(quietDelay)
 	defer quiet.Stop()
@@ -140,6 +142,13 @@ func (db *DB) write() {
 			db.commit(batch)
 			dirty = true
 			quiet.Reset(quietDelay)
+			if acts += len(batch); acts >= foldEvery {
+				acts = 0
+				select {
+				case db.fold <- struct{}{}:
+				default:
+				}
+			}
 			continue
 		}
 		if closed {
@@ -159,6 +168,36 @@ func (db *DB) write() {
 					db.log.Warn("fold the write-ahead log", "err", err)
 				}
 			}
+		}
+	}
+}
+
+// folding copies the write-ahead log into the file while the writer goes on: with a slow card that takes seconds, which nobody should wait for.
+// Under load without a pause it cannot finish; then the writer itself does it (wal_autocheckpoint, at four times the length).
+func (db *DB) folding() {
+	defer close(db.folded)
+	var c *conn
+	for range db.fold {
+		if c == nil {
+			var err error
+			if c, err = openConn(db.dsn(false)); err != nil {
+				c = nil
+				db.log.Warn("open connection to fold the write-ahead log", "err", err)
+				continue
+			}
+			defer c.close()
+		}
+		r := &Read{db: db, c: c}
+		var busy, pages, done int64
+		if _, err := r.one(`PRAGMA wal_checkpoint(NOOP)`, nil, &busy, &pages, &done); err != nil {
+			db.log.Warn("measure the write-ahead log", "err", err)
+			continue
+		}
+		if pages-done < walPages {
+			continue
+		}
+		if _, err := r.one(`PRAGMA wal_checkpoint(PASSIVE)`, nil, &busy, &pages, &done); err != nil {
+			db.log.Warn("fold the write-ahead log", "err", err)
 		}
 	}
 }

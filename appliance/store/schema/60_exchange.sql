@@ -79,11 +79,10 @@ CREATE TABLE span (
 	PRIMARY KEY (server, room, first)
 ) STRICT, WITHOUT ROWID;
 
--- EDUs taken from a peer: everything up to kept of that lane and epoch has had its effect.
+-- EDUs taken from a peer: everything up to kept of that epoch has had its effect.
 CREATE TABLE edu_in (
 	box   INTEGER NOT NULL,
 	epoch INTEGER NOT NULL,
-	lane  INTEGER NOT NULL,
 	kept  INTEGER NOT NULL,
-	PRIMARY KEY (box, epoch, lane)
+	PRIMARY KEY (box, epoch)
 ) STRICT, WITHOUT ROWID;

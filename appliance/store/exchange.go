@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"hallig/appliance/event"
+)
+
+// Log is one numbering of one room's events: that of Box in Epoch. Top is how far we are done with it without holes;
+// of our own log, the number given out last.
+type Log struct {
+	N     int64
+	Room  event.RoomID
+	Box   string
+	Epoch uint32
+	Own   bool
+	Top   uint64
+}
+
+// LogEntry is one place of a log. Event is the event's number here, 0 when we are done with the place without having
+// the event. Gap counts the numbers before Seq that are not for this box.
+type LogEntry struct {
+	Seq   uint64
+	Event int64
+	Gap   uint64
+}
+
+// PeerRow is a paired box; Record is what sync/peer wrote about it.
+type PeerRow struct {
+	Box    string
+	Server string
+	Record []byte
+}
+
+func (tx *Tx) boxN(id string) (int64, error) {
+	var n int64
+	if ok, err := tx.one(`SELECT n FROM box WHERE id = ?`, args(id), &n); ok || err != nil {
+		return n, err
+	}
+	_, err := tx.one(`INSERT INTO box (id) VALUES (?) RETURNING n`, args(id), &n)
+	return n, err
+}
+
+func (r *Read) findBox(id string) (int64, error) {
+	var n int64
+	_, err := r.one(`SELECT n FROM box WHERE id = ?`, args(id), &n)
+	return n, err
+}
+
+// OpenExchange says who this box is and gives the epoch of its logs: the stored one, or draw when there is none yet or
+// the data directory has come from another box.
+func (tx *Tx) OpenExchange(box string, draw uint32) (epoch uint32, err error) {
+	n, err := tx.boxN(box)
+	if err != nil {
+		return 0, fmt.Errorf("open exchange: %w", err)
+	}
+	if ok, err := tx.one(`SELECT epoch FROM exchange_self WHERE box = ?`, args(n), &epoch); ok || err != nil {
+		return epoch, err
+	}
+	return draw, tx.exec(`INSERT OR REPLACE INTO exchange_self (one, box, epoch) VALUES (1, ?, ?)`, n, draw)
+}
+
+// NewEpoch begins new logs and a new numbering of EDUs: to be called after every restore, because numbers may have been
+// given away since the backup was made.
+func (tx *Tx) NewEpoch(draw uint32) error {
+	return tx.exec(`UPDATE exchange_self SET epoch = ?`, draw)
+}
+
+// PutPeer stores a paired box in place of an older entry of the same box or the same server name.
+func (tx *Tx) PutPeer(box, server string, record []byte) error {
+	n, err := tx.boxN(box)
+	if err != nil {
+		return err
+	}
+	if err := tx.exec(`DELETE FROM peer WHERE box = ? OR server = ?`, n, server); err != nil {
+		return err
+	}
+	return tx.exec(`INSERT INTO peer (box, server, record) VALUES (?, ?, ?)`, n, server, record)
+}
+
+// DeletePeer forgets that a box is paired. What its logs brought stays.
+func (tx *Tx) DeletePeer(box string) error {
+	return tx.exec(`DELETE FROM peer WHERE box = (SELECT n FROM box WHERE id = ?)`, box)
+}
+
+// Peers lists the paired boxes.
+func (r *Read) Peers() ([]PeerRow, error) {
+	var out []PeerRow
+	err := r.each(`SELECT b.id, p.server, p.record FROM peer p JOIN box b ON b.n = p.box ORDER BY b.id`, nil, func(row *Row) error {
+		var p PeerRow
+		if err := row.Scan(&p.Box, &p.Server, &p.Record); err != nil {
+			return err
+		}
+		out = append(out, p)
+		return nil
+	})
+	return out, err
+}
+
+const selectLogs = `SELECT l.n, l.room, b.id, l.epoch, s.one IS NOT NULL,
+	CASE WHEN s.one IS NULL THEN l.kept ELSE coalesce((SELECT max(e.seq) FROM log_entry e WHERE e.log = l.n), 0) END
+	FROM log l JOIN box b ON b.n = l.box LEFT JOIN exchange_self s ON s.box = l.box AND s.epoch = l.epoch `
+
+func (r *Read) logs(where string, a ...any) ([]Log, error) {
+	var out []Log
+	err := r.each(selectLogs+where, a, func(row *Row) error {
+		var l Log
+		var room, top int64
+		if err := row.Scan(&l.N, &room, &l.Box, &l.Epoch, &l.Own, &top); err != nil {
+			return err
+		}
+		l.Top = uint64(top)
+		var err error
+		if l.Room, err = r.roomText(room); err != nil {
+			return err
+		}
+		out = append(out, l)
+		return nil
+	})
+	return out, err
+}
+
+// Logs lists the logs of a room, our own first, then the others in the order in which we heard of them.
+func (r *Read) Logs(room event.RoomID) ([]Log, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	return r.logs(`WHERE l.room = ? ORDER BY s.one IS NULL, l.n`, nid)
+}
+
+// LogOf finds one log; false when we never heard of it.
+func (r *Read) LogOf(room event.RoomID, box string, epoch uint32) (Log, bool, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return Log{}, false, err
+	}
+	l, err := r.logs(`WHERE l.room = ? AND b.id = ? AND l.epoch = ?`, nid, box, epoch)
+	if err != nil || len(l) == 0 {
+		return Log{}, false, err
+	}
+	return l[0], true, nil
+}
+
+func (tx *Tx) logN(room event.RoomID, box string, epoch uint32) (int64, error) {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return 0, err
+	}
+	b, err := tx.boxN(box)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	if ok, err := tx.one(`SELECT n FROM log WHERE room = ? AND box = ? AND epoch = ?`, args(nid, b, epoch), &n); ok || err != nil {
+		return n, err
+	}
+	_, err = tx.one(`INSERT INTO log (room, box, epoch) VALUES (?, ?, ?) RETURNING n`, args(nid, b, epoch), &n)
+	return n, err
+}
+
+// NumberEvent puts an event that this box takes in first into its own log of the room and gives its number there; 0
+// before OpenExchange.
+func (tx *Tx) NumberEvent(room event.RoomID, nid int64) (seq uint64, err error) {
+	var epoch uint32
+	var self string
+	ok, err := tx.one(`SELECT b.id, s.epoch FROM exchange_self s JOIN box b ON b.n = s.box`, nil, &self, &epoch)
+	if !ok || err != nil {
+		return 0, err
+	}
+	log, err := tx.logN(room, self, epoch)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	if _, err := tx.one(`INSERT INTO log_entry (log, seq, event)
+		SELECT ?, coalesce(max(seq), 0) + 1, ? FROM log_entry WHERE log = ? RETURNING seq`, args(log, nid, log), &n); err != nil {
+		return 0, fmt.Errorf("number event: %w", err)
+	}
+	return uint64(n), nil
+}
+
+// MarkEntry notes that this box is done with a place of another box's log: it has the event (nid) or has refused it for
+// good (nid 0). gap says how many numbers before seq the giver declared to be not for us. It gives how far we are now.
+func (tx *Tx) MarkEntry(room event.RoomID, box string, epoch uint32, seq, gap uint64, nid int64) (kept uint64, err error) {
+	log, err := tx.logN(room, box, epoch)
+	if err != nil {
+		return 0, err
+	}
+	// A place is filled once; only an entry without an event may still get one, and a gap may become known later.
+	if err := tx.exec(`INSERT INTO log_entry (log, seq, event, gap) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (log, seq) DO UPDATE
+		SET event = CASE event WHEN 0 THEN excluded.event ELSE event END, gap = max(gap, excluded.gap)`, log, seq, nid, gap); err != nil {
+		return 0, fmt.Errorf("mark log entry: %w", err)
+	}
+	return tx.raiseKept(log)
+}
+
+// raiseKept moves a log's kept up over entries without holes.
+func (tx *Tx) raiseKept(log int64) (uint64, error) {
+	var old int64
+	if _, err := tx.one(`SELECT kept FROM log WHERE n = ?`, args(log), &old); err != nil {
+		return 0, err
+	}
+	kept := old
+	err := tx.each(`SELECT seq, gap FROM log_entry WHERE log = ? AND seq > ? ORDER BY seq`, args(log, old), func(row *Row) error {
+		var seq, gap int64
+		if err := row.Scan(&seq, &gap); err != nil {
+			return err
+		}
+		if seq-gap-1 > kept {
+			return errStop
+		}
+		kept = seq
+		return nil
+	})
+	if err != nil || kept == old {
+		return uint64(old), err
+	}
+	return uint64(kept), tx.exec(`UPDATE log SET kept = ? WHERE n = ?`, kept, log)
+}
+
+// SkipLog notes that a giver declared everything of a log up to a number to be not for this box.
+func (tx *Tx) SkipLog(room event.RoomID, box string, epoch uint32, upTo uint64) (kept uint64, err error) {
+	log, err := tx.logN(room, box, epoch)
+	if err != nil {
+		return 0, err
+	}
+	if err := tx.exec(`UPDATE log SET kept = ? WHERE n = ? AND kept < ?`, upTo, log, upTo); err != nil {
+		return 0, err
+	}
+	return tx.raiseKept(log)
+}
+
+// LogEntries lists a log's places after a number, in order.
+func (r *Read) LogEntries(log int64, after uint64, limit int) ([]LogEntry, error) {
+	var out []LogEntry
+	err := r.each(`SELECT seq, event, gap FROM log_entry WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?`, args(log, after, limit), func(row *Row) error {
+		var e LogEntry
+		var seq, gap int64
+		if err := row.Scan(&seq, &e.Event, &gap); err != nil {
+			return err
+		}
+		e.Seq, e.Gap = uint64(seq), uint64(gap)
+		out = append(out, e)
+		return nil
+	})
+	return out, err
+}
+
+// SharedRooms lists the rooms where a server has a joined member.
+func (r *Read) SharedRooms(server string) ([]event.RoomID, error) {
+	return r.rooms(`SELECT DISTINCT m.room FROM member m JOIN usr u ON u.nid = m.usr JOIN server s ON s.nid = u.server
+		WHERE s.name = ? AND m.membership = 2 ORDER BY m.room`, server)
+}
+
+// DueRooms lists the rooms whose log entries may be due to a server: those it is in, and those it was in.
+func (r *Read) DueRooms(server string) ([]event.RoomID, error) {
+	return r.rooms(`SELECT DISTINCT m.room FROM member m JOIN usr u ON u.nid = m.usr JOIN server s ON s.nid = u.server
+		WHERE s.name = ?1 AND m.membership = 2 UNION SELECT room FROM span WHERE server = ?1 ORDER BY 1`, server)
+}
+
+func (r *Read) rooms(sql string, a ...any) ([]event.RoomID, error) {
+	var nids []int64
+	if err := r.each(sql, a, func(row *Row) error {
+		var n int64
+		err := row.Scan(&n)
+		nids = append(nids, n)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	out := make([]event.RoomID, 0, len(nids))
+	for _, n := range nids {
+		id, err := r.roomText(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// JoinedOf counts the joined members a server has in a room.
+func (r *Read) JoinedOf(room event.RoomID, server string) (int, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	var n int
+	_, err = r.one(`SELECT count(*) FROM member m JOIN usr u ON u.nid = m.usr JOIN server s ON s.nid = u.server
+		WHERE m.room = ? AND s.name = ? AND m.membership = 2`, args(nid, server), &n)
+	return n, err
+}
+
+// EventByShort finds an event of a room by the first eight bytes of its id's hash; 0 when we do not have it for good.
+func (r *Read) EventByShort(room event.RoomID, short [8]byte) (nid int64, err error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT nid FROM event WHERE substr(id, 1, 8) = ? AND room = ? AND flags & ? = 0`, args(short[:], rn, Outlier), &nid)
+	return nid, err
+}
+
+// ChildOfGaps finds an event of ours whose prev events are exactly the given ones, all of which we lack; "" if there is
+// none. The state before it is the state after them.
+func (r *Read) ChildOfGaps(room event.RoomID, prev []event.ID) (event.ID, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil || len(prev) == 0 {
+		return "", err
+	}
+	var children []int64
+	if err := r.each(`SELECT child FROM gap WHERE room = ? AND id = ?`, args(rn, idBytes(prev[0])), func(row *Row) error {
+		var n int64
+		err := row.Scan(&n)
+		children = append(children, n)
+		return err
+	}); err != nil {
+		return "", err
+	}
+	for _, n := range children {
+		e, err := r.EventByNID(n)
+		if err != nil {
+			return "", err
+		}
+		if e == nil {
+			continue
+		}
+		var body struct {
+			Prev []event.ID `json:"prev_events"`
+		}
+		if json.Unmarshal(e.JSON, &body) == nil && sameIDs(body.Prev, prev) {
+			return e.ID, nil
+		}
+	}
+	return "", nil
+}
+
+func sameIDs(a, b []event.ID) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(a, b)
+}

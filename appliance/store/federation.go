@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package store
+
+import (
+	"hallig/appliance/event"
+)
+
+// ServerKey is one verify key of another server, with where we have it from. Times are in milliseconds.
+type ServerKey struct {
+	Server     string
+	KeyID      string
+	Key        []byte // Ed25519 public key
+	ValidUntil int64  // as the document says; 0 for a retired key
+	ExpiredAt  int64  // not 0: retired then
+	LearntAt   int64  // last attestation
+	Source     string
+	Document   []byte // the signed document, current keys only
+}
+
+// SaveServerKeys stores the keys of one server. Keys it no longer names stay: old events are still verified with them.
+func (tx *Tx) SaveServerKeys(keys []ServerKey) error {
+	for _, k := range keys {
+		err := tx.exec(`INSERT INTO server_key (server, key_id, key, valid_until, expired_at, learnt_at, source, document) VALUES (?,?,?,?,?,?,?,?)
+			ON CONFLICT (server, key_id) DO UPDATE SET key=excluded.key, valid_until=max(valid_until, excluded.valid_until), expired_at=excluded.expired_at,
+			learnt_at=max(learnt_at, excluded.learnt_at), source=excluded.source, document=excluded.document`,
+			k.Server, k.KeyID, k.Key, k.ValidUntil, k.ExpiredAt, k.LearntAt, k.Source, k.Document)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ServerKeys gives all keys known of a server.
+func (r *Read) ServerKeys(server string) ([]ServerKey, error) {
+	var out []ServerKey
+	err := r.each(`SELECT key_id, key, valid_until, expired_at, learnt_at, source, document FROM server_key WHERE server=?`, args(server), func(row *Row) error {
+		k := ServerKey{Server: server}
+		err := row.Scan(&k.KeyID, &k.Key, &k.ValidUntil, &k.ExpiredAt, &k.LearntAt, &k.Source, &k.Document)
+		out = append(out, k)
+		return err
+	})
+	return out, err
+}
+
+// StagedPDU is an event from another server that waits to be accepted.
+type StagedPDU struct {
+	N        int64 // order of arrival
+	Room     event.RoomID
+	ID       event.ID
+	Origin   string // whom to ask for its ancestors
+	Verified bool
+	JSON     []byte
+}
+
+// StagePDU keeps an event until it can be accepted; one that is there already stays as it is.
+func (tx *Tx) StagePDU(p StagedPDU) error {
+	return tx.exec(`INSERT INTO fed_in (room, id, origin, verified, json) VALUES (?,?,?,?,?) ON CONFLICT (room, id) DO UPDATE SET origin=excluded.origin`,
+		string(p.Room), string(p.ID), p.Origin, p.Verified, p.JSON)
+}
+
+// UnstagePDU forgets a staged event: it is accepted or refused.
+func (tx *Tx) UnstagePDU(room event.RoomID, id event.ID) error {
+	return tx.exec(`DELETE FROM fed_in WHERE room=? AND id=?`, string(room), string(id))
+}
+
+// StagedRooms lists the rooms in which events wait.
+func (r *Read) StagedRooms() ([]event.RoomID, error) {
+	var out []event.RoomID
+	err := r.each(`SELECT DISTINCT room FROM fed_in`, nil, func(row *Row) error {
+		var room string
+		err := row.Scan(&room)
+		out = append(out, event.RoomID(room))
+		return err
+	})
+	return out, err
+}
+
+// Staged gives the waiting events of a room, oldest arrival first.
+func (r *Read) Staged(room event.RoomID) ([]StagedPDU, error) {
+	var out []StagedPDU
+	err := r.each(`SELECT n, id, origin, verified, json FROM fed_in WHERE room=? ORDER BY n`, args(string(room)), func(row *Row) error {
+		p := StagedPDU{Room: room}
+		var id string
+		err := row.Scan(&p.N, &id, &p.Origin, &p.Verified, &p.JSON)
+		p.ID = event.ID(id)
+		out = append(out, p)
+		return err
+	})
+	return out, err
+}
+
+// keptAnswers is how many answers to transactions are kept for all servers together; a server repeats only its newest.
+const keptAnswers = 5000
+
+// SaveTxnAnswer keeps the answer to a transaction.
+func (tx *Tx) SaveTxnAnswer(origin, txn string, answer []byte) error {
+	if err := tx.exec(`INSERT OR IGNORE INTO fed_txn (origin, txn, answer) VALUES (?,?,?)`, origin, txn, answer); err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM fed_txn WHERE n <= (SELECT max(n) FROM fed_txn) - ?`, keptAnswers)
+}
+
+// TxnAnswer gives the answer to a transaction that was seen before; nil when it was not.
+func (r *Read) TxnAnswer(origin, txn string) ([]byte, error) {
+	var answer []byte
+	_, err := r.one(`SELECT answer FROM fed_txn WHERE origin=? AND txn=?`, args(origin, txn), &answer)
+	return answer, err
+}
+
+// Cursor says up to which position a server has our events of a room.
+type Cursor struct {
+	Room event.RoomID
+	Pos  int64
+}
+
+// FederationCursors lists a server's cursors.
+func (r *Read) FederationCursors(dest string) ([]Cursor, error) {
+	var out []Cursor
+	err := r.each(`SELECT room, pos FROM fed_cursor WHERE dest=?`, args(dest), func(row *Row) error {
+		var room string
+		var c Cursor
+		err := row.Scan(&room, &c.Pos)
+		c.Room = event.RoomID(room)
+		out = append(out, c)
+		return err
+	})
+	return out, err
+}
+
+// FederationDests lists the servers that have a cursor or a waiting EDU.
+func (r *Read) FederationDests() ([]string, error) {
+	return r.texts(`SELECT dest FROM fed_cursor UNION SELECT dest FROM edu_out`)
+}
+
+// CursorServers lists the servers that have a cursor in a room.
+func (r *Read) CursorServers(room event.RoomID) ([]string, error) {
+	return r.texts(`SELECT dest FROM fed_cursor WHERE room=?`, string(room))
+}
+
+func (r *Read) texts(sql string, a ...any) ([]string, error) {
+	var out []string
+	err := r.each(sql, a, func(row *Row) error {
+		var s string
+		err := row.Scan(&s)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+// SetFederationCursor moves or makes a cursor. It never goes back.
+func (tx *Tx) SetFederationCursor(dest string, room event.RoomID, pos int64) error {
+	return tx.exec(`INSERT INTO fed_cursor (dest, room, pos) VALUES (?,?,?) ON CONFLICT (dest, room) DO UPDATE SET pos=max(pos, excluded.pos)`, dest, string(room), pos)
+}
+
+// DropFederationCursor forgets a cursor: the server has left the room and knows it.
+func (tx *Tx) DropFederationCursor(dest string, room event.RoomID) error {
+	return tx.exec(`DELETE FROM fed_cursor WHERE dest=? AND room=?`, dest, string(room))
+}
+
+// AddFederationCursor makes a cursor where there is none.
+func (tx *Tx) AddFederationCursor(dest string, room event.RoomID, pos int64) error {
+	return tx.exec(`INSERT OR IGNORE INTO fed_cursor (dest, room, pos) VALUES (?,?,?)`, dest, string(room), pos)
+}
+
+// Owe notes an event of another server's user that was made through us, so that the rest of the room gets it from us.
+func (tx *Tx) Owe(room event.RoomID, id event.ID) error {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return err
+	}
+	return tx.exec(`INSERT OR IGNORE INTO fed_owed (room, id) VALUES (?,?)`, nid, idBytes(id))
+}
+
+// Outgoing is an event that a server is owed.
+type Outgoing struct {
+	ID   event.ID
+	Pos  int64
+	JSON []byte
+}
+
+// OutgoingEvents gives what a server is owed of a room's events with after < pos <= to: those of our own users, and those
+// of others (but not the server's own) that were made through us; oldest first.
+func (r *Read) OutgoingEvents(own, dest string, room event.RoomID, after, to int64, limit int) ([]Outgoing, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	us, err := r.db.names.find(kindServer, own, nil)
+	if us == nil || err != nil {
+		return nil, err
+	}
+	var them int64
+	if n, err := r.db.names.find(kindServer, dest, nil); err != nil {
+		return nil, err
+	} else if n != nil {
+		them = n.nid
+	}
+	var out []Outgoing
+	err = r.each(`SELECT e.id, e.pos, e.json FROM event e JOIN usr u ON u.nid=e.sender WHERE e.room=?1 AND e.pos>?2 AND e.pos<=?3
+		AND (u.server=?4 OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=e.id)) ORDER BY e.pos LIMIT ?6`,
+		args(nid, after, to, us.nid, them, limit), func(row *Row) error {
+			var o Outgoing
+			var id []byte
+			err := row.Scan(&id, &o.Pos, &o.JSON)
+			o.ID = idText(id)
+			out = append(out, o)
+			return err
+		})
+	return out, err
+}
+
+// DepartedAt gives the position of the last change of membership of a server's users in a room in which it has nobody joined; 0 when
+// it never had one, -1 when somebody is joined.
+func (r *Read) DepartedAt(server string, room event.RoomID) (int64, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	n, err := r.db.names.find(kindServer, server, nil)
+	if n == nil || err != nil {
+		return 0, err
+	}
+	var joined, pos int64
+	_, err = r.one(`SELECT count(*) FILTER (WHERE m.membership=2), coalesce(max(m.pos), 0) FROM member m JOIN usr u ON u.nid=m.usr WHERE m.room=? AND u.server=?`,
+		args(nid, n.nid), &joined, &pos)
+	if joined > 0 {
+		return -1, err
+	}
+	return pos, err
+}
+
+// JoinedSince gives the least position at which a joined user of a server last changed membership in a room; 0 when unknown.
+func (r *Read) JoinedSince(server string, room event.RoomID) (int64, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
+	}
+	n, err := r.db.names.find(kindServer, server, nil)
+	if n == nil || err != nil {
+		return 0, err
+	}
+	var pos int64
+	_, err = r.one(`SELECT coalesce(min(m.pos), 0) FROM member m JOIN usr u ON u.nid=m.usr WHERE m.room=? AND u.server=? AND m.membership=2`, args(nid, n.nid), &pos)
+	return pos, err
+}
+
+// ParkPDU notes that a server does not take an event.
+func (tx *Tx) ParkPDU(dest string, id event.ID, room event.RoomID, reason string) error {
+	return tx.exec(`INSERT OR REPLACE INTO fed_parked (dest, id, room, reason) VALUES (?,?,?,?)`, dest, string(id), string(room), reason)
+}
+
+// UnparkPDU forgets that.
+func (tx *Tx) UnparkPDU(dest string, id event.ID) error {
+	return tx.exec(`DELETE FROM fed_parked WHERE dest=? AND id=?`, dest, string(id))
+}
+
+// ParkedPDUs lists what a server did not take.
+func (r *Read) ParkedPDUs(dest string) ([]event.ID, error) {
+	ids, err := r.texts(`SELECT id FROM fed_parked WHERE dest=? LIMIT 50`, dest)
+	out := make([]event.ID, len(ids))
+	for i, id := range ids {
+		out[i] = event.ID(id)
+	}
+	return out, err
+}
+
+// UnstageRoom forgets all staged events of a room that we have nobody in any more.
+func (tx *Tx) UnstageRoom(room event.RoomID) error {
+	return tx.exec(`DELETE FROM fed_in WHERE room=?`, string(room))
+}
+
+// GapDepth gives the least depth of an event here that has an ancestor we lack: where our knowledge of a room begins. 0 when
+// nothing lacks.
+func (r *Read) GapDepth(room event.RoomID) (int64, error) {
+	nid, err := r.findRoom(room)
+	if err != nil || nid == 0 {
+		return 0, err
+	}
+	var depth int64
+	_, err = r.one(`SELECT coalesce(min(e.depth), 0) FROM gap g JOIN event e ON e.nid = g.child WHERE g.room=?`, args(nid), &depth)
+	return depth, err
+}
