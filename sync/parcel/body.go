@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
-	"unicode/utf8"
 )
 
 // Bodies. A message is mostly one long string in a small frame of keys: the text in "body", the ciphertext in
@@ -238,6 +237,3 @@ func appendString(b []byte, s string) []byte {
 func appendInt(b []byte, v int64) []byte { return strconv.AppendInt(b, v, 10) }
 
 func sha256Sum(b []byte) [32]byte { return sha256.Sum256(b) }
-
-// validText says whether the model can carry a text: it ends texts with NUL.
-func validText(s string) bool { return utf8.ValidString(s) && bytes.IndexByte([]byte(s), 0) < 0 }

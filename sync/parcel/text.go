@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package parcel
+
+import (
+	"fmt"
+	"unicode/utf8"
+
+	"hallig/sync/parcel/prose"
+)
+
+// maxModelText bounds a text coded by the model: some bytes must not unfold into a message without end.
+const maxModelText = 16 << 10
+
+// textModel is the shipped model; see prose.
+type textModel struct {
+	version [4]byte
+	model   *prose.Model
+}
+
+func loadTextModel() (*textModel, error) {
+	m, err := prose.Load()
+	if err != nil {
+		return nil, fmt.Errorf("set up codec: %w", err)
+	}
+	return &textModel{m.Version, m}, nil
+}
+
+// encode codes a text in fewer than limit bytes, if it can.
+func (t *textModel) encode(text string, limit int) ([]byte, bool) {
+	if len(text) > maxModelText || !utf8.ValidString(text) {
+		return nil, false
+	}
+	return t.model.Encode(text, limit-1)
+}
+
+func (t *textModel) decode(code []byte, limit int) (string, error) {
+	return t.model.Decode(code, limit)
+}
