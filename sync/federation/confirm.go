@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+// This file keeps the books of one server: what was looked through, sent, confirmed, parked.
+
+// markRooms makes feeds dirty; a room without one gets it, from the position at which the server came in.
+func (d *dest) markRooms(r *store.Read, marked map[event.RoomID]bool) error {
+	for id := range marked {
+		f := d.rooms[id]
+		if f == nil {
+			start, err := d.start(r, id)
+			if err != nil {
+				return err
+			}
+			if start < 0 {
+				continue // nobody there, and nothing owed
+			}
+			f = &feed{cursor: start, sent: start}
+			d.rooms[id] = f
+		}
+		f.dirty = true
+	}
+	return nil
+}
+
+// start gives the position from which on a server is owed our events of a room; negative when it is owed nothing.
+func (d *dest) start(r *store.Read, id event.RoomID) (int64, error) {
+	cursors, err := r.FederationCursors(d.name)
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range cursors {
+		if c.Room == id {
+			return c.Pos, nil
+		}
+	}
+	departed, err := r.DepartedAt(d.name, id)
+	if err != nil || departed >= 0 {
+		return -1, err
+	}
+	// No cursor was made when it joined: we came into the room after it. A repetition of the first events costs nothing.
+	since, err := r.JoinedSince(d.name, id)
+	return max(0, since-1), err
+}
+
+// collectRoom adds what the server is owed of one room, as far as the window has room.
+func (d *dest) collectRoom(r *store.Read, id event.RoomID, f *feed, to int64, out *outgoing) error {
+	free := window - len(f.window)
+	if !f.dirty || free <= 0 {
+		return nil
+	}
+	departed, err := r.DepartedAt(d.name, id)
+	if err != nil {
+		return err
+	}
+	f.gone = departed >= 0
+	upper := to
+	if f.gone {
+		upper = min(to, departed)
+	}
+	evs, err := r.OutgoingEvents(d.s.c.Local.Server, d.name, id, f.sent, upper, free)
+	if err != nil {
+		return err
+	}
+	for _, e := range evs {
+		out.pdus = append(out.pdus, owed{room: id, Outgoing: e})
+	}
+	if len(evs) < free {
+		out.looked[id] = upper
+	}
+	return nil
+}
+
+// lookedThrough notes rooms in which nothing more is owed for now.
+func (d *dest) lookedThrough(out *outgoing) {
+	for id, upper := range out.looked {
+		f := d.rooms[id]
+		f.sent = max(f.sent, upper)
+		f.dirty = false
+		if f.gone && len(f.window) == 0 {
+			delete(d.rooms, id)
+			d.s.c.DB.Lazy(func(tx *store.Tx) error { return tx.DropFederationCursor(d.name, id) })
+		}
+	}
+}
+
+// taken notes that the pending transaction was answered.
+func (d *dest) taken(errs map[event.ID]string) {
+	out := d.pending
+	d.pending, d.refused = nil, 0
+	now := time.Now()
+	for _, o := range out.pdus {
+		f := d.rooms[o.room]
+		f.sent = max(f.sent, o.Pos)
+		f.window = append(f.window, store.Outgoing{ID: o.ID, Pos: o.Pos})
+		f.sentAt, f.wait = now, checkIdle
+		if len(f.window) >= window {
+			f.wait = checkFull
+		}
+		f.checkAt = now.Add(f.wait)
+		if text := errs[o.ID]; text != "" {
+			if f.errs == nil {
+				f.errs = map[event.ID]string{}
+			}
+			f.errs[o.ID] = text
+			d.log.Info("server said no to an event", "room", o.room, "event", o.ID, "err", text)
+		}
+	}
+	d.lookedThrough(out)
+	if out.eduTo > 0 {
+		d.eduAfter = out.eduTo
+		d.s.c.DB.Lazy(func(tx *store.Tx) error { return tx.DropEDUs(d.name, out.eduTo) })
+	}
+	if len(out.parked) > 0 {
+		d.parked = nil
+		d.s.c.DB.Lazy(func(tx *store.Tx) error {
+			for _, id := range out.parked {
+				if err := tx.UnparkPDU(d.name, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	d.mu.Lock()
+	d.st.Unconfirmed = 0
+	for _, f := range d.rooms {
+		d.st.Unconfirmed += len(f.window)
+	}
+	d.mu.Unlock()
+}
+
+// confirm asks for the last event of each room that is due. done says that a window opened; wait, when to ask again.
+func (d *dest) confirm(ctx context.Context) (wait time.Duration, done bool, err error) {
+	wait = retryMost
+	for id, f := range d.rooms {
+		if len(f.window) == 0 {
+			continue
+		}
+		if left := time.Until(f.checkAt); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		full := len(f.window) >= window
+		last := f.window[len(f.window)-1]
+		known, err := d.s.c.Client.Knows(ctx, d.name, last.ID)
+		switch {
+		case final(err): // it will not tell us: it has nobody in the room any more
+			known = true
+		case tooMany(err): // it wants fewer questions: pace by time instead
+			known = time.Since(f.sentAt) > 30*time.Millisecond*time.Duration(len(f.window))
+		case err != nil:
+			return 0, false, err
+		}
+		if known {
+			d.confirmed(id, f)
+			done = done || full || f.dirty
+			continue
+		}
+		if time.Since(f.sentAt) > resendAfter {
+			if err := d.resend(ctx, id, f); err != nil {
+				return 0, false, err
+			}
+			done = true
+			continue
+		}
+		f.wait = min(f.wait*3/2, checkMost)
+		f.checkAt = time.Now().Add(f.wait)
+		wait = min(wait, f.wait)
+	}
+	return wait, done, nil
+}
+
+func tooMany(err error) bool {
+	var ref *Refusal
+	return errors.As(err, &ref) && ref.Status == http.StatusTooManyRequests
+}
+
+// confirmed moves the cursor past the window. A cursor that a power cut takes back costs a repetition and nothing else.
+func (d *dest) confirmed(id event.RoomID, f *feed) {
+	f.cursor = f.window[len(f.window)-1].Pos
+	f.window, f.errs, f.tries = nil, nil, 0
+	pos, gone := f.cursor, f.gone && !f.dirty
+	if gone {
+		delete(d.rooms, id)
+	}
+	d.s.c.DB.Lazy(func(tx *store.Tx) error {
+		if gone {
+			return tx.DropFederationCursor(d.name, id)
+		}
+		return tx.SetFederationCursor(d.name, id, pos)
+	})
+}
+
+// resend gives a room's unconfirmed events to the server again, under another transaction id. When that has been in vain
+// too often, the events that the server does not know are parked, so that the room goes on.
+func (d *dest) resend(ctx context.Context, id event.RoomID, f *feed) error {
+	if f.tries++; f.tries < resendsMost {
+		d.log.Info("server has not kept what it took; sending again", "room", id, "events", len(f.window))
+		f.sent, f.window, f.dirty = f.cursor, nil, true
+		return nil
+	}
+	for _, o := range f.window {
+		known, err := d.s.c.Client.Knows(ctx, d.name, o.ID)
+		if err != nil && !final(err) {
+			return err
+		}
+		if known || err != nil {
+			continue
+		}
+		reason := f.errs[o.ID]
+		if reason == "" {
+			reason = "taken and not kept, again and again"
+		}
+		if err := d.park(ctx, id, o.ID, reason); err != nil {
+			return err
+		}
+	}
+	d.confirmed(id, f)
+	return nil
+}
+
+func (d *dest) park(ctx context.Context, id event.RoomID, ev event.ID, reason string) error {
+	d.log.Warn("server does not take an event; it is parked and offered again when the link comes up", "room", id, "event", ev, "reason", reason)
+	err := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.ParkPDU(d.name, ev, id, reason) })
+	if err != nil {
+		return fmt.Errorf("park event: %w", err)
+	}
+	return nil
+}
+
+// unpark has the parked events offered once more.
+func (d *dest) unpark(ctx context.Context) error {
+	return d.s.c.DB.View(ctx, func(r *store.Read) error {
+		ids, err := r.ParkedPDUs(d.name)
+		d.parked = slices.DeleteFunc(ids, func(id event.ID) bool { return d.pending != nil && slices.Contains(d.pending.parked, id) })
+		return err
+	})
+}
+
+// pullPlan says when to look for what a server has and we lack: soon after it came into reach, every few seconds while
+// something is found, then rarely.
+type pullPlan struct {
+	at   time.Time
+	gap  time.Duration
+	turn int // rotates through the rooms
+}
+
+const (
+	pullBusy  = 2 * time.Second
+	pullFirst = 5 * time.Second
+	pullMost  = 5 * time.Minute
+	pullRooms = 20 // per look once all is quiet
+)
+
+func (p *pullPlan) soon() { *p = pullPlan{} }
+
+// pullWhenDue asks for the newest events of the shared rooms and says when to look again.
+func (d *dest) pullWhenDue(ctx context.Context) (time.Duration, error) {
+	if left := time.Until(d.pull.at); left > 0 {
+		return left, nil
+	}
+	found, err := d.look(ctx, d.pull.gap == 0)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case found:
+		d.pull.gap = pullBusy
+	case d.pull.gap < pullFirst:
+		d.pull.gap = pullFirst
+	default:
+		d.pull.gap = min(3*d.pull.gap, pullMost)
+	}
+	d.pull.at = time.Now().Add(d.pull.gap)
+	return d.pull.gap, nil
+}
+
+// look asks for a server's newest events in the rooms we share with it, and has the intake get what we lack.
+func (d *dest) look(ctx context.Context, all bool) (found bool, err error) {
+	var rooms []event.RoomID
+	err = d.s.c.DB.View(ctx, func(r *store.Read) (err error) {
+		rooms, err = r.RoomsWith(d.name)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look up shared rooms: %w", err)
+	}
+	slices.Sort(rooms)
+	if !all && len(rooms) > pullRooms {
+		at := d.pull.turn % len(rooms)
+		rooms = append(rooms[at:], rooms[:at]...)[:pullRooms]
+		d.pull.turn += pullRooms
+	}
+	for _, id := range rooms {
+		new, err := d.lookIn(ctx, id)
+		if err != nil && !final(err) {
+			return found, err
+		}
+		if err != nil {
+			d.log.Debug("newest events not told", "room", id, "err", err)
+		}
+		found = found || new
+	}
+	return found, nil
+}
+
+func (d *dest) lookIn(ctx context.Context, id event.RoomID) (bool, error) {
+	member, err := d.s.c.Client.ourMember(ctx, id)
+	if err != nil || member == "" {
+		return false, err
+	}
+	v, err := d.s.c.Rooms.Version(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	d.s.sem <- struct{}{}
+	tips, err := d.s.c.Client.Tips(ctx, d.name, id, v, member)
+	<-d.s.sem
+	if err != nil {
+		return false, err
+	}
+	var lack []event.ID
+	for _, t := range tips {
+		if !d.s.c.Intake.known(ctx, t) {
+			lack = append(lack, t)
+		}
+	}
+	if len(lack) == 0 {
+		return false, nil
+	}
+	d.log.Info("server has events we lack", "room", id, "tips", len(lack))
+	d.s.c.Intake.Want(id, d.name, lack)
+	return true, nil
+}

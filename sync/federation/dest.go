@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+const (
+	window       = 50                     // unconfirmed PDUs of a room at most: central servers throw away what comes faster
+	checkFull    = 100 * time.Millisecond // after a full window: ask soon, more waits behind it
+	checkIdle    = 500 * time.Millisecond // after the last event: nobody waits, but the cursor wants to move
+	checkMost    = time.Second
+	resendAfter  = 15 * time.Second // a server that has not heard of an event by then has lost it
+	resendsMost  = 4                // then it is parked, and the room goes on
+	refusalsMost = 3                // of a whole transaction, before it is cut smaller
+	requestPause = 5 * time.Second  // when a server wants to be left alone (429)
+)
+
+// dest serves one server. The fields below run belong to its goroutine.
+type dest struct {
+	s    *Sender
+	name string
+	log  *slog.Logger
+	wake chan struct{}
+
+	linkUp  atomic.Bool // speak at once
+	failing atomic.Bool
+
+	mu     sync.Mutex
+	marked map[event.RoomID]bool
+	hints  map[string]edu // typing: gone when not taken along
+	st     Status
+
+	rooms    map[event.RoomID]*feed
+	pending  *outgoing // sent, not answered: goes again unchanged
+	eduAfter int64
+	most     int       // PDUs per transaction; less after refusals
+	refused  int       // how often pending was refused
+	since    time.Time // of the failure
+	retryAt  time.Time
+	pull     pullPlan
+	parked   []event.ID // to be offered once more
+}
+
+// feed is what a server has of one room. cursor <= confirmed < window's positions <= sent.
+type feed struct {
+	cursor  int64 // confirmed, as in the database
+	sent    int64 // looked through and sent up to here
+	window  []store.Outgoing
+	errs    map[event.ID]string // what the server said against single PDUs
+	sentAt  time.Time
+	checkAt time.Time
+	wait    time.Duration
+	tries   int
+	dirty   bool
+	gone    bool // the server has nobody in the room any more
+}
+
+// outgoing is one transaction.
+type outgoing struct {
+	id     string
+	body   json.RawMessage
+	pdus   []owed
+	empty  bool
+	eduTo  int64
+	looked map[event.RoomID]int64 // rooms that are exhausted up to a position
+	parked []event.ID
+}
+
+type owed struct {
+	room event.RoomID
+	store.Outgoing
+}
+
+func newDest(s *Sender, name string) *dest {
+	return &dest{s: s, name: name, log: s.log.With("server", name), wake: make(chan struct{}, 1), marked: map[event.RoomID]bool{},
+		hints: map[string]edu{}, rooms: map[event.RoomID]*feed{}, most: MaxPDUs, st: Status{Server: name}}
+}
+
+func (d *dest) mark(id event.RoomID) {
+	d.mu.Lock()
+	d.marked[id] = true
+	d.mu.Unlock()
+	poke(d.wake)
+}
+
+func (d *dest) hint(key string, e edu) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.hints) < 20 {
+		d.hints[key] = e
+	}
+}
+
+func (d *dest) status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.st
+}
+
+// run serves the server until ctx ends.
+func (d *dest) run(ctx context.Context) {
+	if err := d.load(ctx); err != nil {
+		if ctx.Err() == nil {
+			d.log.Error("read cursors", "err", err)
+		}
+	}
+	for ctx.Err() == nil {
+		wait := d.turn(ctx)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-d.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// load reads cursors and finds the rooms that are shared without one.
+func (d *dest) load(ctx context.Context) error {
+	return d.s.c.DB.View(ctx, func(r *store.Read) error {
+		cursors, err := r.FederationCursors(d.name)
+		if err != nil {
+			return err
+		}
+		for _, c := range cursors {
+			d.rooms[c.Room] = &feed{cursor: c.Pos, sent: c.Pos, dirty: true}
+		}
+		rooms, err := r.RoomsWith(d.name)
+		if err != nil {
+			return err
+		}
+		for _, id := range rooms {
+			if d.rooms[id] == nil {
+				d.mark(id)
+			}
+		}
+		return nil
+	})
+}
+
+// turn does what can be done now and says when to look again at the latest.
+func (d *dest) turn(ctx context.Context) time.Duration {
+	if wait := time.Until(d.retryAt); d.failing.Load() && wait > 0 && !d.linkUp.Load() {
+		return wait
+	}
+	speak := d.linkUp.Swap(false)
+	if speak {
+		d.s.c.Client.c.Ring.Reachable(d.name)
+		if err := d.unpark(ctx); err != nil {
+			return d.failed(ctx, err)
+		}
+	}
+	first := speak || d.failing.Load()
+	for ctx.Err() == nil {
+		did, err := d.push(ctx, first)
+		if err != nil {
+			return d.failed(ctx, err)
+		}
+		if did && first {
+			d.recovered(ctx)
+			first = false
+		}
+		if did {
+			continue
+		}
+		wait, done, err := d.confirm(ctx)
+		if err != nil {
+			return d.failed(ctx, err)
+		}
+		if done {
+			continue
+		}
+		if wait < checkIdle {
+			if !pause(ctx, wait) {
+				break
+			}
+			continue
+		}
+		next, err := d.pullWhenDue(ctx)
+		if err != nil {
+			return d.failed(ctx, err)
+		}
+		return min(wait, next)
+	}
+	return time.Second
+}
+
+func pause(ctx context.Context, wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// failed notes a failure and plans the next try: soon at first, later at the length of a quarter of the outage so far, never more than
+// a minute apart. A link that comes up, or a word from the server, ends the wait.
+func (d *dest) failed(ctx context.Context, err error) time.Duration {
+	if ctx.Err() != nil {
+		return time.Second
+	}
+	now := time.Now()
+	if !d.failing.Swap(true) {
+		d.since = now
+		d.log.Info("server does not take what it is sent; trying on", "err", err)
+	}
+	wait := max(retryFirst, min(now.Sub(d.since)/4, retryMost))
+	d.retryAt = now.Add(wait)
+	d.mu.Lock()
+	clear(d.hints)
+	d.st.Failing, d.st.Since, d.st.LastError = true, d.since, err.Error()
+	d.mu.Unlock()
+	return wait
+}
+
+// recovered is called after the first answer since a failure or the start: everything is looked at again, and pulled soon.
+func (d *dest) recovered(context.Context) {
+	if d.failing.Swap(false) {
+		d.log.Info("server is in reach again", "after", time.Since(d.since).Round(time.Second))
+	}
+	d.mu.Lock()
+	d.st.Failing, d.st.LastError = false, ""
+	d.mu.Unlock()
+	for _, f := range d.rooms {
+		f.dirty = true
+		f.checkAt = time.Time{}
+	}
+	d.pull.soon()
+	d.s.c.Intake.Reachable(d.name)
+}
+
+// push sends one transaction; false means that there was nothing to send. must sends even an empty one.
+func (d *dest) push(ctx context.Context, must bool) (bool, error) {
+	if d.pending == nil {
+		out, err := d.collect(ctx)
+		if err != nil {
+			return false, err
+		}
+		if out.empty && !must {
+			d.lookedThrough(out)
+			return false, nil
+		}
+		d.pending = out
+	}
+	d.s.sem <- struct{}{}
+	errs, err := d.s.c.Client.Push(ctx, d.name, d.pending.id, d.pending.body)
+	<-d.s.sem
+	if err != nil {
+		return false, d.notTaken(ctx, err)
+	}
+	d.taken(errs)
+	return true, nil
+}
+
+// notTaken handles a transaction that failed. One that is refused for what is in it is cut smaller in the end, until the
+// event that spoils it stands alone and can be parked.
+func (d *dest) notTaken(ctx context.Context, err error) error {
+	if !final(err) {
+		return err
+	}
+	if d.refused++; d.refused < refusalsMost {
+		return err
+	}
+	d.refused = 0
+	out := d.pending
+	d.pending = nil
+	if len(out.pdus) > 1 {
+		d.most = 1
+		return err
+	}
+	for _, o := range out.pdus {
+		if perr := d.park(ctx, o.room, o.ID, err.Error()); perr != nil {
+			return perr
+		}
+		f := d.rooms[o.room]
+		f.sent = o.Pos
+		f.dirty = true
+		d.most = MaxPDUs
+	}
+	return err
+}
+
+// collect makes the next transaction: the oldest events that the server is owed, and EDUs.
+func (d *dest) collect(ctx context.Context) (*outgoing, error) {
+	out := &outgoing{looked: map[event.RoomID]int64{}, parked: d.parked}
+	d.mu.Lock()
+	marked := d.marked
+	d.marked = map[event.RoomID]bool{}
+	var hints []edu
+	for k, e := range d.hints {
+		hints = append(hints, e)
+		delete(d.hints, k)
+	}
+	d.mu.Unlock()
+	t := transaction{Origin: d.s.c.Local.Server, TS: millis(d.s.c.Client.now()), PDUs: []json.RawMessage{}}
+	to := d.s.c.DB.Published()
+	err := d.s.c.DB.View(ctx, func(r *store.Read) error {
+		if err := d.markRooms(r, marked); err != nil {
+			return err
+		}
+		for id, f := range d.rooms {
+			if err := d.collectRoom(r, id, f, to, out); err != nil {
+				return err
+			}
+		}
+		for _, id := range d.parked {
+			if e, err := r.Event(id); err != nil {
+				return err
+			} else if e != nil {
+				t.PDUs = append(t.PDUs, e.JSON)
+			}
+		}
+		edus, err := r.PendingEDUs(d.name, d.eduAfter, MaxEDUs-len(hints))
+		for _, e := range edus {
+			t.EDUs = append(t.EDUs, edu{Kind: e.Kind, Content: e.Body})
+			out.eduTo = e.Seq
+		}
+		return err
+	})
+	if err != nil {
+		for id := range marked {
+			d.mark(id)
+		}
+		return nil, fmt.Errorf("collect what %s is owed: %w", d.name, err)
+	}
+	slices.SortFunc(out.pdus, func(a, b owed) int { return cmp.Compare(a.Pos, b.Pos) })
+	if most := max(0, d.most-len(t.PDUs)); len(out.pdus) > most {
+		for _, o := range out.pdus[most:] {
+			delete(out.looked, o.room) // not all of the room goes along
+		}
+		out.pdus = out.pdus[:most]
+	}
+	for _, o := range out.pdus {
+		t.PDUs = append(t.PDUs, o.JSON)
+	}
+	t.EDUs = append(t.EDUs, hints...)
+	if out.body, err = json.Marshal(t); err != nil {
+		return nil, fmt.Errorf("make transaction: %w", err)
+	}
+	out.empty = len(t.PDUs)+len(t.EDUs) == 0
+	// The id follows from the body, and the body holds the time: a repetition has the same id and the same body, another attempt at
+	// the same events has another, and no counter needs to survive a restart.
+	sum := sha256.Sum256(out.body)
+	out.id = base64.RawURLEncoding.EncodeToString(sum[:15])
+	return out, nil
+}

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+)
+
+// This file is the work of a lane: accept what can be accepted, ask for what lacks, and, where history before our time
+// in the room would be needed, ask for the state instead.
+
+// waiting is one staged event in memory.
+type waiting struct {
+	pdu      *event.PDU
+	origin   string
+	verified bool
+	lacks    []event.ID // ancestors that are neither known nor staged; after a try
+}
+
+// round does one pass: accept, then ask. It says how many events still wait and whether it got any further.
+func (in *Intake) round(ctx context.Context, l *lane) (left int, progress bool, err error) {
+	v, err := in.c.Rooms.Version(ctx, l.room)
+	if err != nil {
+		var refused *room.Error
+		if errors.As(err, &refused) { // a room we have left for good and forgotten: nobody reads it here
+			return 0, false, in.forget(ctx, l)
+		}
+		return 1, false, err
+	}
+	staged, err := in.load(ctx, l, v)
+	if err != nil {
+		return 1, false, err
+	}
+	done, err := in.acceptAll(ctx, staged)
+	if err != nil {
+		return len(staged), done > 0, err
+	}
+	want := in.wanted(ctx, l, staged)
+	if len(staged) == 0 && len(want) == 0 {
+		return 0, done > 0, nil
+	}
+	got, err := in.fill(ctx, l, v, staged, want)
+	return len(staged) + len(want), done > 0 || got, err
+}
+
+// forget drops what waits for a room that is no longer ours.
+func (in *Intake) forget(ctx context.Context, l *lane) error {
+	in.mu.Lock()
+	clear(l.wants)
+	in.mu.Unlock()
+	return in.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.UnstageRoom(l.room) })
+}
+
+// load reads the room's staged events.
+func (in *Intake) load(ctx context.Context, l *lane, v *event.Version) (map[event.ID]*waiting, error) {
+	var rows []store.StagedPDU
+	err := in.c.DB.View(ctx, func(r *store.Read) (err error) {
+		rows, err = r.Staged(l.room)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read staged events: %w", err)
+	}
+	staged := make(map[event.ID]*waiting, len(rows))
+	for _, row := range rows {
+		p, err := event.ParseTrusted(v, row.ID, row.JSON)
+		if err != nil {
+			return nil, fmt.Errorf("read staged event %s: %w", row.ID, err)
+		}
+		staged[row.ID] = &waiting{pdu: p, origin: row.Origin, verified: row.Verified}
+	}
+	return staged, nil
+}
+
+// causal sorts events so that ancestors come first; concurrent ones by depth, time and id.
+func causal(staged map[event.ID]*waiting) []*waiting {
+	order := make([]*waiting, 0, len(staged))
+	for _, w := range staged {
+		order = append(order, w)
+	}
+	slices.SortFunc(order, func(a, b *waiting) int {
+		return cmp.Or(cmp.Compare(a.pdu.Depth, b.pdu.Depth), cmp.Compare(a.pdu.TS, b.pdu.TS), cmp.Compare(a.pdu.ID, b.pdu.ID))
+	})
+	out := make([]*waiting, 0, len(order))
+	const open, done = 1, 2
+	mark := make(map[event.ID]int, len(order))
+	// Depths are what others claim; the edges decide. An explicit stack: a chain may be very long.
+	for _, top := range order {
+		stack := []*waiting{top}
+		for len(stack) > 0 {
+			w := stack[len(stack)-1]
+			if mark[w.pdu.ID] != 0 {
+				if mark[w.pdu.ID] == open {
+					mark[w.pdu.ID] = done
+					out = append(out, w)
+				}
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			mark[w.pdu.ID] = open
+			for _, p := range w.pdu.Prev {
+				if a := staged[p]; a != nil && mark[p] == 0 {
+					stack = append(stack, a)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// acceptAll hands everything to the room that it can decide now, and takes it out of staged.
+func (in *Intake) acceptAll(ctx context.Context, staged map[event.ID]*waiting) (done int, err error) {
+	for _, w := range causal(staged) {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		if slices.ContainsFunc(w.pdu.Prev, func(p event.ID) bool { return staged[p] != nil }) {
+			continue // an ancestor still waits
+		}
+		ok, err := in.acceptOne(ctx, w, nil)
+		if err != nil {
+			return done, err
+		}
+		if ok {
+			delete(staged, w.pdu.ID)
+			done++
+		}
+	}
+	return done, nil
+}
+
+// acceptOne tries one staged event; false means that it waits on, with w.lacks filled.
+func (in *Intake) acceptOne(ctx context.Context, w *waiting, state []event.ID) (bool, error) {
+	id, rid := w.pdu.ID, w.pdu.RoomID
+	unstage := func(tx *store.Tx) error { return tx.UnstagePDU(rid, id) }
+	if !w.verified {
+		p, err := in.c.Client.checked(ctx, w.pdu)
+		if errors.Is(err, ErrKeyUnavailable) {
+			return false, nil
+		}
+		if err != nil {
+			in.log.Info("staged event refused", "room", rid, "event", id, "err", err)
+			return true, in.c.DB.DoSmall(ctx, unstage)
+		}
+		w.pdu, w.verified = p, true
+	}
+	res, err := in.c.Rooms.Accept(ctx, room.Incoming{PDU: w.pdu, From: room.Source{Kind: "federation", Server: w.origin}, State: state, ExtraTx: unstage})
+	if err != nil {
+		var refused *room.Error
+		if errors.As(err, &refused) && refused.Status/100 == 4 {
+			in.log.Info("staged event refused", "room", rid, "event", id, "err", err)
+			return true, in.c.DB.DoSmall(ctx, unstage)
+		}
+		return false, fmt.Errorf("accept %s: %w", id, err)
+	}
+	if res.Outcome == room.Missing {
+		w.lacks = res.Missing
+		return false, nil
+	}
+	if res.Outcome == room.Rejected {
+		in.log.Info("event rejected", "room", rid, "event", id, "reason", res.Reason)
+		return true, in.c.DB.DoSmall(ctx, unstage) // rejected events need not have a row that ExtraTx could ride on
+	}
+	return true, nil
+}
+
+// wanted gives the tips that servers named and that we still lack.
+func (in *Intake) wanted(ctx context.Context, l *lane, staged map[event.ID]*waiting) map[event.ID]string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	out := map[event.ID]string{}
+	for id, server := range l.wants {
+		if staged[id] != nil || in.known(ctx, id) {
+			delete(l.wants, id)
+			continue
+		}
+		out[id] = server
+	}
+	return out
+}
+
+// fill asks other servers for what lacks. True means that something new came.
+func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, staged map[event.ID]*waiting, want map[event.ID]string) (bool, error) {
+	floor, edge, err := in.edge(ctx, l.room)
+	if err != nil {
+		return false, err
+	}
+	walk := map[string][]event.ID{} // by server to ask first
+	var byState []*waiting
+	asked := map[event.ID]bool{}
+	for _, w := range causal(staged) {
+		if len(w.lacks) == 0 {
+			continue
+		}
+		old := w.pdu.Depth <= floor
+		for _, id := range w.lacks {
+			if edge[id] || !slices.Contains(w.pdu.Prev, id) {
+				old = true // an ancestor from before our time, or an authorising event alone
+			}
+		}
+		if old {
+			byState = append(byState, w)
+			continue
+		}
+		for _, id := range w.lacks {
+			if staged[id] == nil && !asked[id] {
+				asked[id] = true
+				walk[w.origin] = append(walk[w.origin], id)
+			}
+		}
+	}
+	for id, server := range want {
+		if !asked[id] {
+			asked[id] = true
+			walk[server] = append(walk[server], id)
+		}
+	}
+	progress := false
+	for server, ids := range walk {
+		got, err := in.walk(ctx, l, v, server, ids, staged)
+		if err != nil {
+			return progress, err
+		}
+		progress = progress || got
+	}
+	if progress {
+		return true, nil
+	}
+	// Nobody gives the ancestors: the state before the oldest of the waiting must do.
+	for _, w := range causal(staged) {
+		if len(w.lacks) > 0 && !slices.Contains(byState, w) {
+			byState = append(byState, w)
+		}
+	}
+	for _, w := range byState {
+		ok, err := in.byState(ctx, l, v, w)
+		if err != nil {
+			in.log.Info("state before an event could not be had", "room", l.room, "event", w.pdu.ID, "err", err)
+			continue
+		}
+		if ok {
+			return true, nil // its descendants may go on by themselves
+		}
+	}
+	return in.giveUpWants(ctx, l, want), nil
+}
+
+// giveUpWants drops tips that no server gives out: the one who named them will name others.
+func (in *Intake) giveUpWants(_ context.Context, l *lane, want map[event.ID]string) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for id := range want {
+		delete(l.wants, id)
+	}
+	return false
+}
+
+// edge gives the depth at which our knowledge of a room begins, and the ancestors that we lack there on purpose.
+func (in *Intake) edge(ctx context.Context, id event.RoomID) (floor int64, edge map[event.ID]bool, err error) {
+	gaps, err := in.c.Rooms.Gaps(ctx, id)
+	if err != nil {
+		return 0, nil, err
+	}
+	edge = make(map[event.ID]bool, len(gaps))
+	for _, g := range gaps {
+		edge[g] = true
+	}
+	err = in.c.DB.View(ctx, func(r *store.Read) (err error) {
+		floor, err = r.GapDepth(id)
+		return err
+	})
+	return floor, edge, err
+}
+
+const askAtOnce = 100 // events per question; what central servers allow at most
+
+// walk asks for ids and their ancestors: first the server that named them, then the rest of the room.
+func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first string, ids []event.ID, staged map[event.ID]*waiting) (bool, error) {
+	servers, err := in.c.Rooms.Servers(ctx, l.room)
+	if err != nil {
+		return false, err
+	}
+	order := []string{first}
+	for _, s := range servers {
+		if s != first && s != in.c.Local.Server {
+			order = append(order, s)
+		}
+	}
+	for _, server := range order {
+		pdus := in.askFor(ctx, l, v, server, ids)
+		var good []*event.PDU
+		for _, p := range pdus {
+			if staged[p.ID] == nil && !in.known(ctx, p.ID) {
+				good = append(good, p)
+			}
+		}
+		if len(good) == 0 {
+			continue
+		}
+		return true, in.take(ctx, server, good)
+	}
+	return false, ctx.Err()
+}
+
+// askFor asks one server: the gap first, which is cheap when it is small, then history, then single events.
+func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server string, ids []event.ID) []*event.PDU {
+	var out []*event.PDU
+	pdus, err := in.c.Client.History(ctx, server, l.room, v, ids, askAtOnce)
+	if err == nil {
+		out = append(out, pdus...)
+	} else {
+		in.log.Info("history not given", "server", server, "room", l.room, "err", err)
+		if !final(err) {
+			return nil
+		}
+	}
+	got := map[event.ID]bool{}
+	for _, p := range out {
+		got[p.ID] = true
+	}
+	for _, id := range ids[:min(len(ids), 20)] { // some servers leave the named events themselves out
+		if got[id] {
+			continue
+		}
+		p, err := in.c.Client.One(ctx, server, l.room, v, id)
+		if err == nil {
+			out = append(out, p)
+		} else if !final(err) {
+			break
+		}
+	}
+	return out
+}
+
+// take verifies and stages events that we asked for. Those with a bad signature are left out.
+func (in *Intake) take(ctx context.Context, server string, pdus []*event.PDU) error {
+	var good, unsure []*event.PDU
+	for _, p := range pdus {
+		ready, err := in.c.Client.checked(ctx, p)
+		switch {
+		case err == nil:
+			good = append(good, ready)
+		case errors.Is(err, ErrKeyUnavailable):
+			unsure = append(unsure, p)
+		default:
+			in.log.Info("event left out", "server", server, "room", p.RoomID, "event", p.ID, "err", err)
+		}
+	}
+	if err := in.stage(ctx, server, true, good...); err != nil {
+		return err
+	}
+	return in.stage(ctx, server, false, unsure...)
+}
+
+// byState accepts an event whose ancestors cannot be had, with the state that its server says was before it.
+func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, w *waiting) (bool, error) {
+	servers, err := in.c.Rooms.Servers(ctx, l.room)
+	if err != nil {
+		return false, err
+	}
+	order := []string{w.origin}
+	for _, s := range servers {
+		if s != w.origin && s != in.c.Local.Server {
+			order = append(order, s)
+		}
+	}
+	var last error
+	for _, server := range order {
+		state, err := in.stateBefore(ctx, l, v, server, w.pdu.ID)
+		if err != nil {
+			last = err
+			continue
+		}
+		if lacksNoPrev(w) { // only authorising events were unknown; the state is ours to compute
+			state = nil
+		}
+		ok, err := in.acceptOne(ctx, w, state)
+		if ok || err != nil {
+			return ok, err
+		}
+		last = fmt.Errorf("%d events are still unknown", len(w.lacks))
+	}
+	return false, last
+}
+
+func lacksNoPrev(w *waiting) bool {
+	return !slices.ContainsFunc(w.lacks, func(id event.ID) bool { return slices.Contains(w.pdu.Prev, id) })
+}
+
+// stateBefore makes the state before an event known here and gives its ids.
+func (in *Intake) stateBefore(ctx context.Context, l *lane, v *event.Version, server string, id event.ID) ([]event.ID, error) {
+	state, auth, err := in.c.Client.StateIDs(ctx, server, l.room, id)
+	if err != nil {
+		return nil, err
+	}
+	var lack []event.ID
+	for _, s := range append(slices.Clone(auth), state...) {
+		if _, _, err := in.c.Rooms.Event(ctx, s); err != nil && !slices.Contains(lack, s) {
+			lack = append(lack, s)
+		}
+	}
+	var pdus []*event.PDU
+	if len(lack) > 30 {
+		st, au, err := in.c.Client.StateEvents(ctx, server, l.room, v, id)
+		if err != nil {
+			return nil, err
+		}
+		pdus = append(au, st...)
+	} else {
+		for _, s := range lack {
+			p, err := in.c.Client.One(ctx, server, l.room, v, s)
+			if err != nil {
+				return nil, err
+			}
+			pdus = append(pdus, p)
+		}
+	}
+	return state, in.outliers(ctx, server, pdus)
+}
+
+// authority makes authorising events known, with those that authorise them.
+func (in *Intake) authority(ctx context.Context, server string, id event.RoomID, v *event.Version, ids []event.ID) error {
+	var pdus []*event.PDU
+	seen := map[event.ID]bool{}
+	for todo := slices.Clone(ids); len(todo) > 0 && len(pdus) < 1000; todo = todo[1:] {
+		if seen[todo[0]] {
+			continue
+		}
+		seen[todo[0]] = true
+		if _, _, err := in.c.Rooms.Event(ctx, todo[0]); err == nil {
+			continue
+		}
+		p, err := in.c.Client.One(ctx, server, id, v, todo[0])
+		if err != nil {
+			return err
+		}
+		pdus = append(pdus, p)
+		todo = append(todo, p.Auth...)
+	}
+	return in.outliers(ctx, server, pdus)
+}
+
+// outliers stores authorising events and parts of a state, ancestors in the chain of authority first.
+func (in *Intake) outliers(ctx context.Context, server string, pdus []*event.PDU) error {
+	byID := make(map[event.ID]*event.PDU, len(pdus))
+	for _, p := range pdus {
+		byID[p.ID] = p
+	}
+	var visit func(p *event.PDU, depth int) error
+	visit = func(p *event.PDU, depth int) error {
+		if byID[p.ID] == nil || depth > 1000 {
+			return nil
+		}
+		delete(byID, p.ID)
+		for _, a := range p.Auth {
+			if dep := byID[a]; dep != nil {
+				if err := visit(dep, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		if _, _, err := in.c.Rooms.Event(ctx, p.ID); err == nil {
+			return nil
+		}
+		ready, err := in.c.Client.checked(ctx, p)
+		if err != nil {
+			if errors.Is(err, ErrKeyUnavailable) {
+				return err
+			}
+			in.log.Info("event left out", "server", server, "room", p.RoomID, "event", p.ID, "err", err)
+			return nil
+		}
+		_, err = in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server}, Outlier: true})
+		return err
+	}
+	for _, p := range pdus {
+		if err := visit(p, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}

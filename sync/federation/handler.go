@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+)
+
+// HandlerConfig is what a Handler needs. Local, Ring, Rooms, Intake and DB must be set; what is nil of the rest is
+// answered as unknown.
+type HandlerConfig struct {
+	Local  Local
+	DB     *store.DB
+	Ring   *KeyRing
+	Rooms  *room.Rooms
+	Client *Client // asks back: keys and graphs of those who speak to us
+	Intake *Intake
+	Users  Users
+	Media  Media
+	// Heard is told whenever a server spoke to us with a good signature: it is in reach. nil: nobody wants to know.
+	Heard   func(server string)
+	Version string
+	Log     *slog.Logger // nil: silent
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Handler answers other servers under /_matrix/federation and /_matrix/key.
+type Handler struct {
+	c     HandlerConfig
+	log   *slog.Logger
+	mux   *http.ServeMux
+	acl   aclCache
+	turns turns
+}
+
+const maxRequest = 8 << 20 // 50 events of 64 KiB, and EDUs
+
+// NewHandler returns the answering side. The same handler serves HTTPS, libp2p streams and request parcels.
+func NewHandler(c HandlerConfig) http.Handler {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}}
+	for path, methods := range h.routes() {
+		h.mux.Handle(path, methods)
+	}
+	return h
+}
+
+// request is one verified request.
+type request struct {
+	*http.Request
+	origin string
+	body   []byte
+	w      http.ResponseWriter // for the few that do not answer JSON
+}
+
+func (r *request) query(name string) string { return r.URL.Query().Get(name) }
+
+// endpoint answers a request; the answer is marshalled as JSON unless it is written.
+type endpoint func(ctx context.Context, r *request) (any, error)
+
+// written is the answer of an endpoint that has written the response itself.
+type written struct{}
+
+// methods is one path: endpoints by method.
+type methods struct {
+	h      *Handler
+	by     map[string]endpoint
+	public bool // no X-Matrix
+}
+
+func (h *Handler) signed(method string, e endpoint) methods {
+	return methods{h: h, by: map[string]endpoint{method: e}}
+}
+
+func (h *Handler) open(method string, e endpoint) methods {
+	return methods{h: h, by: map[string]endpoint{method: e}, public: true}
+}
+
+// routes is the table of the Server-Server API.
+func (h *Handler) routes() map[string]methods {
+	const v1, v2, key = "/_matrix/federation/v1/", "/_matrix/federation/v2/", "/_matrix/key/v2/"
+	return map[string]methods{
+		key + "server":                   h.open("GET", h.keyServer),
+		key + "server/{keyID}":           h.open("GET", h.keyServer),
+		key + "query":                    h.open("POST", h.keyQuery),
+		key + "query/{server}":           h.open("GET", h.keyQueryOne),
+		v1 + "version":                   h.open("GET", h.version),
+		v1 + "send/{txn}":                h.signed("PUT", h.send),
+		v1 + "make_join/{room}/{user}":   h.signed("GET", h.makeJoin),
+		v2 + "send_join/{room}/{event}":  h.signed("PUT", h.sendJoin),
+		v1 + "send_join/{room}/{event}":  h.signed("PUT", h.sendJoinV1),
+		v1 + "make_leave/{room}/{user}":  h.signed("GET", h.makeLeave),
+		v2 + "send_leave/{room}/{event}": h.signed("PUT", h.sendLeave),
+		v1 + "send_leave/{room}/{event}": h.signed("PUT", h.sendLeaveV1),
+		v1 + "make_knock/{room}/{user}":  h.signed("GET", h.makeKnock),
+		v1 + "send_knock/{room}/{event}": h.signed("PUT", h.sendKnock),
+		v2 + "invite/{room}/{event}":     h.signed("PUT", h.invite),
+		v1 + "invite/{room}/{event}":     h.signed("PUT", h.inviteV1),
+		v1 + "backfill/{room}":           h.signed("GET", h.backfill),
+		v1 + "get_missing_events/{room}": h.signed("POST", h.missingEvents),
+		v1 + "state/{room}":              h.signed("GET", h.state),
+		v1 + "state_ids/{room}":          h.signed("GET", h.stateIDs),
+		v1 + "event/{event}":             h.signed("GET", h.event),
+		v1 + "event_auth/{room}/{event}": h.signed("GET", h.eventAuth),
+		v1 + "query/profile":             h.signed("GET", h.profile),
+		v1 + "query/directory":           h.signed("GET", h.directory),
+		v1 + "user/devices/{user}":       h.signed("GET", h.userDevices),
+		v1 + "user/keys/query":           h.signed("POST", h.keysQuery),
+		v1 + "user/keys/claim":           h.signed("POST", h.keysClaim),
+		v1 + "publicRooms":               methods{h: h, by: map[string]endpoint{"GET": h.publicRooms, "POST": h.publicRooms}},
+		v1 + "media/download/{media}":    h.signed("GET", h.mediaDownload),
+		v1 + "media/thumbnail/{media}":   h.signed("GET", h.mediaThumbnail),
+		v1 + "openid/userinfo":           h.open("GET", h.openID),
+	}
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			h.log.Error("panic in a federation request", "method", r.Method, "panic", p, "stack", string(debug.Stack()))
+			answer(w, http.StatusInternalServerError, errorBody{"M_UNKNOWN", "internal error"})
+		}
+	}()
+	next, pattern := h.mux.Handler(r)
+	if _, ok := next.(methods); !ok || pattern == "" {
+		answer(w, http.StatusNotFound, errorBody{"M_UNRECOGNIZED", "there is no such route"})
+		return
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	e := m.by[r.Method]
+	if e == nil && r.Method == http.MethodHead {
+		e = m.by[http.MethodGet]
+	}
+	if e == nil {
+		answer(w, http.StatusMethodNotAllowed, errorBody{"M_UNRECOGNIZED", "this route does not know the method"})
+		return
+	}
+	raw, err := readBounded(http.MaxBytesReader(w, r.Body, maxRequest+1), maxRequest)
+	if err != nil {
+		answer(w, http.StatusRequestEntityTooLarge, errorBody{"M_TOO_LARGE", "the body is too long or did not arrive"})
+		return
+	}
+	q := &request{Request: r, body: raw, w: w}
+	if !m.public {
+		if err := m.h.authenticate(q); err != nil {
+			m.h.log.Info("federation request refused", "path", r.URL.Path, "reason", err)
+			answer(w, http.StatusUnauthorized, errorBody{"M_UNAUTHORIZED", publicReason(err)})
+			return
+		}
+	}
+	out, err := e(r.Context(), q)
+	if err != nil {
+		m.h.fail(w, q, err)
+		return
+	}
+	if _, done := out.(written); !done {
+		answer(w, http.StatusOK, out)
+	}
+}
+
+// errKey hides why a key could not be had from strangers; the log has it.
+var errKey = errors.New("the signing key of the origin could not be had")
+
+func publicReason(err error) string {
+	if errors.Is(err, ErrKeyUnavailable) {
+		return errKey.Error()
+	}
+	return err.Error()
+}
+
+// authenticate checks the X-Matrix headers; one good signature is enough.
+// https://spec.matrix.org/v1.16/server-server-api/#request-authentication
+func (h *Handler) authenticate(q *request) error {
+	uri := q.RequestURI
+	if uri == "" || !strings.HasPrefix(uri, "/") {
+		uri = q.URL.RequestURI()
+	}
+	var content []byte
+	if len(q.body) > 0 {
+		if !json.Valid(q.body) {
+			return errors.New("the body is no JSON")
+		}
+		content = q.body
+	}
+	err := errors.New("no X-Matrix authorization")
+	for _, header := range q.Header.Values("Authorization") {
+		var a Authorization
+		if a, err = ParseAuthorization(header); err != nil {
+			continue
+		}
+		if a.Destination != "" && a.Destination != h.c.Local.Server {
+			err = errors.New("the request is for " + a.Destination + ", not for this server")
+			continue
+		}
+		if a.Origin == h.c.Local.Server {
+			err = errors.New("the request claims to be from this server itself")
+			continue
+		}
+		pub, kerr := h.c.Ring.Key(q.Context(), a.Origin, a.Key, millis(h.c.Now()))
+		if kerr != nil {
+			err = kerr
+			continue
+		}
+		if err = VerifyRequest(a, q.Method, uri, content, pub); err != nil {
+			continue
+		}
+		q.origin = a.Origin
+		if h.c.Heard != nil {
+			h.c.Heard(a.Origin)
+		}
+		return nil
+	}
+	return err
+}
+
+type errorBody struct {
+	Code string `json:"errcode"`
+	Text string `json:"error"`
+}
+
+func (h *Handler) fail(w http.ResponseWriter, q *request, err error) {
+	var version *incompatible
+	if errors.As(err, &version) {
+		answer(w, http.StatusBadRequest, map[string]string{"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": version.Error(), "room_version": version.version})
+		return
+	}
+	var known *room.Error
+	if errors.As(err, &known) && known.Code != "" {
+		status := known.Status
+		if status == 0 {
+			status = http.StatusBadRequest
+		}
+		answer(w, status, errorBody{known.Code, known.Text})
+		return
+	}
+	if q.Context().Err() == nil {
+		h.log.Warn("federation request failed", "path", q.URL.Path, "origin", q.origin, "err", err)
+	}
+	answer(w, http.StatusInternalServerError, errorBody{"M_UNKNOWN", "internal error"})
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		status, raw = http.StatusInternalServerError, []byte(`{"errcode":"M_UNKNOWN","error":"internal error"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+	w.WriteHeader(status)
+	_, _ = w.Write(raw) // who has gone needs no answer
+}
+
+// refuse is an error that the other server is told.
+func refuse(status int, code, text string) error {
+	return &room.Error{Code: code, Status: status, Text: text}
+}
+
+func badJSON(text string) error   { return refuse(http.StatusBadRequest, "M_BAD_JSON", text) }
+func forbidden(text string) error { return refuse(http.StatusForbidden, "M_FORBIDDEN", text) }
+func notFound(text string) error  { return refuse(http.StatusNotFound, "M_NOT_FOUND", text) }
+
+func (r *request) decode(into any) error {
+	if len(r.body) == 0 {
+		return refuse(http.StatusBadRequest, "M_NOT_JSON", "a JSON body is needed")
+	}
+	if err := json.Unmarshal(r.body, into); err != nil {
+		return badJSON("the body does not have the form it should have")
+	}
+	return nil
+}
+
+// number reads a query parameter, within bounds.
+func number(q url.Values, name string, def, most int) int {
+	n, err := strconv.Atoi(q.Get(name))
+	if err != nil || n < 0 {
+		return def
+	}
+	return min(n, most)
+}
+
+func (h *Handler) version(context.Context, *request) (any, error) {
+	v := h.c.Version
+	if v == "" {
+		v = "dev"
+	}
+	return map[string]any{"server": map[string]string{"name": "Hallig", "version": v}}, nil
+}
+
+// keyServer gives our own key document.
+func (h *Handler) keyServer(context.Context, *request) (any, error) {
+	doc, err := h.c.Ring.Document()
+	return json.RawMessage(doc), err
+}
+
+// keyQueryOne answers as a notary for what the ring knows.
+// https://spec.matrix.org/v1.16/server-server-api/#querying-keys-through-another-server
+func (h *Handler) keyQueryOne(ctx context.Context, r *request) (any, error) {
+	return h.notarise(ctx, []string{r.PathValue("server")})
+}
+
+func (h *Handler) keyQuery(ctx context.Context, r *request) (any, error) {
+	var req struct {
+		ServerKeys map[string]json.RawMessage `json:"server_keys"`
+	}
+	if err := r.decode(&req); err != nil {
+		return nil, err
+	}
+	var servers []string
+	for s := range req.ServerKeys {
+		if servers = append(servers, s); len(servers) == 100 {
+			break
+		}
+	}
+	return h.notarise(ctx, servers)
+}
+
+func (h *Handler) notarise(ctx context.Context, servers []string) (any, error) {
+	out := []json.RawMessage{}
+	for _, s := range servers {
+		docs, err := h.c.Ring.Documents(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range docs {
+			if s != h.c.Local.Server {
+				if doc, err = event.SignJSON(doc, h.c.Local.Server, h.c.Local.Key); err != nil {
+					continue // a document that cannot be signed again is not passed on
+				}
+			}
+			out = append(out, doc)
+		}
+	}
+	return map[string]any{"server_keys": out}, nil
+}

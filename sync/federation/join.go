@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+)
+
+// template is the answer of make_join, make_leave and make_knock.
+type template struct {
+	Event   json.RawMessage `json:"event"`
+	Version string          `json:"room_version"`
+}
+
+// Join lets a local user join a room through one of the servers, in the order given. The state and its auth chain are
+// verified, and what cannot be verified is left out, before the room is adopted.
+// https://spec.matrix.org/v1.16/server-server-api/#joining-rooms
+func (c *Client) Join(ctx context.Context, id string, user event.UserID, servers []string, reason string, content json.RawMessage) (event.RoomID, error) {
+	return c.through(id, servers, "join", func(server string) error {
+		return c.joinThrough(ctx, server, event.RoomID(id), user, reason, content)
+	})
+}
+
+// through tries servers in turn; the refusal that says most is what the client hears.
+func (c *Client) through(id string, servers []string, what string, try func(server string) error) (event.RoomID, error) {
+	var told error
+	seen := map[string]bool{c.c.Local.Server: true}
+	for _, server := range servers {
+		if seen[server] || !event.ValidServerName(server) {
+			continue
+		}
+		seen[server] = true
+		err := try(server)
+		if err == nil {
+			return event.RoomID(id), nil
+		}
+		c.log.Info(what+" failed", "server", server, "room", id, "err", err)
+		if told == nil || final(err) && !final(told) {
+			told = err
+		}
+	}
+	if told == nil {
+		return "", &room.Error{Code: "M_NOT_FOUND", Status: http.StatusNotFound, Text: "no server is known through which the room could be reached"}
+	}
+	return "", toldAbout(what, told)
+}
+
+func (c *Client) joinThrough(ctx context.Context, server string, id event.RoomID, user event.UserID, reason string, content json.RawMessage) error {
+	v, pdu, err := c.fromTemplate(ctx, server, "make_join", id, user, "join", reason, content)
+	if err != nil {
+		return err
+	}
+	var out struct {
+		Event     json.RawMessage   `json:"event"`
+		State     []json.RawMessage `json:"state"`
+		AuthChain []json.RawMessage `json:"auth_chain"`
+	}
+	q := call{method: http.MethodPut, path: v2("send_join", string(id), string(pdu.ID)), query: url.Values{"omit_members": {"false"}},
+		body: json.RawMessage(pdu.JSON()), limit: maxJoin, patient: true}
+	if err := c.ask(ctx, server, q, &out); err != nil {
+		return err
+	}
+	if len(out.Event) > 0 { // with more signatures, when the server vouches for a restricted join
+		signed, err := event.Parse(v, out.Event)
+		if err != nil {
+			return fmt.Errorf("read our own join: %w", err)
+		}
+		if signed.ID != pdu.ID {
+			return fmt.Errorf("%s gave back another join than ours", server)
+		}
+		if signed.CheckHash() == nil {
+			pdu = signed
+		}
+	}
+	if err := c.VerifyPDU(ctx, pdu); err != nil {
+		return err
+	}
+	state, auth, err := c.verifiedState(ctx, v, id, c.parse(v, id, out.State, server), c.parse(v, id, out.AuthChain, server))
+	if err != nil {
+		return err
+	}
+	if err := c.c.Rooms.Adopt(ctx, v, pdu, state, auth, room.Source{Kind: "federation", Server: server}); err != nil {
+		return fmt.Errorf("adopt room: %w", err)
+	}
+	return nil
+}
+
+// fromTemplate gets the template of a membership event, checks that it is what was asked for, and signs it.
+func (c *Client) fromTemplate(ctx context.Context, server, how string, id event.RoomID, user event.UserID, membership, reason string, content json.RawMessage) (*event.Version, *event.PDU, error) {
+	q := url.Values{}
+	if how != "make_leave" {
+		for _, known := range event.Known() {
+			if v, ok := event.Lookup(known); ok && !v.Readable {
+				q.Add("ver", known)
+			}
+		}
+	}
+	var t template
+	if err := c.ask(ctx, server, call{method: http.MethodGet, path: v1(how, string(id), string(user)), query: q}, &t); err != nil {
+		return nil, nil, err
+	}
+	if t.Version == "" {
+		t.Version = "1" // as the specification has it for old servers
+	}
+	v, ok := event.Lookup(t.Version)
+	if !ok || v.Readable {
+		return nil, nil, &room.Error{Code: "M_UNSUPPORTED_ROOM_VERSION", Status: http.StatusBadRequest, Text: "rooms of version " + t.Version + " are not spoken here"}
+	}
+	raw, err := fillTemplate(t.Event, id, user, membership, reason, content, millis(c.now()))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s of %s: %w", how, server, err)
+	}
+	pdu, err := event.FromTemplate(v, raw, c.c.Local.Server, c.c.Local.Key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s of %s: %w", how, server, err)
+	}
+	if pdu.RoomID != id {
+		return nil, nil, fmt.Errorf("%s of %s: another room", how, server)
+	}
+	return v, pdu, nil
+}
+
+// fillTemplate puts our content into a template. Another server must not make us sign anything but the membership we asked for.
+func fillTemplate(raw json.RawMessage, id event.RoomID, user event.UserID, membership, reason string, content json.RawMessage, ts int64) ([]byte, error) {
+	var e map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return nil, errors.New("the template is no object")
+	}
+	var head struct {
+		Type     string       `json:"type"`
+		Room     event.RoomID `json:"room_id"`
+		Sender   event.UserID `json:"sender"`
+		StateKey event.UserID `json:"state_key"`
+		Content  struct {
+			Membership string `json:"membership"`
+			Via        string `json:"join_authorised_via_users_server"`
+		} `json:"content"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return nil, errors.New("the template has a strange form")
+	}
+	if head.Type != "m.room.member" || head.Room != id || head.Sender != user || head.StateKey != user || head.Content.Membership != membership {
+		return nil, errors.New("the template is for something else")
+	}
+	c := map[string]json.RawMessage{}
+	if len(content) > 0 {
+		if err := json.Unmarshal(content, &c); err != nil {
+			return nil, fmt.Errorf("read content: %w", err)
+		}
+	}
+	delete(c, "join_authorised_via_users_server")
+	c["membership"] = quoted(membership)
+	if reason != "" {
+		c["reason"] = quoted(reason)
+	}
+	if head.Content.Via != "" && membership == "join" {
+		c["join_authorised_via_users_server"] = quoted(head.Content.Via)
+	}
+	var err error
+	if e["content"], err = json.Marshal(c); err != nil {
+		return nil, err
+	}
+	if e["origin_server_ts"], err = json.Marshal(ts); err != nil {
+		return nil, err
+	}
+	for _, k := range []string{"unsigned", "signatures", "hashes", "event_id", "origin"} {
+		delete(e, k)
+	}
+	return json.Marshal(e)
+}
+
+func quoted(s string) json.RawMessage {
+	raw, _ := json.Marshal(s) // strings always can
+	return raw
+}
+
+// verifiedState checks the signatures of a state and its auth chain, many at a time, and that there is one creation that
+// fits the version.
+func (c *Client) verifiedState(ctx context.Context, v *event.Version, id event.RoomID, state, auth []*event.PDU) (goodState, goodAuth []*event.PDU, err error) {
+	all := make(map[event.ID]*event.PDU, len(state)+len(auth))
+	for _, p := range slices.Concat(state, auth) {
+		all[p.ID] = p
+	}
+	good, err := c.verifyMany(ctx, slices.Collect(maps.Values(all)))
+	if err != nil {
+		return nil, nil, err
+	}
+	pick := func(from []*event.PDU) []*event.PDU {
+		out := make([]*event.PDU, 0, len(from))
+		seen := make(map[event.ID]bool, len(from))
+		for _, p := range from {
+			if g := good[p.ID]; g != nil && !seen[p.ID] {
+				seen[p.ID] = true
+				out = append(out, g)
+			}
+		}
+		return out
+	}
+	goodState, goodAuth = pick(state), pick(auth)
+	for _, p := range goodState {
+		if p.Is("m.room.create", "") {
+			var content struct {
+				Version *string `json:"room_version"`
+			}
+			if err := json.Unmarshal(p.Content, &content); err != nil {
+				return nil, nil, errors.New("the room's creation cannot be read")
+			}
+			if content.Version == nil && v.ID != "1" || content.Version != nil && *content.Version != v.ID {
+				return nil, nil, errors.New("the room's creation names another version")
+			}
+			return goodState, goodAuth, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("the state of %s has no verified creation", id)
+}
+
+// verifyMany verifies events in parallel. What has a bad signature, or one of a server whose key cannot be had, is left out.
+func (c *Client) verifyMany(ctx context.Context, pdus []*event.PDU) (map[event.ID]*event.PDU, error) {
+	const workers = 8
+	good := make(map[event.ID]*event.PDU, len(pdus))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	next := make(chan *event.PDU)
+	for range workers {
+		wg.Go(func() { // waited for below
+			for p := range next {
+				ready, err := c.checked(ctx, p)
+				if err != nil {
+					c.log.Info("event left out", "room", p.RoomID, "event", p.ID, "err", err)
+					continue
+				}
+				mu.Lock()
+				good[p.ID] = ready
+				mu.Unlock()
+			}
+		})
+	}
+	for _, p := range pdus {
+		next <- p
+	}
+	close(next)
+	wg.Wait()
+	return good, ctx.Err()
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+)
+
+func v1(segments ...string) []string { return append([]string{"federation", "v1"}, segments...) }
+func v2(segments ...string) []string { return append([]string{"federation", "v2"}, segments...) }
+
+// Profile asks a user's server for display name and avatar.
+func (c *Client) Profile(ctx context.Context, user event.UserID) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.ask(ctx, user.Server(), call{method: http.MethodGet, path: v1("query", "profile"), query: url.Values{"user_id": {string(user)}}}, &out)
+	return out, toldAbout("profile of "+string(user), err)
+}
+
+// ResolveAlias asks an alias's server for its room and for servers in it.
+func (c *Client) ResolveAlias(ctx context.Context, alias string) (event.RoomID, []string, error) {
+	_, server, ok := strings.Cut(alias, ":")
+	if !ok {
+		return "", nil, &room.Error{Code: "M_INVALID_PARAM", Status: 400, Text: "that is no room alias"}
+	}
+	var out struct {
+		Room    event.RoomID `json:"room_id"`
+		Servers []string     `json:"servers"`
+	}
+	err := c.ask(ctx, server, call{method: http.MethodGet, path: v1("query", "directory"), query: url.Values{"room_alias": {alias}}}, &out)
+	if err != nil {
+		return "", nil, toldAbout("room alias "+alias, err)
+	}
+	if !strings.HasPrefix(string(out.Room), "!") {
+		return "", nil, &room.Error{Code: "M_NOT_FOUND", Status: 404, Text: "the alias's server knows no room for it"}
+	}
+	return out.Room, out.Servers, nil
+}
+
+// QueryKeys asks for the device keys of a server's users; req is the federation request body.
+func (c *Client) QueryKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.ask(ctx, server, call{method: http.MethodPost, path: v1("user", "keys", "query"), body: req, limit: maxEvents}, &out)
+	return out, toldAbout("device keys", err)
+}
+
+// ClaimKeys claims one-time keys of a server's users; req is the federation request body.
+func (c *Client) ClaimKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.ask(ctx, server, call{method: http.MethodPost, path: v1("user", "keys", "claim"), body: req, limit: maxEvents}, &out)
+	return out, toldAbout("one-time keys", err)
+}
+
+// UserDevices asks for all devices of a user, with the stream id that device list updates refer to.
+func (c *Client) UserDevices(ctx context.Context, user event.UserID) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.ask(ctx, user.Server(), call{method: http.MethodGet, path: v1("user", "devices", string(user)), limit: maxEvents}, &out)
+	return out, err
+}
+
+// PublicRooms asks for a server's room directory; req is the client's request body (nil: all).
+func (c *Client) PublicRooms(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error) {
+	q := call{method: http.MethodPost, path: v1("publicRooms"), body: req}
+	if req == nil {
+		q.method, q.body = http.MethodGet, nil
+	}
+	var out json.RawMessage
+	err := c.ask(ctx, server, q, &out)
+	return out, toldAbout("public rooms of "+server, err)
+}
+
+// Media downloads a file. The answer is multipart: metadata, then the file or a place to fetch it from.
+// https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+func (c *Client) Media(ctx context.Context, server, id string) (body io.ReadCloser, contentType, filename string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*c.c.Patience)
+	resp, err := c.send(ctx, server, call{method: http.MethodGet, path: v1("media", "download", id), query: url.Values{"timeout_ms": {"20000"}}})
+	if err != nil {
+		cancel()
+		return nil, "", "", toldAbout("media", err)
+	}
+	fail := func(err error) (io.ReadCloser, string, string, error) {
+		resp.Body.Close()
+		cancel()
+		return nil, "", "", toldAbout("media", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		raw, _ := readBounded(resp.Body, maxAnswer) // a broken error is still an error
+		return fail(refusal(server, resp.StatusCode, raw))
+	}
+	part, err := mediaPart(resp)
+	if err != nil {
+		return fail(fmt.Errorf("read media of %s: %w", server, err))
+	}
+	if part.Header.Get("Location") != "" {
+		return fail(errors.New("media behind a redirect is not fetched"))
+	}
+	_, params, _ := mime.ParseMediaType(part.Header.Get("Content-Disposition")) // no name is fine
+	return &limited{r: io.LimitReader(part, maxMedia+1), left: maxMedia, close: func() error { defer cancel(); return resp.Body.Close() }},
+		part.Header.Get("Content-Type"), params["filename"], nil
+}
+
+// mediaPart skips the metadata part and gives the file.
+func mediaPart(resp *http.Response) (*multipart.Part, error) {
+	typ, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil || !strings.HasPrefix(typ, "multipart/") {
+		return nil, errors.New("answer is not multipart")
+	}
+	mr := multipart.NewReader(resp.Body, params["boundary"])
+	if _, err := mr.NextRawPart(); err != nil {
+		return nil, err
+	}
+	return mr.NextRawPart()
+}
+
+// limited is a body that ends in an error, not quietly, when it is longer than allowed.
+type limited struct {
+	r     io.Reader
+	left  int64
+	close func() error
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, errors.New("media is longer than allowed")
+	}
+	return n, err
+}
+
+func (l *limited) Close() error { return l.close() }

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+)
+
+// SenderConfig is what a Sender needs. Local, DB, Rooms, Client and Intake must be set.
+type SenderConfig struct {
+	Local  Local
+	DB     *store.DB
+	Rooms  *room.Rooms
+	Client *Client
+	Intake *Intake
+	// IsBox says whether a server is a paired box: boxes get parcels from the link, never PUT /send. nil: none is.
+	IsBox func(server string) bool
+	Log   *slog.Logger // nil: silent
+}
+
+// Sender is the feed to all servers that are not boxes. Each has a goroutine of its own that pushes what the server is owed,
+// confirms it, and pulls what the server has and we lack. Nothing is dropped, nobody is given up.
+type Sender struct {
+	c   SenderConfig
+	log *slog.Logger
+	sem chan struct{} // bounds the requests under way
+
+	mu    sync.Mutex
+	rooms map[event.RoomID]bool // with new events since the dispatcher looked
+	now   map[string]bool       // servers that something waits for
+	dests map[string]*dest
+	wake  chan struct{}
+}
+
+const concurrentRequests = 8
+
+// NewSender returns a sender that has subscribed to the store's commits; it must be made before those start.
+func NewSender(c SenderConfig) *Sender {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.IsBox == nil {
+		c.IsBox = func(string) bool { return false }
+	}
+	s := &Sender{c: c, log: c.Log, sem: make(chan struct{}, concurrentRequests), rooms: map[event.RoomID]bool{}, now: map[string]bool{},
+		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
+	c.DB.OnCommit(s.committed)
+	return s
+}
+
+// committed notes what a commit brought; it runs on the writer's goroutine and does not block.
+func (s *Sender) committed(c store.Commit) {
+	if len(c.Rooms) == 0 && len(c.Dests) == 0 {
+		return
+	}
+	s.mu.Lock()
+	for _, r := range c.Rooms {
+		s.rooms[r] = true
+	}
+	for _, d := range c.Dests {
+		s.now[d] = true
+	}
+	s.mu.Unlock()
+	poke(s.wake)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Appended belongs into room.Options.OnAppend: in the transaction of an event it notes from where on a server that comes into a
+// room is owed our events, and that a server is owed the very event that turns its invited user away.
+func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
+	p := a.PDU
+	if a.Pos <= 0 || a.Outcome != room.Accepted || p.Type != "m.room.member" || p.StateKey == nil {
+		return nil
+	}
+	server := event.UserID(*p.StateKey).Server()
+	if server == s.c.Local.Server || server == "" || s.c.IsBox(server) {
+		return nil
+	}
+	var content struct {
+		Membership string `json:"membership"`
+	}
+	if json.Unmarshal(p.Content, &content) != nil {
+		return nil
+	}
+	switch content.Membership {
+	case "join":
+		return tx.AddFederationCursor(server, p.RoomID, a.Pos)
+	case "leave", "ban":
+		return tx.AddFederationCursor(server, p.RoomID, a.Pos-1)
+	}
+	return nil
+}
+
+// LinkUp says that a server is in reach now: it is spoken to at once. An empty name means everybody: the network has come.
+func (s *Sender) LinkUp(server string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, d := range s.dests {
+		if server == "" || server == name {
+			d.linkUp.Store(true)
+			poke(d.wake)
+		}
+	}
+	if server != "" && s.dests[server] == nil {
+		s.now[server] = true
+		poke(s.wake)
+	}
+}
+
+// Heard says that a server spoke to us, or answered: if we were waiting out a failure, the wait is over.
+func (s *Sender) Heard(server string) {
+	s.mu.Lock()
+	d := s.dests[server]
+	s.mu.Unlock()
+	if d != nil && d.failing.Load() {
+		d.linkUp.Store(true)
+		poke(d.wake)
+	}
+}
+
+// Typing tells the room's servers that a local user types or stops; best effort, nothing is kept.
+func (s *Sender) Typing(ctx context.Context, id event.RoomID, user event.UserID, typing bool) {
+	servers, err := s.c.Rooms.Servers(ctx, id)
+	if err != nil {
+		return // a hint that is lost hurts nobody
+	}
+	content, _ := json.Marshal(map[string]any{"room_id": id, "user_id": user, "typing": typing}) // plain values
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, server := range servers {
+		if d := s.dests[server]; d != nil && !d.failing.Load() {
+			d.hint(string(id)+" "+string(user), edu{Kind: "m.typing", Content: content})
+			poke(d.wake)
+		}
+	}
+}
+
+// Status says how a server stands, for the operator.
+type Status struct {
+	Server      string
+	Failing     bool
+	Since       time.Time // of the failure
+	Unconfirmed int
+	LastError   string
+}
+
+// Status lists all servers that the sender serves.
+func (s *Sender) Status() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Status, 0, len(s.dests))
+	for _, d := range s.dests {
+		out = append(out, d.status())
+	}
+	slices.SortFunc(out, func(a, b Status) int { return cmpString(a.Server, b.Server) })
+	return out
+}
+
+func cmpString(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// Run serves all servers until ctx ends.
+func (s *Sender) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.forgetDests()
+	if err := s.findDests(ctx, &wg); err != nil {
+		return err
+	}
+	for {
+		if err := s.dispatch(ctx, &wg); err != nil && ctx.Err() == nil {
+			s.log.Error("find out who is owed new events", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
+	}
+}
+
+func (s *Sender) forgetDests() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.dests)
+}
+
+// findDests starts with everybody we share a room with, and everybody something waits for: after a start the box speaks first.
+func (s *Sender) findDests(ctx context.Context, wg *sync.WaitGroup) error {
+	names := map[string]bool{}
+	err := s.c.DB.View(ctx, func(r *store.Read) error {
+		dests, err := r.FederationDests()
+		if err != nil {
+			return err
+		}
+		for _, d := range dests {
+			names[d] = true
+		}
+		rooms, err := r.RoomsWith(s.c.Local.Server)
+		if err != nil {
+			return err
+		}
+		for _, id := range rooms {
+			servers, err := r.Servers(id)
+			if err != nil {
+				return err
+			}
+			for _, d := range servers {
+				names[d] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look up servers: %w", err)
+	}
+	for name := range names {
+		if d := s.dest(ctx, wg, name); d != nil {
+			d.linkUp.Store(true)
+			poke(d.wake)
+		}
+	}
+	return nil
+}
+
+// dest finds or starts the goroutine of a server; nil for boxes and ourselves.
+func (s *Sender) dest(ctx context.Context, wg *sync.WaitGroup, name string) *dest {
+	if name == s.c.Local.Server || s.c.IsBox(name) || !event.ValidServerName(name) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.dests[name]
+	if d == nil {
+		d = newDest(s, name)
+		s.dests[name] = d
+		wg.Go(func() { d.run(ctx) }) // Run waits for it
+	}
+	return d
+}
+
+// dispatch hands new work to those it is for.
+func (s *Sender) dispatch(ctx context.Context, wg *sync.WaitGroup) error {
+	s.mu.Lock()
+	rooms, now := s.rooms, s.now
+	s.rooms, s.now = map[event.RoomID]bool{}, map[string]bool{}
+	s.mu.Unlock()
+	for name := range now {
+		if d := s.dest(ctx, wg, name); d != nil {
+			poke(d.wake)
+		}
+	}
+	if len(rooms) == 0 {
+		return nil
+	}
+	return s.c.DB.View(ctx, func(r *store.Read) error {
+		for id := range rooms {
+			servers, err := r.Servers(id)
+			if err != nil {
+				return err
+			}
+			more, err := r.CursorServers(id)
+			if err != nil {
+				return err
+			}
+			for _, name := range append(servers, more...) {
+				if d := s.dest(ctx, wg, name); d != nil {
+					d.mark(id)
+				}
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+
+	"hallig/appliance/event"
+	"hallig/appliance/rules"
+)
+
+// This file answers questions about rooms' graphs and states, to servers that have a member in the room.
+
+// stateAndAuth gives a state and its auth chain as events.
+func (h *Handler) stateAndAuth(ctx context.Context, ids map[rules.Key]event.ID) (state, auth []json.RawMessage, err error) {
+	list := slices.Collect(maps.Values(ids))
+	state = make([]json.RawMessage, 0, len(list))
+	for _, id := range list {
+		p, _, err := h.c.Rooms.Event(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		state = append(state, p.JSON())
+	}
+	chain, err := h.c.Rooms.AuthChain(ctx, list)
+	if err != nil {
+		return nil, nil, err
+	}
+	return state, raws(chain), nil
+}
+
+func raws(pdus []*event.PDU) []json.RawMessage {
+	out := make([]json.RawMessage, len(pdus))
+	for i, p := range pdus {
+		out[i] = p.JSON()
+	}
+	return out
+}
+
+// backfill gives events and what came before them.
+// https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1backfillroomid
+func (h *Handler) backfill(ctx context.Context, r *request) (any, error) {
+	id := event.RoomID(r.PathValue("room"))
+	if err := h.checkIn(ctx, id, r.origin); err != nil {
+		return nil, err
+	}
+	q := r.URL.Query()
+	var from []event.ID
+	for _, v := range q["v"] {
+		if from = append(from, event.ID(v)); len(from) == 100 {
+			break
+		}
+	}
+	if len(from) == 0 {
+		return nil, refuse(http.StatusBadRequest, "M_MISSING_PARAM", "v is missing")
+	}
+	pdus, err := h.c.Rooms.Backfill(ctx, id, from, number(q, "limit", 100, 100))
+	if err != nil {
+		return nil, err
+	}
+	if pdus, err = h.seen(ctx, id, r.origin, pdus); err != nil {
+		return nil, err
+	}
+	return h.transactionOf(pdus), nil
+}
+
+// transactionOf is the form of answers that look like transactions.
+func (h *Handler) transactionOf(pdus []*event.PDU) any {
+	return map[string]any{"origin": h.c.Local.Server, "origin_server_ts": millis(h.c.Now()), "pdus": raws(pdus)}
+}
+
+// missingEvents gives the events between two ends. Limits up to 100 are honoured: who is behind should not have to ask often.
+func (h *Handler) missingEvents(ctx context.Context, r *request) (any, error) {
+	id := event.RoomID(r.PathValue("room"))
+	var req struct {
+		Earliest []event.ID `json:"earliest_events"`
+		Latest   []event.ID `json:"latest_events"`
+		Limit    *int       `json:"limit"`
+		MinDepth int        `json:"min_depth"`
+	}
+	if err := r.decode(&req); err != nil {
+		return nil, err
+	}
+	if err := h.checkIn(ctx, id, r.origin); err != nil {
+		return nil, err
+	}
+	limit := 10
+	if req.Limit != nil {
+		limit = min(max(*req.Limit, 0), 100)
+	}
+	if len(req.Latest) > 100 || len(req.Earliest) > 1000 {
+		return nil, refuse(http.StatusBadRequest, "M_INVALID_PARAM", "too many events")
+	}
+	pdus, err := h.c.Rooms.MissingEvents(ctx, id, req.Earliest, req.Latest, limit, req.MinDepth)
+	if err != nil {
+		return nil, err
+	}
+	if pdus, err = h.seen(ctx, id, r.origin, pdus); err != nil {
+		return nil, err
+	}
+	return map[string]any{"events": raws(pdus)}, nil
+}
+
+// at gives the event that a question is about, after checking that it belongs to the room and that the server may ask.
+func (h *Handler) at(ctx context.Context, r *request, id event.ID) (*event.PDU, error) {
+	room := event.RoomID(r.PathValue("room"))
+	if err := h.checkIn(ctx, room, r.origin); err != nil {
+		return nil, err
+	}
+	p, _, err := h.c.Rooms.Event(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if p.RoomID != room {
+		return nil, notFound("the event is not in this room")
+	}
+	return p, nil
+}
+
+func (h *Handler) state(ctx context.Context, r *request) (any, error) {
+	p, err := h.at(ctx, r, event.ID(r.query("event_id")))
+	if err != nil {
+		return nil, err
+	}
+	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	state, auth, err := h.stateAndAuth(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"pdus": state, "auth_chain": auth}, nil
+}
+
+func (h *Handler) stateIDs(ctx context.Context, r *request) (any, error) {
+	p, err := h.at(ctx, r, event.ID(r.query("event_id")))
+	if err != nil {
+		return nil, err
+	}
+	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	list := slices.AppendSeq(make([]event.ID, 0, len(ids)), maps.Values(ids))
+	chain, err := h.c.Rooms.AuthChain(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	auth := make([]event.ID, len(chain))
+	for i, c := range chain {
+		auth[i] = c.ID
+	}
+	return map[string]any{"pdu_ids": list, "auth_chain_ids": auth}, nil
+}
+
+// event gives one event to a server of its room.
+func (h *Handler) event(ctx context.Context, r *request) (any, error) {
+	p, meta, err := h.c.Rooms.Event(ctx, event.ID(r.PathValue("event")))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.checkIn(ctx, p.RoomID, r.origin); err != nil {
+		return nil, err
+	}
+	if !meta.Outlier {
+		seen, err := h.seen(ctx, p.RoomID, r.origin, []*event.PDU{p})
+		if err != nil {
+			return nil, err
+		}
+		p = seen[0]
+	}
+	return h.transactionOf([]*event.PDU{p}), nil
+}
+
+func (h *Handler) eventAuth(ctx context.Context, r *request) (any, error) {
+	p, err := h.at(ctx, r, event.ID(r.PathValue("event")))
+	if err != nil {
+		return nil, err
+	}
+	chain, err := h.c.Rooms.AuthChain(ctx, []event.ID{p.ID})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"auth_chain": raws(chain)}, nil
+}
+
+// seen gives events as a server may see them: where history was only for members and the server had none, redacted. The
+// graph stays whole that way.
+// https://spec.matrix.org/v1.16/client-server-api/#room-history-visibility
+func (h *Handler) seen(ctx context.Context, id event.RoomID, server string, pdus []*event.PDU) ([]*event.PDU, error) {
+	now, err := h.c.Rooms.StateEvent(ctx, id, "m.room.history_visibility", "")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*event.PDU, 0, len(pdus))
+	for _, p := range pdus {
+		// State is told to every server in the room anyway, and what a server's own users wrote is theirs.
+		if p.IsState() || p.Sender.Server() == server || open(now) {
+			out = append(out, p)
+			continue
+		}
+		may, err := h.mayRead(ctx, p, server)
+		if err != nil {
+			return nil, err
+		}
+		if !may {
+			if p, err = p.Redacted(); err != nil {
+				continue
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// open says whether history is open to all who are in the room now, as the present setting has it.
+func open(visibility *event.PDU) bool {
+	v := visibilityOf(visibility)
+	return v == "shared" || v == "world_readable"
+}
+
+func visibilityOf(p *event.PDU) string {
+	if p == nil {
+		return "shared"
+	}
+	var c struct {
+		V string `json:"history_visibility"`
+	}
+	if json.Unmarshal(p.Content, &c) != nil || c.V == "" {
+		return "shared"
+	}
+	return c.V
+}
+
+// mayRead asks the state before an event: was history open then, or a user of the server a member?
+func (h *Handler) mayRead(ctx context.Context, p *event.PDU, server string) (bool, error) {
+	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
+	if err != nil {
+		return false, nil // history of which we know no state: the present setting, which is not open, decides
+	}
+	var visibility *event.PDU
+	if id, ok := ids[rules.Key{Type: "m.room.history_visibility"}]; ok {
+		if visibility, _, err = h.c.Rooms.Event(ctx, id); err != nil {
+			return false, err
+		}
+	}
+	v := visibilityOf(visibility)
+	if v == "shared" || v == "world_readable" {
+		return true, nil
+	}
+	for k, id := range ids {
+		if k.Type != "m.room.member" || event.UserID(k.StateKey).Server() != server {
+			continue
+		}
+		m, _, err := h.c.Rooms.Event(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		var c struct {
+			Membership string `json:"membership"`
+		}
+		if json.Unmarshal(m.Content, &c) == nil && (c.Membership == "join" || c.Membership == "invite" && v == "invited") {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"sync"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+)
+
+// incomingTransaction is the body of PUT /send as it comes in.
+type incomingTransaction struct {
+	PDUs []json.RawMessage `json:"pdus"`
+	EDUs []edu             `json:"edus"`
+}
+
+// parseTransaction reads a body within the limits.
+func parseTransaction(body []byte) (*incomingTransaction, error) {
+	var t incomingTransaction
+	if err := json.Unmarshal(body, &t); err != nil {
+		return nil, badJSON("the transaction does not have the form it should have")
+	}
+	if len(t.PDUs) > MaxPDUs || len(t.EDUs) > MaxEDUs {
+		return nil, badJSON("a transaction holds at most 50 PDUs and 100 EDUs")
+	}
+	return &t, nil
+}
+
+// pduResult is what the sender hears of one PDU.
+type pduResult struct {
+	Error string `json:"error,omitempty"`
+}
+
+// send takes a transaction in. A 200 means: each PDU is decided or durably staged, each lasting EDU is kept. A repeated transaction gets
+// the same answer. One transaction of a server is worked on at a time.
+// https://spec.matrix.org/v1.16/server-server-api/#put_matrixfederationv1sendtxnid
+func (h *Handler) send(ctx context.Context, r *request) (any, error) {
+	txn := r.PathValue("txn")
+	if len(txn) > 255 {
+		return nil, refuse(http.StatusBadRequest, "M_INVALID_PARAM", "the transaction id is too long")
+	}
+	t, err := parseTransaction(r.body)
+	if err != nil {
+		return nil, err
+	}
+	unlock := h.turns.lock(r.origin)
+	defer unlock()
+	var before []byte
+	err = h.c.DB.View(ctx, func(rd *store.Read) (err error) {
+		before, err = rd.TxnAnswer(r.origin, txn)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if before != nil {
+		return json.RawMessage(before), nil
+	}
+	// What has begun goes on when the sender hangs up: it will send the same again, and then everything is known.
+	results := make(map[event.ID]pduResult, len(t.PDUs))
+	for _, raw := range t.PDUs {
+		id, err := h.takePDU(ctx, r.origin, raw)
+		if id == "" {
+			continue // a room we do not know: there is not even an id to answer for
+		}
+		switch text, stop := told(err); {
+		case stop:
+			return nil, err
+		default:
+			results[id] = pduResult{Error: text}
+		}
+	}
+	for _, e := range t.EDUs {
+		if err := h.takeEDU(ctx, r.origin, e); err != nil {
+			return nil, err
+		}
+	}
+	answer, err := json.Marshal(map[string]any{"pdus": results})
+	if err != nil {
+		return nil, err
+	}
+	if len(t.PDUs)+len(t.EDUs) > 0 {
+		// Lazily: if a power cut takes the answer back, the repetition finds every effect done and answers the same.
+		h.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveTxnAnswer(r.origin, txn, answer) })
+	}
+	return json.RawMessage(answer), nil
+}
+
+// told gives the text for the sender of a PDU. stop: nothing could be decided (disk, shutdown), the transaction must come again.
+func told(err error) (text string, stop bool) {
+	var known *room.Error
+	var bad *badPDU
+	switch {
+	case err == nil:
+		return "", false
+	case errors.As(err, &bad):
+		return bad.Error(), false
+	case errors.As(err, &known):
+		return known.Text, known.Code == "M_RESOURCE_LIMIT_EXCEEDED"
+	}
+	return "", true
+}
+
+// badPDU is a fault of the PDU itself.
+type badPDU struct{ text string }
+
+func (e *badPDU) Error() string { return e.text }
+
+func (h *Handler) takePDU(ctx context.Context, origin string, raw json.RawMessage) (event.ID, error) {
+	id, v, err := h.roomOf(ctx, raw)
+	if err != nil || v == nil {
+		return "", err
+	}
+	p, err := event.Parse(v, raw)
+	if err != nil {
+		h.log.Info("PDU refused", "origin", origin, "room", id, "err", err)
+		return "", nil
+	}
+	if err := h.checkACL(ctx, id, origin); err != nil {
+		return p.ID, err
+	}
+	if err := h.checkResident(ctx, id); err != nil {
+		return p.ID, err
+	}
+	if err := h.c.Intake.Take(ctx, origin, p); err != nil {
+		if _, stop := told(err); stop {
+			h.log.Info("PDU not taken", "origin", origin, "room", id, "event", p.ID, "err", err)
+		}
+		return p.ID, err
+	}
+	return p.ID, nil
+}
+
+// roomOf finds the room of a PDU and its version; no version when the room is not ours to know.
+func (h *Handler) roomOf(ctx context.Context, raw json.RawMessage) (event.RoomID, *event.Version, error) {
+	var head struct {
+		Room event.RoomID `json:"room_id"`
+	}
+	if json.Unmarshal(raw, &head) != nil || head.Room == "" {
+		return "", nil, nil
+	}
+	v, err := h.c.Rooms.Version(ctx, head.Room)
+	var unknown *room.Error
+	if errors.As(err, &unknown) || err == nil && v.Readable {
+		return head.Room, nil, nil
+	}
+	return head.Room, v, err
+}
+
+// takeEDU hands an EDU on. What a server may not say for somebody else's users is dropped by Users.
+func (h *Handler) takeEDU(ctx context.Context, origin string, e edu) error {
+	if h.c.Users == nil || e.Kind == "m.presence" { // presence is not followed across servers
+		return nil
+	}
+	err := h.c.Users.EDU(ctx, origin, e.Kind, e.Content)
+	var bad *room.Error
+	if errors.As(err, &bad) && bad.Code != "M_RESOURCE_LIMIT_EXCEEDED" {
+		h.log.Info("EDU refused", "origin", origin, "kind", e.Kind, "err", err)
+		return nil
+	}
+	return err
+}
+
+// turns lets one transaction of a server in at a time.
+type turns struct {
+	mu sync.Mutex
+	by map[string]*turn
+}
+
+type turn struct {
+	sync.Mutex
+	users int
+}
+
+func (t *turns) lock(origin string) (unlock func()) {
+	t.mu.Lock()
+	if t.by == nil {
+		t.by = map[string]*turn{}
+	}
+	u := t.by[origin]
+	if u == nil {
+		u = &turn{}
+		t.by[origin] = u
+	}
+	u.users++
+	t.mu.Unlock()
+	u.Lock()
+	return func() {
+		u.Unlock()
+		t.mu.Lock()
+		if u.users--; u.users == 0 {
+			delete(t.by, origin)
+		}
+		t.mu.Unlock()
+	}
+}
