@@ -252,3 +252,9 @@ func (tx *Tx) PutPusher(user event.UserID, device, app, key string, body json.Ra
 func (tx *Tx) DeletePusher(user event.UserID, app, key string) error {
 	return tx.exec(`DELETE FROM pusher WHERE user_id = ? AND app_id = ? AND pushkey = ?`, user, app, key)
 }
+
+// CountAccounts counts the accounts that somebody can use.
+func (r *Read) CountAccounts() (n int, err error) {
+	_, err = r.one(`SELECT count(*) FROM account WHERE deactivated=0 AND guest=0`, nil, &n)
+	return n, err
+}

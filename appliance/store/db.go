@@ -73,6 +73,7 @@ type DB struct {
 	published atomic.Int64
 	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
 	groupNID  atomic.Int64
+	flushes   atomic.Int64
 	checked   chan struct{} // closed when the check after an unclean stop is over
 	groups    *groupCache
 	names     names
@@ -336,6 +337,8 @@ func (db *DB) Checked() <-chan struct{} { return db.checked }
 func (db *DB) Published() int64 { return db.published.Load() }
 
 // NextEvent and NextGroup hand out numbers for rows that are prepared before the writer takes them. A number that is not used leaves a hole.
+// Flushes counts, since Open, the flushes to the disk: one for each commit, two for each folding of the log into the file.
+func (db *DB) Flushes() int64 { return db.flushes.Load() }
 func (db *DB) NextEvent() int64 { return db.eventNID.Add(1) }
 func (db *DB) NextGroup() int64 { return db.groupNID.Add(1) }
 

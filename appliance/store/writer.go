@@ -199,6 +199,7 @@ func (db *DB) folding() {
 		if _, err := r.one(`PRAGMA wal_checkpoint(PASSIVE)`, nil, &busy, &pages, &done); err != nil {
 			db.log.Warn("fold the write-ahead log", "err", err)
 		}
+		db.flushes.Add(2) // of the log, then of the file
 	}
 }
 
@@ -241,6 +242,7 @@ func (db *DB) commit(batch []op) {
 			n.stored.Store(true)
 		}
 		db.published.Store(db.pos)
+		db.flushes.Add(1)
 	}
 	for i, o := range batch {
 		if o.done == nil {
