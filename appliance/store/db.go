@@ -336,9 +336,10 @@ func (db *DB) Checked() <-chan struct{} { return db.checked }
 // Published is the highest committed stream position: what a phone's token may say.
 func (db *DB) Published() int64 { return db.published.Load() }
 
-// NextEvent and NextGroup hand out numbers for rows that are prepared before the writer takes them. A number that is not used leaves a hole.
 // Flushes counts, since Open, the flushes to the disk: one for each commit, two for each folding of the log into the file.
 func (db *DB) Flushes() int64 { return db.flushes.Load() }
+
+// NextEvent and NextGroup hand out numbers for rows that are prepared before the writer takes them. A number that is not used leaves a hole.
 func (db *DB) NextEvent() int64 { return db.eventNID.Add(1) }
 func (db *DB) NextGroup() int64 { return db.groupNID.Add(1) }
 
