@@ -56,7 +56,7 @@ type Config struct {
 	BitsPerByte   int // 0: 10, as in 8N1
 	FullDuplex    bool
 	Framing       frame.Framing
-	MTU           int           // longest frame body; 0: 247 up to 9600 bit/s or with a TurnDelay, else 503
+	MTU           int           // longest frame body; 0: 239 up to 9600 bit/s or with a TurnDelay, else 503
 	TurnDelay     time.Duration // from the last byte of one end to the first of the other, on the air
 	AnswerDelay   time.Duration // how long an answer waits for data to ride along; 0: by rate, 15..80 ms
 	KeyDown       time.Duration // longest transmission; 0: by rate, 8.3 s at 1200 bit/s with 300 ms TurnDelay
@@ -79,7 +79,7 @@ func (c *Config) fill() {
 		case c.BitsPerSecond < 600:
 			c.MTU = 120
 		case slow:
-			c.MTU = 247
+			c.MTU = 239
 		}
 	}
 	c.MTU = min(max(c.MTU, 32), frame.MaxBody)
@@ -205,8 +205,11 @@ type Link struct {
 	deadline  time.Time // wait, asked
 	lastAsk   time.Time // deadline at its very latest
 	owe       bool
-	answerAt  time.Time
+	answerAt  time.Time // when the answer goes even if nothing rides along
+	notBefore time.Time
+	askedMore bool // our question said that more is coming
 	inBurst   bool // the far end is in the middle of a transmission
+	twice     bool // its last frame comes a second time
 	frameAt   time.Time
 	heardAt   time.Time
 	holdUntil time.Time // the far end goes first

@@ -87,7 +87,7 @@ func (l *Link) pass(now time.Time, f *frame.Frame) {
 			l.asked = false
 		}
 		if f.Poll {
-			l.oweAnswer(now, f.More)
+			l.oweAnswer(now, f.More, f.Type == frame.Control)
 		}
 		return
 	}
@@ -97,20 +97,33 @@ func (l *Link) pass(now time.Time, f *frame.Frame) {
 		return
 	}
 	l.turn, l.inBurst = idle, false
+	l.twice = l.twice && f.Type == frame.Control && !f.Poll
 	switch {
 	case f.Poll:
-		l.oweAnswer(now, f.More)
+		l.oweAnswer(now, f.More, f.Type == frame.Control)
 	case f.Type == frame.Control:
 		l.holdUntil, l.owe = now, false // the turn is given back
+		second := l.twice
+		if l.twice = doubled(f) && !second; !l.twice {
+			l.heardAt = time.Time{} // nothing more comes: no need to listen before we go on
+		}
 	default:
 		l.inBurst = true
 	}
 }
 
+// doubled says whether a frame that gives the turn back is sent twice. Where frames are being lost, an acknowledgement
+// that is lost too costs more than its few bytes.
+func doubled(f *frame.Frame) bool { return f.Bitmap != 0 }
+
 // oweAnswer notes that the far end waits for an answer, at once or, if nothing is at stake, a moment later, so that what
 // the reader says to the message can ride along.
-func (l *Link) oweAnswer(now time.Time, more bool) {
-	l.owe, l.ackDue, l.answerAt = true, true, now
+func (l *Link) oweAnswer(now time.Time, more, bare bool) {
+	l.owe, l.ackDue, l.answerAt, l.notBefore = true, true, now, now
+	if bare && !l.cfg.FullDuplex {
+		// It may come a second time.
+		l.notBefore = now.Add(l.cfg.airtime(l.cfg.Framing.Size(2+frame.TagSize)) + slack/5)
+	}
 	if _, work := l.pending(); !work && !more {
 		l.answerAt = now.Add(l.cfg.AnswerDelay)
 	}

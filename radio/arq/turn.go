@@ -29,11 +29,14 @@ func (l *Link) burstGap() time.Duration {
 
 // patience is how long after our last byte the answer must have begun, and, if it is short, be complete.
 func (l *Link) patience() time.Duration {
-	t := l.cfg.TurnDelay*5/4 + l.cfg.AnswerDelay + l.cfg.airtime(32) + slack
+	t := l.cfg.TurnDelay*5/4 + l.cfg.airtime(28) + slack
+	if !l.askedMore {
+		t += l.cfg.AnswerDelay
+	}
 	if l.peerMore || l.cfg.FullDuplex {
 		t += l.cfg.frameAir()
 	}
-	learned := l.srtt + 4*l.dev + l.cfg.airtime(32)
+	learned := l.srtt + 4*l.dev + l.cfg.airtime(28)
 	return max(t, min(learned, t+3*time.Second))
 }
 
@@ -49,7 +52,7 @@ func (l *Link) backoff() time.Duration {
 	if l.my > l.peer {
 		d = l.slot()
 	}
-	if l.fails > 0 {
+	if l.contended && l.fails > 0 || l.fails > 2 {
 		d += l.random(l.slot() * time.Duration(min(1<<l.fails-1, 6)))
 	}
 	return d
@@ -85,22 +88,31 @@ func (l *Link) late(now time.Time) bool {
 	l.fails++
 	l.stats.Unanswered++
 	l.turn, l.asked = idle, false
+	contended := l.contended
 	if suspect := l.suspect; suspect != 0 && l.fails >= 2 || l.fails >= maxFails && now.Sub(l.lastValid) >= 3*time.Second {
 		l.lose(now)
 		l.seek(now)
 		l.peer = suspect
 		return true
 	}
-	if n, one := l.unresolved(); n == 1 && l.fails == 1 && !l.cfg.FullDuplex {
+	n, one := l.unresolved()
+	if _, work := l.pending(); n > 1 && work && l.fails == 1 && !l.cfg.FullDuplex {
+		// Of several frames some will have arrived, so it is the answer that was lost: the next one will tell of both.
+		l.begin(now, false)
+		return false
+	}
+	if n == 1 && l.fails == 1 && !l.cfg.FullDuplex {
 		// A question costs about as much as this frame: send it again at once.
 		size := l.cfg.Framing.Size(frame.HeaderSize + len(one.frame.Body) + frame.TagSize)
 		if l.cfg.airtime(size) <= l.cfg.airtime(32)+l.cfg.TurnDelay {
 			one.state = lost
 			l.begin(now, false)
+			l.contended = contended
 			return false
 		}
 	}
 	l.question(now)
+	l.contended = contended
 	return false
 }
 
@@ -161,6 +173,9 @@ func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 		f := l.helloFrame(false)
 		return l.transmit(now, &f, false), now
 	case l.owe:
+		if l.notBefore.After(now) {
+			return nil, l.notBefore
+		}
 		if l.answerAt.After(now) {
 			if _, work := l.pending(); !work {
 				return nil, l.answerAt
@@ -216,8 +231,14 @@ func (l *Link) bare(now time.Time) []byte {
 	l.owe, l.ackDue = false, false
 	wire := l.transmit(now, &f, keyed)
 	if f.Poll {
-		l.await()
+		if l.fails > 1 {
+			wire = append(wire, l.transmit(now, &f, keyed)...) // short, and its loss costs a whole wait
+		}
+		l.await(more)
 	} else {
+		if doubled(&f) {
+			wire = append(wire, l.transmit(now, &f, keyed)...)
+		}
 		l.turn, l.holdUntil = idle, l.txFree
 		if l.peerMore {
 			l.holdUntil = l.txFree.Add(l.patience())
@@ -242,13 +263,14 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	wire := l.transmit(now, &f, keyed)
 	if poll {
 		l.owe, l.ackDue = false, false
-		l.await()
+		l.await(more)
 	}
 	return wire
 }
 
-// await begins to wait for an answer.
-func (l *Link) await() {
+// await begins to wait for an answer; more: the far end knows that we have more to send, and does not dally.
+func (l *Link) await(more bool) {
+	l.askedMore = more
 	l.deadline = l.txFree.Add(l.patience() + l.backoff())
 	l.lastAsk = l.deadline.Add(2 * l.cfg.KeyDown)
 	l.askedAt = l.order
@@ -304,7 +326,7 @@ func (l *Link) control(now time.Time, poll bool) []byte {
 	l.owe, l.ackDue = false, false
 	wire := l.transmit(now, &f, keyed)
 	if poll {
-		l.await()
+		l.await(false)
 	}
 	return wire
 }

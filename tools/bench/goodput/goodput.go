@@ -15,7 +15,7 @@ import (
 )
 
 // Goodput is the share of the line rate that arrives as payload: messages of 2 KB queued without end in one direction,
-// half duplex, for 20 minutes of line time. All that the link itself needs is counted against it: hellos, headers, tags,
+// half duplex, for an hour of line time. All that the link itself needs is counted against it: hellos, headers, tags,
 // acknowledgements, the turns, 300 ms of TXDELAY before every transmission up to 1200 bit/s (50 ms above), repetitions. Line
 // rate is in bytes: bit/s divided by the 10 bits of 8N1. loss is the probability that a frame, in either direction,
 // vanishes. The bench lines goodput_1200_lossN are the mean over seeds 1..20.
@@ -26,7 +26,7 @@ func Goodput(bitsPerSecond int, loss float64, seed uint64) float64 {
 	}
 	s := New(Setup{BitsPerSecond: bitsPerSecond, TurnDelay: turn, FrameLoss: loss, Seed: seed})
 	const size = 2000
-	return s.Saturate(size, 20*time.Minute)
+	return s.Saturate(size, time.Hour)
 }
 
 // Setup of a simulated link; both ends are alike.
@@ -47,6 +47,7 @@ type Sim struct {
 	Air      *ether.Air
 	Ends     [2]*arq.Link
 	On       func(end int, e arq.Event) // nil: events are dropped
+	Tap      func(end int, wire []byte) // sees every frame as it is sent; nil: nobody does
 	decoders [2]frame.Decoder
 	wakes    [2]time.Time
 	arrivals arrivals
@@ -82,6 +83,9 @@ func (s *Sim) Kick(end int) {
 		if wire == nil {
 			s.wakes[end] = wake
 			return
+		}
+		if s.Tap != nil {
+			s.Tap(end, wire)
 		}
 		for _, a := range s.Air.Send(s.Now, end, wire) {
 			s.count++
