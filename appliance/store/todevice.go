@@ -101,13 +101,9 @@ func (r *Read) ReceiptsOf(room event.RoomID, user event.UserID) ([]ReceiptRow, e
 	return r.receipts(receiptSelect+` WHERE room_id = ? AND type IN ('m.read', 'm.read.private') AND user_id = ?`, args(room, user))
 }
 
-// PutReceipt sets a receipt. A public one wakes the room, a private one its user.
+// PutReceipt sets a receipt and wakes the room: who looks finds it, or, when it is private, only its user does.
 func (tx *Tx) PutReceipt(x ReceiptRow) error {
-	if x.Type == "m.read.private" {
-		tx.TouchUser(x.User)
-	} else {
-		tx.TouchRoom(x.Room)
-	}
+	tx.TouchRoom(x.Room)
 	return tx.exec(`INSERT OR REPLACE INTO receipt (room_id, type, user_id, thread, event_id, ts, pos) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 		x.Room, x.Type, x.User, x.Thread, x.Event, x.TS, tx.NextPos())
 }

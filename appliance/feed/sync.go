@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package feed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+const (
+	maxWait   = 10 * time.Minute // a poll ends by then, whatever was asked
+	maxLetter = 200              // to-device messages of one answer
+)
+
+// SyncRequest is GET /sync.
+type SyncRequest struct {
+	Since      string
+	Filter     string // id or JSON
+	FullState  bool
+	Timeout    time.Duration
+	StateAfter bool   // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync use_state_after
+	Presence   string // taken, without effect: presence is off
+}
+
+// events wraps a list as /sync does.
+type events struct {
+	Events []json.RawMessage `json:"events"`
+}
+
+type syncResponse struct {
+	NextBatch   string      `json:"next_batch"`
+	AccountData *events     `json:"account_data,omitempty"`
+	ToDevice    *events     `json:"to_device,omitempty"`
+	Presence    *events     `json:"presence,omitempty"`
+	Rooms       *syncRooms  `json:"rooms,omitempty"`
+	DeviceLists *deviceList `json:"device_lists,omitempty"`
+
+	OneTimeKeys    map[string]int `json:"device_one_time_keys_count"`
+	UnusedFallback []string       `json:"device_unused_fallback_key_types"`
+}
+
+type syncRooms struct {
+	Join   map[event.RoomID]*joinedRoom  `json:"join,omitempty"`
+	Invite map[event.RoomID]*invitedRoom `json:"invite,omitempty"`
+	Knock  map[event.RoomID]*knockedRoom `json:"knock,omitempty"`
+	Leave  map[event.RoomID]*leftRoom    `json:"leave,omitempty"`
+}
+
+type deviceList struct {
+	Changed []event.UserID `json:"changed,omitempty"`
+	Left    []event.UserID `json:"left,omitempty"`
+}
+
+type invitedRoom struct {
+	State events `json:"invite_state"`
+}
+
+type knockedRoom struct {
+	State events `json:"knock_state"`
+}
+
+// Sync answers GET /sync as JSON. It waits for news until the timeout when there is a since and nothing newer.
+func (f *Feed) Sync(ctx context.Context, user event.UserID, device string, req SyncRequest) ([]byte, error) {
+	since := token{}
+	if req.Since != "" {
+		var err error
+		if since, err = parseToken(req.Since); err != nil {
+			return nil, err
+		}
+		since.pos = max(0, since.pos)
+	}
+	w := f.join(user)
+	defer f.leave(w)
+	deadline := time.NewTimer(min(max(0, req.Timeout), maxWait))
+	defer deadline.Stop()
+	patient := req.Since != "" && !req.FullState && req.Timeout > 0
+	for {
+		s, err := f.look(ctx, user, device, since, req)
+		if err != nil {
+			return nil, err
+		}
+		if !patient || !s.empty() {
+			f.received(user, device, since.toDevice, s.letters)
+			return s.json()
+		}
+		f.settle(w, s.joined)
+		select {
+		case <-w.ch:
+		case <-deadline.C:
+			patient = false // one more look, so that the token moves on
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-f.closed:
+			patient = false
+		}
+	}
+}
+
+// received throws away the letters that the device's token has shown to be there.
+func (f *Feed) received(user event.UserID, device string, upTo int64, some bool) {
+	if !some || device == "" {
+		return
+	}
+	f.db.Lazy(func(tx *store.Tx) error { return tx.DeleteToDevice(user, device, upTo) })
+}
+
+// syncer is one look for one answer.
+type syncer struct {
+	*look
+	since  token
+	full   bool // no since, or the full state is wanted
+	first  bool // no since
+	after  bool // state_after
+	filter *filter
+
+	recent  recent
+	ignored map[event.UserID]bool
+	typing  map[event.RoomID][]event.UserID // changed since
+	data    map[event.RoomID][]json.RawMessage
+	rules   *rules
+	joined  map[event.RoomID]bool
+	letters bool // the device's box holds some that are delivered
+
+	came, went map[event.UserID]bool // who may have begun or ceased to share a room
+	out        syncResponse
+}
+
+func (f *Feed) look(ctx context.Context, user event.UserID, device string, since token, req SyncRequest) (*syncer, error) {
+	var s *syncer
+	err := f.view(ctx, user, device, func(l *look) error {
+		s = &syncer{look: l, since: since, first: req.Since == "", after: req.StateAfter,
+			joined: map[event.RoomID]bool{}, came: map[event.UserID]bool{}, went: map[event.UserID]bool{}}
+		if since.pos > l.pos {
+			// A token from a future that was lost (a backup was restored): begin anew rather than keep silent.
+			s.since, s.first = token{}, true
+		}
+		s.full = s.first || req.FullState
+		var err error
+		if s.filter, err = l.filter(req.Filter); err != nil {
+			return err
+		}
+		return s.build()
+	})
+	return s, err
+}
+
+func (s *syncer) build() error {
+	memberships, err := s.RoomsOf(s.user)
+	if err != nil {
+		return err
+	}
+	s.recent = s.f.recent(s.pos, memberships)
+	var typed int64
+	s.typing, typed = s.f.typedSince(s.since.typing)
+	if s.ignored, err = s.look.ignored(); err != nil {
+		return err
+	}
+	if err := s.accountData(); err != nil {
+		return err
+	}
+	s.out.Rooms = &syncRooms{Join: map[event.RoomID]*joinedRoom{}, Invite: map[event.RoomID]*invitedRoom{},
+		Knock: map[event.RoomID]*knockedRoom{}, Leave: map[event.RoomID]*leftRoom{}}
+	for _, m := range memberships {
+		if m.Membership == "join" {
+			s.joined[m.Room] = true
+		}
+		if m.Forgotten || !s.filter.Room.room(m.Room) {
+			continue
+		}
+		if err := s.room(m); err != nil {
+			return err
+		}
+	}
+	next := token{pos: s.pos, typing: typed, toDevice: s.pos}
+	if err := s.mail(&next); err != nil {
+		return err
+	}
+	if err := s.devices(); err != nil {
+		return err
+	}
+	s.out.NextBatch = next.String()
+	return nil
+}
+
+func (s *syncer) room(m store.Membership) error {
+	var err error
+	switch m.Membership {
+	case "join":
+		var r *joinedRoom
+		if r, err = s.join(m); r != nil {
+			s.out.Rooms.Join[m.Room] = r
+		}
+	case "invite":
+		if m.Pos <= s.since.pos && !s.full {
+			return nil
+		}
+		var state []json.RawMessage
+		var from event.UserID
+		if state, from, err = s.strippedState(m); err == nil && !s.ignored[from] {
+			s.out.Rooms.Invite[m.Room] = &invitedRoom{events{state}}
+		}
+	case "knock":
+		if m.Pos <= s.since.pos && !s.full {
+			return nil
+		}
+		var state []json.RawMessage
+		if state, _, err = s.strippedState(m); err == nil {
+			s.out.Rooms.Knock[m.Room] = &knockedRoom{events{state}}
+		}
+	case "leave", "ban":
+		if m.Pos <= s.since.pos && !s.full || s.first && !s.filter.Room.IncludeLeave {
+			return nil
+		}
+		var r *leftRoom
+		if r, err = s.left(m); r != nil {
+			s.out.Rooms.Leave[m.Room] = r
+		}
+	}
+	return err
+}
+
+// strippedTypes are shown with an invite: https://spec.matrix.org/latest/client-server-api/#stripped-state
+var strippedTypes = []string{"m.room.create", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.join_rules", "m.room.canonical_alias", "m.room.encryption"}
+
+// strippedState is what came with an invite or knock, or the room's own state when it is here, with the member event
+// itself; from is its sender.
+func (s *syncer) strippedState(m store.Membership) (state []json.RawMessage, from event.UserID, err error) {
+	if state, err = s.Stripped(m.Room, m.User); err != nil {
+		return nil, "", err
+	}
+	own := false
+	for _, raw := range state {
+		var x struct {
+			Type string `json:"type"`
+			Key  string `json:"state_key"`
+		}
+		if json.Unmarshal(raw, &x) == nil && x.Type == "m.room.member" && x.Key == string(m.User) {
+			own = true
+		}
+	}
+	if state == nil {
+		for _, typ := range strippedTypes {
+			e, err := s.CurrentStateEvent(m.Room, typ, "")
+			if err != nil {
+				return nil, "", err
+			}
+			if e == nil {
+				continue
+			}
+			raw, err := s.stripped(e)
+			if err != nil {
+				return nil, "", err
+			}
+			state = append(state, raw)
+		}
+	}
+	e, err := s.EventByNID(m.Event)
+	if err != nil || e == nil {
+		return state, "", err
+	}
+	if own {
+		return state, e.Sender, nil
+	}
+	raw, err := s.stripped(e)
+	return append(state, raw), e.Sender, err
+}
+
+// accountData collects what changed, by room; "" is global.
+func (s *syncer) accountData() error {
+	after := s.since.pos
+	if s.full {
+		after = 0
+	}
+	rows, err := s.AccountDataSince(s.user, after, s.pos)
+	if err != nil {
+		return err
+	}
+	s.data = map[event.RoomID][]json.RawMessage{}
+	global := []json.RawMessage{}
+	hasRules := false
+	for _, row := range rows {
+		raw := typed(row.Type, row.Content)
+		switch {
+		case row.Room != "":
+			if x := &s.filter.Room.AccountData; x.kind(row.Type) && x.room(row.Room) {
+				s.data[row.Room] = append(s.data[row.Room], raw)
+			}
+		case s.filter.AccountData.kind(row.Type):
+			hasRules = hasRules || row.Type == "m.push_rules"
+			global = append(global, raw)
+		}
+	}
+	if s.full && !hasRules && s.filter.AccountData.kind("m.push_rules") {
+		raw, err := s.defaultRules()
+		if err != nil {
+			return err
+		}
+		global = append(global, typed("m.push_rules", raw))
+	}
+	s.out.AccountData = &events{global}
+	return nil
+}
+
+// typed writes {"content":…,"type":…}.
+func typed(typ string, content json.RawMessage) json.RawMessage {
+	out := append([]byte(`{"content":`), content...)
+	out = append(append(out, `,"type":`...), quoted(typ)...)
+	return append(out, '}')
+}
+
+// mail adds the device's letters.
+func (s *syncer) mail(next *token) error {
+	s.out.ToDevice = &events{[]json.RawMessage{}}
+	if s.device == "" {
+		return nil
+	}
+	var err error
+	if !s.first {
+		if s.letters, err = s.HasToDevice(s.user, s.device, s.since.toDevice); err != nil {
+			return err
+		}
+	}
+	letters, err := s.ToDevice(s.user, s.device, s.since.toDevice, s.pos, maxLetter)
+	if err != nil {
+		return err
+	}
+	for _, l := range letters {
+		s.out.ToDevice.Events = append(s.out.ToDevice.Events, l.Body)
+	}
+	if len(letters) == maxLetter {
+		next.toDevice = letters[maxLetter-1].Pos
+	}
+	return nil
+}
+
+// devices adds what a client needs to keep its picture of others' devices and of its own keys.
+func (s *syncer) devices() error {
+	var err error
+	s.out.OneTimeKeys, s.out.UnusedFallback = map[string]int{}, []string{}
+	if s.device != "" {
+		if s.out.OneTimeKeys, err = s.OneTimeKeyCounts(s.user, s.device); err != nil {
+			return err
+		}
+		if s.out.UnusedFallback, err = s.UnusedFallback(s.user, s.device); err != nil {
+			return err
+		}
+	}
+	if _, ok := s.out.OneTimeKeys["signed_curve25519"]; !ok {
+		s.out.OneTimeKeys["signed_curve25519"] = 0
+	}
+	s.out.DeviceLists = &deviceList{}
+	if s.first {
+		return nil
+	}
+	changed, left, err := s.listChanges(s.since.pos, s.pos)
+	s.out.DeviceLists.Changed, s.out.DeviceLists.Left = changed, left
+	return err
+}
+
+// empty says that there is nothing to tell.
+func (s *syncer) empty() bool {
+	r := s.out.Rooms
+	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave) == 0 && len(s.out.AccountData.Events) == 0 &&
+		len(s.out.ToDevice.Events) == 0 && len(s.out.DeviceLists.Changed)+len(s.out.DeviceLists.Left) == 0
+}
+
+func (s *syncer) json() ([]byte, error) {
+	if len(s.out.AccountData.Events) == 0 {
+		s.out.AccountData = nil
+	}
+	if len(s.out.ToDevice.Events) == 0 {
+		s.out.ToDevice = nil
+	}
+	if d := s.out.DeviceLists; len(d.Changed)+len(d.Left) == 0 {
+		s.out.DeviceLists = nil
+	}
+	if r := s.out.Rooms; len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave) == 0 {
+		s.out.Rooms = nil
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(&s.out); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
