@@ -17,7 +17,6 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
-	"hallig/appliance/store"
 )
 
 // ClientConfig is what a Client needs. Transport and Ring must be set; Rooms for all that touches rooms.
@@ -27,7 +26,6 @@ type ClientConfig struct {
 	Transport http.RoundTripper
 	Ring      *KeyRing
 	Rooms     *room.Rooms
-	DB        *store.DB
 	Log       *slog.Logger // nil: silent
 	// Patience is how long one small request may take; 0: one minute. Joins and media may take ten times that.
 	Patience time.Duration

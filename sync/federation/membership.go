@@ -47,7 +47,11 @@ func (c *Client) Leave(ctx context.Context, id event.RoomID, user event.UserID, 
 
 // inviter gives who made a user's membership what it is: the sender of an invite.
 func (c *Client) inviter(ctx context.Context, id event.RoomID, user event.UserID) (by event.UserID, err error) {
-	err = c.c.DB.View(ctx, func(r *store.Read) error {
+	db := c.c.Ring.c.DB
+	if db == nil {
+		return "", nil
+	}
+	err = db.View(ctx, func(r *store.Read) error {
 		m, err := r.MembershipOf(id, user)
 		if err != nil || m.Event == 0 {
 			return err
