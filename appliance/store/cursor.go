@@ -75,6 +75,31 @@ func (r *Read) EDUsKept(box string, epoch uint32) (uint64, error) {
 	return uint64(kept), err
 }
 
+// EDUEpochs tells how far the EDUs of each epoch of a peer have had their effect; mostly there is one.
+func (r *Read) EDUEpochs(box string, f func(epoch uint32, kept uint64)) error {
+	return r.each(`SELECT i.epoch, i.kept FROM edu_in i JOIN box b ON b.n = i.box WHERE b.id = ?`, args(box), func(row *Row) error {
+		var epoch uint32
+		var kept int64
+		if err := row.Scan(&epoch, &kept); err != nil {
+			return err
+		}
+		f(epoch, uint64(kept))
+		return nil
+	})
+}
+
+// Boxes lists the ids of all boxes that were ever heard of.
+func (r *Read) Boxes() ([]string, error) {
+	var out []string
+	err := r.each(`SELECT id FROM box ORDER BY n`, nil, func(row *Row) error {
+		var s string
+		err := row.Scan(&s)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
 // KeepEDUs notes that the EDUs of a peer's epoch up to a number have had their effect. It says whether that is news:
 // false means that they were taken before.
 func (tx *Tx) KeepEDUs(box string, epoch uint32, upTo uint64) (bool, error) {

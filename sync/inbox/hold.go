@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package inbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+// missing holds an event until its ancestors are here and says which to ask for; a chain of asking that has become too
+// long is handed to whoever can walk the graph.
+func (b *Inbox) missing(ctx context.Context, h *held, ids []event.ID, t *Taken) (done bool, err error) {
+	if h.depth >= maxDepth {
+		if b.c.Stage == nil {
+			return false, errNoWay
+		}
+		return false, b.c.Stage(ctx, h.from.Server, h.pdu)
+	}
+	now := b.c.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.held) >= maxHeld || b.bytes+len(h.pdu.JSON()) > maxHeldBytes {
+		b.c.Log.Warn("too many events wait for ancestors; one more is dropped and will come again", "room", h.pdu.RoomID, "held", len(b.held))
+		return false, nil
+	}
+	if b.held[h.pdu.ID] == nil {
+		b.held[h.pdu.ID] = h
+		b.rooms[h.pdu.RoomID]++
+		b.bytes += len(h.pdu.JSON())
+	}
+	for _, id := range ids {
+		if !slices.Contains(b.waits[id], h.pdu.ID) {
+			b.waits[id] = append(b.waits[id], h.pdu.ID)
+		}
+		if b.held[id] == nil && now.Sub(b.asked[id]) >= askAgain {
+			b.asked[id] = now
+			t.Want = append(t.Want, id)
+		}
+	}
+	return false, nil
+}
+
+// release gives the events that waited for one that has come, oldest first. They may still lack others.
+func (b *Inbox) release(id event.ID) []*held {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.asked, id)
+	var out []*held
+	for _, w := range b.waits[id] {
+		if h := b.held[w]; h != nil {
+			b.dropLocked(h)
+			out = append(out, h)
+		}
+	}
+	delete(b.waits, id)
+	slices.SortStableFunc(out, func(a, b *held) int { return a.since.Compare(b.since) })
+	return out
+}
+
+func (b *Inbox) dropLocked(h *held) {
+	delete(b.held, h.pdu.ID)
+	b.bytes -= len(h.pdu.JSON())
+	if b.rooms[h.pdu.RoomID]--; b.rooms[h.pdu.RoomID] <= 0 {
+		delete(b.rooms, h.pdu.RoomID)
+	}
+}
+
+// Waiting says whether events of a room are held.
+func (b *Inbox) Waiting(id event.RoomID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rooms[id] > 0
+}
+
+// Retry looks again at the events held of a room: something else has brought events into it.
+func (b *Inbox) Retry(ctx context.Context, id event.RoomID) (Taken, error) {
+	b.mu.Lock()
+	var again []*held
+	for _, h := range b.held {
+		if h.pdu.RoomID == id {
+			again = append(again, h)
+		}
+	}
+	for _, h := range again {
+		b.dropLocked(h)
+	}
+	b.mu.Unlock()
+	slices.SortStableFunc(again, func(a, b *held) int { return int(a.pdu.Depth - b.pdu.Depth) })
+	t := Taken{Room: id}
+	for _, h := range again {
+		if err := b.take(ctx, h, &t); err != nil {
+			return t, fmt.Errorf("retry %s: %w", id, err)
+		}
+	}
+	return t, nil
+}
+
+// stateAtBase gives the state before an event that was written while this box joined: its prev events are those of our
+// own join, which we do not have, but the state there is what the join was given.
+func (b *Inbox) stateAtBase(ctx context.Context, p *event.PDU, missing []event.ID) ([]event.ID, error) {
+	var base event.ID
+	err := b.c.DB.View(ctx, func(r *store.Read) error {
+		gaps, err := r.Gaps(p.RoomID)
+		if err != nil {
+			return err
+		}
+		for _, id := range p.Prev {
+			if !slices.Contains(gaps, id) {
+				return nil
+			}
+		}
+		for _, id := range missing {
+			if !slices.Contains(p.Prev, id) {
+				return nil
+			}
+		}
+		base, err = r.ChildOfGaps(p.RoomID, p.Prev)
+		return err
+	})
+	if base == "" || err != nil {
+		return nil, err
+	}
+	state, err := b.c.Rooms.StateBefore(ctx, base)
+	if err != nil {
+		return nil, fmt.Errorf("state before %s: %w", base, err)
+	}
+	out := make([]event.ID, 0, len(state))
+	for _, id := range state {
+		out = append(out, id)
+	}
+	return out, nil
+}

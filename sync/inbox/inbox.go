@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package inbox takes in what other boxes send: each event once, in causal order, through the one door room.Accept, with its
+// place in the giver's log stored in the same transaction. What comes before its ancestors is held in memory, bounded;
+// what does not fit is dropped without a receipt and comes again. EDUs take effect in order and once.
+//
+// Kept means: the effect is on the disk. A refused event counts as kept, because nothing that the giver could do would
+// change it. Signatures are verified here, through a function that knows the keys.
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/rules"
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+	"hallig/sync/recon"
+)
+
+// Door is what the inbox needs of room.Rooms.
+type Door interface {
+	Accept(context.Context, room.Incoming) (room.Result, error)
+	StateBefore(context.Context, event.ID) (map[rules.Key]event.ID, error)
+}
+
+// Config is what an Inbox needs. DB, Rooms and Verify must be set.
+type Config struct {
+	DB    *store.DB
+	Rooms Door
+	// Verify checks all signatures an event needs.
+	Verify func(context.Context, *event.PDU) error
+	// Later says of an error of Verify that it may go away (a key is not known yet). nil: none does.
+	Later func(error) bool
+	// EDU takes in an EDU's content for good before it returns.
+	EDU func(ctx context.Context, origin, kind string, content []byte) error
+	// Stage takes in an event for whose ancestors or keys somebody has to ask further (federation). May be nil.
+	Stage func(ctx context.Context, origin string, p *event.PDU) error
+	Log   *slog.Logger // nil: silent
+	Now   func() time.Time
+}
+
+// Inbox is safe for concurrent use; events of one peer should come from one goroutine, so that their order stays.
+type Inbox struct {
+	c Config
+
+	mu    sync.Mutex
+	held  map[event.ID]*held
+	waits map[event.ID][]event.ID // ancestor to those that wait for it
+	rooms map[event.RoomID]int    // how many are held of a room
+	bytes int
+	asked map[event.ID]time.Time
+}
+
+// held is an event that waits for ancestors, or for the room itself.
+type held struct {
+	pdu   *event.PDU
+	from  peer.Peer
+	refs  []parcel.LogRef
+	depth int // how many wants led here
+	since time.Time
+}
+
+const (
+	maxHeld      = 4096
+	maxHeldBytes = 16 << 20
+	maxDepth     = 20               // wants one after the other before somebody else has to close the gap
+	askAgain     = 90 * time.Second // the same id, unless the line is faster
+)
+
+// New makes an inbox.
+func New(c Config) *Inbox {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Inbox{c: c, held: map[event.ID]*held{}, waits: map[event.ID][]event.ID{}, rooms: map[event.RoomID]int{}, asked: map[event.ID]time.Time{}}
+}
+
+// Taken is what came of a parcel: how far the logs are now, what to ask the giver for, what became of each event.
+type Taken struct {
+	Kept   []parcel.Vector
+	Want   []event.ID
+	Room   event.RoomID // of Want
+	Events []Outcome
+}
+
+// Outcome is what became of one event.
+type Outcome struct {
+	Event   event.ID
+	Room    event.RoomID
+	Outcome room.Outcome
+	Reason  string
+}
+
+// Event takes one event from a peer.
+func (b *Inbox) Event(ctx context.Context, from peer.Peer, e *parcel.Event) (Taken, error) {
+	h := &held{pdu: e.PDU, from: from, since: b.c.Now()}
+	if e.Log.Box != "" {
+		h.refs = []parcel.LogRef{e.Log}
+	}
+	if waiting := b.join(h); waiting {
+		return Taken{}, nil
+	}
+	t := Taken{Room: e.PDU.RoomID}
+	err := b.take(ctx, h, &t)
+	return t, err
+}
+
+// join adds a place to an event that is held already.
+func (b *Inbox) join(h *held) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.held[h.pdu.ID]
+	if old == nil {
+		return false
+	}
+	old.refs = append(old.refs, h.refs...)
+	return true
+}
+
+// take brings an event through the door, and then those that waited for it.
+func (b *Inbox) take(ctx context.Context, first *held, t *Taken) error {
+	queue := []*held{first}
+	for len(queue) > 0 {
+		h := queue[0]
+		queue = queue[1:]
+		done, err := b.one(ctx, h, t)
+		if err != nil {
+			return fmt.Errorf("take in %s: %w", h.pdu.ID, err)
+		}
+		if done {
+			queue = append(queue, b.release(h.pdu.ID)...)
+		}
+	}
+	return nil
+}
+
+// one decides one event; done says that it need not be held.
+func (b *Inbox) one(ctx context.Context, h *held, t *Taken) (done bool, err error) {
+	nid, known, in, err := b.known(ctx, h.pdu)
+	if err != nil {
+		return false, err
+	}
+	if !in { // the answer to our join may still be under way
+		return b.missing(ctx, h, nil, t)
+	}
+	if known {
+		b.outcome(t, h, room.Result{Outcome: room.Duplicate})
+		return true, b.mark(ctx, h, nid, t)
+	}
+	if err := b.c.Verify(ctx, h.pdu); err != nil {
+		return b.unverified(ctx, h, err, t)
+	}
+	inc := room.Incoming{PDU: h.pdu, From: room.Source{Kind: "link", Server: h.from.Server}}
+	if len(h.refs) > 0 {
+		inc.Log = &room.LogRef{Box: string(h.refs[0].Box), Epoch: uint64(h.refs[0].Epoch), Seq: h.refs[0].Seq}
+	}
+	res, err := b.c.Rooms.Accept(ctx, inc)
+	if err != nil {
+		return false, err
+	}
+	if res.Outcome == room.Missing {
+		if inc.State, err = b.stateAtBase(ctx, h.pdu, res.Missing); err != nil {
+			return false, err
+		}
+		if inc.State != nil {
+			if res, err = b.c.Rooms.Accept(ctx, inc); err != nil {
+				return false, err
+			}
+		}
+	}
+	if res.Outcome == room.Missing {
+		return b.missing(ctx, h, res.Missing, t)
+	}
+	if res.Outcome == room.Rejected {
+		b.c.Log.Warn("event refused", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server, "reason", res.Reason)
+	}
+	b.outcome(t, h, res)
+	if nid, _, _, err = b.known(ctx, h.pdu); err != nil {
+		return true, err
+	}
+	return true, b.mark(ctx, h, nid, t)
+}
+
+func (b *Inbox) outcome(t *Taken, h *held, res room.Result) {
+	t.Events = append(t.Events, Outcome{Event: h.pdu.ID, Room: h.pdu.RoomID, Outcome: res.Outcome, Reason: res.Reason})
+}
+
+// known says whether an event is here for good, and whether this box is in its room at all.
+func (b *Inbox) known(ctx context.Context, p *event.PDU) (nid int64, known, in bool, err error) {
+	err = b.c.DB.View(ctx, func(r *store.Read) error {
+		row, err := r.Event(p.ID)
+		if err != nil {
+			return err
+		}
+		if row != nil {
+			nid, known = row.NID, !row.Is(store.Outlier)
+		}
+		rm, err := r.Room(p.RoomID)
+		in = rm != nil && rm.Cur != 0
+		return err
+	})
+	return nid, known, in, err
+}
+
+// unverified decides on an event whose signatures did not verify: for good, or until a key is known.
+func (b *Inbox) unverified(ctx context.Context, h *held, verr error, t *Taken) (bool, error) {
+	if b.c.Later != nil && b.c.Later(verr) {
+		b.c.Log.Info("event waits for a key", "event", h.pdu.ID, "sender", h.pdu.Sender.Server(), "from", h.from.Server, "err", verr)
+		if b.c.Stage == nil {
+			return false, nil // no receipt: it comes again
+		}
+		return false, b.c.Stage(ctx, h.from.Server, h.pdu)
+	}
+	b.c.Log.Warn("event with a bad signature refused", "event", h.pdu.ID, "from", h.from.Server, "err", verr)
+	b.outcome(t, h, room.Result{Outcome: room.Rejected, Reason: "signature"})
+	return true, b.mark(ctx, h, 0, t)
+}
+
+// mark stores that the event's places are done with. Where the door appended the event it has marked the first place
+// already, in the event's own transaction; marking again changes nothing.
+func (b *Inbox) mark(ctx context.Context, h *held, nid int64, t *Taken) error {
+	if len(h.refs) == 0 {
+		return nil
+	}
+	kept := make([]uint64, len(h.refs))
+	err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
+		for i, ref := range h.refs {
+			if kept[i], err = tx.MarkEntry(h.pdu.RoomID, string(ref.Box), ref.Epoch, ref.Seq, 0, nid); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, ref := range h.refs {
+		t.kept(parcel.Vector{Room: h.pdu.RoomID, Box: ref.Box, Epoch: ref.Epoch, Upto: kept[i]})
+	}
+	return nil
+}
+
+// kept notes how far a log is.
+func (t *Taken) kept(v parcel.Vector) {
+	for i, old := range t.Kept {
+		if old.Room == v.Room && old.Box == v.Box && old.Epoch == v.Epoch {
+			t.Kept[i].Upto = max(old.Upto, v.Upto)
+			return
+		}
+	}
+	t.Kept = append(t.Kept, v)
+}
+
+// Note takes what a peer tells about its logs besides events. resolve finds the room and box behind wire names.
+func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve func(recon.Log) (event.RoomID, peer.ID, bool)) (Taken, *parcel.Want, error) {
+	var t Taken
+	want := &parcel.Want{}
+	for _, s := range n.Skips {
+		id, box, ok := resolve(s.Log)
+		if !ok {
+			continue
+		}
+		var kept uint64
+		err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
+			kept, err = tx.MarkEntry(id, string(box), s.Log.Epoch, s.UpTo, s.UpTo-s.After-1, 0)
+			return err
+		})
+		if err != nil {
+			return t, nil, fmt.Errorf("skip entries of a log of %s: %w", box.Short(), err)
+		}
+		t.kept(parcel.Vector{Room: id, Box: box, Epoch: s.Log.Epoch, Upto: kept})
+	}
+	for _, h := range n.Haves {
+		id, box, ok := resolve(h.Log)
+		if !ok {
+			continue
+		}
+		if err := b.have(ctx, h, id, box, &t, want); err != nil {
+			return t, nil, err
+		}
+	}
+	if len(want.Ranges) == 0 {
+		want = nil
+	}
+	return t, want, nil
+}
+
+// have marks the places whose event is here and asks for the others.
+func (b *Inbox) have(ctx context.Context, h recon.Have, id event.RoomID, box peer.ID, t *Taken, want *parcel.Want) error {
+	nids := make([]int64, len(h.Places))
+	err := b.c.DB.View(ctx, func(r *store.Read) (err error) {
+		for i, p := range h.Places {
+			if nids[i], err = r.EventByShort(id, p.Event); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for named events: %w", err)
+	}
+	var kept uint64
+	err = b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
+		for i, p := range h.Places {
+			if nids[i] == 0 {
+				continue
+			}
+			if kept, err = tx.MarkEntry(id, string(box), h.Log.Epoch, p.Seq, 0, nids[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("mark named events: %w", err)
+	}
+	if kept > 0 {
+		t.kept(parcel.Vector{Room: id, Box: box, Epoch: h.Log.Epoch, Upto: kept})
+	}
+	for i, p := range h.Places {
+		if nids[i] != 0 {
+			continue
+		}
+		last := len(want.Ranges) - 1
+		if last >= 0 && want.Ranges[last].Box == box && want.Ranges[last].Room == id && want.Ranges[last].To+1 == p.Seq {
+			want.Ranges[last].To = p.Seq
+			continue
+		}
+		want.Ranges = append(want.Ranges, parcel.Range{Room: id, Box: box, Epoch: h.Log.Epoch, From: p.Seq, To: p.Seq})
+	}
+	return nil
+}
+
+// EDU takes one EDU. fresh is false for one that was taken before; kept is how far the queue is.
+func (b *Inbox) EDU(ctx context.Context, from peer.Peer, epoch uint32, e *parcel.EDU) (kept uint64, err error) {
+	origin := e.Origin
+	if origin == "" {
+		origin = from.Server
+	}
+	if origin != from.Server {
+		return 0, fmt.Errorf("EDU of %s came from %s: nobody speaks for others here", origin, from.Server)
+	}
+	if e.Seq == 0 {
+		return 0, b.c.EDU(ctx, origin, e.Type, e.Content)
+	}
+	err = b.c.DB.View(ctx, func(r *store.Read) (err error) {
+		kept, err = r.EDUsKept(string(from.ID), epoch)
+		return err
+	})
+	if err != nil || kept >= e.Seq {
+		return kept, err
+	}
+	// The effect comes first: handlers know a to-device message again by its id, so a power cut between the two does no harm.
+	if err := b.c.EDU(ctx, origin, e.Type, e.Content); err != nil {
+		return kept, fmt.Errorf("take in %s of %s: %w", e.Type, origin, err)
+	}
+	err = b.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+		_, err := tx.KeepEDUs(string(from.ID), epoch, e.Seq)
+		return err
+	})
+	return e.Seq, err
+}
+
+var errNoWay = errors.New("no way to its ancestors")

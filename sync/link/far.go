@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/sync/outbox"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+	"hallig/sync/recon"
+)
+
+// far is one paired box. It belongs to the loop.
+type far struct {
+	l      *Link
+	p      peer.Peer
+	closed bool
+
+	ways   []*way // proved to be this box and up
+	active *way   // the fastest of them
+
+	// What both ends remember of the conversation.
+	mine, theirs uint32 // nonces; theirs 0: none yet
+	session      *parcel.Session
+	gen          int // raised with each new session and each change of the active way: what was sent before no longer counts
+
+	// Greetings.
+	said     uint32 // session of our last greeting
+	heard    uint32 // the far end's greeting that we go by; 0: none since the active way changed
+	lost     bool   // the far end may have lost what was under way
+	farEpoch uint32 // of its EDUs
+	parts    *recon.Hello
+	askTimer *time.Timer
+
+	// What waits to be sent, the most urgent first.
+	queues  [parcel.Bulk + 1][]entry
+	feed    *outbox.Feed
+	items   []outbox.Item // read from the feed
+	more    bool          // the feed may have more
+	reading bool
+	edus    []*parcel.EDU // read from the queue; sent one message at a time
+	edusDue bool
+	eduBusy bool
+	eduHold *time.Timer // receipts wait
+	eduLate bool        // they have waited long enough
+
+	noteTimer *time.Timer
+	notesDue  bool
+	stall     *time.Timer
+	stalls    int // in a row
+
+	// Receipts that wait for company.
+	kept      map[logName]parcel.Vector
+	keptEDUs  uint64
+	keptTimer *time.Timer
+
+	in     []func(context.Context) func() // what came and is worked on one after the other
+	taking bool
+
+	asks    map[uint32]*ask
+	nextAsk uint32
+	serving map[uint32]*served
+	bodies  map[chunkName]*body
+	docs    map[string]bool // servers whose key document was sent in this session
+}
+
+type logName struct {
+	room  event.RoomID
+	box   peer.ID
+	epoch uint32
+}
+
+// entry is a parcel that waits; done is told what became of it, once.
+type entry struct {
+	p    parcel.Parcel
+	done func(arrived bool)
+}
+
+func newFar(l *Link, p peer.Peer) *far {
+	f := &far{l: l, p: p, mine: draw(), feed: l.out.Feed(p), kept: map[logName]parcel.Vector{}, asks: map[uint32]*ask{},
+		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, edusDue: true}
+	f.nextAsk = draw() >> 8 // numbers of an earlier life should not be met again
+	return f
+}
+
+// close ends all that is under way with a box that is no longer paired.
+func (f *far) close() {
+	f.closed = true
+	for _, t := range []*time.Timer{f.askTimer, f.eduHold, f.noteTimer, f.stall, f.keptTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	for id := range f.asks {
+		f.fail(id, errClosed)
+	}
+	for _, w := range f.ways {
+		w.far, w.proved = nil, false
+	}
+	f.ways, f.active = nil, nil
+}
+
+// join takes a way that leads to the box.
+func (f *far) join(w *way) {
+	f.ways = append(f.ways, w)
+	f.choose()
+	if f.active != w {
+		f.greetStandby(w)
+	}
+}
+
+// leave notes that a way is gone.
+func (f *far) leave(w *way) {
+	f.ways = slices.DeleteFunc(f.ways, func(o *way) bool { return o == w })
+	if f.active == w {
+		f.active = nil
+	}
+	f.choose()
+}
+
+// choose lets the fastest way carry.
+func (f *far) choose() {
+	var best *way
+	for _, w := range f.ways {
+		if best == nil || w.bps > best.bps || w.bps == best.bps && w == f.active {
+			best = w
+		}
+	}
+	if best == f.active {
+		return
+	}
+	if f.active != nil {
+		f.l.c.Observe(Event{What: "stands by", Peer: f.p, Transport: f.active.t.Name()})
+	}
+	f.active = best
+	f.heard = 0
+	f.forget()
+	if best == nil {
+		f.l.log.Info("box out of reach", "peer", f.p.Server)
+		return
+	}
+	f.l.log.Info("carries", "peer", f.p.Server, "transport", best.t.Name(), "bps", best.bps)
+	f.l.c.Observe(Event{What: "carries", Peer: f.p, Transport: best.t.Name()})
+	f.begin(best)
+}
+
+// forget takes back what is under way: it goes again, from what the far end is known to keep.
+func (f *far) forget() {
+	f.gen++
+	f.items, f.edus, f.eduBusy, f.edusDue, f.more, f.reading = nil, nil, false, true, true, false
+	f.feed.Rewind()
+	if f.stall != nil {
+		f.stall.Stop()
+		f.stall = nil
+	}
+	// What waits in the queues stays; requests on their way are asked again.
+	for _, a := range f.asks {
+		a.sent = false
+	}
+}
+
+// begin greets in full on a way: who we are and where we stand, so that the far end can go on from there.
+func (f *far) begin(w *way) {
+	f.said = draw()
+	w.saidAt = time.Now()
+	said, ack, gen := f.said, f.heard, w.gen
+	f.l.work(func(ctx context.Context) func() {
+		h, err := f.l.out.Greeting(ctx, f.p)
+		return func() {
+			if err != nil {
+				if ctx.Err() == nil {
+					f.l.log.Error("greeting could not be made", "peer", f.p.Server, "err", err)
+				}
+				return
+			}
+			if w.gen != gen || f.closed || f.said != said {
+				return
+			}
+			h.Session, h.Ack = said, ack
+			h.Serial, h.FarSerial = f.ownSerial(), f.p.Serial
+			f.say(w, h)
+		}
+	})
+	if f.askTimer != nil {
+		f.askTimer.Stop()
+	}
+	f.askTimer = f.l.after(2*w.patience(), func() {
+		if w.gen == gen && f.active == w && f.heard == 0 && !f.closed {
+			f.begin(w) // no answer: one of the two did not hear
+		}
+	})
+}
+
+func (f *far) ownSerial() uint64 {
+	if f.l.c.Statement == nil {
+		return 0
+	}
+	p, err := peer.ReadStatement(f.l.c.Statement())
+	if err != nil {
+		return 0
+	}
+	return p.Serial
+}
+
+// The types of EDU parcels that the exchange itself uses; none is queued, none reaches a handler.
+const (
+	eduHello     = "hallig.hello"     // recon.Hello
+	eduNote      = "hallig.note"      // recon.Note
+	eduStatement = "hallig.statement" // peer.State
+)
+
+func (f *far) say(w *way, h recon.Hello) {
+	parts := h.Split(32 << 10)
+	for i, part := range parts {
+		e := &parcel.EDU{Type: eduHello, Content: part.Append(nil)}
+		if i == 0 {
+			f.l.bare(w, f.agreement(), e)
+		} else {
+			f.l.bare(w, e)
+		}
+	}
+}
+
+func (f *far) agreement() *parcel.Hello {
+	return &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
+		Features: parcel.FeatureZstd | parcel.FeatureModel, Model: f.l.codec.ModelVersion()}
+}
+
+// greetStandby says who is here on a way that only stands by.
+func (f *far) greetStandby(w *way) { f.l.bare(w, f.agreement()) }
+
+// agree takes the far end's word on the session.
+func (f *far) agree(w *way, h *parcel.Hello) {
+	if f.session != nil && h.Session == f.theirs && h.Yours == f.mine {
+		return // both remember
+	}
+	if f.session == nil || h.Session != f.theirs {
+		f.restart(h)
+		return
+	}
+	// The far end is the one we know and has not heard of us: tell it, unless our greeting crosses with its own.
+	if time.Since(w.saidAt) > w.patience() {
+		f.begin(w)
+	}
+}
+
+// restart begins a new session: the far end is new here, or has lost its memory.
+func (f *far) restart(h *parcel.Hello) {
+	f.theirs = h.Session
+	f.session = f.l.codec.Session(f.mine, f.theirs)
+	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
+	f.heard, f.lost, f.parts = 0, true, nil
+	clear(f.docs)
+	clear(f.bodies)
+	clear(f.serving)
+	f.forget()
+}
+
+// greeted takes one part of where the far end stands.
+func (f *far) greeted(w *way, h recon.Hello) {
+	switch {
+	case h.First == 0 && (f.parts == nil || f.parts.Session != h.Session):
+		f.parts = &h
+	case f.parts == nil || f.parts.Session != h.Session:
+		return // the beginning was lost; it will be said again
+	default:
+		f.parts.Rooms = append(f.parts.Rooms, h.Rooms...)
+	}
+	if !h.Last {
+		return
+	}
+	whole := *f.parts
+	f.parts = nil
+	lost := f.lost
+	f.lost = false
+	gen := f.gen
+	f.l.work(func(ctx context.Context) func() {
+		err := f.feed.Start(ctx, whole, lost)
+		note, dropped, derr := f.l.out.Diverged(ctx, whole)
+		return func() {
+			if err != nil || derr != nil {
+				if ctx.Err() == nil {
+					f.l.log.Error("greeting could not be used", "peer", f.p.Server, "err", err, "compare", derr)
+				}
+				return
+			}
+			if f.gen != gen || f.closed {
+				if f.session != nil && f.active != nil && !f.closed {
+					f.begin(f.active)
+				}
+				return
+			}
+			for _, id := range dropped {
+				f.l.log.Warn("same events, other state", "room", id, "peer", f.p.Server)
+			}
+			f.started(w, whole, note)
+		}
+	})
+}
+
+// started goes on from where the far end stands.
+func (f *far) started(w *way, h recon.Hello, note recon.Note) {
+	f.heard, f.farEpoch = h.Session, h.Epoch
+	f.items, f.more, f.edus, f.eduBusy, f.edusDue = nil, true, nil, false, true
+	f.gen++ // items read before stand no longer where the feed does
+	if !note.Empty() {
+		f.enqueue(parcel.Routine, &parcel.EDU{Type: eduNote, Content: note.Append(nil)}, nil)
+	}
+	if f.l.c.Statement != nil && h.FarSerial < f.ownSerial() {
+		f.enqueue(parcel.Priority, &parcel.EDU{Type: eduStatement, Content: f.l.c.Statement()}, nil)
+	}
+	if h.Ack != f.said && time.Since(w.saidAt) > w.patience() {
+		f.begin(w) // it does not go by what we said last
+	}
+	f.pump()
+}
+
+// enqueue adds a parcel to what waits.
+func (f *far) enqueue(priority int, p parcel.Parcel, done func(arrived bool)) {
+	f.queues[priority] = append(f.queues[priority], entry{p, done})
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/sync/inbox"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+	"hallig/sync/recon"
+)
+
+// received takes one message from a transport.
+func (l *Link) received(t Transport, addr string, msg []byte) {
+	w := l.way(t, addr)
+	f := w.far
+	session := l.codec.Bare()
+	if f != nil && f.session != nil {
+		session = f.session
+	}
+	parcels, err := session.Decode(msg)
+	if errors.Is(err, parcel.ErrSession) {
+		// What it carried is lost here; a greeting tells the far end where we stand.
+		l.log.Debug("message of another session", "transport", t.Name(), "bytes", len(msg))
+		if f != nil && f.active != nil {
+			f.strayed(w)
+		}
+		return
+	}
+	if err != nil {
+		l.log.Warn("message could not be read", "transport", t.Name(), "bytes", len(msg), "err", err)
+	}
+	if f != nil {
+		l.c.Observe(Event{What: "arrived", Peer: f.p, Transport: t.Name(), Bytes: len(msg)})
+	}
+	for _, p := range parcels {
+		if h, ok := p.(*parcel.Hello); ok {
+			l.hello(w, h)
+			f = w.far
+			continue
+		}
+		if f == nil || !w.proved || f.closed {
+			continue // nobody that we know says anything but hello
+		}
+		f.receive(w, p)
+	}
+}
+
+// strayed answers a message that we cannot read because we do not share the memory it was written with.
+func (f *far) strayed(w *way) {
+	if f.heard != 0 || w.saidAt.IsZero() {
+		f.heard = 0
+		f.lost = true
+		f.begin(w)
+	}
+}
+
+// receive takes one parcel of a far end that is proved.
+func (f *far) receive(w *way, p parcel.Parcel) {
+	switch p := p.(type) {
+	case *parcel.Event:
+		f.later(func(ctx context.Context) func() { return f.takeEvent(ctx, p) })
+	case *parcel.EDU:
+		f.receiveEDU(w, p)
+	case *parcel.Kept:
+		f.later(func(ctx context.Context) func() { return f.takeReceipt(ctx, p) })
+	case *parcel.Want:
+		f.later(func(ctx context.Context) func() { return f.takeWant(ctx, p) })
+	case *parcel.Request:
+		f.serve(p)
+	case *parcel.Response:
+		f.answered(p)
+	case *parcel.Chunk:
+		f.chunk(p)
+	case *parcel.Keys:
+		if f.l.c.LearnKeys != nil {
+			f.later(func(ctx context.Context) func() {
+				if err := f.l.c.LearnKeys(ctx, f.p, p.Document); err != nil {
+					f.l.log.Warn("key document refused", "peer", f.p.Server, "err", err)
+				}
+				return nil
+			})
+		}
+	case *parcel.Bye:
+		f.l.log.Info("far end says bye", "peer", f.p.Server, "lost", p.Lost)
+		if p.Lost && f.active != nil {
+			f.lost = true
+			f.begin(f.active)
+		}
+	case *parcel.Broken:
+		f.broken(p)
+	}
+}
+
+// broken asks again for what could not be read.
+func (f *far) broken(p *parcel.Broken) {
+	f.l.log.Debug("parcel could not be read", "peer", f.p.Server, "kind", p.What, "err", p.Err)
+	if p.What == parcel.KindEvent && p.Log.Box != "" {
+		f.enqueue(parcel.Immediate, &parcel.Want{Raw: true,
+			Ranges: []parcel.Range{{Room: p.Room, Box: p.Log.Box, Epoch: p.Log.Epoch, From: p.Log.Seq, To: p.Log.Seq}}}, nil)
+		f.pump()
+		return
+	}
+	if !errors.Is(p.Err, parcel.ErrUnknown) || f.active == nil {
+		return
+	}
+	// It refers to something we do not remember: the two memories differ, so both begin anew.
+	f.mine = draw()
+	f.session, f.theirs = nil, 0
+	f.heard, f.lost = 0, true
+	f.forget()
+	f.begin(f.active)
+}
+
+// later adds work on what came; one thing after the other, so that order stays.
+func (f *far) later(do func(context.Context) func()) {
+	f.in = append(f.in, do)
+	if f.taking {
+		return
+	}
+	f.taking = true
+	f.workOn()
+}
+
+func (f *far) workOn() {
+	todo := f.in
+	f.in = nil
+	f.l.work(func(ctx context.Context) func() {
+		var then []func()
+		for _, do := range todo {
+			if ctx.Err() != nil {
+				break
+			}
+			if t := do(ctx); t != nil {
+				then = append(then, t)
+			}
+		}
+		return func() {
+			for _, t := range then {
+				t()
+			}
+			if len(f.in) > 0 && !f.closed {
+				f.workOn()
+				return
+			}
+			f.taking = false
+		}
+	})
+}
+
+func (f *far) takeEvent(ctx context.Context, e *parcel.Event) func() {
+	t, err := f.l.c.Inbox.Event(ctx, f.p, e)
+	return func() {
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("event could not be taken in; it will come again", "peer", f.p.Server, "event", e.PDU.ID, "err", err)
+		}
+		transport := ""
+		if f.active != nil {
+			transport = f.active.t.Name()
+		}
+		f.taken(t, transport)
+	}
+}
+
+// taken answers what came of events: a receipt, and wants for ancestors.
+func (f *far) taken(t inbox.Taken, transport string) {
+	for _, o := range t.Events {
+		if o.Outcome != room.Duplicate {
+			f.l.c.Observe(Event{What: "taken", Peer: f.p, Transport: transport, Event: o.Event, Room: o.Room, Note: o.Outcome.String()})
+		}
+	}
+	f.noteKept(t.Kept, 0)
+	if len(t.Want) > 0 {
+		f.enqueue(parcel.Immediate, &parcel.Want{Room: t.Room, IDs: t.Want}, nil)
+		f.pump()
+	}
+}
+
+func (f *far) takeReceipt(ctx context.Context, k *parcel.Kept) func() {
+	ids, err := f.feed.Kept(ctx, k)
+	return func() {
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("receipt could not be taken", "peer", f.p.Server, "err", err)
+		}
+		for _, id := range ids {
+			f.l.c.Observe(Event{What: "kept", Peer: f.p, Event: id})
+		}
+		if len(ids) > 0 {
+			f.stalls = 0
+			f.more = true
+		}
+		f.watch()
+		f.pump()
+	}
+}
+
+func (f *far) takeWant(ctx context.Context, w *parcel.Want) func() {
+	items, err := f.feed.Wanted(ctx, w)
+	var docs [][]byte
+	if f.l.c.KeyDocument != nil {
+		seen := map[string]bool{f.l.c.Server: true, f.p.Server: true}
+		for _, it := range items {
+			server := it.Event.PDU.Sender.Server()
+			if seen[server] {
+				continue
+			}
+			seen[server] = true
+			if doc := f.l.c.KeyDocument(ctx, server); doc != nil {
+				docs = append(docs, doc)
+			}
+		}
+	}
+	return func() {
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("want could not be answered", "peer", f.p.Server, "err", err)
+		}
+		for _, doc := range docs {
+			if !f.docs[string(doc)] {
+				f.docs[string(doc)] = true
+				f.enqueue(parcel.Priority, &parcel.Keys{Document: doc}, nil)
+			}
+		}
+		for _, it := range items {
+			f.enqueue(it.Priority, it.Event, nil)
+		}
+		f.pump()
+	}
+}
+
+func (f *far) receiveEDU(w *way, e *parcel.EDU) {
+	if e.Seq != 0 {
+		epoch := f.farEpoch
+		f.later(func(ctx context.Context) func() { return f.takeEDU(ctx, epoch, e) })
+		return
+	}
+	switch e.Type {
+	case eduHello:
+		h, err := recon.ParseHello(e.Content)
+		if err != nil {
+			f.l.log.Warn("greeting could not be read", "peer", f.p.Server, "err", err)
+			return
+		}
+		f.farEpoch = h.Epoch
+		f.greeted(w, h)
+	case eduNote:
+		n, err := recon.ParseNote(e.Content)
+		if err != nil {
+			f.l.log.Warn("note could not be read", "peer", f.p.Server, "err", err)
+			return
+		}
+		f.later(func(ctx context.Context) func() { return f.takeNote(ctx, n) })
+	case eduStatement:
+		p, err := peer.ReadStatement(e.Content)
+		if err != nil || !bytes.Equal(p.BoxKey, f.p.BoxKey) {
+			f.l.log.Warn("statement refused", "peer", f.p.Server, "err", err)
+			return
+		}
+		if f.l.c.Learn != nil && p.Serial > f.p.Serial {
+			f.later(func(context.Context) func() {
+				f.l.c.Learn(p)
+				return f.l.readRoster
+			})
+		}
+	default:
+		f.later(func(ctx context.Context) func() { return f.takeEDU(ctx, 0, e) })
+	}
+}
+
+func (f *far) takeEDU(ctx context.Context, epoch uint32, e *parcel.EDU) func() {
+	kept, err := f.l.c.Inbox.EDU(ctx, f.p, epoch, e)
+	return func() {
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("EDU could not be taken in", "peer", f.p.Server, "type", e.Type, "err", err)
+		}
+		if kept > 0 {
+			f.noteKept(nil, kept)
+		}
+	}
+}
+
+func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
+	resolve, err := f.l.out.Resolver(ctx, f.p)
+	if err != nil {
+		return func() { f.l.log.Error("note could not be used", "peer", f.p.Server, "err", err) }
+	}
+	t, want, err := f.l.c.Inbox.Note(ctx, f.p, n, resolve.Log)
+	var lacks []parcel.Want
+	if err == nil {
+		lacks, err = f.l.out.Lacking(ctx, n.Heads, resolve)
+	}
+	return func() {
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("note could not be used", "peer", f.p.Server, "err", err)
+		}
+		f.noteKept(t.Kept, 0)
+		if want != nil {
+			f.enqueue(parcel.Priority, want, nil)
+		}
+		for _, w := range lacks {
+			f.enqueue(parcel.Priority, &w, nil)
+		}
+		f.pump()
+	}
+}
+
+// short is an event id for logs.
+func short(id event.ID) string {
+	if len(id) > 10 {
+		return string(id[:10])
+	}
+	return string(id)
+}

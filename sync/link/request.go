@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"hallig/sync/parcel"
+)
+
+var (
+	errClosed      = errors.New("link: the box is no longer paired")
+	errUnreachable = errors.New("link: the box is out of reach")
+	errTooLong     = errors.New("link: the body is too long for this link")
+)
+
+// maxBody bounds what one request or response may carry over parcels.
+const maxBody = 32 << 20
+
+// RoundTripper takes HTTP requests to the boxes in the roster: the host of the URL is a server name. A request to a box
+// that is out of reach fails at once. What was asked goes on over a change of transport.
+func (l *Link) RoundTripper() http.RoundTripper { return roundTripper{l} }
+
+type roundTripper struct{ l *Link }
+
+// ask is a request under way.
+type ask struct {
+	request  *parcel.Request
+	priority int
+	sent     bool
+	answer   chan *parcel.Response // capacity 1
+	err      chan error            // capacity 1
+}
+
+func (rt roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	var content []byte
+	if r.Body != nil {
+		var err error
+		content, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+		r.Body.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read request body: %w", err)
+		}
+		if len(content) > maxBody {
+			return nil, errTooLong
+		}
+	}
+	host := r.URL.Host
+	q := &parcel.Request{To: host, Method: r.Method, Target: r.URL.RequestURI(), Header: fieldsOf(r.Header), Body: content}
+	a := &ask{request: q, priority: urgency(r.Method, r.URL.Path), answer: make(chan *parcel.Response, 1), err: make(chan error, 1)}
+	ctx := r.Context()
+	rt.l.post(func() { rt.l.start(a, host) })
+	select {
+	case p := <-a.answer:
+		return &http.Response{Status: strconv.Itoa(p.Status) + " " + http.StatusText(p.Status), StatusCode: p.Status,
+			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: headerOf(p.Header), ContentLength: int64(len(p.Body)),
+			Body: io.NopCloser(bytes.NewReader(p.Body)), Request: r}, nil
+	case err := <-a.err:
+		return nil, fmt.Errorf("%s %s: %w", r.Method, host, err)
+	case <-ctx.Done():
+		rt.l.post(func() { rt.l.drop(a, host) })
+		return nil, fmt.Errorf("%s %s over a link between boxes: %w", r.Method, host, ctx.Err())
+	}
+}
+
+// Reaches says whether a server is a paired box that some transport has in reach now.
+func (l *Link) Reaches(server string) bool {
+	for _, s := range l.Status() {
+		if s.Peer.Server == server {
+			return s.Carries != ""
+		}
+	}
+	return false
+}
+
+// Rate is the rate in bit/s of the way that carries to a server; 0 when it is out of reach.
+func (l *Link) Rate(server string) int {
+	for _, s := range l.Status() {
+		if s.Peer.Server == server && s.Carries != "" {
+			return s.BitsPerSecond
+		}
+	}
+	return 0
+}
+
+func (l *Link) start(a *ask, server string) {
+	var f *far
+	for _, o := range l.fars {
+		if o.p.Server == server {
+			f = o
+		}
+	}
+	if f == nil || f.active == nil {
+		a.err <- errUnreachable
+		return
+	}
+	f.nextAsk++
+	a.request.ID = f.nextAsk
+	f.asks[a.request.ID] = a
+	l.c.Observe(Event{What: "asked", Peer: f.p, Transport: f.active.t.Name(), Note: a.request.Method + " " + pathOf(a.request.Target)})
+	f.pump()
+}
+
+func (l *Link) drop(a *ask, server string) {
+	for _, f := range l.fars {
+		if f.p.Server == server && f.asks[a.request.ID] == a {
+			delete(f.asks, a.request.ID)
+		}
+	}
+}
+
+func (f *far) fail(id uint32, err error) {
+	if a := f.asks[id]; a != nil {
+		delete(f.asks, id)
+		a.err <- err
+	}
+}
+
+// ask puts requests that are not under way into the queues: new ones, and those of before a change of transport.
+func (f *far) ask() {
+	for id, a := range f.asks {
+		if a.sent {
+			continue
+		}
+		a.sent = true
+		f.sendBody(a.priority, id, false, a.request.Body, func(first []byte, more bool) parcel.Parcel {
+			q := *a.request
+			q.Body, q.More = first, more
+			return &q
+		}, func() {
+			if f.asks[id] == a {
+				a.sent = false
+				if f.active != nil {
+					f.ask()
+				}
+			}
+		})
+	}
+}
+
+// chunkSize is how much of a packed body goes into one message.
+func (f *far) chunkSize() int {
+	if f.active != nil && f.active.slow() {
+		return max(400, f.active.limit())
+	}
+	return 30 << 10
+}
+
+// sendBody queues a request or response with its body, in chunks where it is long. failed is called if a part did not
+// arrive, at most once.
+func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, head func(first []byte, more bool) parcel.Parcel, failed func()) {
+	once := false
+	done := func(arrived bool) {
+		if !arrived && !once {
+			once = true
+			failed()
+		}
+	}
+	if len(content) <= 24<<10 { // packed with the head, it surely fits one message
+		f.enqueue(priority, head(content, false), done)
+		return
+	}
+	packed := f.l.codec.Pack(content)
+	size := f.chunkSize()
+	first := min(size, len(packed))
+	f.enqueue(priority, head(packed[:first], true), done)
+	for at := first; at < len(packed); at += size {
+		end := min(at+size, len(packed))
+		f.enqueue(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]}, done)
+	}
+}
+
+// body is a long body that is being put together.
+type body struct {
+	head  parcel.Parcel // nil: not here yet
+	parts map[uint64][]byte
+	size  int
+	total uint64 // 0: the last part is not here yet
+}
+
+type chunkName struct {
+	id     uint32
+	answer bool
+}
+
+func (f *far) assemble(n chunkName) *body {
+	b := f.bodies[n]
+	if b == nil {
+		if len(f.bodies) > 64 {
+			clear(f.bodies) // their senders ask again
+		}
+		b = &body{parts: map[uint64][]byte{}}
+		f.bodies[n] = b
+	}
+	return b
+}
+
+func (f *far) chunk(c *parcel.Chunk) {
+	n := chunkName{c.ID, c.Answer}
+	b := f.assemble(n)
+	if _, ok := b.parts[c.Offset]; !ok {
+		b.parts[c.Offset] = c.Data
+		b.size += len(c.Data)
+	}
+	if c.Last {
+		b.total = c.Offset + uint64(len(c.Data))
+	}
+	f.complete(n, b)
+}
+
+func (f *far) begun(n chunkName, head parcel.Parcel, first []byte) {
+	b := f.assemble(n)
+	b.head = head
+	if _, ok := b.parts[0]; !ok {
+		b.parts[0] = first
+		b.size += len(first)
+	}
+	f.complete(n, b)
+}
+
+// complete hands a body on when all its parts are here.
+func (f *far) complete(n chunkName, b *body) {
+	if b.size > maxBody {
+		delete(f.bodies, n)
+		f.l.log.Warn("body too long", "peer", f.p.Server)
+		return
+	}
+	if b.head == nil || b.total == 0 || uint64(b.size) < b.total {
+		return
+	}
+	delete(f.bodies, n)
+	var packed []byte
+	for uint64(len(packed)) < b.total {
+		part := b.parts[uint64(len(packed))]
+		if len(part) == 0 {
+			f.l.log.Warn("body with a hole", "peer", f.p.Server)
+			return
+		}
+		packed = append(packed, part...)
+	}
+	content, err := f.l.codec.Unpack(packed, maxBody)
+	if err != nil {
+		f.l.log.Warn("body could not be unpacked", "peer", f.p.Server, "err", err)
+		return
+	}
+	switch h := b.head.(type) {
+	case *parcel.Request:
+		h.Body, h.More = content, false
+		f.serve(h)
+	case *parcel.Response:
+		h.Body, h.More = content, false
+		f.answered(h)
+	}
+}
+
+// answered hands a response to whoever waits for it.
+func (f *far) answered(p *parcel.Response) {
+	if p.More {
+		f.begun(chunkName{p.ID, true}, p, p.Body)
+		return
+	}
+	a := f.asks[p.ID]
+	if a == nil {
+		return // nobody waits any more
+	}
+	delete(f.asks, p.ID)
+	f.l.c.Observe(Event{What: "answered", Peer: f.p, Note: a.request.Method + " " + pathOf(a.request.Target) + " " + strconv.Itoa(p.Status)})
+	a.answer <- p
+}
+
+// served is a request of the far end: asked once more, it gets the same answer.
+type served struct {
+	response *parcel.Response // nil: still being worked on
+	priority int
+	at       time.Time
+}
+
+// keepAnswers is how long an answer is kept for a repeated request.
+const keepAnswers = 10 * time.Minute
+
+func (f *far) serve(q *parcel.Request) {
+	if q.More {
+		f.begun(chunkName{q.ID, false}, q, q.Body)
+		return
+	}
+	if s := f.serving[q.ID]; s != nil {
+		if s.response != nil {
+			f.respond(s)
+		}
+		return
+	}
+	for id, s := range f.serving {
+		if s.response != nil && time.Since(s.at) > keepAnswers {
+			delete(f.serving, id)
+		}
+	}
+	s := &served{priority: urgency(q.Method, pathOf(q.Target))}
+	f.serving[q.ID] = s
+	f.l.work(func(ctx context.Context) func() {
+		r := f.handle(ctx, q)
+		return func() {
+			if f.closed {
+				return
+			}
+			s.response, s.at = r, time.Now()
+			f.respond(s)
+			f.pump()
+		}
+	})
+}
+
+func (f *far) respond(s *served) {
+	f.sendBody(s.priority, s.response.ID, true, s.response.Body, func(first []byte, more bool) parcel.Parcel {
+		r := *s.response
+		r.Body, r.More = first, more
+		return &r
+	}, func() {
+		if !f.closed && time.Since(s.at) < keepAnswers {
+			f.respond(s)
+		}
+	})
+}
+
+// handle runs the handler on a request from the far end.
+func (f *far) handle(ctx context.Context, q *parcel.Request) *parcel.Response {
+	if f.l.c.Handler == nil {
+		return &parcel.Response{ID: q.ID, Status: http.StatusNotImplemented}
+	}
+	u, err := url.ParseRequestURI(q.Target)
+	if err != nil || u.Host != "" {
+		return &parcel.Response{ID: q.ID, Status: http.StatusBadRequest}
+	}
+	r := (&http.Request{Method: q.Method, URL: u, RequestURI: q.Target, Host: q.To, Header: headerOf(q.Header), Proto: "HTTP/1.1", ProtoMajor: 1,
+		ProtoMinor: 1, Body: io.NopCloser(bytes.NewReader(q.Body)), ContentLength: int64(len(q.Body)), RemoteAddr: "box:" + string(f.p.ID)}).WithContext(ctx)
+	w := &recorder{header: http.Header{}}
+	f.l.c.Handler.ServeHTTP(w, r)
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	if w.long {
+		return &parcel.Response{ID: q.ID, Status: http.StatusRequestEntityTooLarge}
+	}
+	return &parcel.Response{ID: q.ID, Status: w.status, Header: fieldsOf(w.header), Body: w.body.Bytes()}
+}
+
+// recorder is a ResponseWriter into memory.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+	long   bool
+}
+
+func (w *recorder) Header() http.Header { return w.header }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.body.Len()+len(p) > maxBody {
+		w.long = true
+		return 0, errTooLong
+	}
+	return w.body.Write(p)
+}
+
+// fieldsOf keeps the header fields that mean something at the far end; the rest only costs bytes.
+func fieldsOf(h http.Header) []parcel.Field {
+	var out []parcel.Field
+	for name, values := range h {
+		switch name {
+		case "Authorization", "Content-Type", "Content-Disposition", "Retry-After", "Location":
+		default:
+			continue
+		}
+		for _, v := range values {
+			if name == "Content-Type" && strings.HasPrefix(v, "application/json") {
+				continue // what is not named is JSON
+			}
+			out = append(out, parcel.Field{Name: name, Value: v})
+		}
+	}
+	slices.SortFunc(out, func(a, b parcel.Field) int { return strings.Compare(a.Name+a.Value, b.Name+b.Value) })
+	return out
+}
+
+func headerOf(fields []parcel.Field) http.Header {
+	h := http.Header{}
+	for _, f := range fields {
+		h.Add(f.Name, f.Value)
+	}
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
+	return h
+}
+
+// urgency says how soon a request should go: people wait for joins and invites, nobody for media.
+func urgency(method, path string) int {
+	switch {
+	case strings.Contains(path, "/media/"):
+		return parcel.Bulk
+	case strings.Contains(path, "/make_join/"), strings.Contains(path, "/send_join/"), strings.Contains(path, "/invite/"),
+		strings.Contains(path, "/make_leave/"), strings.Contains(path, "/send_leave/"), method == http.MethodPost && strings.HasSuffix(path, "/claim"):
+		return parcel.Immediate
+	}
+	return parcel.Priority
+}
+
+func pathOf(target string) string {
+	path, _, _ := strings.Cut(target, "?")
+	return path
+}

@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"context"
+	"time"
+
+	"hallig/sync/outbox"
+	"hallig/sync/parcel"
+	"hallig/sync/recon"
+)
+
+// pump sends what the active way takes, the most urgent first: what waits in the queues, then EDUs, then events.
+func (f *far) pump() {
+	w := f.active
+	if w == nil || f.session == nil || f.closed {
+		return
+	}
+	f.ask()
+	f.read(w)
+	for f.active == w && f.session != nil {
+		if !f.sendOne(w) {
+			return
+		}
+	}
+}
+
+// sendOne sends one message; false when there is nothing or no room.
+func (f *far) sendOne(w *way) bool {
+	for priority := range f.queues {
+		if len(f.queues[priority]) > 0 {
+			if w.t.Free(w.addr, priority) <= 0 {
+				return false // less urgent parcels would find no room either
+			}
+			f.sendQueued(w, priority)
+			return true
+		}
+		if f.heard == 0 {
+			continue
+		}
+		if len(f.edus) > 0 && !f.eduBusy && priority == f.eduPriority() {
+			if w.t.Free(w.addr, priority) <= 0 {
+				return false
+			}
+			f.sendEDUs(w, priority)
+			return true
+		}
+		if len(f.items) > 0 && f.items[0].Priority == priority && f.itemsDue(w) {
+			if w.t.Free(w.addr, priority) <= 0 {
+				return false
+			}
+			f.sendItems(w, priority)
+			return true
+		}
+	}
+	return false
+}
+
+// read fetches what the feed has, beside the loop.
+func (f *far) read(w *way) {
+	if f.heard == 0 {
+		return
+	}
+	if f.edusDue && len(f.edus) == 0 && !f.eduBusy {
+		f.edusDue = false
+		f.readEDUs(w)
+	}
+	if !f.more || f.reading || len(f.items) >= fewItems {
+		return
+	}
+	f.reading, f.more = true, false
+	limit := 200
+	if w.slow() {
+		limit = 16
+	}
+	gen := f.gen
+	f.l.work(func(ctx context.Context) func() {
+		items, err := f.feed.Next(ctx, limit)
+		return func() {
+			if err != nil && ctx.Err() == nil {
+				f.l.log.Error("what a peer lacks could not be read", "peer", f.p.Server, "err", err)
+			}
+			if f.gen != gen || f.closed {
+				return // Rewind or Start came between: the feed counts anew
+			}
+			f.reading = false
+			f.items = append(f.items, items...)
+			f.more = f.more || len(items) > 0
+			f.watch()
+			f.pump()
+		}
+	})
+}
+
+func (f *far) readEDUs(w *way) {
+	gen, slow := f.gen, w.slow()
+	f.l.work(func(ctx context.Context) func() {
+		edus, err := f.feed.NextEDUs(ctx, 50, !slow)
+		return func() {
+			if err != nil && ctx.Err() == nil {
+				f.l.log.Error("EDUs could not be read", "peer", f.p.Server, "err", err)
+			}
+			if f.gen != gen || f.closed || len(edus) == 0 {
+				return
+			}
+			f.edus = edus
+			f.edusDue = len(edus) == 50
+			f.pump()
+		}
+	})
+}
+
+// eduPriority: keys and other messages between devices go before the texts that need them, receipts with the rest.
+func (f *far) eduPriority() int {
+	for _, e := range f.edus {
+		if e.Type != "m.receipt" {
+			return parcel.Priority
+		}
+	}
+	return parcel.Bulk
+}
+
+// message is one message on its way.
+type message struct {
+	f       *far
+	w       *way
+	gen     int // the far's
+	ticket  parcel.Ticket
+	session *parcel.Session
+	entries []entry
+	feed    bool // carries events or EDUs of the feed
+	edus    bool
+}
+
+// transmit encodes parcels, as many as fit, and sends them; it says how many went.
+func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel) (took, size int) {
+	own := len(parcels)
+	if k := f.takeKept(); k != nil { // a receipt rides along
+		parcels = append(parcels, k)
+	}
+	msg, took, ticket, err := f.session.Encode(w.limit(), parcels...)
+	if took < len(parcels) && len(parcels) > own {
+		f.giveBackKept(parcels[own].(*parcel.Kept))
+	}
+	if err != nil {
+		f.l.log.Error("parcel could not be written and is dropped", "peer", f.p.Server, "kind", parcels[0].Kind(), "err", err)
+		return min(1, own), 0
+	}
+	m.f, m.w, m.gen, m.ticket, m.session = f, w, f.gen, ticket, f.session
+	if took > own {
+		kept := parcels[own].(*parcel.Kept)
+		m.entries = append(m.entries, entry{kept, func(arrived bool) {
+			if !arrived {
+				f.giveBackKept(kept)
+			}
+		}})
+	}
+	took = min(took, own)
+	w.t.Send(w.addr, priority, msg, func(err error) { f.l.post(func() { m.done(err) }) })
+	return took, len(msg)
+}
+
+// done takes what the transport says of a message.
+func (m *message) done(err error) {
+	f := m.f
+	if f.closed {
+		return
+	}
+	if err == nil && m.session == f.session {
+		f.session.Arrived(m.ticket)
+	}
+	for _, e := range m.entries {
+		if e.done != nil {
+			e.done(err == nil)
+		}
+	}
+	if m.gen != f.gen {
+		f.pump()
+		return
+	}
+	if m.edus {
+		f.eduBusy = false
+	}
+	if err != nil {
+		f.l.log.Debug("message did not arrive", "peer", f.p.Server, "transport", m.w.t.Name(), "err", err)
+		if m.feed { // whether it arrived is not known: all that is not kept goes again
+			f.again()
+		}
+		return // the transport says when there is room, or that the way is up again
+	}
+	f.pump()
+}
+
+// again sends everything anew that is not kept.
+func (f *far) again() {
+	f.forget()
+	f.touchAll()
+}
+
+func (f *far) touchAll() {
+	f.l.work(func(ctx context.Context) func() {
+		err := f.feed.TouchAll(ctx)
+		return func() {
+			if err != nil && ctx.Err() == nil {
+				f.l.log.Error("rooms of a peer could not be read", "peer", f.p.Server, "err", err)
+			}
+			f.more = true
+			f.pump()
+		}
+	})
+}
+
+func (f *far) sendQueued(w *way, priority int) {
+	q := f.queues[priority]
+	parcels := make([]parcel.Parcel, 0, min(len(q), 64))
+	for _, e := range q[:min(len(q), 64)] {
+		parcels = append(parcels, e.p)
+	}
+	m := &message{}
+	took, _ := f.transmit(w, priority, m, parcels)
+	m.entries = append(m.entries, q[:took]...)
+	f.queues[priority] = q[took:]
+}
+
+func (f *far) sendEDUs(w *way, priority int) {
+	if priority == parcel.Bulk && w.slow() && f.holdReceipts() {
+		f.edus = nil
+		return
+	}
+	parcels := make([]parcel.Parcel, len(f.edus))
+	for i, e := range f.edus {
+		parcels[i] = e
+	}
+	m := &message{feed: true, edus: true}
+	f.eduBusy = true
+	took, _ := f.transmit(w, priority, m, parcels)
+	f.edus = f.edus[took:]
+}
+
+// receiptsEvery is how often receipts alone may use a slow line.
+const receiptsEvery = time.Minute
+
+// holdReceipts puts receipts off, so that newer ones can take their place, unless they have waited long enough.
+func (f *far) holdReceipts() bool {
+	if f.eduLate {
+		f.eduLate = false
+		return false
+	}
+	f.feed.RewindEDUs()
+	if f.eduHold == nil {
+		f.eduHold = f.l.after(receiptsEvery, func() {
+			f.eduHold = nil
+			f.eduLate, f.edusDue = true, true
+			f.pump()
+		})
+	}
+	return true
+}
+
+// sendItems sends events and notes about logs, in order, as many of one priority as fit into a message.
+func (f *far) sendItems(w *way, priority int) {
+	var batch []outbox.Item
+	for _, it := range f.items {
+		if it.Priority != priority || len(batch) == 64 {
+			break
+		}
+		batch = append(batch, it)
+	}
+	parcels, ends := itemParcels(batch)
+	m := &message{feed: true}
+	took, size := f.transmit(w, priority, m, parcels)
+	n := 0
+	for n < len(ends) && ends[n] <= took {
+		n++
+	}
+	if n == 0 && took > 0 {
+		f.items[0].Skip = nil // the note went ahead of its event
+		return
+	}
+	n = max(n, 1) // what cannot be written is left out; it will be missed, and logged again, after a stall
+	for _, it := range batch[:n] {
+		if it.ID != "" && it.Event != nil {
+			f.l.c.Observe(Event{What: "sent", Peer: f.p, Transport: w.t.Name(), Event: it.ID, Room: it.Room, Bytes: size / n})
+		}
+	}
+	f.items = f.items[n:]
+	if len(f.items) == 0 {
+		f.notesDue = false
+	}
+	f.read(w)
+}
+
+// fewItems is how many read items do without reading more; notesEvery is how long names of events that the far end
+// probably has wait on a slow line for others.
+const (
+	fewItems   = 8
+	notesEvery = 15 * time.Second
+)
+
+// itemsDue says whether the items should go now.
+func (f *far) itemsDue(w *way) bool {
+	if !w.slow() || len(f.items) >= fewItems || f.notesDue {
+		return true
+	}
+	for _, it := range f.items {
+		if it.Event != nil {
+			return true
+		}
+	}
+	if f.noteTimer == nil {
+		f.noteTimer = f.l.after(notesEvery, func() {
+			f.noteTimer = nil
+			f.notesDue = true
+			f.pump()
+		})
+	}
+	return false
+}
+
+// itemParcels makes parcels of items; ends says behind how many parcels each item is complete.
+func itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []int) {
+	var note recon.Note
+	flush := func() {
+		if !note.Empty() {
+			parcels = append(parcels, &parcel.EDU{Type: eduNote, Content: note.Append(nil)})
+			note = recon.Note{}
+		}
+	}
+	for i, it := range items {
+		if it.Skip != nil {
+			note.Skips = append(note.Skips, *it.Skip)
+		}
+		if it.Have != nil {
+			addHave(&note, *it.Have)
+		}
+		if it.Event != nil || i == len(items)-1 {
+			flush()
+		}
+		if it.Event != nil {
+			parcels = append(parcels, it.Event)
+		}
+		ends = append(ends, len(parcels))
+		if !note.Empty() {
+			ends[i]++ // complete with the note that follows
+		}
+	}
+	return parcels, ends
+}
+
+// addHave joins places of one log that follow each other.
+func addHave(n *recon.Note, h recon.Have) {
+	for i := range n.Haves {
+		if n.Haves[i].Log == h.Log {
+			n.Haves[i].Places = append(n.Haves[i].Places, h.Places...)
+			return
+		}
+	}
+	n.Haves = append(n.Haves, h)
+}
+
+// watch sends again what is long under way without a receipt: the far end may have had no room to hold it.
+func (f *far) watch() {
+	if f.stall != nil || f.active == nil {
+		return
+	}
+	if n, _ := f.feed.Flight(); n == 0 {
+		f.stalls = 0
+		return
+	}
+	wait := 10 * time.Second
+	if f.active.slow() {
+		wait = 4 * time.Minute
+	}
+	wait = min(wait<<min(f.stalls, 6), max(wait, 10*time.Minute))
+	gen := f.gen
+	f.stall = f.l.after(wait, func() {
+		f.stall = nil
+		if f.closed || f.gen != gen {
+			return
+		}
+		n, oldest := f.feed.Flight()
+		switch {
+		case n == 0:
+			f.stalls = 0
+		case time.Since(oldest) >= wait:
+			f.stalls++
+			f.l.log.Info("no receipt; sending again", "peer", f.p.Server, "events", n)
+			f.again()
+		default:
+			f.watch()
+		}
+	})
+}
+
+// keptDelay is how long a receipt waits for something to ride on.
+func (w *way) keptDelay() time.Duration {
+	if w.slow() {
+		return 3 * time.Second
+	}
+	return 20 * time.Millisecond
+}
+
+// noteKept adds to the receipts that are due.
+func (f *far) noteKept(vectors []parcel.Vector, edus uint64) {
+	for _, v := range vectors {
+		n := logName{v.Room, v.Box, v.Epoch}
+		if old, ok := f.kept[n]; !ok || old.Upto < v.Upto {
+			f.kept[n] = v
+		}
+	}
+	f.keptEDUs = max(f.keptEDUs, edus)
+	if f.keptTimer != nil || f.active == nil || len(f.kept) == 0 && f.keptEDUs == 0 {
+		return
+	}
+	f.keptTimer = f.l.after(f.active.keptDelay(), func() {
+		f.keptTimer = nil
+		if k := f.takeKept(); k != nil && !f.closed {
+			f.enqueue(parcel.Routine, k, func(arrived bool) {
+				if !arrived {
+					f.giveBackKept(k)
+				}
+			})
+			f.pump()
+		}
+	})
+}
+
+// takeKept takes the receipts that are due, to be sent.
+func (f *far) takeKept() *parcel.Kept {
+	if len(f.kept) == 0 && f.keptEDUs == 0 {
+		return nil
+	}
+	k := &parcel.Kept{EDUs: f.keptEDUs}
+	for n, v := range f.kept {
+		if len(k.Vectors) == 200 {
+			break
+		}
+		k.Vectors = append(k.Vectors, v)
+		delete(f.kept, n)
+	}
+	f.keptEDUs = 0
+	return k
+}
+
+// giveBackKept takes a receipt back that did not go or did not arrive.
+func (f *far) giveBackKept(k *parcel.Kept) {
+	if !f.closed {
+		f.noteKept(k.Vectors, k.EDUs)
+	}
+}

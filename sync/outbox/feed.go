@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+	"hallig/sync/recon"
+)
+
+// Feed is what is under way to one peer. Its methods may be called from any goroutine; one Next at a time.
+type Feed struct {
+	o *Outbox
+	p peer.Peer
+
+	mu      sync.Mutex
+	gen     int // raised by Start and Rewind: what an older Next found no longer counts
+	cursors map[int64]*cursor
+	rooms   []event.RoomID // that may have something, in turn
+	eduSent uint64
+	eduKept uint64
+	flight  int // events sent and not kept
+}
+
+// cursor is where the peer is in one log.
+type cursor struct {
+	kept, sent uint64
+	flight     []flying
+}
+
+type flying struct {
+	seq uint64
+	id  event.ID
+	at  time.Time
+}
+
+// maxFlight bounds what is sent and not yet kept: beyond it the peer is slower than its line.
+const maxFlight = 512
+
+// Feed starts to keep track of a peer. Nothing is due before Start.
+func (o *Outbox) Feed(p peer.Peer) *Feed {
+	return &Feed{o: o, p: p, cursors: make(map[int64]*cursor)}
+}
+
+// Start takes a peer's greeting: the cursors stand where it says. lost says that what was under way may have been lost;
+// otherwise it is still counted as sent.
+func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
+	kept := make(map[recon.Log]uint64)
+	for _, s := range h.Rooms {
+		for _, l := range s.Logs {
+			kept[recon.Log{Room: s.Room, Box: l.Box, Epoch: l.Epoch}] = l.Kept
+		}
+	}
+	var rooms []event.RoomID
+	said := make(map[int64]uint64)
+	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
+		if rooms, err = r.DueRooms(f.p.Server); err != nil {
+			return err
+		}
+		for _, id := range rooms {
+			logs, err := r.Logs(id)
+			if err != nil {
+				return err
+			}
+			for _, l := range logs {
+				said[l.N] = min(kept[reconLog(id, l)], 1<<62)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("start feed of %s: %w", f.p.ID.Short(), err)
+	}
+	edus := uint64(0)
+	for _, e := range h.EDUs {
+		if e.Epoch == f.o.epoch {
+			edus = e.Kept
+		}
+	}
+	f.start(said, rooms, edus, lost)
+	f.remember(said, edus, true)
+	return nil
+}
+
+func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, lost bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gen++
+	f.eduKept = edus
+	if lost || f.eduSent < edus {
+		f.eduSent = edus
+	}
+	for n, kept := range said {
+		c := f.cursors[n]
+		if c == nil {
+			c = &cursor{}
+			f.cursors[n] = c
+		}
+		if lost || c.kept > kept || c.sent < kept {
+			f.flight -= len(c.flight)
+			c.flight, c.sent = nil, kept
+		}
+		c.kept = kept
+	}
+	f.rooms = rooms
+}
+
+// remember stores cursors; a power cut may take the newest back, the next greeting tells them again.
+func (f *Feed) remember(kept map[int64]uint64, edus uint64, down bool) {
+	f.o.db.Lazy(func(tx *store.Tx) error {
+		for n, k := range kept {
+			if err := tx.SetPeerKept(string(f.p.ID), n, k, down); err != nil {
+				return err
+			}
+		}
+		if edus > 0 {
+			return tx.DropEDUs(f.p.Server, int64(edus))
+		}
+		return nil
+	})
+}
+
+// Rewind forgets what is under way: everything that is not kept will be sent again.
+func (f *Feed) Rewind() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gen++
+	for _, c := range f.cursors {
+		c.sent, c.flight = c.kept, nil
+	}
+	f.flight, f.eduSent = 0, f.eduKept
+	f.rooms = nil
+}
+
+// Touch notes that rooms may have something new for the peer.
+func (f *Feed) Touch(rooms ...event.RoomID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range rooms {
+		if !slices.Contains(f.rooms, id) {
+			f.rooms = append(f.rooms, id)
+		}
+	}
+}
+
+// TouchAll notes that any room may have something.
+func (f *Feed) TouchAll(ctx context.Context) error {
+	var rooms []event.RoomID
+	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
+		rooms, err = r.DueRooms(f.p.Server)
+		return err
+	})
+	f.Touch(rooms...)
+	return err
+}
+
+// Flight counts the events that were sent and are not kept; oldest is when the oldest of them was sent.
+func (f *Feed) Flight() (n int, oldest time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.cursors {
+		if len(c.flight) > 0 && (oldest.IsZero() || c.flight[0].at.Before(oldest)) {
+			oldest = c.flight[0].at
+		}
+	}
+	return f.flight, oldest
+}
+
+// Kept takes a peer's receipt and gives the events that it newly keeps.
+func (f *Feed) Kept(ctx context.Context, k *parcel.Kept) ([]event.ID, error) {
+	logs := make(map[int64]uint64, len(k.Vectors))
+	err := f.o.db.View(ctx, func(r *store.Read) error {
+		for _, v := range k.Vectors {
+			l, ok, err := r.LogOf(v.Room, string(v.Box), v.Epoch)
+			if err != nil {
+				return err
+			}
+			if ok {
+				logs[l.N] = min(v.Upto, l.Top)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("take receipt of %s: %w", f.p.ID.Short(), err)
+	}
+	ids, edus := f.kept(logs, k.EDUs)
+	if len(logs) > 0 || edus > 0 {
+		f.remember(logs, edus, false)
+	}
+	return ids, nil
+}
+
+func (f *Feed) kept(logs map[int64]uint64, edus uint64) (ids []event.ID, dropped uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for n, upTo := range logs {
+		c := f.cursors[n]
+		if c == nil {
+			c = &cursor{}
+			f.cursors[n] = c
+		}
+		if upTo <= c.kept {
+			continue
+		}
+		c.kept = upTo
+		c.sent = max(c.sent, upTo)
+		done := 0
+		for done < len(c.flight) && c.flight[done].seq <= upTo {
+			ids = append(ids, c.flight[done].id)
+			done++
+		}
+		f.flight -= done
+		c.flight = slices.Delete(c.flight, 0, done)
+	}
+	// Only numbers that were sent in this conversation count: a receipt cannot be for what the peer never saw.
+	if edus > f.eduKept && edus <= f.eduSent {
+		f.eduKept, dropped = edus, edus
+	}
+	return ids, dropped
+}
+
+// NextEDUs gives up to limit queued EDUs that were not sent yet, in order. They must be sent in one stream: the peer's
+// receipt is cumulative. transient says to give typing and presence too; otherwise they are left out for good.
+func (f *Feed) NextEDUs(ctx context.Context, limit int, transient bool) ([]*parcel.EDU, error) {
+	f.mu.Lock()
+	after, gen := f.eduSent, f.gen
+	f.mu.Unlock()
+	var rows []store.EDU
+	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
+		rows, err = r.PendingEDUs(f.p.Server, int64(after), limit)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read EDUs for %s: %w", f.p.Server, err)
+	}
+	out := make([]*parcel.EDU, 0, len(rows))
+	for _, e := range rows {
+		if transient || !Transient(e.Kind) {
+			out = append(out, &parcel.EDU{Seq: uint64(e.Seq), Type: e.Kind, Content: e.Body})
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if gen != f.gen {
+		return nil, nil
+	}
+	if len(rows) > 0 {
+		f.eduSent = uint64(rows[len(rows)-1].Seq)
+	}
+	return out, nil
+}
+
+// Transient says whether an EDU is worth nothing a minute later.
+func Transient(kind string) bool { return kind == "m.typing" || kind == "m.presence" }
+
+// reconRange is a Skip of a log.
+func reconRange(room event.RoomID, l store.Log, after, upTo uint64) *recon.Range {
+	return &recon.Range{Log: reconLog(room, l), After: after, UpTo: upTo}
+}
+
+// RewindEDUs forgets which EDUs are under way.
+func (f *Feed) RewindEDUs() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.eduSent = f.eduKept
+}
