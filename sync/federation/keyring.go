@@ -43,9 +43,6 @@ var ErrKeyUnavailable = errors.New("key is not available now")
 type KeyRingConfig struct {
 	Local Local
 	DB    *store.DB // where learnt documents live; nil keeps them in memory only
-	// Paired gives the key that a paired box has stated for its own server name when it was paired; nil when there is none. It is good as
-	// long as the pairing. May be nil.
-	Paired func(server, keyID string) ed25519.PublicKey
 	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name (verified TLS). nil: never.
 	Fetch func(ctx context.Context, server string) ([]byte, error)
 	// Now is the clock; nil means time.Now.
@@ -258,11 +255,6 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 			return k.Key, nil
 		}
 		return nil, fmt.Errorf("key %s is none of ours", keyID)
-	}
-	if r.c.Paired != nil {
-		if pub := r.c.Paired(server, keyID); pub != nil {
-			return pub, nil
-		}
 	}
 	known, err := r.known(ctx, server)
 	if err != nil {
