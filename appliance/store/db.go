@@ -401,3 +401,17 @@ func (db *DB) Close() error {
 	}
 	return errors.Join(err, db.w.close(), db.lock.Close())
 }
+
+// Verify reads the whole file and reports damage. It takes as long as reading takes.
+func (db *DB) Verify(ctx context.Context) error {
+	return db.View(ctx, func(r *Read) error {
+		var text string
+		if _, err := r.one(`PRAGMA integrity_check(1)`, nil, &text); err != nil {
+			return fmt.Errorf("check database: %w", err)
+		}
+		if text != "ok" {
+			return fmt.Errorf("the database is damaged: %s", text)
+		}
+		return nil
+	})
+}
