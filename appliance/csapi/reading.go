@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package csapi
+
+import (
+	"context"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/feed"
+)
+
+func (h *Handler) state(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.State(ctx, c.session.User, id)
+}
+
+func (h *Handler) stateEvent(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.StateEvent(ctx, c.session.User, id, c.params[1], c.params[2], c.query("format") == "event")
+}
+
+func (h *Handler) event(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.Event(ctx, c.session.User, c.session.Device, id, event.ID(c.params[1]))
+}
+
+func (h *Handler) eventContext(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	limit, err := c.number("limit", 10)
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.Context(ctx, c.session.User, c.session.Device, id, event.ID(c.params[1]), limit, c.query("filter"))
+}
+
+// page reads the parameters of requests that page through history.
+func (c *call) page() (feed.MessagesRequest, error) {
+	limit, err := c.number("limit", 0)
+	return feed.MessagesRequest{From: c.query("from"), To: c.query("to"), Dir: c.query("dir"), Limit: limit, Filter: c.query("filter")}, err
+}
+
+// backfillPatience is how long a reader waits for other servers' history; what comes later is there for the next page.
+const backfillPatience = 8 * time.Second
+
+// messages: https://spec.matrix.org/v1.13/client-server-api/#get_matrixclientv3roomsroomidmessages
+func (h *Handler) messages(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	req, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	out, err := h.Feed.Messages(ctx, c.session.User, c.session.Device, id, req)
+	if err != nil || !out.NeedBackfill {
+		return out, err
+	}
+	if h.Remote == nil {
+		out.End = "" // nobody can be asked: for this reader the history ends here
+		return out, nil
+	}
+	if !h.backfill(ctx, id, max(req.Limit, 50)) {
+		return out, nil
+	}
+	return h.Feed.Messages(ctx, c.session.User, c.session.Device, id, req)
+}
+
+// backfill asks for older history and says whether some may have come.
+func (h *Handler) backfill(ctx context.Context, id event.RoomID, limit int) bool {
+	wait, stop := context.WithTimeout(ctx, backfillPatience)
+	defer stop()
+	_, err := h.slow.do(wait, "backfill "+string(id), func(ctx context.Context) (any, error) {
+		return nil, h.Remote.Backfill(ctx, id, min(limit, 100))
+	})
+	if err != nil {
+		h.log.Info("older history could not be fetched", "room", id, "err", err)
+	}
+	return err == nil
+}
+
+// relations: https://spec.matrix.org/v1.13/client-server-api/#get_matrixclientv1roomsroomidrelationseventid
+func (h *Handler) relations(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	req, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.Relations(ctx, c.session.User, c.session.Device, id, event.ID(c.params[1]), c.params[2], c.params[3], req, c.query("recurse") == "true")
+}
+
+// members: https://spec.matrix.org/v1.13/client-server-api/#get_matrixclientv3roomsroomidmembers
+func (h *Handler) members(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.Members(ctx, c.session.User, c.session.Device, id, feed.MembersRequest{
+		At: c.query("at"), Membership: c.query("membership"), NotMembership: c.query("not_membership"),
+	})
+}
+
+func (h *Handler) joinedMembers(ctx context.Context, c *call) (any, error) {
+	id, err := roomID(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.JoinedMembers(ctx, c.session.User, id)
+}
