@@ -197,25 +197,30 @@ func (l *Link) acknowledge(next uint32, bitmap uint64) {
 	if int32(next-l.una) < 0 || int32(l.nxt-next) < 0 {
 		return // an old answer, or nonsense
 	}
+	var blocked [frame.Priorities]bool
 	for s := l.una; s != l.nxt; s++ {
 		o := &l.out[s%window]
 		arrived := int32(s-next) < 0
 		if d := s - next - 1; !arrived && s != next && d < 64 {
 			arrived = bitmap>>d&1 != 0
 		}
+		p := o.frame.Priority
 		switch {
 		case arrived && o.state != acked:
-			o.state = acked
-			l.unacked[o.frame.Priority]--
-			for _, m := range o.messages {
-				if m.frames--; m.last && m.frames == 0 {
-					m.finish(l, nil)
-				}
-			}
-			o.messages, o.frame.Body = nil, nil
+			o.state, o.frame.Body = acked, nil
+			l.unacked[p]--
 		case !arrived && o.state == sent && o.order <= l.askedAt:
 			o.state = lost
 		}
+		if blocked[p] = blocked[p] || o.state != acked; blocked[p] {
+			continue // the far end holds it back until what comes before it is there
+		}
+		for _, m := range o.messages {
+			if m.frames--; m.last && m.frames == 0 {
+				m.finish(l, nil)
+			}
+		}
+		o.messages = nil
 	}
 	for l.una != l.nxt && l.out[l.una%window].state == acked {
 		l.out[l.una%window] = outFrame{}

@@ -46,8 +46,8 @@ type Sim struct {
 	Now      time.Time
 	Air      *ether.Air
 	Ends     [2]*arq.Link
-	On       func(end int, e arq.Event) // nil: events are dropped
-	Tap      func(end int, wire []byte) // sees every frame as it is sent; nil: nobody does
+	Lose     func(end int, wire []byte) bool // sees each frame as it is sent; true loses it. nil: nothing is lost so
+	On       func(end int, e arq.Event)      // nil: events are dropped
 	decoders [2]frame.Decoder
 	wakes    [2]time.Time
 	arrivals arrivals
@@ -84,10 +84,11 @@ func (s *Sim) Kick(end int) {
 			s.wakes[end] = wake
 			return
 		}
-		if s.Tap != nil {
-			s.Tap(end, wire)
-		}
+		lost := s.Lose != nil && s.Lose(end, wire)
 		for _, a := range s.Air.Send(s.Now, end, wire) {
+			if lost {
+				continue
+			}
 			s.count++
 			heap.Push(&s.arrivals, numbered{a, s.count})
 		}
