@@ -71,7 +71,7 @@ func (l *live) fillJoin(k *look, d Draft) (json.RawMessage, error) {
 // passes reports whether the user is in a room that the join rule allows from. A room we do not hold cannot be checked here: M_UNABLE_TO_AUTHORISE_JOIN.
 func (l *live) passes(k *look, rule *rules.Event, u event.UserID) (bool, error) {
 	unknown := false
-	for _, room := range allowedRooms(k, rule) {
+	for _, room := range rule.JoinRules.Allow {
 		row, err := k.rd.Room(room)
 		if err != nil {
 			return false, err
@@ -94,33 +94,9 @@ func (l *live) passes(k *look, rule *rules.Event, u event.UserID) (bool, error) 
 	return false, nil
 }
 
-func allowedRooms(k *look, rule *rules.Event) (rooms []event.RoomID) {
-	row, err := k.row(rule.ID)
-	if row == nil || err != nil {
-		return nil
-	}
-	var ev struct {
-		Content struct {
-			Allow []struct {
-				Type   string       `json:"type"`
-				RoomID event.RoomID `json:"room_id"`
-			} `json:"allow"`
-		} `json:"content"`
-	}
-	if json.Unmarshal(row.JSON, &ev) != nil {
-		return nil
-	}
-	for _, a := range ev.Content.Allow {
-		if a.Type == "m.room_membership" {
-			rooms = append(rooms, a.RoomID)
-		}
-	}
-	return rooms
-}
-
 // inviter finds a joined user of this server with the power to invite.
 func (l *live) inviter(k *look, state rules.State) (event.UserID, error) {
-	need := inviteLevel(state)
+	need := rules.Levels(state).Invite
 	members, err := k.rd.Members(l.id, "join")
 	if err != nil {
 		return "", err

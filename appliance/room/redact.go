@@ -47,14 +47,13 @@ func (r *Rooms) applyRedaction(tx *store.Tx, v *event.Version, by, target *store
 	if target.Room != by.Room || target.Is(store.Redacted) || target.Type == "m.room.create" {
 		return nil
 	}
-	if target.Sender.Server() != by.Sender.Server() {
-		s, err := tx.Group(by.Before)
-		if err != nil {
-			return err
-		}
-		if !mayRedactOthers(txState(r, tx.Read, v, s), by.Sender) {
-			return nil
-		}
+	s, err := tx.Group(by.Before)
+	if err != nil {
+		return err
+	}
+	k := &look{l: &live{r: r, version: v}, rd: tx.Read}
+	if can := rules.CanRedact(k.state(s), by.Sender, target.Sender); !can || k.err != nil {
+		return k.err
 	}
 	pdu, err := event.ParseTrusted(v, target.ID, target.JSON)
 	if err != nil {
@@ -66,14 +65,4 @@ func (r *Rooms) applyRedaction(tx *store.Tx, v *event.Version, by, target *store
 	}
 	r.thins.drop(target.NID)
 	return tx.Redact(target.NID, by.NID, red.JSON())
-}
-
-func mayRedactOthers(s rules.State, u event.UserID) bool {
-	return rules.UserLevel(s, u) >= redactLevel(s)
-}
-
-// txState presents a state to the law from inside a transaction or a snapshot, without a room in memory.
-func txState(r *Rooms, rd *store.Read, v *event.Version, s store.State) rules.State {
-	k := &look{l: &live{r: r, version: v}, rd: rd}
-	return k.state(s)
 }

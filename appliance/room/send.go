@@ -232,7 +232,8 @@ func (l *live) checkRedaction(k *look, d Draft) error {
 		return nil
 	}
 	k.err = nil
-	may := mayRedactOthers(k.state(l.cur.state), d.Sender)
+	state := k.state(l.cur.state)
+	may := rules.UserLevel(state, d.Sender) >= rules.Levels(state).Redact // of the same server is not enough for a client
 	if k.err != nil {
 		return k.err
 	}

@@ -74,9 +74,11 @@ type DB struct {
 	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
 	groupNID  atomic.Int64
 	flushes   atomic.Int64
-	checked   chan struct{} // closed when the check after an unclean stop is over
-	groups    *groupCache
-	names     names
+	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
+	redactionsWait atomic.Bool
+	checked        chan struct{} // closed when the check after an unclean stop is over
+	groups         *groupCache
+	names          names
 
 	readers chan *conn // tokens: nil = not opened yet
 	nread   int
@@ -288,6 +290,12 @@ func (db *DB) start(ctx context.Context) error {
 	if _, err := r.one(`SELECT max(nid) FROM sgroup`, nil, &group); err != nil {
 		return err
 	}
+	var n int64
+	waits, err := r.one(`SELECT redaction FROM redaction_wait LIMIT 1`, nil, &n)
+	if err != nil {
+		return err
+	}
+	db.redactionsWait.Store(waits)
 	db.eventNID.Store(last)
 	db.groupNID.Store(group)
 	db.upTo = db.pos + posBlock

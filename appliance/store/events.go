@@ -296,16 +296,19 @@ func (tx *Tx) Redact(nid, by int64, json []byte) error {
 
 // AwaitRedaction remembers a redaction whose target is not here yet.
 func (tx *Tx) AwaitRedaction(target event.ID, redaction int64) error {
+	tx.db.redactionsWait.Store(true)
 	return tx.exec(`INSERT OR IGNORE INTO redaction_wait (target, redaction) VALUES (?, ?)`, idBytes(target), redaction)
 }
 
 // WaitingRedactions lists the redactions that wait for an event, oldest first.
 func (r *Read) WaitingRedactions(target event.ID) (nids []int64, err error) {
+	if !r.db.redactionsWait.Load() {
+		return nil, nil
+	}
 	err = r.each(`SELECT redaction FROM redaction_wait WHERE target=? ORDER BY redaction`, args(idBytes(target)), func(row *Row) error {
 		var n int64
-		nids = append(nids, 0)
 		err := row.Scan(&n)
-		nids[len(nids)-1] = n
+		nids = append(nids, n)
 		return err
 	})
 	return nids, err

@@ -185,8 +185,9 @@ func (tx *Tx) UseTxn(user event.UserID, device, path, id string, ev int64) (seen
 		return 0, err
 	}
 	key := txnKey(device, path, id)
-	n, err := tx.execN(`INSERT OR IGNORE INTO txn (usr, key, event) VALUES (?, ?, ?)`, un, key, ev)
-	if n > 0 || err != nil {
+	var made int64
+	fresh, err := tx.one(`INSERT INTO txn (usr, key, event) VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING event`, args(un, key, ev), &made)
+	if fresh || err != nil {
 		return 0, err
 	}
 	_, err = tx.one(`SELECT event FROM txn WHERE usr=? AND key=?`, args(un, key), &seen)
