@@ -70,13 +70,14 @@ type PairCode struct {
 // Travel is one thing that happened to an event or parcel on its way: the running commentary.
 type Travel struct {
 	At    time.Time `json:"at"`
-	What  string    `json:"what"` // "sent", "arrived", "kept", "received", "link up", "link down", "confirmed"
+	What  string    `json:"what"` // "up", "down", "carries", "stands by", "sent", "arrived", "taken", "kept", "asked", "answered"
 	Event string    `json:"event,omitempty"`
 	Room  string    `json:"room,omitempty"`
 	Peer  string    `json:"peer,omitempty"` // server name of the other side
 	Via   string    `json:"via,omitempty"`  // "p2p", "serial:ttyUSB0", "https"
 	Bytes int       `json:"bytes,omitempty"`
 	Count int       `json:"count,omitempty"` // when one line stands for several events
+	Note  string    `json:"note,omitempty"`  // the outcome, or what was asked
 }
 
 // Options are the box's own functions. All are required.

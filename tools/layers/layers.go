@@ -40,7 +40,7 @@ var Rooms = map[string]Room{
 	"radio/arq":          {Pure: true, Uses: []string{"radio/frame"}},
 	"radio/serial":       {Uses: []string{"radio/frame"}},
 	"radio/ether":        {},
-	"cmd/hallig":         {Uses: []string{"appliance"}},
+	"cmd/hallig":         {Uses: []string{"appliance", "appliance/admin"}},
 	"tools/layers":       {Uses: []string{"..."}},
 	"tools/bench":        {Uses: []string{"..."}},
 	"tools/demo":         {Uses: []string{"..."}},

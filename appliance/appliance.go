@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package appliance is the box as a value: Open makes it from a Config, Run lives until its context ends, Close lets go of
+// the disk. It knows every room of the house and joins them: what one room needs of another across the borders that tools/layers
+// keeps is handed over here as a function or an interface. It decides nothing by itself.
+//
+// Every loop of a box is listed in Run, under one errgroup: when one fails, all end, and the error names it. State lives
+// under Config.Data; the README has the table of files.
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hallig/appliance/account"
+	"hallig/appliance/admin"
+	"hallig/appliance/csapi"
+	"hallig/appliance/event"
+	"hallig/appliance/feed"
+	"hallig/appliance/media"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+)
+
+// Box is one appliance. Open makes it; Run may be called once.
+type Box struct {
+	cfg     Config
+	log     *slog.Logger
+	lock    *os.File
+	id      identity
+	started time.Time
+
+	db       *store.DB
+	rooms    *room.Rooms
+	accounts *account.Accounts
+	feed     *feed.Feed
+	media    *media.Media
+	clients  *csapi.Handler
+	fed      *federationParts
+	exchange *exchangeParts
+
+	clientListener net.Listener
+	fedListener    net.Listener // nil: no federation port
+	localListener  net.Listener
+	enrolCode      string
+	nameFixed      bool
+	watchers       watchers
+	staleUsers     chan event.UserID // whose device lists must be fetched again
+}
+
+// Open reads or makes the identity, opens the database and the listeners. Nothing is served before Run.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	b := &Box{cfg: cfg, log: log, started: time.Now(), staleUsers: make(chan event.UserID, 256)}
+	if err := b.open(ctx); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+func (b *Box) open(ctx context.Context) error {
+	if err := b.lockData(); err != nil {
+		return err
+	}
+	var err error
+	if b.db, err = store.Open(ctx, filepath.Join(b.cfg.Data, "hallig.db"), store.Options{Log: b.log.With("room", "store")}); err != nil {
+		return err
+	}
+	accounts, err := b.countAccounts(ctx)
+	if err != nil {
+		return err
+	}
+	b.nameFixed = accounts > 0
+	if b.id, err = loadIdentity(b.cfg.Data, b.cfg.ServerName, b.nameFixed); err != nil {
+		return err
+	}
+	if err := b.joinRooms(ctx); err != nil {
+		return err
+	}
+	if accounts == 0 && !b.cfg.OpenRegistration {
+		if b.enrolCode, err = b.accounts.EnrolmentCode(ctx); err != nil {
+			return fmt.Errorf("make enrolment code: %w", err)
+		}
+	}
+	return b.listen()
+}
+
+// lockData makes the data directory and keeps a second process out of it.
+func (b *Box) lockData() error {
+	if err := os.MkdirAll(b.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(b.cfg.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("a box is already running on %s; stop it first, or ask it with: hallig status --data %s", b.cfg.Data, b.cfg.Data)
+	}
+	b.lock = f
+	return nil
+}
+
+func (b *Box) listen() error {
+	addr := b.cfg.Listen
+	if addr == "" {
+		addr = "127.0.0.1:8008"
+	}
+	var err error
+	if b.clientListener, err = net.Listen("tcp", addr); err != nil {
+		return fmt.Errorf("open the client port: %w; choose another one with --listen ADDR:PORT", err)
+	}
+	if b.cfg.Federation != "" {
+		if b.fedListener, err = b.listenFederation(); err != nil {
+			return err
+		}
+	}
+	b.localListener, err = listenLocal(b.cfg.Data)
+	return err
+}
+
+// Screen is what a person is shown at the start.
+func (b *Box) Screen() Screen {
+	return Screen{
+		ServerName: b.id.server, URL: b.URL(), BoxID: string(b.boxID()), EnrolCode: b.enrolCode, NameFixed: b.nameFixed,
+	}
+}
+
+// URL is where phones reach the box.
+func (b *Box) URL() string { return phoneURL(b.cfg.PublicURL, b.clientListener.Addr()) }
+
+// Run serves until ctx ends, then stops cleanly. It lists every loop of the box.
+func (b *Box) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	b.serveHTTP(ctx, g, "client API", b.clientListener, b.clients)
+	if b.fedListener != nil {
+		b.serveHTTP(ctx, g, "federation API", b.fedListener, b.fed.handler)
+	}
+	b.serveHTTP(ctx, g, "local door", b.localListener, admin.NewHandler(b.adminOptions()))
+	b.serveBoxes(ctx, g)
+	b.fed.run(ctx, g)
+	b.exchange.run(ctx, g)
+	g.Go(func() error { return b.refreshStale(ctx) })
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	} else if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	b.log.Info("stopped cleanly")
+	return nil
+}
+
+// serveHTTP runs one HTTP server until ctx ends. Long polls are let go at once, other requests get some seconds.
+func (b *Box) serveHTTP(ctx context.Context, g *errgroup.Group, what string, l net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 20 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(b.log.With("server", what).Handler(), slog.LevelDebug),
+	}
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		grace, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer stop()
+		if err := srv.Shutdown(grace); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+// Close lets go of listeners, database and lock. It is safe after a failed Open.
+func (b *Box) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{b.clientListener, b.fedListener, b.localListener} {
+		if l != nil {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if b.clients != nil {
+		b.clients.Close()
+	}
+	errs = append(errs, b.exchange.close())
+	if b.db != nil {
+		errs = append(errs, b.db.Close())
+	}
+	if b.lock != nil {
+		errs = append(errs, b.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// freeBytes is what the data directory's disk still takes.
+func freeBytes(dir string) (int64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, fmt.Errorf("free space: %w", &fs.PathError{Op: "statfs", Path: dir, Err: err})
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}

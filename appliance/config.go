@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"hallig/appliance/event"
+)
+
+// Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
+// registration by token only, no federation port, libp2p on, no serial line. DIR/config.json holds the same fields as JSON; fields that
+// nobody knows are refused, so that a typing error is never taken for consent. Flags of `hallig serve` win over the file.
+type Config struct {
+	// Data is the directory that holds all state of the box. It is made with mode 0700 when it is missing.
+	Data string `json:"-"`
+	// Version is the program's own, for status and federation.
+	Version string `json:"-"`
+	// ServerName is the part behind the colon of each user's name. Empty: 16 characters of the box key under
+	// .hallig.internal. It is fixed when the first account exists.
+	ServerName string `json:"server_name,omitempty"`
+
+	// Listen is where phones and browsers reach the Client-Server API, plain HTTP; ADDR:PORT. Empty: 127.0.0.1:8008.
+	Listen string `json:"listen,omitempty"`
+	// PublicURL is what phones are told to use, when it is not http://LISTEN.
+	PublicURL string `json:"public_url,omitempty"`
+	// Federation is where other servers reach the Server-Server API over TLS; ADDR:PORT. Empty: nowhere.
+	Federation string `json:"federation,omitempty"`
+	// FederationTLS is the certificate of that port.
+	FederationTLS TLSConfig `json:"federation_tls,omitzero"`
+
+	// OpenRegistration lets everybody register without a token. For test beds; lifts the rate limits too.
+	OpenRegistration bool `json:"open_registration,omitempty"`
+	// RegistrationSharedSecret opens /_synapse/admin/v1/register to those who know it.
+	RegistrationSharedSecret string `json:"registration_shared_secret,omitempty"`
+	// NoRateLimits lifts the limits on logins, registrations and sends.
+	NoRateLimits bool `json:"no_rate_limits,omitempty"`
+	// Presence tells users who is online; it costs wake-ups and bytes, so it is off.
+	Presence bool `json:"presence,omitempty"`
+	// AppserviceFiles are YAML registrations, read at start.
+	AppserviceFiles []string `json:"appservice_files,omitempty"`
+
+	// CAFile holds more certificate authorities to trust in federation, PEM; the system's own stay trusted.
+	CAFile string `json:"ca_file,omitempty"`
+	// ServerAddresses names, for closed networks, where a server is: "matrix.example.org": "10.0.0.5:8448".
+	ServerAddresses map[string]string `json:"server_addresses,omitempty"`
+	// PrivateAddresses allows federation with servers at private and loopback addresses that discovery found.
+	PrivateAddresses bool `json:"private_addresses,omitempty"`
+
+	// P2P is libp2p between boxes.
+	P2P P2PConfig `json:"p2p,omitzero"`
+	// Serial are the lines to other boxes.
+	Serial []SerialConfig `json:"serial,omitempty"`
+
+	// MediaQuotaBytes bounds all stored media. 0: 10 GiB.
+	MediaQuotaBytes int64 `json:"media_quota_bytes,omitempty"`
+	// UploadLimitBytes bounds one upload. 0: 50 MiB.
+	UploadLimitBytes int64 `json:"upload_limit_bytes,omitempty"`
+}
+
+// TLSConfig names a certificate and its key, or a CA from which one is minted at each start.
+type TLSConfig struct {
+	Certificate   string `json:"certificate,omitempty"`    // PEM file
+	Key           string `json:"key,omitempty"`            // PEM file
+	CACertificate string `json:"ca_certificate,omitempty"` // PEM file: mint from this CA
+	CAKey         string `json:"ca_key,omitempty"`         // PEM file, PKCS#1, PKCS#8 or SEC 1
+}
+
+// P2PConfig says how libp2p reaches other boxes.
+type P2PConfig struct {
+	Off    bool     `json:"off,omitempty"`
+	NoMDNS bool     `json:"no_mdns,omitempty"`
+	Listen []string `json:"listen,omitempty"` // multiaddresses; empty: every interface, port chosen by the system
+	Peers  []string `json:"peers,omitempty"`  // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see
+}
+
+// SerialConfig is one line to one other box.
+type SerialConfig struct {
+	Device        string `json:"device"`                    // /dev/ttyUSB0
+	Baud          int    `json:"baud,omitempty"`            // of the port; 0: 9600
+	BitsPerSecond int    `json:"bits_per_second,omitempty"` // of the air or wire behind it; 0: the port's rate
+	HalfDuplex    bool   `json:"half_duplex,omitempty"`     // one channel for both directions (a radio)
+	RTSCTS        bool   `json:"rts_cts,omitempty"`
+	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"` // key-up delay of the radio
+}
+
+// LoadConfig reads DIR/config.json over the zero value. A missing file is an empty one.
+func LoadConfig(dir string) (Config, error) {
+	c := Config{Data: dir}
+	name := filepath.Join(dir, "config.json")
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := parseConfig(raw, &c); err != nil {
+		return c, fmt.Errorf("configuration %s: %w; mend the line or move the file away to start with defaults", name, err)
+	}
+	return c, nil
+}
+
+func parseConfig(raw []byte, c *Config) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return err
+	}
+	if dec.More() {
+		return errors.New("more than one JSON value")
+	}
+	return c.check()
+}
+
+// check refuses what cannot work, naming the field.
+func (c *Config) check() error {
+	if c.ServerName != "" && !event.ValidServerName(c.ServerName) {
+		return fmt.Errorf("server_name %q is no server name (host or host:port)", c.ServerName)
+	}
+	for field, addr := range map[string]string{"listen": c.Listen, "federation": c.Federation} {
+		if addr == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("%s %q: want ADDR:PORT", field, addr)
+		}
+	}
+	t := c.FederationTLS
+	if (t.Certificate == "") != (t.Key == "") || (t.CACertificate == "") != (t.CAKey == "") {
+		return errors.New("federation_tls: a certificate and its key come together")
+	}
+	if c.Federation != "" && t.Certificate == "" && t.CACertificate == "" {
+		return errors.New("federation is on but federation_tls names neither a certificate nor a CA to mint one from")
+	}
+	for i, s := range c.Serial {
+		if s.Device == "" {
+			return fmt.Errorf("serial[%d]: device is missing, for example /dev/ttyUSB0", i)
+		}
+		if s.Baud < 0 || s.BitsPerSecond < 0 || s.TurnDelayMS < 0 {
+			return fmt.Errorf("serial[%d] %s: negative numbers make no sense", i, s.Device)
+		}
+	}
+	for name := range c.ServerAddresses {
+		if !event.ValidServerName(name) {
+			return fmt.Errorf("server_addresses: %q is no server name", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestLoadConfig(t *testing.T) {
+	tests := []struct{ name, file, wantErr string }{
+		{"missing file is an empty one", "", ""},
+		{"good", `{"server_name":"box1.example","listen":"0.0.0.0:8008","serial":[{"device":"/dev/ttyUSB0"}]}`, ""},
+		{"typing error", `{"sever_name":"box1.example"}`, `"sever_name"`},
+		{"not JSON", `server_name: box1`, "invalid character"},
+		{"two values", `{} {}`, "more than one"},
+		{"bad name", `{"server_name":"box one"}`, "no server name"},
+		{"bad address", `{"listen":"8008"}`, "want ADDR:PORT"},
+		{"federation without certificate", `{"federation":":8448"}`, "certificate"},
+		{"half a key pair", `{"federation_tls":{"certificate":"a.pem"}}`, "come together"},
+		{"serial line without device", `{"serial":[{"baud":9600}]}`, "device is missing"},
+		{"negative rate", `{"serial":[{"device":"x","baud":-1}]}`, "negative"},
+		{"bad override", `{"server_addresses":{"a b":"1.2.3.4:1"}}`, "no server name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tt.file != "" {
+				if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(tt.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := LoadConfig(dir)
+			switch {
+			case tt.wantErr == "" && err != nil:
+				t.Errorf("got %v, want no error", err)
+			case tt.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tt.wantErr)):
+				t.Errorf("got %v, want an error with %q", err, tt.wantErr)
+			case tt.wantErr != "" && !strings.Contains(err.Error(), "config.json"):
+				t.Errorf("the error does not name the file: %v", err)
+			}
+		})
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"listen":"127.0.0.1:1"}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var c Config
+		if err := parseConfig(raw, &c); err == nil && c.check() != nil {
+			t.Errorf("accepted what it refuses: %q", raw)
+		}
+	})
+}

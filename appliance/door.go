@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"hallig/appliance/account"
+	"hallig/appliance/admin"
+	"hallig/appliance/store"
+	"hallig/sync/link"
+	"hallig/sync/peer"
+)
+
+// codeLife is how long a pairing code works.
+const codeLife = 10 * time.Minute
+
+// adminOptions hands the local door what it shows and does.
+func (b *Box) adminOptions() admin.Options {
+	return admin.Options{
+		Status: b.status, Watch: b.watchers.watch, Log: b.log.With("room", "admin"),
+		ShowCode: func(context.Context) (admin.PairCode, error) {
+			if b.exchange.host == nil {
+				return admin.PairCode{}, errNoNetwork
+			}
+			code, _, err := b.exchange.host.ShowCode(codeLife)
+			return admin.PairCode{Code: code.String(), Expires: time.Now().Add(codeLife)}, err
+		},
+		Take: b.takeCode,
+		Forget: func(ctx context.Context, id string) error {
+			err := b.forgetPeer(ctx, peer.ID(id))
+			if errors.Is(err, errNoSuchBox) {
+				return &admin.Refusal{Text: "no box with the id " + id + " is paired; hallig status lists them"}
+			}
+			return err
+		},
+		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {
+			t, err := b.accounts.CreateRegistrationToken(ctx, account.RegistrationToken{Uses: uses, Admin: asAdmin})
+			return t.Token, err
+		},
+	}
+}
+
+var errNoNetwork = &admin.Refusal{Text: "pairing needs a network between the boxes, and libp2p is switched off (p2p.off in config.json)"}
+
+func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, error) {
+	if b.exchange.host == nil {
+		return admin.Peer{}, errNoNetwork
+	}
+	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
+	defer stop()
+	p, err := b.exchange.host.Take(ctx, code, address)
+	switch {
+	case errors.Is(err, peer.ErrWrongCode), errors.Is(err, peer.ErrCodeSpent), errors.Is(err, peer.ErrNoCode):
+		return admin.Peer{}, &admin.Refusal{Text: strings.TrimPrefix(err.Error(), "p2p: ") + "; show a code on the other box with: hallig pair"}
+	case err != nil:
+		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; are both boxes on one network? Otherwise name the other box with --at ADDRESS"}
+	}
+	return admin.Peer{ID: string(p.ID), ServerName: p.Server, Name: p.Name}, nil
+}
+
+// status collects the health tree.
+func (b *Box) status(ctx context.Context) (admin.Status, error) {
+	s := admin.Status{
+		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
+		Position: b.db.Published(), Flushes: b.db.Flushes(),
+	}
+	err := b.db.View(ctx, func(r *store.Read) error {
+		rooms, err := r.Rooms()
+		if err != nil {
+			return err
+		}
+		s.Rooms = len(rooms)
+		s.Accounts, err = r.CountAccounts()
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
+	if s.FreeBytes, err = freeBytes(b.cfg.Data); err != nil {
+		return s, err
+	}
+	if b.exchange.host != nil {
+		s.Addresses = b.exchange.host.Addrs()
+	}
+	for _, p := range b.exchange.link.Status() {
+		s.Peers = append(s.Peers, b.peerStatus(p))
+	}
+	for _, f := range b.fed.sender.Status() {
+		srv := admin.Server{Name: f.Server, Queued: f.Unconfirmed}
+		if f.Failing {
+			srv.Trouble = "out of reach since " + f.Since.Local().Format("15:04:05") + ": " + f.LastError
+		}
+		s.Servers = append(s.Servers, srv)
+	}
+	return s, nil
+}
+
+func (b *Box) peerStatus(p link.PeerStatus) admin.Peer {
+	out := admin.Peer{ID: string(p.Peer.ID), ServerName: p.Peer.Server, Name: p.Peer.Name, Carrier: p.Carries, Queued: p.InFlight}
+	if p.Carries != "" {
+		out.Links = append(out.Links, admin.Link{Transport: p.Carries, Up: true})
+	}
+	for _, name := range p.StandsBy {
+		out.Links = append(out.Links, admin.Link{Transport: name, Up: true})
+	}
+	for _, port := range b.exchange.ports {
+		stats := port.Stats()
+		for i := range out.Links {
+			if out.Links[i].Transport == port.Name() {
+				out.Links[i].BitsPerSecond = stats.BitsPerSecond
+				out.Links[i].SentBytes, out.Links[i].ReceivedBytes = int64(stats.BytesSent), int64(stats.BytesReceived)
+			}
+		}
+	}
+	return out
+}
+
+// observe turns what a link tells into the commentary.
+func (b *Box) observe(e link.Event) {
+	b.watchers.tell(admin.Travel{
+		At: time.Now(), What: e.What, Event: string(e.Event), Room: string(e.Room), Peer: e.Peer.Server, Via: e.Transport,
+		Bytes: e.Bytes, Note: e.Note,
+	})
+}

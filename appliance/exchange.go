@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+	"hallig/radio"
+	"hallig/radio/serial"
+	"hallig/sync/federation"
+	"hallig/sync/inbox"
+	"hallig/sync/link"
+	"hallig/sync/p2p"
+	"hallig/sync/peer"
+)
+
+// exchangeParts are the parts that speak to other boxes.
+type exchangeParts struct {
+	number func(*store.Tx, room.AppendInfo) error
+	host   *p2p.Host // nil: switched off
+	ports  []*radio.Port
+	link   *link.Link
+
+	mu     sync.RWMutex
+	roster peer.Roster
+}
+
+func publicKey(key ed25519.PrivateKey) ed25519.PublicKey {
+	pub, _ := key.Public().(ed25519.PublicKey)
+	return pub
+}
+
+// appended numbers an event for the boxes that lack it, in the event's own transaction.
+func (x *exchangeParts) appended(tx *store.Tx, e room.AppendInfo) error { return x.number(tx, e) }
+
+func (x *exchangeParts) paired() peer.Roster {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.roster
+}
+
+// isBox says whether a server is a paired box: boxes get parcels, never PUT /send.
+func (x *exchangeParts) isBox(server string) bool {
+	_, ok := x.paired().ByServer(server)
+	return ok
+}
+
+// signingKey is the Matrix key that a paired box has stated.
+func (x *exchangeParts) signingKey(server, keyID string) ed25519.PublicKey {
+	p, ok := x.paired().ByServer(server)
+	if !ok {
+		return nil
+	}
+	return p.SigningKeys[keyID]
+}
+
+// ways chooses how a request reaches a server: a paired box over libp2p when it is in reach there, otherwise as parcels
+// over whatever link there is; every other server over HTTPS.
+func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
+	return roundTrip(func(req *http.Request) (*http.Response, error) {
+		server := req.URL.Host
+		switch {
+		case !x.isBox(server):
+			return public.RoundTrip(req)
+		case x.host != nil && x.host.InReach(server):
+			return x.host.RoundTripper().RoundTrip(req)
+		}
+		return x.link.RoundTripper().RoundTrip(req)
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// joinExchange makes the transports and the link between boxes.
+func (b *Box) joinExchange(ctx context.Context) error {
+	x := b.exchange
+	statement, err := peer.State(b.id.box, peer.Peer{
+		Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("state who this box is: %w", err)
+	}
+	if err := b.loadRoster(ctx); err != nil {
+		return err
+	}
+	var transports []link.Transport
+	if !b.cfg.P2P.Off {
+		x.host, err = p2p.New(p2p.Config{
+			Box: b.id.box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
+			Listen: b.cfg.P2P.Listen, Static: b.cfg.P2P.Peers, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
+		})
+		if err != nil {
+			return fmt.Errorf("start libp2p: %w", err)
+		}
+		transports = append(transports, x.host)
+	}
+	for _, line := range b.cfg.Serial {
+		port := radio.New(radioConfig(line, b))
+		x.ports = append(x.ports, port)
+		transports = append(transports, port)
+	}
+	in := inbox.New(inbox.Config{
+		DB: b.db, Rooms: b.rooms, Verify: b.fed.client.VerifyPDU, Later: func(err error) bool { return errors.Is(err, federation.ErrKeyUnavailable) },
+		EDU: func(ctx context.Context, origin, kind string, content []byte) error {
+			return b.users().EDU(ctx, origin, kind, content)
+		},
+		Stage: b.fed.intake.Take, Log: b.log.With("room", "inbox"),
+	})
+	x.link, err = link.New(ctx, link.Config{
+		Key: b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Roster: x.paired, Transports: transports,
+		Handler:   b.fed.handler,
+		Statement: func() []byte { return statement },
+		Learn:     func(p peer.Peer) { b.learnPeer(context.WithoutCancel(ctx), p) },
+		KeyDocument: func(ctx context.Context, server string) []byte {
+			docs, err := b.fed.ring.Documents(ctx, server)
+			if err != nil || len(docs) == 0 {
+				return nil
+			}
+			return docs[len(docs)-1]
+		},
+		LearnKeys: func(ctx context.Context, from peer.Peer, document []byte) error {
+			return b.fed.ring.Learn(ctx, document, federation.SourceBox+string(from.ID))
+		},
+		Observe: b.observe, Log: b.log.With("room", "link"),
+	})
+	return err
+}
+
+func radioConfig(line SerialConfig, b *Box) radio.Config {
+	rate := line.BitsPerSecond
+	if rate == 0 {
+		rate = line.Baud
+	}
+	return radio.Config{
+		Name: filepath.Base(line.Device),
+		Open: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			return serial.Open(ctx, serial.Config{Device: line.Device, BitsPerSecond: line.Baud, RTSCTS: line.RTSCTS})
+		},
+		BitsPerSecond: rate, FullDuplex: !line.HalfDuplex,
+		TurnDelay: time.Duration(line.TurnDelayMS) * time.Millisecond,
+		Log:       b.log.With("room", "radio", "port", line.Device),
+	}
+}
+
+func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return ended("link to other boxes", x.link.Run(ctx)) })
+}
+
+// serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
+func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
+	if b.exchange.host != nil {
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.fed.handler)
+	}
+}
+
+func (x *exchangeParts) close() error {
+	if x == nil || x.host == nil {
+		return nil
+	}
+	return x.host.Close()
+}
+
+// typing tells the boxes in a room that a local user types or stops. Only boxes that libp2p reaches now are told, and nothing
+// waits for the others: it is worth nothing a minute later.
+func (b *Box) typing(ctx context.Context, id event.RoomID, user event.UserID, typing bool) {
+	x := b.exchange
+	if x.host == nil || x.paired().Len() == 0 {
+		return
+	}
+	servers, err := b.rooms.Servers(ctx, id)
+	if err != nil {
+		b.log.Debug("typing not told to other boxes", "err", err)
+		return
+	}
+	content, err := json.Marshal(map[string]any{"room_id": id, "user_id": user, "typing": typing})
+	if err != nil {
+		return // strings and a bool always marshal
+	}
+	for _, server := range servers {
+		if x.isBox(server) && x.host.InReach(server) {
+			b.db.Lazy(func(tx *store.Tx) error {
+				return tx.EnqueueEDU(server, "m.typing", string(id)+" "+string(user), content)
+			})
+		}
+	}
+}
+
+// loadRoster reads the paired boxes from the store.
+func (b *Box) loadRoster(ctx context.Context) error {
+	var peers []peer.Peer
+	err := b.db.View(ctx, func(r *store.Read) error {
+		rows, err := r.Peers()
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			p, err := peer.ReadStatement(row.Record)
+			if err != nil {
+				return fmt.Errorf("paired box %s: %w", row.Box, err)
+			}
+			peers = append(peers, p)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the paired boxes: %w", err)
+	}
+	b.exchange.setRoster(peer.NewRoster(peers...))
+	return nil
+}
+
+func (x *exchangeParts) setRoster(r peer.Roster) {
+	x.mu.Lock()
+	x.roster = r
+	x.mu.Unlock()
+}
+
+// addPeer stores a paired box, or a newer statement of one, and tells everybody.
+func (b *Box) addPeer(p peer.Peer) error {
+	if p.Server == b.id.server {
+		return fmt.Errorf("the other box is called %s as well; give one of them another --name", p.Server)
+	}
+	x := b.exchange
+	if old, ok := x.paired().ByServer(p.Server); ok && old.ID != p.ID {
+		return fmt.Errorf("another box is already paired under the name %s; forget it first: hallig forget %s", p.Server, old.ID)
+	}
+	err := b.db.Do(context.Background(), func(tx *store.Tx) error { return tx.PutPeer(string(p.ID), p.Server, p.Statement) })
+	if err != nil {
+		return fmt.Errorf("store paired box: %w", err)
+	}
+	x.setRoster(x.paired().With(p))
+	if x.host != nil {
+		x.host.SetRoster(x.paired())
+	}
+	if x.link != nil {
+		x.link.RosterChanged()
+	}
+	b.log.Info("box paired", "server", p.Server, "box", p.ID.Short())
+	return nil
+}
+
+// learnPeer takes a newer statement that a paired box made about itself.
+func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
+	if err := b.addPeer(p); err != nil {
+		b.log.Error("keep a box's new statement", "box", p.ID.Short(), "err", err)
+	}
+}
+
+// forgetPeer ends a pairing. Its server may then only be reached as any other server is.
+func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
+	x := b.exchange
+	if _, ok := x.paired().ByID(id); !ok {
+		return errNoSuchBox
+	}
+	if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.DeletePeer(string(id)) }); err != nil {
+		return fmt.Errorf("forget box: %w", err)
+	}
+	x.setRoster(x.paired().Without(id))
+	if x.host != nil {
+		x.host.SetRoster(x.paired())
+	}
+	x.link.RosterChanged()
+	return nil
+}
+
+var errNoSuchBox = errors.New("no box with that id is paired")
+
+// stale notes that a remote user's device list must be fetched again. When the loop cannot keep up the note is dropped: the
+// store still holds the list for stale, and the next key query asks.
+func (b *Box) stale(user event.UserID) {
+	select {
+	case b.staleUsers <- user:
+	default:
+	}
+}
+
+// refreshStale fetches stale device lists until ctx ends.
+func (b *Box) refreshStale(ctx context.Context) error {
+	for {
+		select {
+		case user := <-b.staleUsers:
+			b.refreshDevices(ctx, user)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// refreshDevices asks for the device lists that an update said are stale.
+func (b *Box) refreshDevices(ctx context.Context, user event.UserID) {
+	answer, err := b.fed.client.UserDevices(ctx, user)
+	if err != nil {
+		b.log.Debug("device list not refreshed; the next key query asks again", "user", user, "err", err)
+		return
+	}
+	if err := b.accounts.UpdateRemoteDevices(ctx, user, answer); err != nil {
+		b.log.Warn("keep device list", "user", user, "err", err)
+	}
+}

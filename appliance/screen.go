@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"rsc.io/qr"
+)
+
+// Screen is what a person sees when a box starts.
+type Screen struct {
+	ServerName string
+	URL        string
+	BoxID      string
+	EnrolCode  string // "" once an administrator exists
+	NameFixed  bool
+}
+
+// Print writes the one screen: URL, QR code for phones, enrolment code.
+func (s Screen) Print(w io.Writer) {
+	fmt.Fprintf(w, "\nHallig box %s\n\n", s.ServerName)
+	if code, err := qr.Encode(s.URL, qr.L); err == nil {
+		fmt.Fprintln(w, halfBlocks(code))
+	}
+	fmt.Fprintf(w, "  Phones / Telefone:  %s\n", s.URL)
+	fmt.Fprintf(w, "  Box:                %s\n", s.BoxID)
+	if s.EnrolCode != "" {
+		fmt.Fprintf(w, "\n  First administrator, once / erste Administratorin, einmalig:\n      registration token %s\n", s.EnrolCode)
+	}
+	if !s.NameFixed {
+		fmt.Fprintf(w, "\n  The name %s is fixed with the first account. To come home to a central server\n"+
+			"  later, stop now and start with --name box1.your-organisation.example (a name under your DNS).\n", s.ServerName)
+	}
+	fmt.Fprintf(w, "\n  Stop: Ctrl-C.  Pair with another box: hallig pair\n\n")
+}
+
+// halfBlocks draws a QR code with two modules in each character cell, for terminals with light text on a dark
+// ground; its quiet zone is part of the picture.
+func halfBlocks(code *qr.Code) string {
+	const quiet = 2
+	var b strings.Builder
+	black := func(x, y int) bool { return x >= 0 && y >= 0 && x < code.Size && y < code.Size && code.Black(x, y) }
+	for y := -quiet; y < code.Size+quiet; y += 2 {
+		b.WriteString("  ")
+		for x := -quiet; x < code.Size+quiet; x++ {
+			switch top, bottom := black(x, y), black(x, y+1); {
+			case top && bottom:
+				b.WriteString(" ")
+			case top:
+				b.WriteString("▄")
+			case bottom:
+				b.WriteString("▀")
+			default:
+				b.WriteString("█")
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// phoneURL is the address that phones shall use: the configured one, or the first address of the listener that another
+// machine can reach.
+func phoneURL(public string, addr net.Addr) string {
+	if public != "" {
+		return strings.TrimRight(public, "/")
+	}
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return "http://" + addr.String()
+	}
+	host := tcp.IP.String()
+	if tcp.IP.IsUnspecified() {
+		host = "127.0.0.1"
+		if addrs, err := net.InterfaceAddrs(); err == nil {
+			for _, a := range addrs {
+				if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+					host = n.IP.String()
+					break
+				}
+			}
+		}
+	}
+	return "http://" + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+}

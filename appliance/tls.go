@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"time"
+)
+
+// certificate gives the certificate of the federation port: the configured one, or one minted from the given CA for
+// this start (so a box that is often away never serves an expired one while it has its CA).
+func (c TLSConfig) certificate(serverName string, now time.Time) (tls.Certificate, error) {
+	if c.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+		if err != nil {
+			return pair, fmt.Errorf("federation_tls: load %s: %w", c.Certificate, err)
+		}
+		return pair, nil
+	}
+	ca, err := tls.LoadX509KeyPair(c.CACertificate, c.CAKey)
+	if err != nil {
+		return ca, fmt.Errorf("federation_tls: load CA %s: %w", c.CACertificate, err)
+	}
+	return mint(ca, serverName, now)
+}
+
+func mint(ca tls.Certificate, serverName string, now time.Time) (tls.Certificate, error) {
+	parent, err := x509.ParseCertificate(ca.Certificate[0])
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("federation_tls: parse CA: %w", err)
+	}
+	signer, ok := ca.PrivateKey.(crypto.Signer)
+	if !ok {
+		return tls.Certificate{}, errors.New("federation_tls: the CA's key cannot sign")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("federation_tls: make key: %w", err)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("federation_tls: make serial number: %w", err)
+	}
+	host := serverName
+	if h, _, err := net.SplitHostPort(serverName); err == nil {
+		host = h
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: host},
+		NotBefore:    now.Add(-48 * time.Hour), // a peer's clock may lag
+		NotAfter:     now.AddDate(1, 0, 0),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		leaf.IPAddresses = []net.IP{ip}
+	} else {
+		leaf.DNSNames = []string{host}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, parent, key.Public(), signer)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("federation_tls: mint certificate for %s: %w", host, err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate[0]}, PrivateKey: key}, nil
+}
+
+// trustedRoots is the system's certificate authorities and those of the CA file.
+func trustedRoots(caFile string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a box image has no system store
+	}
+	if caFile == "" {
+		return pool, nil
+	}
+	raw, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	if block, _ := pem.Decode(raw); block == nil || !pool.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("ca_file %s holds no PEM certificate", caFile)
+	}
+	return pool, nil
+}

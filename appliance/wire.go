@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"hallig/appliance/account"
+	"hallig/appliance/csapi"
+	"hallig/appliance/event"
+	"hallig/appliance/feed"
+	"hallig/appliance/media"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+	"hallig/appliance/web"
+	"hallig/sync/federation"
+	"hallig/sync/inbox"
+	"hallig/sync/peer"
+)
+
+func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.box)) }
+
+// joinRooms makes every room of the house and hands each what it needs of the others.
+func (b *Box) joinRooms(ctx context.Context) error {
+	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key}}
+	b.exchange = &exchangeParts{number: inbox.Number(b.id.server)}
+	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
+		Log: b.log.With("room", "room"),
+		OnAppend: func(tx *store.Tx, e room.AppendInfo) error {
+			if err := b.exchange.appended(tx, e); err != nil {
+				return err
+			}
+			return b.fed.sender.Appended(tx, e)
+		},
+	})
+	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account")})
+	b.feed = feed.New(b.db, b.rooms, feed.Options{
+		Log: b.log.With("room", "feed"),
+		OnTyping: func(id event.RoomID, user event.UserID, typing bool) {
+			b.fed.sender.Typing(context.WithoutCancel(ctx), id, user, typing)
+			b.typing(context.WithoutCancel(ctx), id, user, typing)
+		},
+	})
+	var err error
+	b.media, err = media.Open(ctx, b.db, b.id.server, filepath.Join(b.cfg.Data, "media"), media.Options{
+		MaxUpload: b.cfg.UploadLimitBytes, Quota: b.cfg.MediaQuotaBytes,
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.joinFederation(); err != nil {
+		return err
+	}
+	if err := b.joinExchange(ctx); err != nil {
+		return err
+	}
+	return b.joinClients()
+}
+
+// joinFederation makes the parts that speak to other servers.
+func (b *Box) joinFederation() error {
+	f := b.fed
+	roots, err := trustedRoots(b.cfg.CAFile)
+	if err != nil {
+		return err
+	}
+	log := b.log.With("room", "federation")
+	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
+		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses,
+	})
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Local: f.local, DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey})
+	f.client = federation.NewClient(federation.ClientConfig{
+		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Log: log,
+		Heard: func(server string, ok bool) {
+			if ok {
+				f.ring.Reachable(server)
+				f.sender.Heard(server)
+			}
+		},
+	})
+	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log})
+	f.sender = federation.NewSender(federation.SenderConfig{
+		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Log: log,
+	})
+	f.handler = federation.NewHandler(federation.HandlerConfig{
+		Local: f.local, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
+		Users: b.users(), Media: files{b.media, b.id.server}, Version: b.cfg.Version, Log: log,
+		Heard: func(server string) { f.ring.Reachable(server); f.sender.Heard(server) },
+	})
+	return nil
+}
+
+func (b *Box) users() *users {
+	return &users{
+		db: b.db, accounts: b.accounts, rooms: b.rooms, feed: b.feed,
+		clients: func() *csapi.Handler { return b.clients },
+		stale:   b.stale,
+	}
+}
+
+// keysOver fetches a server's own key document; the way proves the server's name.
+func keysOver(way http.RoundTripper) func(context.Context, string) ([]byte, error) {
+	client := &http.Client{Transport: way, Timeout: 30 * time.Second}
+	return func(ctx context.Context, server string) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, "GET", federation.Scheme+"://"+server+"/_matrix/key/v2/server", nil)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s for its keys: %w", server, err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s for its keys: %w", server, err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return nil, fmt.Errorf("ask %s for its keys: %s", server, resp.Status)
+		}
+		return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	}
+}
+
+// joinClients makes the Client-Server API.
+func (b *Box) joinClients() error {
+	var services []csapi.Appservice
+	for _, name := range b.cfg.AppserviceFiles {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("application service: %w", err)
+		}
+		s, err := csapi.ParseAppservice(raw)
+		if err != nil {
+			return fmt.Errorf("application service %s: %w", name, err)
+		}
+		services = append(services, s)
+	}
+	b.clients = csapi.New(csapi.Config{
+		ServerName: b.id.server, DB: b.db, Rooms: b.rooms, Feed: b.feed, Accounts: b.accounts, Media: b.media,
+		Remote: b.fed.client, Log: b.log.With("room", "csapi"),
+		OpenRegistration: b.cfg.OpenRegistration, SharedSecret: b.cfg.RegistrationSharedSecret,
+		PublicBaseURL: b.cfg.PublicURL, Presence: b.cfg.Presence,
+		Limits:      csapi.Limits{Off: b.cfg.NoRateLimits || b.cfg.OpenRegistration},
+		Appservices: services,
+		Home:        web.Handler(web.Page{ServerName: b.id.server, BaseURL: b.cfg.PublicURL}),
+	})
+	return nil
+}
+
+// countAccounts says how many local accounts exist; before the identity is known, any account is local.
+func (b *Box) countAccounts(ctx context.Context) (n int, err error) {
+	err = b.db.View(ctx, func(r *store.Read) (err error) {
+		n, err = r.CountAccounts()
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count accounts: %w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command hallig runs a box and speaks with the running one: `hallig serve` is the homeserver, every other verb asks
+// it through the socket in its data directory. Flags, signals and words for people live here; decisions do not.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// version is set by the build.
+var version = "unknown"
+
+const help = `hallig: a Matrix homeserver that works with no Internet at all
+
+  hallig serve  --data DIR            run the box; all its state is in DIR
+  hallig status --data DIR [--json]   what the box is doing, its links and peers
+  hallig pair   --data DIR            show a pairing code for another box
+  hallig pair   --data DIR CODE       take the code that another box shows
+  hallig forget --data DIR BOX        end a pairing
+  hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
+  hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
+  hallig version
+
+Example, a box that phones on the same network can reach:
+
+  hallig serve --data /var/lib/hallig --listen 0.0.0.0:8008 --name box1.feuerwehr.example
+
+Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage.
+`
+
+// errUsage is answered with exit status 2.
+var errUsage = errors.New("wrong usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "watch": watch,
+		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
+			_, err := fmt.Fprintln(out, "hallig", version)
+			return err
+		},
+	}
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		fmt.Fprint(out, help)
+		return 0
+	}
+	verb, ok := verbs[args[0]]
+	if !ok {
+		fmt.Fprintf(errOut, "hallig: %q is no verb; hallig help lists them\n", args[0])
+		return 2
+	}
+	switch err := verb(ctx, args[1:], out, errOut); {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(errOut, "hallig %s: %s\n", args[0], strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
+		return 2
+	default:
+		fmt.Fprintf(errOut, "hallig %s: %v\n", args[0], err)
+		return 1
+	}
+}
+
+// flags makes the flag set of a verb, with the --data that all have.
+func flags(verb string, errOut io.Writer) (*flag.FlagSet, *string) {
+	f := flag.NewFlagSet("hallig "+verb, flag.ContinueOnError)
+	f.SetOutput(errOut)
+	dir := os.Getenv("HALLIG_DATA")
+	if dir == "" {
+		dir = "data"
+	}
+	return f, f.String("data", dir, "directory that holds all state of the box")
+}
+
+func parse(f *flag.FlagSet, args []string) ([]string, error) {
+	// Flags may stand after words as well: hallig pair CODE --data DIR.
+	var words []string
+	for {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, fmt.Errorf("%w: %v", errUsage, err)
+		}
+		if f.NArg() == 0 {
+			return words, nil
+		}
+		words = append(words, f.Arg(0))
+		args = f.Args()[1:]
+	}
+}

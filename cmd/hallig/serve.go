@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"hallig/appliance"
+)
+
+func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("serve", errOut)
+	name := f.String("name", "", "server name; fixed with the first account")
+	open := f.Bool("open-registration", false, "everybody may register, without limits (test beds)")
+	listen := f.String("listen", "", "ADDR:PORT of the Client-Server API, plain HTTP (default 127.0.0.1:8008)")
+	federation := f.String("federation", "", "ADDR:PORT of the Server-Server API, TLS")
+	quiet := f.Bool("quiet", false, "log warnings and errors only")
+	verbose := f.Bool("verbose", false, "log everything")
+	words, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if len(words) > 0 {
+		return fmt.Errorf("%w: %q is not expected; hallig help shows an example", errUsage, words[0])
+	}
+	cfg, err := appliance.LoadConfig(*dir)
+	if err != nil {
+		return err
+	}
+	cfg.Version = version
+	if *name != "" {
+		cfg.ServerName = *name
+	}
+	if *listen != "" {
+		cfg.Listen = *listen
+	}
+	if *federation != "" {
+		cfg.Federation = *federation
+	}
+	cfg.OpenRegistration = cfg.OpenRegistration || *open
+	level := slog.LevelInfo
+	if *quiet {
+		level = slog.LevelWarn
+	}
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	box, err := appliance.Open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	box.Screen().Print(out)
+	runErr := box.Run(ctx)
+	if err := box.Close(); runErr == nil {
+		runErr = err
+	}
+	return runErr
+}

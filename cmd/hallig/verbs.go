@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"hallig/appliance"
+	"hallig/appliance/admin"
+)
+
+func status(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("status", errOut)
+	asJSON := f.Bool("json", false, "for scripts")
+	if _, err := parse(f, args); err != nil {
+		return err
+	}
+	var s admin.Status
+	if err := appliance.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+		return err
+	}
+	if *asJSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	}
+	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
+	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
+	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
+	if len(s.Peers) == 0 {
+		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
+	}
+	for _, p := range s.Peers {
+		carrier := "out of reach"
+		if p.Carrier != "" {
+			carrier = "by " + p.Carrier
+		}
+		fmt.Fprintf(out, "  box %s (%s): %s, %d not yet kept there\n", p.ServerName, p.ID, carrier, p.Queued)
+		for _, l := range p.Links {
+			state := "down"
+			if l.Up {
+				state = "up"
+			}
+			fmt.Fprintf(out, "      %-16s %-4s sent %d B, received %d B\n", l.Transport, state, l.SentBytes, l.ReceivedBytes)
+		}
+	}
+	for _, srv := range s.Servers {
+		last := "never reached"
+		if !srv.LastOK.IsZero() {
+			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
+		}
+		fmt.Fprintf(out, "  server %s: %s, %d events to send %s\n", srv.Name, last, srv.Queued, srv.Trouble)
+	}
+	return nil
+}
+
+func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("pair", errOut)
+	at := f.String("at", "", "address of the other box, when it is not found by itself (multiaddress)")
+	words, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 {
+		var c admin.PairCode
+		if err := appliance.Ask(ctx, *dir, "POST", "/pair/show", struct{}{}, &c); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "On the other box:\n\n    hallig pair %s\n\nThe code works once, until %s.\n", c.Code, c.Expires.Local().Format(time.TimeOnly))
+		return nil
+	}
+	var p admin.Peer
+	in := map[string]string{"Code": strings.Join(words, " "), "Address": *at}
+	if err := appliance.Ask(ctx, *dir, "POST", "/pair/take", in, &p); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Paired with %s (box %s).\n", p.ServerName, p.ID)
+	return nil
+}
+
+func forget(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("forget", errOut)
+	words, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if len(words) != 1 {
+		return fmt.Errorf("%w: name the box: hallig forget BOX (hallig status lists them)", errUsage)
+	}
+	if err := appliance.Ask(ctx, *dir, "POST", "/pair/forget", map[string]string{"ID": words[0]}, nil); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Box %s is no longer paired. Pair again with: hallig pair\n", words[0])
+	return nil
+}
+
+func token(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("token", errOut)
+	uses := f.Int("uses", 1, "how many accounts it makes; 0: no limit")
+	asAdmin := f.Bool("admin", false, "the accounts administer the box")
+	if _, err := parse(f, args); err != nil {
+		return err
+	}
+	var answer struct{ Token string }
+	if err := appliance.Ask(ctx, *dir, "POST", "/token", map[string]any{"Uses": *uses, "Admin": *asAdmin}, &answer); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, answer.Token)
+	return err
+}
+
+func watch(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("watch", errOut)
+	asJSON := f.Bool("json", false, "one JSON value a line")
+	if _, err := parse(f, args); err != nil {
+		return err
+	}
+	err := appliance.Watch(ctx, *dir, func(t admin.Travel) error {
+		if *asJSON {
+			return json.NewEncoder(out).Encode(t)
+		}
+		line := fmt.Sprintf("%s  %-10s", t.At.Local().Format("15:04:05.000"), t.What)
+		for _, part := range []struct{ label, value string }{{"", t.Event}, {"to/from ", t.Peer}, {"by ", t.Via}, {"in ", t.Room}} {
+			if part.value != "" {
+				line += " " + part.label + part.value
+			}
+		}
+		if t.Bytes > 0 {
+			line += fmt.Sprintf(" %d B", t.Bytes)
+		}
+		if t.Count > 1 {
+			line += fmt.Sprintf(" (%d events)", t.Count)
+		}
+		_, err := fmt.Fprintln(out, line)
+		return err
+	})
+	if ctx.Err() != nil {
+		return nil // Ctrl-C is how one stops watching
+	}
+	return err
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"hallig/appliance"
+	"hallig/appliance/admin"
+)
+
+// commentator tells what a box says of its line: every event that was sent, with its bytes, and when the other side
+// had it for good. It tells the first of a kind one by one, and then every twentieth with the sums.
+type commentator struct {
+	box         string
+	sent, bytes int
+	kept        int
+}
+
+func (c *commentator) follow(ctx context.Context, dir string) error {
+	err := appliance.Watch(ctx, dir, func(t admin.Travel) error {
+		c.tell(t)
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (c *commentator) tell(t admin.Travel) {
+	switch t.What {
+	case "sent":
+		if t.Event == "" {
+			return
+		}
+		c.sent++
+		c.bytes += t.Bytes
+		if c.sent <= 3 || c.sent%20 == 0 {
+			say("    %s: event %.10s… goes by %s, %d B (%d events, %d B so far)", c.box, t.Event, t.Via, t.Bytes, c.sent, c.bytes)
+		}
+	case "kept":
+		c.kept++
+		if c.kept <= 3 || c.kept%20 == 0 {
+			say("    %s: event %.10s… is kept by the other box (%d so far)", c.box, t.Event, c.kept)
+		}
+	case "up", "down", "carries":
+		say("    %s: %s %s", c.box, t.Via, fmt.Sprint(t.What))
+	}
+}
