@@ -16,7 +16,7 @@ import (
 
 // This file keeps the books of one server: what was looked through, sent, confirmed, parked.
 
-// markRooms makes feeds dirty; a room without one gets it, from the position at which the server came in.
+// markRooms makes ledgers dirty; a room without one gets it, from the position at which the server came in.
 func (d *dest) markRooms(r *store.Read, marked map[event.RoomID]bool) error {
 	for id := range marked {
 		f := d.rooms[id]
@@ -28,7 +28,7 @@ func (d *dest) markRooms(r *store.Read, marked map[event.RoomID]bool) error {
 			if start < 0 {
 				continue // nobody there, and nothing owed
 			}
-			f = &feed{cursor: start, sent: start}
+			f = &ledger{cursor: start, sent: start}
 			d.rooms[id] = f
 		}
 		f.dirty = true
@@ -57,7 +57,7 @@ func (d *dest) start(r *store.Read, id event.RoomID) (int64, error) {
 }
 
 // collectRoom adds what the server is owed of one room, as far as the window has room.
-func (d *dest) collectRoom(r *store.Read, id event.RoomID, f *feed, to int64, out *outgoing) error {
+func (d *dest) collectRoom(r *store.Read, id event.RoomID, f *ledger, to int64, out *outgoing) error {
 	free := window - len(f.window)
 	if !f.dirty || free <= 0 {
 		return nil
@@ -190,7 +190,7 @@ func tooMany(err error) bool {
 }
 
 // confirmed moves the cursor past the window. A cursor that a power cut takes back costs a repetition and nothing else.
-func (d *dest) confirmed(id event.RoomID, f *feed) {
+func (d *dest) confirmed(id event.RoomID, f *ledger) {
 	f.cursor = f.window[len(f.window)-1].Pos
 	f.window, f.errs, f.tries = nil, nil, 0
 	pos, gone := f.cursor, f.gone && !f.dirty
@@ -207,7 +207,7 @@ func (d *dest) confirmed(id event.RoomID, f *feed) {
 
 // resend gives a room's unconfirmed events to the server again, under another transaction id. When that has been in vain
 // too often, the events that the server does not know are parked, so that the room goes on.
-func (d *dest) resend(ctx context.Context, id event.RoomID, f *feed) error {
+func (d *dest) resend(ctx context.Context, id event.RoomID, f *ledger) error {
 	if f.tries++; f.tries < resendsMost {
 		d.log.Info("server has not kept what it took; sending again", "room", id, "events", len(f.window))
 		f.sent, f.window, f.dirty = f.cursor, nil, true

@@ -45,7 +45,7 @@ type dest struct {
 	hints  map[string]edu // typing: gone when not taken along
 	st     Status
 
-	rooms    map[event.RoomID]*feed
+	rooms    map[event.RoomID]*ledger
 	pending  *outgoing // sent, not answered: goes again unchanged
 	eduAfter int64
 	most     int       // PDUs per transaction; less after refusals
@@ -56,8 +56,8 @@ type dest struct {
 	parked   []event.ID // to be offered once more
 }
 
-// feed is what a server has of one room. cursor <= confirmed < window's positions <= sent.
-type feed struct {
+// ledger is what a server has of one room. cursor <= confirmed < window's positions <= sent.
+type ledger struct {
 	cursor  int64 // confirmed, as in the database
 	sent    int64 // looked through and sent up to here
 	window  []store.Outgoing
@@ -88,7 +88,7 @@ type owed struct {
 
 func newDest(s *Sender, name string) *dest {
 	return &dest{s: s, name: name, log: s.log.With("server", name), wake: make(chan struct{}, 1), marked: map[event.RoomID]bool{},
-		hints: map[string]edu{}, rooms: map[event.RoomID]*feed{}, most: MaxPDUs, st: Status{Server: name}}
+		hints: map[string]edu{}, rooms: map[event.RoomID]*ledger{}, most: MaxPDUs, st: Status{Server: name}}
 }
 
 func (d *dest) mark(id event.RoomID) {
@@ -139,7 +139,7 @@ func (d *dest) load(ctx context.Context) error {
 			return err
 		}
 		for _, c := range cursors {
-			d.rooms[c.Room] = &feed{cursor: c.Pos, sent: c.Pos, dirty: true}
+			d.rooms[c.Room] = &ledger{cursor: c.Pos, sent: c.Pos, dirty: true}
 		}
 		rooms, err := r.RoomsWith(d.name)
 		if err != nil {
