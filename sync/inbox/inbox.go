@@ -262,13 +262,14 @@ func (t *Taken) kept(v parcel.Vector) {
 	t.Kept = append(t.Kept, v)
 }
 
-// Note takes what a peer tells about its logs besides events. resolve finds the room and box behind wire names.
-func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve func(recon.Log) (event.RoomID, peer.ID, bool)) (Taken, *parcel.Want, error) {
-	var t Taken
-	want := &parcel.Want{}
+// Note takes what a peer tells about its logs besides events. resolve finds the room and box behind wire names; what it
+// does not find comes back as early: the answer to our join may still be under way.
+func (b *Inbox) Note(ctx context.Context, n recon.Note, resolve func(recon.Log) (event.RoomID, peer.ID, bool)) (t Taken, want *parcel.Want, early recon.Note, err error) {
+	want = &parcel.Want{}
 	for _, s := range n.Skips {
 		id, box, ok := resolve(s.Log)
 		if !ok {
+			early.Skips = append(early.Skips, s)
 			continue
 		}
 		var kept uint64
@@ -277,23 +278,24 @@ func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve 
 			return err
 		})
 		if err != nil {
-			return t, nil, fmt.Errorf("skip entries of a log of %s: %w", box.Short(), err)
+			return t, nil, early, fmt.Errorf("skip entries of a log of %s: %w", box.Short(), err)
 		}
 		t.kept(parcel.Vector{Room: id, Box: box, Epoch: s.Log.Epoch, Upto: kept})
 	}
 	for _, h := range n.Haves {
 		id, box, ok := resolve(h.Log)
 		if !ok {
+			early.Haves = append(early.Haves, h)
 			continue
 		}
 		if err := b.have(ctx, h, id, box, &t, want); err != nil {
-			return t, nil, err
+			return t, nil, early, err
 		}
 	}
 	if len(want.Ranges) == 0 {
 		want = nil
 	}
-	return t, want, nil
+	return t, want, early, nil
 }
 
 // have marks the places whose event is here and asks for the others.

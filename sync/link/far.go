@@ -50,6 +50,7 @@ type far struct {
 
 	noteTimer *time.Timer
 	notesDue  bool
+	met       map[peer.ID]bool // boxes that were introduced to the far end
 	stall     *time.Timer
 	stalls    int // in a row
 
@@ -60,6 +61,7 @@ type far struct {
 
 	in     []func(context.Context) func() // what came and is worked on one after the other
 	taking bool
+	early  []recon.Note // about rooms that are not here yet
 
 	asks    map[uint32]*ask
 	nextAsk uint32
@@ -82,7 +84,7 @@ type entry struct {
 
 func newFar(l *Link, p peer.Peer) *far {
 	f := &far{l: l, p: p, mine: draw(), feed: l.out.Feed(p), kept: map[logName]parcel.Vector{}, asks: map[uint32]*ask{},
-		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, edusDue: true}
+		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, edusDue: true}
 	f.nextAsk = draw() >> 8 // numbers of an earlier life should not be met again
 	return f
 }
@@ -151,6 +153,7 @@ func (f *far) choose() {
 // forget takes back what is under way: it goes again, from what the far end is known to keep.
 func (f *far) forget() {
 	f.gen++
+	clear(f.met)
 	f.items, f.edus, f.eduBusy, f.edusDue, f.more, f.reading = nil, nil, false, true, true, false
 	f.feed.Rewind()
 	if f.stall != nil {

@@ -243,6 +243,7 @@ func (l *Link) committed(c store.Commit) {
 		for _, f := range l.fars {
 			f.feed.Touch(c.Rooms...)
 			f.more = true
+			f.retryEarly()
 			f.pump()
 		}
 		for _, id := range c.Rooms {

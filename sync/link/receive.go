@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 
-	"hallig/appliance/event"
 	"hallig/appliance/room"
 	"hallig/sync/inbox"
 	"hallig/sync/parcel"
@@ -288,7 +287,8 @@ func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
 	if err != nil {
 		return func() { f.l.log.Error("note could not be used", "peer", f.p.Server, "err", err) }
 	}
-	t, want, err := f.l.c.Inbox.Note(ctx, f.p, n, resolve.Log)
+	resolve.Meet(n.Boxes)
+	t, want, early, err := f.l.c.Inbox.Note(ctx, n, resolve.Log)
 	var lacks []parcel.Want
 	if err == nil {
 		lacks, err = f.l.out.Lacking(ctx, n.Heads, resolve)
@@ -296,6 +296,10 @@ func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
 	return func() {
 		if err != nil && ctx.Err() == nil {
 			f.l.log.Error("note could not be used", "peer", f.p.Server, "err", err)
+		}
+		early.Boxes = n.Boxes
+		if len(early.Skips)+len(early.Haves) > 0 && len(f.early) < maxEarly {
+			f.early = append(f.early, early)
 		}
 		f.noteKept(t.Kept, 0)
 		if want != nil {
@@ -308,10 +312,14 @@ func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
 	}
 }
 
-// short is an event id for logs.
-func short(id event.ID) string {
-	if len(id) > 10 {
-		return string(id[:10])
+// maxEarly bounds the notes about rooms that are not here yet.
+const maxEarly = 64
+
+// retryEarly looks again at notes about rooms that were not here.
+func (f *far) retryEarly() {
+	notes := f.early
+	f.early = nil
+	for _, n := range notes {
+		f.later(func(ctx context.Context) func() { return f.takeNote(ctx, n) })
 	}
-	return string(id)
 }

@@ -8,6 +8,7 @@ import (
 
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
+	"hallig/sync/peer"
 	"hallig/sync/recon"
 )
 
@@ -267,9 +268,12 @@ func (f *far) sendItems(w *way, priority int) {
 		}
 		batch = append(batch, it)
 	}
-	parcels, ends := itemParcels(batch)
+	parcels, ends := f.itemParcels(batch)
 	m := &message{feed: true}
 	took, size := f.transmit(w, priority, m, parcels)
+	if took < len(parcels) {
+		clear(f.met) // the introduction may be in what did not fit
+	}
 	n := 0
 	for n < len(ends) && ends[n] <= took {
 		n++
@@ -319,7 +323,7 @@ func (f *far) itemsDue(w *way) bool {
 }
 
 // itemParcels makes parcels of items; ends says behind how many parcels each item is complete.
-func itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []int) {
+func (f *far) itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []int) {
 	var note recon.Note
 	flush := func() {
 		if !note.Empty() {
@@ -328,6 +332,9 @@ func itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []int) {
 		}
 	}
 	for i, it := range items {
+		if it.Skip != nil || it.Have != nil {
+			f.introduce(&note, it.Box)
+		}
 		if it.Skip != nil {
 			note.Skips = append(note.Skips, *it.Skip)
 		}
@@ -346,6 +353,16 @@ func itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []int) {
 		}
 	}
 	return parcels, ends
+}
+
+// introduce names a box in full that the far end may never have met, the first time in a greeting's life.
+func (f *far) introduce(n *recon.Note, id peer.ID) {
+	key, err := id.Key()
+	if id == f.l.self || id == f.p.ID || f.met[id] || err != nil {
+		return
+	}
+	f.met[id] = true
+	n.Boxes = append(n.Boxes, [32]byte(key))
 }
 
 // addHave joins places of one log that follow each other.

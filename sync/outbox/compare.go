@@ -26,6 +26,14 @@ func (s *Resolver) Log(l recon.Log) (event.RoomID, peer.ID, bool) {
 	return id, box, ok && known
 }
 
+// Meet adds boxes that somebody named by their keys.
+func (s *Resolver) Meet(keys [][32]byte) {
+	for _, k := range keys {
+		id := peer.IDOf(k[:])
+		s.boxes[recon.Box(id.Brief())] = id
+	}
+}
+
 // Resolver knows the rooms shared with a peer and all boxes that have ever had a log here, the peer among them.
 func (o *Outbox) Resolver(ctx context.Context, p peer.Peer) (*Resolver, error) {
 	s := &Resolver{rooms: map[recon.Room]event.RoomID{}, boxes: map[recon.Box]peer.ID{recon.Box(p.ID.Brief()): p.ID}}

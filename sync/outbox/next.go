@@ -194,7 +194,7 @@ func (s *stream) settle(d *dues) bool {
 func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 	e := s.entries[0]
 	s.entries = s.entries[1:]
-	it := Item{Room: id, Priority: parcel.Routine, log: s.log.N, seq: e.Seq}
+	it := Item{Room: id, Priority: parcel.Routine, Box: peerID(s.log.Box), log: s.log.N, seq: e.Seq}
 	if e.Seq-1 > s.after {
 		it.Skip = reconRange(id, s.log, s.after, e.Seq-1)
 	}

@@ -148,6 +148,8 @@ type Item struct {
 	ID       event.ID
 	Priority int
 
+	Box      peer.ID // whose log Skip and Have speak of
+
 	log int64
 	seq uint64
 }

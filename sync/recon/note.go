@@ -33,14 +33,16 @@ func ShortOf(id event.ID) (s Short) {
 
 // Note is what boxes tell each other about logs besides the events themselves.
 //
+//	Boxes   keys of boxes whose logs are named for the first time: a reader that never met them cannot know the brief name
 //	Skips   places that the giver declares to be not for the far end: before it came into the room, or after it left
 //	Haves   places named by short id only, because the far end is likely to have the event from elsewhere; it answers
 //	        with a receipt for those it has and a want for the rest
 //	Heads   the forward extremities of rooms whose frontiers differ although the vectors do not
 //
-// Bytes: n { log(20) after count }*  n { log(20) n { seq-previous short(8) }* }*  n { room(8) n { id }* }*, with a log as
+// Bytes: n { key(32) }*  n { log(20) after count }*  n { log(20) n { seq-previous short(8) }* }*  n { room(8) n { id }* }*, with a log as
 // room(8) box(8) epoch(4), an id as one byte 0 and 32 bytes of hash, or its length and text.
 type Note struct {
+	Boxes [][32]byte
 	Skips []Range
 	Haves []Have
 	Heads []Heads
@@ -82,6 +84,10 @@ func (r *reader) log() (l Log) {
 
 // Append encodes the note. Ranges must not be empty, places must rise.
 func (n Note) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(n.Boxes)))
+	for _, k := range n.Boxes {
+		b = append(b, k[:]...)
+	}
 	b = binary.AppendUvarint(b, uint64(len(n.Skips)))
 	for _, s := range n.Skips {
 		b = appendLog(b, s.Log)
@@ -151,6 +157,9 @@ func parseNote(b []byte) (Note, error) {
 		return n, errors.New("too long")
 	}
 	r := reader{b: b}
+	for i := r.count(32); i > 0; i-- {
+		n.Boxes = append(n.Boxes, [32]byte(r.take(32)))
+	}
 	for i := r.count(22); i > 0; i-- {
 		s := Range{Log: r.log(), After: r.uvarint()}
 		count := r.uvarint()

@@ -13,6 +13,7 @@ import (
 func sampleNote() Note {
 	l := Log{Room: Room{1}, Box: Box{2}, Epoch: 3}
 	return Note{
+		Boxes: [][32]byte{{7, 8}},
 		Skips: []Range{{Log: l, After: 0, UpTo: 56}, {Log: Log{Epoch: 9}, After: 70000, UpTo: 70001}},
 		Haves: []Have{{Log: l, Places: []Place{{57, ShortOf("$a")}, {60, ShortOf("$b")}}}},
 		Heads: []Heads{{Room: Room{4}, IDs: []event.ID{event.ID("$" + strings.Repeat("A", 43)), "$short:old.example"}}},

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+	"hallig/sync/inbox"
+	"hallig/sync/peer"
+)
+
+// world is some boxes that know each other's keys.
+type world struct {
+	t     *testing.T
+	boxes []*box
+}
+
+// box is a real store, real rooms, a real link; its phones are function calls.
+type box struct {
+	w      *world
+	name   string // server name
+	dir    string
+	key    ed25519.PrivateKey
+	sign   event.Key
+	peer   peer.Peer
+	roster peer.Roster
+
+	transports []Transport
+	db         *store.DB
+	rooms      *room.Rooms
+	link       *Link
+	stop       context.CancelFunc
+	ended      chan struct{}
+
+	mu    sync.Mutex
+	edus  []string // "kind content" of EDUs taken, in order
+	seen  []Event
+	clock int64
+	fail  func(kind string) error // of EDUs
+}
+
+func newWorld(t *testing.T) *world { return &world{t: t} }
+
+// box makes a box of a name; it does not run yet.
+func (w *world) box(name string) *box {
+	seed := bytes.Repeat([]byte(name[:1]), ed25519.SeedSize)
+	b := &box{w: w, name: name + ".test", dir: w.t.TempDir(), key: ed25519.NewKeyFromSeed(seed)}
+	b.sign = event.Key{ID: "ed25519:" + name, Private: ed25519.NewKeyFromSeed(bytes.Repeat([]byte(name[1:2]), ed25519.SeedSize))}
+	public := b.key.Public().(ed25519.PublicKey)
+	b.peer = peer.Peer{ID: peer.IDOf(public), Server: b.name, BoxKey: public,
+		SigningKeys: map[string]ed25519.PublicKey{b.sign.ID: b.sign.Private.Public().(ed25519.PublicKey)}}
+	w.boxes = append(w.boxes, b)
+	return b
+}
+
+// pair lets two boxes know each other.
+func pair(a, b *box) {
+	a.roster, b.roster = a.roster.With(b.peer), b.roster.With(a.peer)
+}
+
+// on plugs a box into a wire.
+func (b *box) on(w *wire) *box {
+	b.transports = append(b.transports, w.port(string(b.peer.ID)))
+	return b
+}
+
+func (b *box) logger() *slog.Logger {
+	if !testing.Verbose() {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(testWriter{b.w.t, b.name}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+type testWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s %s: %s", time.Now().Format("05.000"), w.name, strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func (b *box) start() {
+	t := b.w.t
+	t.Helper()
+	ctx := t.Context()
+	var err error
+	if b.db, err = store.Open(ctx, filepath.Join(b.dir, "hallig.db"), store.Options{Reserve: -1}); err != nil {
+		t.Fatal(err)
+	}
+	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: inbox.Number(b.name)})
+	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
+	b.link, err = New(ctx, Config{Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
+		Transports: b.transports, Handler: http.HandlerFunc(b.serve), Observe: b.observe, Log: b.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
+	b.ended = make(chan struct{})
+	go func() { // halt waits for it
+		defer close(b.ended)
+		if err := b.link.Run(ctx); err != nil {
+			t.Errorf("%s: link ended: %v", b.name, err)
+		}
+	}()
+}
+
+// halt stops the box; its memory is lost, its disk stays.
+func (b *box) halt() {
+	b.stop()
+	<-b.ended
+	if err := b.db.Close(); err != nil {
+		b.w.t.Errorf("%s: close: %v", b.name, err)
+	}
+	// A port belongs to one life of a box.
+	for i, tr := range b.transports {
+		if p, ok := tr.(*port); ok {
+			b.transports[i] = p.w.port(p.addr)
+		}
+	}
+}
+
+func (w *world) start() {
+	for _, b := range w.boxes {
+		b.start()
+	}
+}
+
+func (w *world) halt() {
+	for _, b := range w.boxes {
+		b.halt()
+	}
+}
+
+func (b *box) observe(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = append(b.seen, e)
+}
+
+func (b *box) takeEDU(_ context.Context, origin, kind string, content []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		if err := b.fail(kind); err != nil {
+			return err
+		}
+	}
+	b.edus = append(b.edus, origin+" "+kind+" "+string(content))
+	return nil
+}
+
+func (b *box) took() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.edus)
+}
+
+func (b *box) verify(_ context.Context, p *event.PDU) error {
+	for _, server := range p.SignedBy() {
+		ok := false
+		for _, o := range b.w.boxes {
+			if o.name != server {
+				continue
+			}
+			for id, key := range o.peer.SigningKeys {
+				ok = ok || p.VerifySignature(server, id, key) == nil
+			}
+		}
+		if !ok {
+			return fmt.Errorf("not signed by %s", server)
+		}
+	}
+	return nil
+}
+
+// user is somebody on this box.
+func (b *box) user(local string) event.UserID { return event.UserID("@" + local + ":" + b.name) }
+
+func (b *box) create(by string) event.RoomID {
+	b.w.t.Helper()
+	id, err := b.rooms.Create(b.w.t.Context(), room.CreateRequest{Creator: b.user(by), Preset: "public_chat"})
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	return id
+}
+
+func (b *box) text(id event.RoomID, by, text string) event.ID {
+	b.w.t.Helper()
+	body, _ := json.Marshal(map[string]string{"msgtype": "m.text", "body": text})
+	eid, err := b.rooms.Send(b.w.t.Context(), room.Draft{Room: id, Sender: b.user(by), Type: "m.room.message", Content: body})
+	if err != nil {
+		b.w.t.Fatalf("%s says %q: %v", b.user(by), text, err)
+	}
+	return eid
+}
+
+func (b *box) state(id event.RoomID, by, typ, key string, content any) event.ID {
+	b.w.t.Helper()
+	body, _ := json.Marshal(content)
+	eid, err := b.rooms.Send(b.w.t.Context(), room.Draft{Room: id, Sender: b.user(by), Type: typ, StateKey: &key, Content: body})
+	if err != nil {
+		b.w.t.Fatalf("%s sets %s %q: %v", b.user(by), typ, key, err)
+	}
+	return eid
+}
+
+// joined is what the resident box answers.
+type joined struct {
+	Version     string
+	Join        json.RawMessage
+	State, Auth []json.RawMessage
+}
+
+// serve is a thin make_join and send_join: enough law to move a room, none of federation's.
+func (b *box) serve(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	fail := func(err error) { http.Error(w, err.Error(), http.StatusInternalServerError) }
+	q := r.URL.Query()
+	switch r.URL.Path {
+	case "/make_join/":
+		key := q.Get("user")
+		tpl, v, err := b.rooms.Template(ctx, room.Draft{Room: event.RoomID(q.Get("room")), Sender: event.UserID(key), Type: "m.room.member", StateKey: &key,
+			Content: json.RawMessage(`{"membership":"join"}`)})
+		if err != nil {
+			fail(err)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(joined{Version: v.ID, Join: tpl})
+	case "/send_join/":
+		raw, _ := io.ReadAll(r.Body)
+		v, _ := event.Lookup(q.Get("version"))
+		p, err := event.Parse(v, raw)
+		if err != nil {
+			fail(err)
+			return
+		}
+		res, err := b.rooms.Accept(ctx, room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: p.Sender.Server()}})
+		if err != nil || res.Outcome != room.Accepted && res.Outcome != room.Duplicate {
+			fail(fmt.Errorf("join: %v %v", res, err))
+			return
+		}
+		out := joined{Version: v.ID, Join: p.JSON()}
+		state, err := b.rooms.StateBefore(ctx, p.ID)
+		if err != nil {
+			fail(err)
+			return
+		}
+		var ids []event.ID
+		for _, id := range state {
+			e, _, err := b.rooms.Event(ctx, id)
+			if err != nil {
+				fail(err)
+				return
+			}
+			ids = append(ids, id)
+			out.State = append(out.State, e.JSON())
+		}
+		chain, err := b.rooms.AuthChain(ctx, append(ids, p.ID))
+		if err != nil {
+			fail(err)
+			return
+		}
+		for _, e := range chain {
+			out.Auth = append(out.Auth, e.JSON())
+		}
+		_ = json.NewEncoder(w).Encode(out)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (b *box) call(ctx context.Context, server, path string, body []byte, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, "matrix-federation://"+server+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := b.link.RoundTripper().RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %d: %s", path, resp.StatusCode, raw)
+	}
+	return json.Unmarshal(raw, into)
+}
+
+// join brings a user of this box into a room through another box, over the link.
+func (b *box) join(through *box, id event.RoomID, local string) {
+	b.w.t.Helper()
+	if err := b.tryJoin(b.w.t.Context(), through, id, local); err != nil {
+		b.w.t.Fatalf("%s joins: %v", b.user(local), err)
+	}
+}
+
+func (b *box) tryJoin(ctx context.Context, through *box, id event.RoomID, local string) error {
+	var made, sent joined
+	if err := b.call(ctx, through.name, "/make_join/?room="+string(id)+"&user="+string(b.user(local)), nil, &made); err != nil {
+		return err
+	}
+	v, ok := event.Lookup(made.Version)
+	if !ok {
+		return fmt.Errorf("version %q", made.Version)
+	}
+	p, err := event.FromTemplate(v, made.Join, b.name, b.sign)
+	if err != nil {
+		return err
+	}
+	if err := b.call(ctx, through.name, "/send_join/?version="+v.ID, p.JSON(), &sent); err != nil {
+		return err
+	}
+	parse := func(raws []json.RawMessage) (out []*event.PDU) {
+		for _, raw := range raws {
+			e, perr := event.Parse(v, raw)
+			if perr != nil {
+				err = perr
+			}
+			out = append(out, e)
+		}
+		return out
+	}
+	state, auth := parse(sent.State), parse(sent.Auth)
+	if err != nil {
+		return err
+	}
+	return b.rooms.Adopt(ctx, v, p, state, auth, room.Source{Kind: "federation", Server: through.name})
+}
+
+// timeline lists the shown messages of a room, in this box's order.
+func (b *box) timeline(id event.RoomID) (out []event.ID) {
+	b.w.t.Helper()
+	err := b.db.View(b.w.t.Context(), func(r *store.Read) error {
+		rows, err := r.RoomEventsBetween(id, store.MinPos, 1<<62, 0, false)
+		for _, e := range rows {
+			if e.Type == "m.room.message" {
+				out = append(out, e.ID)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	return out
+}
+
+// want checks that the boxes show exactly these messages, each once, and agree on the state.
+func want(t *testing.T, id event.RoomID, msgs []event.ID, boxes ...*box) {
+	t.Helper()
+	msgs = slices.Sorted(slices.Values(msgs))
+	for _, b := range boxes {
+		got := slices.Sorted(slices.Values(b.timeline(id)))
+		if !slices.Equal(got, msgs) {
+			t.Errorf("%s shows %d messages, want %d (lost %d, more %d)", b.name, len(got), len(msgs), count(msgs, got), count(got, msgs))
+		}
+		a, err := boxes[0].rooms.State(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.rooms.State(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(a) != len(s) {
+			t.Errorf("%s has %d state events, %s has %d", boxes[0].name, len(a), b.name, len(s))
+		}
+		for k, e := range a {
+			if s[k] != e {
+				t.Errorf("state %v: %s has %s, %s has %s", k, boxes[0].name, e, b.name, s[k])
+			}
+		}
+	}
+}
+
+// count counts what is in a and not in b.
+func count(a, b []event.ID) (n int) {
+	for _, id := range a {
+		if !slices.Contains(b, id) {
+			n++
+		}
+	}
+	return n
+}
+
+// run runs a story in a bubble of virtual time.
+func run(t *testing.T, story func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.halt()
+		story(t, w)
+	})
+}
+
+// pass lets virtual time pass.
+func pass(d time.Duration) {
+	time.Sleep(d) // virtual: returns when everybody else has nothing to do
+	synctest.Wait()
+}
+
+// dice gives a repeatable source of chance.
+func dice(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+// two makes two paired boxes on a wire, a room of the first, and a member of the second in it.
+func two(w *world, net *wire) (a, b *box, id event.RoomID) {
+	a, b = w.box("anna"), w.box("bert")
+	pair(a, b)
+	a.on(net)
+	b.on(net)
+	w.start()
+	pass(time.Second)
+	id = a.create("anna")
+	b.join(a, id, "bert")
+	pass(time.Second)
+	return a, b, id
+}
+
+func TestMessagesTravelBothWays(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 100e6, 2*time.Millisecond)
+		a, b, id := two(w, net)
+		var msgs []event.ID
+		for i := range 20 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("from anna ", i)), b.text(id, "bert", fmt.Sprint("from bert ", i)))
+		}
+		pass(time.Second)
+		want(t, id, msgs, a, b)
+		idle := net.bytes()
+		pass(time.Hour)
+		if got := net.bytes() - idle; got != 0 {
+			t.Errorf("%d bytes went over an idle link in an hour, want none", got)
+		}
+		for _, x := range []*box{a, b} {
+			if s := x.link.Status(); len(s) != 1 || s[0].InFlight != 0 || s[0].Carries != "p2p" {
+				t.Errorf("%s: status %+v", x.name, s)
+			}
+		}
+	})
+}
+
+func TestPartitionHealsWithinFiveSeconds(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 100e6, 2*time.Millisecond)
+		a, b, id := two(w, net)
+		a.state(id, "anna", "m.room.power_levels", "", map[string]any{"users": map[string]int{string(b.user("bert")): 50}})
+		pass(time.Second)
+		net.setCut(true)
+		pass(time.Minute)
+		var msgs []event.ID
+		for i := range 150 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("alone ", i)), b.text(id, "bert", fmt.Sprint("alone too ", i)))
+		}
+		a.state(id, "anna", "m.room.topic", "", map[string]string{"topic": "anna's"})
+		b.state(id, "bert", "m.room.topic", "", map[string]string{"topic": "bert's"})
+		b.state(id, "bert", "m.room.name", "", map[string]string{"name": "bert's"})
+		pass(time.Hour)
+		net.setCut(false)
+		pass(5 * time.Second)
+		want(t, id, msgs, a, b)
+	})
+}
+
+func TestBothWaysOfFailing(t *testing.T) {
+	for seed := range uint64(5) {
+		run(t, func(t *testing.T, w *world) {
+			net := newWire("p2p", 1e6, 5*time.Millisecond)
+			a, b, id := two(w, net)
+			chance := dice(seed)
+			net.mu.Lock()
+			net.fate = func(string, string, []byte) error {
+				switch chance.IntN(5) {
+				case 0:
+					return errLost
+				case 1:
+					return errLiar
+				}
+				return nil
+			}
+			net.mu.Unlock()
+			var msgs []event.ID
+			for i := range 40 {
+				msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", i)), b.text(id, "bert", fmt.Sprint("b ", i)))
+				pass(time.Duration(chance.IntN(300)) * time.Millisecond)
+			}
+			pass(10 * time.Minute)
+			want(t, id, msgs, a, b)
+		})
+	}
+}
+
+func TestRestartMidWay(t *testing.T) {
+	for seed := range uint64(4) {
+		run(t, func(t *testing.T, w *world) {
+			net := newWire("p2p", 20e3, 20*time.Millisecond)
+			a, b, id := two(w, net)
+			chance := dice(seed)
+			var msgs []event.ID
+			for round := range 4 {
+				for i := range 15 {
+					msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", round, i)), b.text(id, "bert", fmt.Sprint("b ", round, i)))
+				}
+				pass(time.Duration(chance.IntN(1500)) * time.Millisecond)
+				x := []*box{a, b}[round%2]
+				x.halt()
+				pass(time.Duration(chance.IntN(2000)) * time.Millisecond)
+				x.start()
+			}
+			pass(5 * time.Minute)
+			want(t, id, msgs, a, b)
+		})
+	}
+}
+
+func TestFasterWayCarries(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		fast, slow := newWire("p2p", 100e6, 2*time.Millisecond), newWire("serial", 1200, 100*time.Millisecond)
+		a, b := w.box("anna"), w.box("bert")
+		pair(a, b)
+		a.on(fast).on(slow)
+		b.on(fast).on(slow)
+		w.start()
+		pass(10 * time.Second)
+		id := a.create("anna")
+		b.join(a, id, "bert")
+		pass(time.Second)
+		var msgs []event.ID
+		before := slow.bytes()
+		for i := range 10 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("fast ", i)))
+		}
+		pass(time.Minute)
+		if got := slow.bytes() - before; got != 0 {
+			t.Errorf("%d bytes went over the way that stands by, want none", got)
+		}
+		want(t, id, msgs, a, b)
+		for i := range 10 { // in the middle of talk
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", i)), b.text(id, "bert", fmt.Sprint("b ", i)))
+			if i == 4 {
+				fast.setCut(true)
+			}
+			pass(time.Millisecond)
+		}
+		pass(2 * time.Minute)
+		want(t, id, msgs, a, b)
+		if s := a.link.Status(); s[0].Carries != "serial" {
+			t.Errorf("carries: got %q, want serial", s[0].Carries)
+		}
+		for i := range 10 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a2 ", i)), b.text(id, "bert", fmt.Sprint("b2 ", i)))
+			if i == 4 {
+				fast.setCut(false)
+			}
+		}
+		pass(5 * time.Second)
+		want(t, id, msgs, a, b)
+		if s := a.link.Status(); s[0].Carries != "p2p" {
+			t.Errorf("carries: got %q, want p2p", s[0].Carries)
+		}
+	})
+}
+
+// A and C never meet: B passes on what each of them wrote.
+func TestRelay(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		west, east := newWire("west", 10e6, 2*time.Millisecond), newWire("east", 10e6, 2*time.Millisecond)
+		a, b, c := w.box("anna"), w.box("bert"), w.box("carl")
+		pair(a, b)
+		pair(b, c)
+		a.on(west)
+		b.on(west).on(east)
+		c.on(east)
+		w.start()
+		pass(time.Second)
+		id := a.create("anna")
+		before := a.text(id, "anna", "before anybody came")
+		b.join(a, id, "bert")
+		pass(time.Second)
+		var msgs []event.ID
+		msgs = append(msgs, a.text(id, "anna", "before carl"))
+		pass(time.Second)
+		want(t, id, append(msgs, before), a)
+		want(t, id, msgs, b)
+		c.join(b, id, "carl")
+		pass(time.Second)
+		var after []event.ID
+		east.setCut(true)
+		for i := range 10 {
+			after = append(after, a.text(id, "anna", fmt.Sprint("a ", i)), b.text(id, "bert", fmt.Sprint("b ", i)), c.text(id, "carl", fmt.Sprint("c ", i)))
+		}
+		pass(time.Second)
+		west.setCut(true)
+		east.setCut(false)
+		pass(5 * time.Second)
+		want(t, id, after, c)
+		west.setCut(false)
+		pass(5 * time.Second)
+		want(t, id, append(append(msgs, before), after...), a)
+		want(t, id, append(msgs, after...), b)
+		want(t, id, after, c)
+	})
+}
+
+func TestEDUsExactlyOnceInOrder(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 50e3, 20*time.Millisecond)
+		a, b, _ := two(w, net)
+		chance := dice(3)
+		net.mu.Lock()
+		net.fate = func(string, string, []byte) error {
+			return []error{nil, nil, nil, errLost, errLiar}[chance.IntN(5)]
+		}
+		net.mu.Unlock()
+		var wanted []string
+		for i := range 60 {
+			body := fmt.Sprintf(`{"n":%d}`, i)
+			wanted = append(wanted, a.name+" m.direct_to_device "+body)
+			err := a.db.Do(t.Context(), func(tx *store.Tx) error { return tx.EnqueueEDU(b.name, "m.direct_to_device", "", []byte(body)) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			pass(time.Duration(chance.IntN(400)) * time.Millisecond)
+			if i == 30 {
+				b.halt()
+				pass(time.Second)
+				b.start()
+			}
+		}
+		pass(10 * time.Minute)
+		if got := b.took(); fmt.Sprint(got) != fmt.Sprint(wanted) {
+			t.Errorf("got %d EDUs %v, want %d", len(got), got, len(wanted))
+		}
+		err := a.db.View(t.Context(), func(r *store.Read) error {
+			left, err := r.PendingEDUs(b.name, 0, 100)
+			if len(left) > 0 {
+				t.Errorf("%d EDUs are still queued after their receipt", len(left))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Two boxes that both take events from a central server name them to each other instead of sending them twice.
+func TestEventsOfOthersAreNamedFirst(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("serial", 1200, 50*time.Millisecond)
+		a, b, id := two(w, net)
+		_ = b
+		pass(2 * time.Minute)
+		var msgs []event.ID
+		for i := range 5 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", i)))
+		}
+		pass(2 * time.Minute)
+		want(t, id, msgs, a, b)
+	})
+}
