@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command bench measures a box as its users meet it: the real binary in a process of its own, the real disk, real
+// HTTP over loopback, and the real serial link in virtual time. It prints one line `bench NAME VALUE UNIT` for each figure,
+// after a line `# ...` that says how it was measured. Nothing here passes or fails; targets stand in the README.
+//
+//	go run ./tools/bench -hallig bin/hallig [-only name,name] [-dir DIR]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// measure is one experiment and the figures that it yields.
+type measure struct {
+	names []string
+	run   func(context.Context, *bench) error
+}
+
+// bench is what the experiments share.
+type bench struct {
+	hallig string   // the binary under test
+	dir    string   // where data directories are made: a real disk
+	only   []string // empty: everything
+}
+
+func (b *bench) wants(name string) bool { return len(b.only) == 0 || slices.Contains(b.only, name) }
+
+// say prints one figure, if it was asked for.
+func (b *bench) say(name string, value float64, unit, how string) {
+	if !b.wants(name) {
+		return
+	}
+	number := strconv.FormatFloat(value, 'f', 3, 64)
+	if value >= 100 {
+		number = strconv.FormatFloat(value, 'f', 0, 64)
+	}
+	fmt.Printf("# %s: %s\nbench %s %s %s\n", name, how, name, number, unit)
+}
+
+var measures = []measure{
+	{[]string{"start_to_versions_ms"}, startTime},
+	{[]string{"rss_idle_bytes", "rss_idle_p2p_bytes"}, idleMemory},
+	{[]string{"accept_per_cpu_s", "accept_per_s", "disk_bytes_per_message", "flushes_per_message"}, accept},
+	{[]string{"disk_bytes_lone_message"}, loneMessage},
+	{[]string{"send_to_sync_p50_ms", "send_to_sync_p99_ms"}, sendToSync},
+	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
+	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
+}
+
+func main() {
+	var b bench
+	only := flag.String("only", "", "names, separated by commas; empty: all")
+	flag.StringVar(&b.hallig, "hallig", "bin/hallig", "the binary to measure")
+	flag.StringVar(&b.dir, "dir", "", "directory for data, on the disk to measure (default: the system's directory for temporary files)")
+	flag.Parse()
+	if *only != "" {
+		b.only = strings.Split(*only, ",")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	failed := false
+	for _, m := range measures {
+		if !slices.ContainsFunc(m.names, b.wants) {
+			continue
+		}
+		if err := m.run(ctx, &b); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", strings.Join(m.names, ", "), err)
+			failed = true
+		}
+	}
+	for _, name := range b.only {
+		if !slices.ContainsFunc(measures, func(m measure) bool { return slices.Contains(m.names, name) }) {
+			fmt.Fprintf(os.Stderr, "bench: no figure is called %q\n", name)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	sim "hallig/tools/bench/goodput"
+)
+
+// wireBytes runs the measurement of package wire: two whole boxes over a simulated line in virtual time, which only the
+// testing package offers.
+func wireBytes(ctx context.Context, b *bench) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestWireBytes$", "hallig/tools/bench/wire")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out.Bytes())
+	}
+	found := false
+	for lines := bufio.NewScanner(&out); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		if len(f) < 3 || f[0] != "measured" {
+			continue
+		}
+		value, err := strconv.ParseFloat(f[2], 64)
+		if err != nil {
+			return fmt.Errorf("read measurement: %w", err)
+		}
+		found = true
+		b.say(f[1], value, "B", strings.Join(f[3:], " "))
+	}
+	if !found {
+		return fmt.Errorf("the measurement printed no figure:\n%s", out.Bytes())
+	}
+	return nil
+}
+
+func goodput(_ context.Context, b *bench) error {
+	for _, percent := range []int{0, 5, 20} {
+		sum := 0.0
+		for seed := range uint64(20) {
+			sum += sim.Goodput(1200, float64(percent)/100, seed+1)
+		}
+		b.say(fmt.Sprintf("goodput_1200_loss%d", percent), sum/20, "1",
+			"payload of arrived 2 KB messages / line rate (10 bits a byte), one direction saturated, half duplex, TXDELAY 300 ms, simulated, mean of 20 seeds")
+	}
+	return nil
+}
