@@ -23,6 +23,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
+	"hallig/radio"
 	"hallig/sync/inbox"
 	"hallig/sync/peer"
 )
@@ -43,18 +44,18 @@ type box struct {
 	peer   peer.Peer
 	roster peer.Roster
 
-	transports []Transport
-	db         *store.DB
-	rooms      *room.Rooms
-	link       *Link
-	stop       context.CancelFunc
-	ended      chan struct{}
+	plugs []func() Transport // what it is plugged into; a port belongs to one life of a box
+	db    *store.DB
+	rooms *room.Rooms
+	link  *Link
+	stop  context.CancelFunc
+	ended chan struct{}
 
-	mu    sync.Mutex
-	edus  []string // "kind content" of EDUs taken, in order
-	seen  []Event
-	clock int64
-	fail  func(kind string) error // of EDUs
+	mu   sync.Mutex
+	edus []string // "kind content" of EDUs taken, in order
+	seen []Event
+	port *radio.Port             // the newest, where there is one
+	fail func(kind string) error // of EDUs
 }
 
 func newWorld(t *testing.T) *world { return &world{t: t} }
@@ -78,7 +79,7 @@ func pair(a, b *box) {
 
 // on plugs a box into a wire.
 func (b *box) on(w *wire) *box {
-	b.transports = append(b.transports, w.port(string(b.peer.ID)))
+	b.plugs = append(b.plugs, func() Transport { return w.port(string(b.peer.ID)) })
 	return b
 }
 
@@ -109,8 +110,12 @@ func (b *box) start() {
 	}
 	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: inbox.Number(b.name)})
 	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
+	var transports []Transport
+	for _, plug := range b.plugs {
+		transports = append(transports, plug())
+	}
 	b.link, err = New(ctx, Config{Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
-		Transports: b.transports, Handler: http.HandlerFunc(b.serve), Observe: b.observe, Log: b.logger()})
+		Transports: transports, Handler: http.HandlerFunc(b.serve), Observe: b.observe, Log: b.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,12 +135,6 @@ func (b *box) halt() {
 	<-b.ended
 	if err := b.db.Close(); err != nil {
 		b.w.t.Errorf("%s: close: %v", b.name, err)
-	}
-	// A port belongs to one life of a box.
-	for i, tr := range b.transports {
-		if p, ok := tr.(*port); ok {
-			b.transports[i] = p.w.port(p.addr)
-		}
 	}
 }
 
