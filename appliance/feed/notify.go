@@ -27,8 +27,8 @@ type unread struct {
 	unreads
 }
 
-// rules are the reader's push rules with what their conditions ask for, fetched when first asked.
-type rules struct {
+// ruleset is the reader's push rules with what their conditions ask for, fetched when first asked.
+type ruleset struct {
 	set   account.PushRules
 	words map[string]*regexp.Regexp
 }
@@ -58,7 +58,7 @@ func (s *syncer) unread(m store.Membership) (unreads, error) {
 		if err != nil {
 			return unreads{}, err
 		}
-		s.rules = &rules{set: set, words: map[string]*regexp.Regexp{}}
+		s.rules = &ruleset{set: set, words: map[string]*regexp.Regexp{}}
 	}
 	for i := len(es) - 1; i >= 0; i-- {
 		e := es[i]
@@ -370,28 +370,28 @@ func compare(n int64, is string) bool {
 }
 
 // word finds a pattern (* and ?) as whole words, whole compares with all of the text, literal finds a name as it stands.
-func (r *rules) word(pattern, s string) bool {
+func (r *ruleset) word(pattern, s string) bool {
 	if !strings.ContainsAny(pattern, "*?") {
 		return r.literal(pattern, s)
 	}
 	return r.find(`(^|\W)`+globExpr(pattern)+`($|\W)`, s)
 }
 
-func (r *rules) whole(pattern, s string) bool {
+func (r *ruleset) whole(pattern, s string) bool {
 	if !strings.ContainsAny(pattern, "*?") {
 		return strings.EqualFold(pattern, s)
 	}
 	return r.find(`^`+globExpr(pattern)+`$`, s)
 }
 
-func (r *rules) literal(name, s string) bool {
+func (r *ruleset) literal(name, s string) bool {
 	if !strings.Contains(strings.ToLower(s), strings.ToLower(name)) {
 		return false // most often, and cheap
 	}
 	return r.find(`(^|\W)`+regexp.QuoteMeta(name)+`($|\W)`, s)
 }
 
-func (r *rules) find(expr, s string) bool {
+func (r *ruleset) find(expr, s string) bool {
 	re, ok := r.words[expr]
 	if !ok {
 		re, _ = regexp.Compile(`(?is)` + expr) // built from quoted text; nil cannot come but would match nothing

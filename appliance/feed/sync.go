@@ -122,7 +122,7 @@ type syncer struct {
 	ignored map[event.UserID]bool
 	typing  map[event.RoomID][]event.UserID // changed since
 	data    map[event.RoomID][]json.RawMessage
-	rules   *rules
+	rules   *ruleset
 	joined  map[event.RoomID]bool
 	letters bool // the device's box holds some that are delivered
 

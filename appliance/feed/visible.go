@@ -8,6 +8,7 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
+	"hallig/appliance/rules"
 	"hallig/appliance/store"
 )
 
@@ -156,7 +157,7 @@ func (l *look) visible(e *store.Event, p past) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if mayRead(history.history, member.member, p, e.Pos) {
+	if rules.CanSee(history.history, member.member, p.since(e.Pos)) {
 		return true, nil
 	}
 	if e.Type == "m.room.history_visibility" && e.StateKey != nil {
@@ -165,26 +166,14 @@ func (l *look) visible(e *store.Event, p past) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		return mayRead(history.history, member.member, p, e.Pos), nil
+		return rules.CanSee(history.history, member.member, p.since(e.Pos)), nil
 	}
 	return false, nil
 }
 
-// mayRead decides for a reader who was not joined at the event.
-func mayRead(history, member string, p past, pos int64) bool {
-	switch history {
-	case "world_readable":
-		return true
-	case "joined":
-		return false
-	case "invited":
-		return member == "invite"
-	default: // shared, and whatever nobody knows
-		if p.now.Membership == "join" {
-			return true
-		}
-		return p.joined && pos < p.now.Pos
-	}
+// since says whether the reader is in the room now, or joined it at some time after a position.
+func (p past) since(pos int64) bool {
+	return p.now.Membership == "join" || p.joined && pos < p.now.Pos
 }
 
 // ignored lists whom the reader does not want to hear.
