@@ -255,7 +255,7 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 
 // placeHistory places an event whose state nobody told: the nearest later event's state decides who may see it.
 func (l *live) placeHistory(k *look, p *prepared) error {
-	p.info.Servers = l.joinedServers(k)
+	p.info.Servers = l.serverList()
 	near, err := k.rd.Neighbour(l.id, store.HistoryPos(p.row.Depth, p.row.NID))
 	if near == nil || err != nil {
 		return err

@@ -62,7 +62,7 @@ func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*
 	}
 	if !stay {
 		// A state we remember from an earlier stay is history; what readers are told is the difference to it.
-		l.version, l.tips, l.gaps, l.servers = v, nil, make(map[event.ID]bool), nil
+		l.version, l.tips, l.gaps = v, nil, make(map[event.ID]bool)
 	}
 	ps, err := l.outliers(k, append(slices.Clone(auth), state...), from)
 	if err != nil {
@@ -286,6 +286,9 @@ func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU,
 			}
 		} else {
 			nid = old.NID
+		}
+		if m, err := tx.MembershipOf(pdu.RoomID, user); err != nil || m.Membership == "join" {
+			return err // we are in the room: what comes through the front door counts
 		}
 		if err := tx.SetMember(store.Membership{Room: pdu.RoomID, User: user, Membership: thin.Member.Membership, Event: nid, Pos: tx.NextPos()}); err != nil {
 			return err

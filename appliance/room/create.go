@@ -23,7 +23,7 @@ func (r *Rooms) Create(ctx context.Context, q CreateRequest) (event.RoomID, erro
 		return "", err
 	}
 	l := &live{r: r, id: plan.room, gen: 1, loaded: true, version: plan.version, gaps: make(map[event.ID]bool), fresh: make(map[int64]*freshEvent),
-		freshID: make(map[event.ID]*freshEvent), resolved: make(map[string]group)}
+		freshID: make(map[event.ID]*freshEvent), resolved: make(map[string]group), servers: make(map[string]int)}
 	l.mu.Lock() // nobody else knows the room yet
 	var ps []*prepared
 	err = r.view(ctx, func(rd *store.Read) error {

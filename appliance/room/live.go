@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"hallig/appliance/event"
 	"hallig/appliance/rules"
@@ -41,9 +42,10 @@ type tip struct {
 
 // freshEvent is an event that is queued for the writer: readers of the database do not see it yet, the next event of the room is built on it.
 type freshEvent struct {
-	row  *store.Event
-	pdu  *event.PDU
-	thin *rules.Event
+	row    *store.Event
+	pdu    *event.PDU
+	thin   *rules.Event
+	landed *atomic.Bool // the writer is done with it
 }
 
 // live is a room in memory: where the next event goes. mu is held while an event is prepared and queued, never while somebody waits for the writer
@@ -61,8 +63,8 @@ type live struct {
 	explicit bool // the room's row lists the tips
 	cur      group
 	gaps     map[event.ID]bool
-	servers  []string // with a joined member; valid for group serversAt
-	serverAt int64
+	servers  map[string]int // joined members of each server
+	list     []string       // the servers, sorted; nil: to be made
 	fresh    map[int64]*freshEvent
 	freshID  map[event.ID]*freshEvent
 	unsaved  []newGroup // made by resolution; written with the next event of the room
@@ -177,9 +179,13 @@ func (l *live) settle(ctx context.Context) error {
 		l.gen++
 		l.loaded = false
 	}
-	if l.flight.count() == 0 {
-		clear(l.fresh)
-		clear(l.freshID)
+	if len(l.fresh) > 64 || l.flight.count() == 0 {
+		for nid, f := range l.fresh {
+			if f.landed != nil && f.landed.Load() {
+				delete(l.fresh, nid)
+				delete(l.freshID, f.row.ID)
+			}
+		}
 	}
 	if l.loaded {
 		return nil
@@ -197,7 +203,7 @@ func (l *live) load(ctx context.Context) error {
 	l.version, l.tips, l.cur, l.explicit = nil, nil, group{}, false
 	l.fresh, l.freshID, l.unsaved = make(map[int64]*freshEvent), make(map[event.ID]*freshEvent), nil
 	l.gaps, l.resolved = make(map[event.ID]bool), make(map[string]group)
-	l.serverAt, l.servers = 0, nil
+	l.servers, l.list = make(map[string]int), nil
 	err := l.r.view(ctx, func(rd *store.Read) error {
 		row, err := rd.Room(l.id)
 		if row == nil || err != nil {
@@ -226,6 +232,9 @@ func (l *live) load(ctx context.Context) error {
 			}
 			l.tips = append(l.tips, t)
 		}
+		if l.servers, err = rd.ServerCounts(l.id); err != nil {
+			return err
+		}
 		gaps, err := rd.Gaps(l.id)
 		for _, g := range gaps {
 			l.gaps[g] = true
@@ -248,6 +257,12 @@ func (l *live) submit(ps []*prepared, extra func(*store.Tx) error) <-chan error 
 	gen := l.gen
 	groups := l.unsaved
 	l.unsaved = nil
+	landed := new(atomic.Bool)
+	for _, p := range ps {
+		if f := l.fresh[p.row.NID]; f != nil {
+			f.landed = landed
+		}
+	}
 	l.flight.add()
 	l.r.db.Queue(func(tx *store.Tx) error {
 		if l.flight.failed(gen) {
@@ -262,6 +277,7 @@ func (l *live) submit(ps []*prepared, extra func(*store.Tx) error) <-chan error 
 		if err != nil {
 			l.flight.fail(gen)
 		}
+		landed.Store(true)
 		l.flight.land()
 		answer <- err
 	})

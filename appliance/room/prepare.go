@@ -5,6 +5,7 @@ package room
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"hallig/appliance/event"
@@ -50,7 +51,7 @@ func (t *txnSeen) Error() string { return "room: transaction id seen before: " +
 // place puts an authorised event at its place in the graph in memory: the state after it, the room's ends and current state.
 // before is the state before it; shown events become ends unless others already follow them.
 func (l *live) place(k *look, p *prepared, before group, outcome Outcome) error {
-	p.info.Servers = l.joinedServers(k)
+	p.info.Servers = l.serverList()
 	row := p.row
 	row.Before, row.After = before.nid, before.nid
 	after := before
@@ -121,6 +122,7 @@ func (l *live) setCurrent(k *look, p *prepared, cur group) error {
 		return nil
 	}
 	p.setCur, p.old, p.cur = true, l.cur, cur
+	came := make(map[string]int)
 	for _, d := range l.cur.state.Diff(cur.state) {
 		typ, key, err := l.r.db.StateKeyText(d.Key)
 		if err != nil {
@@ -130,25 +132,55 @@ func (l *live) setCurrent(k *look, p *prepared, cur group) error {
 			continue
 		}
 		m := memberChange{user: event.UserID(key), event: d.Event}
-		if d.Event != 0 {
-			t, err := l.thinOr(k, p, d.Event)
-			if err != nil {
-				return err
-			}
-			if t != nil && t.Member != nil {
-				m.membership = t.Member.Membership
-			}
+		if m.membership, err = l.membership(k, p, d.Event); err != nil {
+			return err
+		}
+		was, err := l.membership(k, p, l.cur.state.Find(d.Key))
+		if err != nil {
+			return err
+		}
+		if was == "join" {
+			came[m.user.Server()]--
+		}
+		if m.membership == "join" {
+			came[m.user.Server()]++
 		}
 		p.members = append(p.members, m)
-		if m.membership == "join" && !slices.Contains(p.info.Servers, m.user.Server()) {
-			p.info.Servers = append(slices.Clone(p.info.Servers), m.user.Server())
-		}
 	}
-	if len(p.members) > 0 {
-		l.servers = nil
+	for s, n := range came {
+		if n != 0 {
+			l.countServer(p, s, n)
+		}
 	}
 	l.cur = cur
 	return nil
+}
+
+// membership is what a member event says; "" without one.
+func (l *live) membership(k *look, p *prepared, nid int64) (string, error) {
+	if nid == 0 {
+		return "", nil
+	}
+	t, err := l.thinOr(k, p, nid)
+	if t == nil || t.Member == nil || err != nil {
+		return "", err
+	}
+	return t.Member.Membership, nil
+}
+
+// countServer notes that so many more members of a server are joined. Whoever comes by the event is told of it as well.
+func (l *live) countServer(p *prepared, server string, n int) {
+	was := l.servers[server]
+	if l.servers[server] = max(0, was+n); l.servers[server] == 0 {
+		delete(l.servers, server)
+	}
+	if (was > 0) == (l.servers[server] > 0) {
+		return
+	}
+	l.list = nil
+	if was == 0 {
+		p.info.Servers = append(slices.Clone(p.info.Servers), server)
+	}
 }
 
 // thinOr is look.thin that also knows the event being prepared.
@@ -194,36 +226,13 @@ func (l *live) isTip(id event.ID) bool {
 	return slices.ContainsFunc(l.tips, func(t tip) bool { return t.id == id })
 }
 
-// joinedServers lists the servers with a joined member in the current state. The list is made anew when members change.
-func (l *live) joinedServers(k *look) []string {
-	if l.servers != nil {
-		return l.servers
+// serverList lists the servers with a joined member. The list is shared and never changed.
+func (l *live) serverList() []string {
+	if l.list == nil {
+		l.list = slices.AppendSeq(make([]string, 0, len(l.servers)), maps.Keys(l.servers))
+		slices.Sort(l.list)
 	}
-	seen := make(map[string]bool)
-	for _, e := range l.cur.state {
-		typ, key, err := l.r.db.StateKeyText(e.Key)
-		if err != nil || typ != "m.room.member" {
-			continue
-		}
-		s := event.UserID(key).Server()
-		if seen[s] {
-			continue
-		}
-		t, err := k.thin(e.Event)
-		if err != nil {
-			k.err = err
-			return nil
-		}
-		if t != nil && t.Member != nil && t.Member.Membership == "join" {
-			seen[s] = true
-		}
-	}
-	l.servers = make([]string, 0, len(seen))
-	for s := range seen {
-		l.servers = append(l.servers, s)
-	}
-	slices.Sort(l.servers)
-	return l.servers
+	return l.list
 }
 
 // keep makes a prepared event known to those that are prepared after it.

@@ -38,6 +38,9 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	if g, ok := l.resolved[key.String()]; ok {
 		return g, nil
 	}
+	if len(l.resolved) > 64 {
+		clear(l.resolved)
+	}
 	s, err := l.resolveStates(k, p, groups)
 	if err != nil {
 		return group{}, fmt.Errorf("resolve state of %s: %w", l.id, err)

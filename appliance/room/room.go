@@ -91,9 +91,14 @@ type Error struct {
 	Code   string // M_...
 	Status int
 	Text   string
+
+	cause error
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Text }
+
+// Unwrap gives the cause that is not for the client, such as *store.Full.
+func (e *Error) Unwrap() error { return e.cause }
 
 func refuse(status int, code, format string, a ...any) *Error {
 	return &Error{Code: code, Status: status, Text: fmt.Sprintf(format, a...)}
@@ -111,7 +116,9 @@ func notFound(format string, a ...any) *Error {
 func tellable(err error) error {
 	var full *store.Full
 	if errors.As(err, &full) {
-		return refuse(http.StatusForbidden, "M_RESOURCE_LIMIT_EXCEEDED", "this box's disk is full")
+		e := refuse(http.StatusForbidden, "M_RESOURCE_LIMIT_EXCEEDED", "this box's disk is full")
+		e.cause = full
+		return e
 	}
 	return err
 }

@@ -225,6 +225,24 @@ func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
 	return servers, err
 }
 
+// ServerCounts gives the number of joined members of each server in a room.
+func (r *Read) ServerCounts(room event.RoomID) (counts map[string]int, err error) {
+	counts = make(map[string]int)
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return counts, err
+	}
+	err = r.each(`SELECT s.name, count(*) FROM member m JOIN usr u ON u.nid=m.usr JOIN server s ON s.nid=u.server WHERE m.room=? AND m.membership=2 GROUP BY s.nid`,
+		args(rn), func(row *Row) error {
+			var s string
+			var n int
+			err := row.Scan(&s, &n)
+			counts[s] = n
+			return err
+		})
+	return counts, err
+}
+
 // RoomsWith lists the rooms in which a server has a joined member.
 func (r *Read) RoomsWith(server string) ([]event.RoomID, error) {
 	n, err := r.db.names.find(kindServer, server, nil)
