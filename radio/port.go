@@ -53,7 +53,7 @@ func New(cfg Config) *Port {
 	}
 	return &Port{
 		cfg: cfg,
-		log: cfg.Log.With("port", cfg.Name),
+		log: cfg.Log,
 		link: arq.New(arq.Config{
 			BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
 			MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Seed: cfg.Seed,
@@ -155,7 +155,7 @@ func (p *Port) run(ctx context.Context, port io.ReadWriteCloser) error {
 	both.Wait()
 	p.mu.Lock()
 	p.open = false
-	p.link.Stop(time.Now())
+	p.link.Stop()
 	p.collect()
 	p.mu.Unlock()
 	return err
@@ -362,7 +362,10 @@ func (p *Port) SetKeys(addr string, send, receive []byte) error {
 	if addr != p.Addr() {
 		return fmt.Errorf("set keys of %s on %s: no such far end", addr, p.Name())
 	}
-	return p.link.SetKeys(send, receive)
+	err := p.link.SetKeys(send, receive)
+	p.collect()
+	poke(p.kick)
+	return err
 }
 
 // Stats are counters since New.

@@ -29,6 +29,13 @@ type station struct {
 	hook  func(string)
 }
 
+// on sets what the station does when a message comes.
+func (s *station) on(f func(string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = f
+}
+
 func (s *station) count() (got, ups, downs int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +57,7 @@ func newBed(t *testing.T, air ether.Config, change func(*Config)) *bed {
 		s := &station{at: map[string]time.Time{}}
 		cfg := Config{
 			Name: fmt.Sprintf("p%d", i), BitsPerSecond: air.BitsPerSecond, TurnDelay: air.TurnDelay, FullDuplex: air.FullDuplex,
-			Seed: air.Seed<<1 + uint64(i) + 1, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+			Seed: air.Seed<<1 + uint64(i) + 1, Log: slog.New(slog.NewTextHandler(t.Output(), nil)).With("port", i),
 			Open: func(context.Context) (io.ReadWriteCloser, error) { return b.air.Open(i) },
 		}
 		if change != nil {
@@ -66,9 +73,10 @@ func newBed(t *testing.T, air ether.Config, change func(*Config)) *bed {
 					s.mu.Lock()
 					s.got = append(s.got, string(m))
 					s.at[string(m)] = time.Now()
+					hook := s.hook
 					s.mu.Unlock()
-					if s.hook != nil {
-						s.hook(string(m))
+					if hook != nil {
+						hook(string(m))
 					}
 				},
 				func(string) { s.mu.Lock(); s.ready++; s.mu.Unlock() })
@@ -166,7 +174,7 @@ func TestReceiptRidesAlong(t *testing.T) {
 		until(t, time.Minute, "contact", b.up)
 		time.Sleep(5 * time.Second)
 		s := b.s[1]
-		s.hook = func(string) { s.port.Send(s.port.Addr(), 3, []byte("kept 12345"), nil) }
+		s.on(func(string) { s.port.Send(s.port.Addr(), 3, []byte("kept 12345"), nil) })
 		before := b.air.Counters(0).Bytes + b.air.Counters(1).Bytes
 		b.s[0].port.Send(b.s[0].port.Addr(), 3, bytes.Repeat([]byte{7}, 110), nil)
 		until(t, 10*time.Second, "receipt", func() bool { n, _, _ := b.s[0].count(); return n == 1 })
@@ -300,7 +308,7 @@ func TestKeys(t *testing.T) {
 				ok++
 			}
 			// The responder has its keys as soon as it has answered, the other one when the answer has arrived.
-			b.s[1].hook = func(m string) {
+			b.s[1].on(func(m string) {
 				if m == "hello 1" {
 					q.Send(q.Addr(), 1, []byte("hello 2"), done)
 					if err := q.SetKeys(q.Addr(), k2, k1); err != nil {
@@ -308,15 +316,15 @@ func TestKeys(t *testing.T) {
 					}
 					q.Send(q.Addr(), 1, []byte("secret of q"), done)
 				}
-			}
-			b.s[0].hook = func(m string) {
+			})
+			b.s[0].on(func(m string) {
 				if m == "hello 2" {
 					if err := p.SetKeys(p.Addr(), k1, k2); err != nil {
 						t.Error(err)
 					}
 					p.Send(p.Addr(), 1, []byte("secret of p"), done)
 				}
-			}
+			})
 			for i := range 20 {
 				p.Send(p.Addr(), 3, text(i, 150), done)
 			}
@@ -330,6 +338,85 @@ func TestKeys(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The responder may take its keys only when its answer has arrived; by then the initiator already sends under them. The
+// acknowledgement the responder waits for must not hide in a frame it cannot read. Later both take new keys on the way.
+func TestKeysAfterTheAnswerArrived(t *testing.T) {
+	for i := range uint64(12) {
+		synctest.Test(t, func(t *testing.T) {
+			full := i%2 == 0
+			b := newBed(t, ether.Config{BitsPerSecond: 9600, FullDuplex: full, FrameLoss: float64(i/2%3) * 0.1, Seed: i}, nil)
+			until(t, time.Minute, "contact", b.up)
+			p, q := b.s[0].port, b.s[1].port
+			key := func(n byte) []byte { return bytes.Repeat([]byte{n}, 32) }
+			handshake := func(n byte) {
+				t.Helper()
+				one, two, secret := fmt.Sprint("one ", n), fmt.Sprint("two ", n), fmt.Sprint("secret ", n)
+				arrived := 0
+				var mu sync.Mutex
+				count := func(err error) {
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil {
+						arrived++
+					}
+				}
+				b.s[1].on(func(m string) {
+					if m == one {
+						q.Send(q.Addr(), 1, []byte(two), func(err error) {
+							if err := errors.Join(err, q.SetKeys(q.Addr(), key(n+1), key(n))); err != nil {
+								t.Error(err)
+							}
+							q.Send(q.Addr(), 1, []byte(secret), count)
+						})
+					}
+				})
+				b.s[0].on(func(m string) {
+					if m == two {
+						if err := p.SetKeys(p.Addr(), key(n), key(n+1)); err != nil {
+							t.Error(err)
+						}
+						p.Send(p.Addr(), 1, []byte(secret), count)
+					}
+				})
+				p.Send(p.Addr(), 1, []byte(one), nil)
+				until(t, 20*time.Second, "both secrets", func() bool { mu.Lock(); defer mu.Unlock(); return arrived == 2 })
+				if !p.Stats().Keyed || !q.Stats().Keyed {
+					t.Errorf("keyed: %v and %v, want both", p.Stats().Keyed, q.Stats().Keyed)
+				}
+			}
+			handshake(1)
+			handshake(11)
+			if _, ups, _ := b.s[0].count(); ups != 1 {
+				t.Errorf("contact was made %d times, want once", ups)
+			}
+		})
+	}
+}
+
+// Cleared keys never let a secret out in the clear: the contact ends instead.
+func TestClearedKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, ether.Config{BitsPerSecond: 9600}, nil)
+		until(t, time.Minute, "contact", b.up)
+		p := b.s[0].port
+		if err := p.SetKeys(p.Addr(), make([]byte, 32), make([]byte, 32)); err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan error, 1)
+		p.Send(p.Addr(), 1, []byte("secret"), func(err error) { result <- err })
+		if err := p.SetKeys(p.Addr(), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; !errors.Is(err, ErrDown) {
+			t.Errorf("the secret: %v, want ErrDown", err)
+		}
+		until(t, time.Minute, "contact", b.up)
+		if n, _, _ := b.s[1].count(); n != 0 {
+			t.Error("the secret went out")
+		}
+	})
 }
 
 // Two stations that both start at once, again and again, on a half duplex medium.
@@ -360,7 +447,7 @@ func TestSlowReader(t *testing.T) {
 		b := newBed(t, ether.Config{BitsPerSecond: 1_000_000, FullDuplex: true}, nil)
 		until(t, time.Minute, "contact", b.up)
 		gate := make(chan struct{})
-		b.s[1].hook = func(string) { <-gate }
+		b.s[1].on(func(string) { <-gate })
 		p := b.s[0].port
 		var mu sync.Mutex
 		arrived := 0

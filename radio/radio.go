@@ -40,7 +40,7 @@ type Config struct {
 	MTU       int           // longest payload of a frame; 0: by rate
 
 	Seed uint64       // mixed into back-off and epochs, for tests; 0: random
-	Log  *slog.Logger // nil: silent
+	Log  *slog.Logger // with the port's name in it; nil: silent
 }
 
 // Stats are counters since New, for health pages and benchmarks.

@@ -32,7 +32,6 @@ package arq
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -172,8 +171,10 @@ type Link struct {
 	fails     int
 
 	// keys of this contact
-	sendKey, recvKey *frame.Key
-	peerKeyed        bool // the far end has shown that it has keys
+	generation           int // of the keys in force; 0: none
+	sendKey, recvKey     *frame.Key
+	proven               bool       // the far end has shown that it has them
+	priorSend, priorRecv *frame.Key // until then: those before, nil: the plain checksum
 
 	// sending
 	queue    [frame.Priorities][]*message
@@ -230,7 +231,7 @@ func (l *Link) Stats() Stats { return l.stats }
 
 // Up says whether there is contact; Keyed, whether the far end protects its frames with keys.
 func (l *Link) Up() bool    { return l.state == up }
-func (l *Link) Keyed() bool { return l.peerKeyed }
+func (l *Link) Keyed() bool { return l.proven }
 
 // Events hands over what happened since the last call.
 func (l *Link) Events() []Event {
@@ -250,28 +251,9 @@ func (l *Link) Start(now time.Time) {
 }
 
 // Stop says that the port is gone: the contact ends.
-func (l *Link) Stop(now time.Time) {
-	l.lose(now)
+func (l *Link) Stop() {
+	l.lose()
 	l.state = closed
-}
-
-// SetKeys sets the keys for messages sent from now on and for frames received; nil clears. They end with the contact.
-// Messages queued before may still go under CRC-32C, because the far end may not have the keys yet.
-func (l *Link) SetKeys(send, receive []byte) error {
-	if send == nil && receive == nil {
-		l.sendKey, l.recvKey, l.peerKeyed = nil, nil, false
-		return nil
-	}
-	s, err := frame.NewKey(send)
-	if err != nil {
-		return fmt.Errorf("set send key: %w", err)
-	}
-	r, err := frame.NewKey(receive)
-	if err != nil {
-		return fmt.Errorf("set receive key: %w", err)
-	}
-	l.sendKey, l.recvKey, l.peerKeyed = s, r, false
-	return nil
 }
 
 // SetFull says that the reader has no room: data frames are refused, and so sent again, until it is cleared.
@@ -304,7 +286,7 @@ func (l *Link) Queued() int {
 }
 
 // lose ends the contact, if there is one, and gives up all messages.
-func (l *Link) lose(now time.Time) {
+func (l *Link) lose() {
 	was := l.state == up
 	for p := range l.queue {
 		for _, m := range l.queue[p] {
@@ -319,7 +301,8 @@ func (l *Link) lose(now time.Time) {
 	}
 	l.out, l.in = [window]outFrame{}, [window]inFrame{}
 	l.una, l.nxt, l.rnext = 0, 0, 0
-	l.sendKey, l.recvKey, l.peerKeyed, l.suspect = nil, nil, false, 0
+	l.clearKeys()
+	l.suspect = 0
 	l.turn, l.owe, l.inBurst, l.asked, l.ackDue, l.peerMore, l.helloOwed = idle, false, false, false, false, false, false
 	l.fails, l.srtt, l.dev = 0, 0, 0
 	l.my, l.peer = 0, 0
@@ -382,15 +365,15 @@ func (l *Link) hello(now time.Time, f *frame.Frame) {
 				l.helloOwed, l.turn, l.asked = true, idle, false
 			}
 			return
-		case l.peerKeyed && l.suspect == 0:
+		case l.proven && l.suspect == 0:
 			// Anyone can send a hello. Only when the far end we know does not answer do we believe it.
 			l.suspect = theirs
 			l.question(now)
 			return
-		case l.peerKeyed:
+		case l.proven:
 			return
 		}
-		l.lose(now)
+		l.lose()
 		l.seek(now)
 	}
 	l.lastValid = now

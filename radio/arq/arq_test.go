@@ -214,7 +214,7 @@ func TestStoryRestart(t *testing.T) {
 	s := tell(t, radio1200)
 	s.send(0, 3, 3000, "m")
 	s.Run(3*time.Second, nil)
-	s.Ends[1].Stop(s.Now)
+	s.Ends[1].Stop()
 	s.Ends[1].Start(s.Now)
 	s.Kick(1)
 	s.Run(40*time.Second, func() bool { return len(s.done) > 0 })
@@ -248,7 +248,7 @@ func TestStoryHelloUnderKeys(t *testing.T) {
 	s.want(t, `
 		A ack 1?
 		B ack 1`)
-	s.Ends[1].Stop(s.Now)
+	s.Ends[1].Stop()
 	s.Ends[1].Start(s.Now)
 	s.Kick(1)
 	s.Run(20*time.Second, func() bool { return s.Ends[1].Up() && s.Ends[0].Up() && s.Ends[0].Stats().Contacts == 2 })

@@ -77,7 +77,7 @@ func FuzzLink(f *testing.F) {
 				}
 			}
 		}
-		l.Stop(now)
+		l.Stop()
 		for _, e := range l.Events() {
 			if e.Kind == Done {
 				done[e.Token] = true

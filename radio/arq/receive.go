@@ -55,17 +55,13 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 		return
 	}
 	f.Seq, f.Next = widen(l.rnext, f.Seq), widen(l.una, f.Next)
-	if l.peer == 0 || !f.Keyed && l.peerKeyed ||
-		frame.Open(raw, &f, frame.Context{Sender: l.peer, Receiver: l.my}, l.recvKey) != nil {
+	if l.peer == 0 || !l.open(raw, &f) {
 		l.stats.FramesRefused++
 		return
 	}
 	l.stats.FramesReceived++
 	if l.state != up {
 		l.contact(now) // it knows our epoch: as good as a hello
-	}
-	if f.Keyed {
-		l.peerKeyed, l.suspect = true, 0
 	}
 	l.measure(now, &f, len(raw))
 	l.fails, l.lastValid, l.frameAt = 0, now, now

@@ -11,13 +11,13 @@ import (
 
 // message is one message on its way out.
 type message struct {
-	data   []byte
-	token  any
-	framed int  // bytes already in frames
-	frames int  // frames under way that hold a part of it
-	keyed  bool // queued under keys: never sent in the clear
-	last   bool // all of it is in frames
-	done   bool
+	data       []byte
+	token      any
+	framed     int  // bytes already in frames
+	frames     int  // frames under way that hold a part of it
+	generation int  // of the keys it was queued under
+	last       bool // all of it is in frames
+	done       bool
 }
 
 func (m *message) finish(l *Link, err error) {
@@ -42,17 +42,17 @@ const (
 
 // outFrame is a frame whose number is bound to its body until it is acknowledged.
 type outFrame struct {
-	state    outState
-	frame    frame.Frame
-	messages []*message
-	keyed    bool
-	tries    int
-	order    uint64 // of its last transmission
+	state      outState
+	frame      frame.Frame
+	messages   []*message
+	generation int
+	tries      int
+	order      uint64 // of its last transmission
 }
 
 // Send queues a message. It is kept, not copied. The Done event with its token comes exactly once.
 func (l *Link) Send(priority int, data []byte, token any) {
-	m := &message{data: data, token: token, keyed: l.sendKey != nil}
+	m := &message{data: data, token: token, generation: l.generation}
 	switch {
 	case priority < 0 || priority >= frame.Priorities:
 		m.finish(l, fmt.Errorf("send message: no priority %d", priority))
@@ -123,7 +123,7 @@ func (l *Link) pending() (size int, ok bool) {
 // bind makes a new frame from the queue of a priority.
 func (l *Link) bind(p int) *outFrame {
 	o := &l.out[l.nxt%window]
-	*o = outFrame{state: lost, keyed: l.queue[p][0].keyed}
+	*o = outFrame{state: lost, generation: l.queue[p][0].generation}
 	o.frame = frame.Frame{Type: frame.Data, Priority: uint8(p), Seq: l.nxt}
 	if l.unacked[p] > 0 {
 		o.frame.After = uint8(l.nxt - l.lastSeq[p])
@@ -143,12 +143,12 @@ func (l *Link) bind(p int) *outFrame {
 		q := l.queue[p]
 		m, room := q[0], l.cfg.MTU-len(body)
 		rest := len(m.data) - m.framed
-		if len(body) > 0 && (m.keyed != o.keyed || !fits(m, room, l.cfg.MTU)) {
+		if len(body) > 0 && (m.generation != o.generation || !fits(m, room, l.cfg.MTU)) {
 			break
 		}
 		n := min(rest, room-1)
 		r := record{first: m.framed == 0, last: n == rest, toEnd: true}
-		if head := recordHead(rest); len(q) > 1 && q[1].keyed == o.keyed && fits(q[1], room-head-rest, l.cfg.MTU) {
+		if head := recordHead(rest); len(q) > 1 && q[1].generation == o.generation && fits(q[1], room-head-rest, l.cfg.MTU) {
 			r.toEnd = false
 		}
 		body = r.append(body, m.data[m.framed:m.framed+n])
@@ -164,7 +164,7 @@ func (l *Link) bind(p int) *outFrame {
 // shares says whether the second message of the queue fits behind the first in one frame.
 func (l *Link) shares(q []*message) bool {
 	n := len(q[0].data)
-	return len(q) > 1 && q[0].keyed == q[1].keyed && fits(q[1], l.cfg.MTU-recordHead(n)-n, l.cfg.MTU)
+	return len(q) > 1 && q[0].generation == q[1].generation && fits(q[1], l.cfg.MTU-recordHead(n)-n, l.cfg.MTU)
 }
 
 // fits says whether a record of m may go into the room left in a frame: a message that one frame can hold is never
@@ -239,11 +239,7 @@ func (l *Link) unresolved() (n int, one *outFrame) {
 }
 
 // transmit seals, frames and accounts for one frame.
-func (l *Link) transmit(now time.Time, f *frame.Frame, keyed bool) []byte {
-	k := l.sendKey
-	if !keyed {
-		k = nil
-	}
+func (l *Link) transmit(now time.Time, f *frame.Frame, k *frame.Key) []byte {
 	raw := frame.Seal(nil, f, frame.Context{Sender: l.my, Receiver: l.peer}, k)
 	var wire []byte
 	// A frame after trouble, or that nobody expects, is kept apart from noise before it.

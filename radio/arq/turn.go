@@ -90,7 +90,7 @@ func (l *Link) late(now time.Time) bool {
 	l.turn, l.asked = idle, false
 	contended := l.contended
 	if suspect := l.suspect; suspect != 0 && l.fails >= 2 || l.fails >= maxFails && now.Sub(l.lastValid) >= 3*time.Second {
-		l.lose(now)
+		l.lose()
 		l.seek(now)
 		l.peer = suspect
 		return true
@@ -138,7 +138,7 @@ func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
 	}
 	l.fresh = true
 	f := l.helloFrame(true)
-	wire := l.transmit(now, &f, false)
+	wire := l.transmit(now, &f, nil)
 	pause := l.cfg.Beacon*3/4 + l.random(l.cfg.Beacon/2)
 	if l.peer != 0 && l.helloTry < 6 {
 		l.helloTry++
@@ -171,7 +171,7 @@ func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 	case l.helloOwed:
 		l.helloOwed, l.fresh = false, true
 		f := l.helloFrame(false)
-		return l.transmit(now, &f, false), now
+		return l.transmit(now, &f, nil), now
 	case l.owe:
 		if l.notBefore.After(now) {
 			return nil, l.notBefore
@@ -209,7 +209,7 @@ func (l *Link) burst(now time.Time) ([]byte, time.Time) {
 	if !l.askOnly {
 		o = l.take()
 	}
-	if o == nil {
+	if o == nil || l.owe && l.fresh && l.ackApart(o) {
 		return l.bare(now), now
 	}
 	o.state = sent // so that pending looks past it
@@ -227,17 +227,17 @@ func (l *Link) bare(now time.Time) []byte {
 	unknown, _ := l.unresolved()
 	_, more := l.pending()
 	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), More: more, Poll: l.askOnly || unknown > 0}
-	keyed := l.sendKey != nil && (l.peerKeyed || f.Poll && l.fails%2 == 1)
+	key := l.controlKey(f.Poll)
 	l.owe, l.ackDue = false, false
-	wire := l.transmit(now, &f, keyed)
+	wire := l.transmit(now, &f, key)
 	if f.Poll {
 		if l.fails > 1 {
-			wire = append(wire, l.transmit(now, &f, keyed)...) // short, and its loss costs a whole wait
+			wire = append(wire, l.transmit(now, &f, key)...) // short, and its loss costs a whole wait
 		}
 		l.await(more)
 	} else {
 		if doubled(&f) {
-			wire = append(wire, l.transmit(now, &f, keyed)...)
+			wire = append(wire, l.transmit(now, &f, key)...)
 		}
 		l.turn, l.holdUntil = idle, l.txFree
 		if l.peerMore {
@@ -256,11 +256,11 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	}
 	l.order++
 	o.state, o.order = sent, l.order
-	keyed := l.sendKey != nil && (o.keyed || l.peerKeyed || o.tries%2 == 1)
+	key := l.dataKey(o)
 	if o.tries++; o.tries > 1 {
 		l.stats.Retransmissions++
 	}
-	wire := l.transmit(now, &f, keyed)
+	wire := l.transmit(now, &f, key)
 	if poll {
 		l.owe, l.ackDue = false, false
 		l.await(more)
@@ -287,7 +287,7 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 	if l.helloOwed {
 		l.helloOwed, l.fresh = false, true
 		f := l.helloFrame(false)
-		return l.transmit(now, &f, false), now
+		return l.transmit(now, &f, nil), now
 	}
 	if l.turn == mine && l.askOnly {
 		l.turn, l.askOnly = idle, false
@@ -299,6 +299,10 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 		_, work := l.pending()
 		l.sinceAsk += len(o.frame.Body)
 		poll := !l.asked && (!work || l.cfg.airtime(l.sinceAsk) >= time.Second/4 || l.nxt-l.una >= window/4)
+		if l.owe && l.ackApart(o) {
+			o.state = lost // the next one
+			return l.control(now, false), now
+		}
 		ack := l.owe
 		l.owe = false
 		return l.emit(now, o, poll, ack, work), now
@@ -322,9 +326,8 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 // control is the bare frame of full duplex.
 func (l *Link) control(now time.Time, poll bool) []byte {
 	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Poll: poll}
-	keyed := l.sendKey != nil && (l.peerKeyed || poll && l.fails%2 == 1)
 	l.owe, l.ackDue = false, false
-	wire := l.transmit(now, &f, keyed)
+	wire := l.transmit(now, &f, l.controlKey(poll))
 	if poll {
 		l.await(false)
 	}
