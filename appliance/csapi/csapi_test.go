@@ -28,20 +28,20 @@ const boxName = "box.example"
 
 // box is a homeserver in a temporary directory, with the real rooms behind it.
 type box struct {
-	*testing.T
+	testing.TB
 	h   *Handler
 	url string
 	ctx context.Context
 }
 
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (l testLog) Write(b []byte) (int, error) {
 	l.t.Log(strings.TrimSpace(string(b)))
 	return len(b), nil
 }
 
-func newBox(t *testing.T, change ...func(*Config)) *box {
+func newBox(t testing.TB, change ...func(*Config)) *box {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	dir := t.TempDir()
