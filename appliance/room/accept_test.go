@@ -17,7 +17,7 @@ import (
 )
 
 // joinRemote makes user of server to join a room that from holds, as make_join and send_join would.
-func joinRemote(t *testing.T, from, to *box, room event.RoomID, user event.UserID) *event.PDU {
+func joinRemote(t testing.TB, from, to *box, room event.RoomID, user event.UserID) *event.PDU {
 	t.Helper()
 	ctx := t.Context()
 	raw, v, err := from.Template(ctx, member(room, user, user, "join"))

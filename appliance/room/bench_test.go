@@ -83,3 +83,71 @@ func BenchmarkSend(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAccept is a message of another server through the door, one after the other, without its signature check: on the only end, and on one of two
+// ends after a partition.
+func BenchmarkAccept(b *testing.B) {
+	for _, fork := range []bool{false, true} {
+		b.Run(fmt.Sprintf("fork=%v", fork), func(b *testing.B) {
+			x, y := newBox(b, "a"), newBox(b, "b")
+			room := x.create(CreateRequest{Creator: alice, Preset: "public_chat"})
+			joinRemote(b, x, y, room, carol)
+			for i := range 200 {
+				u := event.UserID(fmt.Sprintf("@m%d:a", i))
+				p := x.pdu(x.send(member(room, u, u, "join")))
+				if _, err := y.Accept(b.Context(), Incoming{PDU: p, From: Source{"link", "a"}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if fork {
+				x.send(text(room, alice, "allein"))
+				x.send(state(room, alice, "m.room.topic", "", `{"topic":"allein"}`))
+			}
+			ps := make([]*event.PDU, b.N)
+			for i := range ps {
+				ps[i] = y.pdu(y.send(text(room, carol, strings.Repeat("Das Wasser steigt. ", 5))))
+			}
+			cpu, written := usage(b)
+			b.ResetTimer()
+			for _, p := range ps {
+				if res, err := x.Accept(b.Context(), Incoming{PDU: p, From: Source{"link", "b"}}); err != nil || res.Outcome != Accepted {
+					b.Fatal(res, err)
+				}
+			}
+			b.StopTimer()
+			cpu2, written2 := usage(b)
+			b.ReportMetric(float64(cpu2-cpu)/float64(b.N), "cpu-us/op")
+			b.ReportMetric(float64(written2-written)/float64(b.N), "disk-B/op")
+		})
+	}
+}
+
+// BenchmarkMerge is a state event on one of two ends in a room of 200: each one is a state resolution.
+func BenchmarkMerge(b *testing.B) {
+	x, y := newBox(b, "a"), newBox(b, "b")
+	room := x.create(CreateRequest{Creator: alice, Preset: "public_chat"})
+	joinRemote(b, x, y, room, carol)
+	for i := range 200 {
+		u := event.UserID(fmt.Sprintf("@m%d:a", i))
+		p := x.pdu(x.send(member(room, u, u, "join")))
+		if _, err := y.Accept(b.Context(), Incoming{PDU: p, From: Source{"link", "a"}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	x.send(state(room, alice, "m.room.topic", "", `{"topic":"allein"}`))
+	ps := make([]*event.PDU, b.N)
+	for i := range ps {
+		ps[i] = y.pdu(y.send(state(room, carol, "m.room.member", string(carol), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, i))))
+	}
+	cpu, written := usage(b)
+	b.ResetTimer()
+	for _, p := range ps {
+		if res, err := x.Accept(b.Context(), Incoming{PDU: p, From: Source{"link", "b"}}); err != nil || res.Outcome != Accepted {
+			b.Fatal(res, err)
+		}
+	}
+	b.StopTimer()
+	cpu2, written2 := usage(b)
+	b.ReportMetric(float64(cpu2-cpu)/float64(b.N), "cpu-us/op")
+	b.ReportMetric(float64(written2-written)/float64(b.N), "disk-B/op")
+}

@@ -51,6 +51,7 @@ func (r *Rooms) Create(ctx context.Context, q CreateRequest) (event.RoomID, erro
 		return nil
 	})
 	if err != nil {
+		l.forget()
 		l.mu.Unlock()
 		return "", err
 	}

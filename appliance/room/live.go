@@ -45,8 +45,13 @@ type freshEvent struct {
 	row    *store.Event
 	pdu    *event.PDU
 	thin   *rules.Event
-	landed *atomic.Bool // the writer is done with it
+	landed *atomic.Int32 // landedOK or landedNot when the writer is done with it
 }
+
+const (
+	landedOK = 1 + iota
+	landedNot
+)
 
 // live is a room in memory: where the next event goes. mu is held while an event is prepared and queued, never while somebody waits for the writer
 // (but for drain, which waits for what is queued already).
@@ -181,7 +186,7 @@ func (l *live) settle(ctx context.Context) error {
 	}
 	if len(l.fresh) > 64 || l.flight.count() == 0 {
 		for nid, f := range l.fresh {
-			if f.landed != nil && f.landed.Load() {
+			if f.landed != nil && f.landed.Load() == landedOK {
 				delete(l.fresh, nid)
 				delete(l.freshID, f.row.ID)
 			}
@@ -196,6 +201,11 @@ func (l *live) settle(ctx context.Context) error {
 // forget makes the next enter load the room from the disk. The caller holds l.mu and has nothing in flight that matters.
 func (l *live) forget() {
 	l.flight.drain()
+	for nid, f := range l.fresh {
+		if f.landed == nil || f.landed.Load() != landedOK {
+			l.r.thins.drop(nid)
+		}
+	}
 	l.loaded = false
 }
 
@@ -257,7 +267,7 @@ func (l *live) submit(ps []*prepared, extra func(*store.Tx) error) <-chan error 
 	gen := l.gen
 	groups := l.unsaved
 	l.unsaved = nil
-	landed := new(atomic.Bool)
+	landed := new(atomic.Int32)
 	for _, p := range ps {
 		if f := l.fresh[p.row.NID]; f != nil {
 			f.landed = landed
@@ -276,8 +286,10 @@ func (l *live) submit(ps []*prepared, extra func(*store.Tx) error) <-chan error 
 	}, func(err error) {
 		if err != nil {
 			l.flight.fail(gen)
+			landed.Store(landedNot)
+		} else {
+			landed.Store(landedOK)
 		}
-		landed.Store(true)
 		l.flight.land()
 		answer <- err
 	})

@@ -248,6 +248,9 @@ func (l *live) keep(p *prepared) {
 	if p.replace {
 		l.r.thins.drop(p.row.NID)
 	}
+	if p.pdu.StateKey != nil { // wanted again soon; settle takes it back should the event not reach the disk
+		l.r.thins.put(p.row.NID, p.thin)
+	}
 }
 
 // write is the event's part of the transaction.

@@ -22,16 +22,16 @@ import (
 // box is a server under test: rooms over a real file.
 type box struct {
 	*Rooms
-	t    *testing.T
+	t    testing.TB
 	db   *store.DB
 	path string
 	now  time.Time
 	opt  Options
 }
 
-func newBox(t *testing.T, server string) *box { return newBoxWith(t, server, Options{}) }
+func newBox(t testing.TB, server string) *box { return newBoxWith(t, server, Options{}) }
 
-func newBoxWith(t *testing.T, server string, opt Options) *box {
+func newBoxWith(t testing.TB, server string, opt Options) *box {
 	t.Helper()
 	b := &box{t: t, path: filepath.Join(t.TempDir(), server+".db"), now: time.UnixMilli(1_790_000_000_000), opt: opt}
 	if b.opt.Clock == nil {

@@ -324,3 +324,9 @@ func (r *Read) Replaced(e *Event) (*Event, error) {
 	}
 	return r.StateEventAt(e.Before, e.Type, *e.StateKey)
 }
+
+// GroupBytes is how much the bodies of all state groups take.
+func (r *Read) GroupBytes() (n int64, err error) {
+	_, err = r.one(`SELECT coalesce(sum(length(body)), 0) FROM sgroup`, nil, &n)
+	return n, err
+}
