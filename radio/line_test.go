@@ -59,7 +59,7 @@ func TestPseudoTerminals(t *testing.T) {
 		done := make(chan error, 2*n)
 		for k := range n {
 			for _, p := range ports {
-				p.Send(p.Addr(), 3, append(fmt.Appendf(nil, "%03d", k), make([]byte, k*300)...), func(err error) { done <- err })
+				p.Send(p.Addr(), 3, append(fmt.Appendf(nil, "%03d", k), make([]byte, k*100)...), func(err error) { done <- err })
 			}
 		}
 		for range 2 * n {
@@ -69,7 +69,7 @@ func TestPseudoTerminals(t *testing.T) {
 		}
 		for i := range received {
 			for k := range n {
-				if m := <-received[i]; m[:3] != fmt.Sprintf("%03d", k) || len(m) != 3+k*300 {
+				if m := <-received[i]; m[:3] != fmt.Sprintf("%03d", k) || len(m) != 3+k*100 {
 					t.Errorf("end %d: message %d is %q... (%d bytes)", i, k, m[:3], len(m))
 				}
 			}

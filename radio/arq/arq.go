@@ -10,7 +10,7 @@
 //
 //   - Contact. Each end draws a random epoch. Hello frames carry both; when an end hears its own epoch come back, the
 //     contact is up. Every further frame is tagged with both epochs, so nothing of an older contact is taken for new.
-//     After twelve questions without an answer the contact is lost: what has not arrived is given up, and hellos go out
+//     After sixteen questions without an answer the contact is lost: what has not arrived is given up, and hellos go out
 //     until the far end is heard again. A far end that restarts says hello with another epoch, and both begin afresh.
 //   - Selective repeat. Frames carry 8 bits of a 32-bit number, at most 64 are under way. An answer says "all before n,
 //     and of the following these": what was sent before the question and is not in the answer is sent again.
@@ -43,7 +43,7 @@ const (
 	MaxMessage = 64 << 10
 
 	window   = 64 // frames under way; the 8-bit number allows 127
-	maxFails = 12 // unanswered questions before the contact counts as lost
+	maxFails = 16 // unanswered questions before the contact counts as lost
 )
 
 // ErrDown is the error of messages given up because there is no contact any more.

@@ -30,7 +30,7 @@ func widen(near, low uint32) uint32 {
 // Heard says that bytes have just come in: somebody is sending. It goes before Receive.
 func (l *Link) Heard(now time.Time) {
 	l.heardAt = now
-	if l.turn == wait && !l.cfg.FullDuplex {
+	if l.turn == wait || l.asked {
 		l.deadline = later(l.deadline, earlier(now.Add(l.carrierGap()), l.lastAsk))
 	}
 }

@@ -33,7 +33,7 @@ func (l *Link) patience() time.Duration {
 	if !l.askedMore {
 		t += l.cfg.AnswerDelay
 	}
-	if l.peerMore || l.cfg.FullDuplex {
+	if l.peerMore {
 		t += l.cfg.frameAir()
 	}
 	learned := l.srtt + 4*l.dev + l.cfg.airtime(28)
