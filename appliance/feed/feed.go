@@ -42,14 +42,17 @@ type Feed struct {
 	opt   Options
 	boot  int64 // position at the start: no room that changed later is missing in changed
 
-	bodies *cache[bodyKey, *body]   // client form of events
-	facts  *cache[int64, fact]      // what visibility needs of state events
-	counts *cache[countKey, unread] // unread counters, carried on from sync to sync
-	sent   *cache[sentKey, int64]   // lazy members: token position with which a device was given a member event
+	bodies *cache[bodyKey, *body]     // client form of events
+	facts  *cache[int64, fact]        // what visibility needs of state events
+	counts *cache[countKey, unread]   // unread counters, carried on from sync to sync
+	homes  *cache[event.UserID, home] // where a user belongs
+	boxes  *cache[boxKey, box]        // what a device has
+	sent   *cache[sentKey, int64]     // lazy members: token position with which a device was given a member event
 
 	mu      sync.Mutex
-	pos     int64                  // changed is complete up to here
+	pos     int64                  // changed and touched are complete up to here
 	changed map[event.RoomID]int64 // last position at which something happened in a room
+	touched map[event.UserID]int64 // and for a user: membership, account data, letters, keys, device lists
 	waiters map[*waiter]struct{}
 	typing  map[event.RoomID]*typists
 	typed   int64 // serial of the last change of typing
@@ -76,8 +79,11 @@ func New(db *store.DB, rooms *room.Rooms, opt Options) *Feed {
 		bodies:  newCache[bodyKey, *body](4096),
 		facts:   newCache[int64, fact](8192),
 		counts:  newCache[countKey, unread](4096),
+		homes:   newCache[event.UserID, home](2048),
+		boxes:   newCache[boxKey, box](4096),
 		sent:    newCache[sentKey, int64](1 << 15),
 		changed: make(map[event.RoomID]int64),
+		touched: make(map[event.UserID]int64),
 		waiters: make(map[*waiter]struct{}),
 		typing:  make(map[event.RoomID]*typists),
 		closed:  make(chan struct{}),
@@ -115,6 +121,9 @@ func (f *Feed) commit(c store.Commit) {
 	f.pos = max(f.pos, c.Pos)
 	for _, id := range c.Rooms {
 		f.changed[id] = c.Pos
+	}
+	for _, u := range c.Users {
+		f.touched[u] = c.Pos
 	}
 	if len(c.Rooms) == 0 && len(c.Users) == 0 {
 		return
@@ -171,33 +180,63 @@ func (f *Feed) settle(w *waiter, rooms map[event.RoomID]bool) {
 	f.mu.Unlock()
 }
 
-// recent is what is known in memory about changes of rooms up to a position.
+// recent is what is known in memory about what happened up to a position.
 type recent struct {
-	known   bool
+	known   bool // the writer has told us of all up to there
 	boot    int64
+	touched int64 // the last that concerned the user; the boot when none did since
 	changed map[event.RoomID]int64
 }
 
-// recent copies what the user's rooms need. Known is false when the writer has committed up to pos but not told us yet: then
-// the store must be asked.
-func (f *Feed) recent(pos int64, rooms []store.Membership) recent {
+// recent tells about a user. When the writer has committed up to pos but not told us yet, nothing is known and the store must
+// be asked.
+func (f *Feed) recent(user event.UserID, pos int64) recent {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := recent{known: f.pos >= pos, boot: f.boot, changed: make(map[event.RoomID]int64)}
-	for _, m := range rooms {
+	return recent{known: f.pos >= pos, boot: f.boot, touched: max(f.boot, f.touched[user])}
+}
+
+// rooms adds what the rooms of the user need.
+func (r *recent) rooms(f *Feed, ms []store.Membership) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.changed = make(map[event.RoomID]int64, len(ms))
+	for _, m := range ms {
 		if p, ok := f.changed[m.Room]; ok {
 			r.changed[m.Room] = p
 		}
 	}
-	return r
 }
 
 // mayHaveChanged says whether anything may have happened in a room after since; false is certain.
-func (r recent) mayHaveChanged(id event.RoomID, since int64) bool {
+func (r *recent) mayHaveChanged(id event.RoomID, since int64) bool {
 	if !r.known || since < r.boot {
 		return true
 	}
 	return r.changed[id] > since
+}
+
+// quiet says that nothing of the user's own has changed since a position.
+func (r *recent) quiet(since int64) bool { return r.known && r.touched <= since }
+
+// home is where a user belongs, as of a position.
+type home struct {
+	pos     int64
+	rooms   []store.Membership
+	ignored map[event.UserID]bool
+}
+
+type boxKey struct {
+	user   event.UserID
+	device string
+}
+
+// box is what lies in store for a device, as of a position.
+type box struct {
+	pos      int64
+	letters  bool // some lie in its box, delivered or not
+	keys     map[string]int
+	fallback []string
 }
 
 // view is one look at the store with what it needs around it.

@@ -118,6 +118,11 @@ func (x *eventFilter) event(typ string, sender event.UserID, hasURL func() bool)
 		(x.ContainsURL == nil || *x.ContainsURL == hasURL())
 }
 
+// plain says that a filter lets every event through.
+func (x *eventFilter) plain() bool {
+	return x.Types == nil && x.NotTypes == nil && x.Senders == nil && x.NotSenders == nil && x.Rooms == nil && x.NotRooms == nil && x.ContainsURL == nil
+}
+
 // limit is how many events a filter wants.
 func (x *eventFilter) limit(def, most int) int {
 	if x.Limit == nil || *x.Limit < 0 {

@@ -20,7 +20,7 @@ import (
 
 // house is a box without HTTP: the real file, rooms, accounts and feed.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	path     string
 	key      event.Key
 	db       *store.DB
@@ -30,7 +30,7 @@ type house struct {
 	txn      atomic.Int64
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	_, key, err := ed25519.GenerateKey(nil)
 	ok(t, err)
 	h := &house{t: t, path: filepath.Join(t.TempDir(), "hallig.db"), key: event.Key{ID: "ed25519:1", Private: key}}
@@ -76,7 +76,7 @@ func (h *house) person(name string) *person {
 	return &person{h: h, id: s.User, dev: s.Device, s: s}
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func code(err error) string {
 	return "not tellable: " + err.Error()
 }
 
-func wantCode(t *testing.T, err error, want string) {
+func wantCode(t testing.TB, err error, want string) {
 	t.Helper()
 	if got := code(err); got != want {
 		t.Fatalf("got %q (%v), want %q", got, err, want)

@@ -43,9 +43,11 @@ func (s *syncer) parted(id event.RoomID) error {
 
 // listChanges gives the users whose devices should be asked for again, and those who are no longer of interest.
 func (s *syncer) listChanges(after, upTo int64) (changed, left []event.UserID, err error) {
-	users, err := s.DeviceListChanges(after, upTo)
-	if err != nil {
-		return nil, nil, err
+	var users []event.UserID
+	if !s.recent.quiet(after) {
+		if users, err = s.DeviceListChanges(after, upTo); err != nil {
+			return nil, nil, err
+		}
 	}
 	set := map[event.UserID]bool{}
 	for _, u := range users {

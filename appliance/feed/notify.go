@@ -5,6 +5,7 @@ package feed
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,35 +39,27 @@ func (s *syncer) defaultRules() (json.RawMessage, error) {
 }
 
 // unread counts the events that notify the reader and were not read: behind the reader's receipt and the reader's own last
-// event.
-func (s *syncer) unread(m store.Membership) (unreads, error) {
-	from, err := s.readUpTo(m)
+// event. pg is what the sync shows of the room.
+func (s *syncer) unread(m store.Membership, pg page) (unreads, error) {
+	key := countKey{s.user, m.Room}
+	u, ok := s.f.counts.find(key)
+	from, err := s.readUpTo(m, u)
 	if err != nil {
 		return unreads{}, err
 	}
-	key := countKey{s.user, m.Room}
-	u, ok := s.f.counts.find(key)
 	if !ok || u.from != from || u.upTo > s.pos {
 		u = unread{from: from, upTo: from}
 	}
-	es, err := s.RoomEventsBetween(m.Room, u.upTo, s.pos, maxUnread, true)
+	es, err := s.unseen(m.Room, u.upTo, pg)
 	if err != nil {
 		return unreads{}, err
 	}
-	if s.rules == nil && len(es) > 0 {
-		set, err := account.ReadPushRules(s.Read, s.user)
-		if err != nil {
-			return unreads{}, err
-		}
-		s.rules = &ruleset{set: set, words: map[string]*regexp.Regexp{}}
-	}
-	for i := len(es) - 1; i >= 0; i-- {
-		e := es[i]
-		switch {
-		case e.Sender == s.user:
+	for _, e := range es {
+		if e.Sender == s.user {
 			u.unreads = unreads{}
 			continue
-		case s.ignored[e.Sender]:
+		}
+		if s.ignored[e.Sender] {
 			continue
 		}
 		notify, high, err := s.notifies(m.Room, e)
@@ -85,13 +78,42 @@ func (s *syncer) unread(m store.Membership) (unreads, error) {
 	return u.unreads, nil
 }
 
-// readUpTo is the position of the reader's furthest receipt, or of the joining.
-func (s *syncer) readUpTo(m store.Membership) (int64, error) {
+// unseen gives the events after a position, oldest first, and makes the rules ready if there are any.
+func (s *syncer) unseen(id event.RoomID, after int64, pg page) ([]*store.Event, error) {
+	var es []*store.Event
+	if x := &s.filter.Room.Timeline; after >= s.since.pos && !s.first && !pg.limited && x.plain() {
+		for _, e := range pg.events {
+			if e.Pos > after {
+				es = append(es, e)
+			}
+		}
+	} else {
+		var err error
+		if es, err = s.RoomEventsBetween(id, after, s.pos, maxUnread, true); err != nil {
+			return nil, err
+		}
+		slices.Reverse(es)
+	}
+	if s.rules == nil && len(es) > 0 {
+		set, err := account.ReadPushRules(s.Read, s.user)
+		if err != nil {
+			return nil, err
+		}
+		s.rules = &ruleset{set: set, words: map[string]*regexp.Regexp{}}
+	}
+	return es, nil
+}
+
+// readUpTo is the position of the reader's furthest receipt, or of the joining. u is what was counted before.
+func (s *syncer) readUpTo(m store.Membership, u unread) (int64, error) {
 	rows, err := s.ReceiptsOf(m.Room, s.user)
 	if err != nil {
 		return 0, err
 	}
-	from := int64(0)
+	if u.upTo > 0 && u.from >= m.Pos && !slices.ContainsFunc(rows, func(r store.ReceiptRow) bool { return r.Pos > u.upTo }) {
+		return u.from, nil
+	}
+	from := m.Pos
 	for _, row := range rows {
 		if row.Thread != "" && row.Thread != "main" {
 			continue
@@ -103,9 +125,6 @@ func (s *syncer) readUpTo(m store.Membership) (int64, error) {
 		if e != nil {
 			from = max(from, e.Pos)
 		}
-	}
-	if from == 0 {
-		from = m.Pos
 	}
 	return from, nil
 }

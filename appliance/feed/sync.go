@@ -150,22 +150,25 @@ func (f *Feed) look(ctx context.Context, user event.UserID, device string, since
 }
 
 func (s *syncer) build() error {
-	memberships, err := s.RoomsOf(s.user)
+	s.recent = s.f.recent(s.user, s.pos)
+	h, err := s.home()
 	if err != nil {
 		return err
 	}
-	s.recent = s.f.recent(s.pos, memberships)
+	memberships := h.rooms
+	s.ignored = h.ignored
+	s.recent.rooms(s.f, memberships)
 	var typed int64
 	s.typing, typed = s.f.typedSince(s.since.typing)
-	if s.ignored, err = s.look.ignored(); err != nil {
-		return err
-	}
 	if err := s.accountData(); err != nil {
 		return err
 	}
 	s.out.Rooms = &syncRooms{Join: map[event.RoomID]*joinedRoom{}, Invite: map[event.RoomID]*invitedRoom{},
 		Knock: map[event.RoomID]*knockedRoom{}, Leave: map[event.RoomID]*leftRoom{}}
 	for _, m := range memberships {
+		if m, err = s.asOf(m); err != nil {
+			return err
+		}
 		if m.Membership == "join" {
 			s.joined[m.Room] = true
 		}
@@ -185,6 +188,48 @@ func (s *syncer) build() error {
 	}
 	s.out.NextBatch = next.String()
 	return nil
+}
+
+// home finds the user's rooms, from memory when nothing has changed for the user.
+func (s *syncer) home() (home, error) {
+	if h, ok := s.f.homes.find(s.user); ok && !s.full && s.recent.quiet(h.pos) {
+		return h, nil
+	}
+	h := home{pos: s.pos}
+	var err error
+	if h.rooms, err = s.RoomsOf(s.user); err != nil {
+		return h, err
+	}
+	if h.ignored, err = s.look.ignored(); err != nil {
+		return h, err
+	}
+	s.f.homes.put(s.user, h)
+	return h, nil
+}
+
+// asOf gives a membership as it was at the look's position; the snapshot may be a little newer.
+func (s *syncer) asOf(m store.Membership) (store.Membership, error) {
+	if m.Pos <= s.pos {
+		return m, nil
+	}
+	deltas, err := s.StateDeltas(m.Room, s.pos, m.Pos)
+	if err != nil {
+		return m, err
+	}
+	m.Membership, m.Pos = "", 0
+	for _, d := range deltas {
+		if d.Type != "m.room.member" || d.StateKey != string(m.User) {
+			continue
+		}
+		e, err := s.EventByNID(d.Old)
+		if err != nil || e == nil {
+			return m, err
+		}
+		x, err := s.fact(d.Old)
+		m.Membership, m.Event, m.Pos = x.member, d.Old, max(0, e.Pos)
+		return m, err
+	}
+	return m, nil
 }
 
 func (s *syncer) room(m store.Membership) error {
@@ -273,14 +318,17 @@ func (s *syncer) strippedState(m store.Membership) (state []json.RawMessage, fro
 // accountData collects what changed, by room; "" is global.
 func (s *syncer) accountData() error {
 	after := s.since.pos
+	s.data = map[event.RoomID][]json.RawMessage{}
+	s.out.AccountData = &events{[]json.RawMessage{}}
 	if s.full {
 		after = 0
+	} else if s.recent.quiet(after) {
+		return nil
 	}
 	rows, err := s.AccountDataSince(s.user, after, s.pos)
 	if err != nil {
 		return err
 	}
-	s.data = map[event.RoomID][]json.RawMessage{}
 	global := []json.RawMessage{}
 	hasRules := false
 	for _, row := range rows {
@@ -313,13 +361,17 @@ func typed(typ string, content json.RawMessage) json.RawMessage {
 	return append(out, '}')
 }
 
-// mail adds the device's letters.
+// mail adds the device's letters and the counts of its keys.
 func (s *syncer) mail(next *token) error {
 	s.out.ToDevice = &events{[]json.RawMessage{}}
-	if s.device == "" {
+	b, err := s.box()
+	if err != nil {
+		return err
+	}
+	s.out.OneTimeKeys, s.out.UnusedFallback = b.keys, b.fallback
+	if !b.letters {
 		return nil
 	}
-	var err error
 	if !s.first {
 		if s.letters, err = s.HasToDevice(s.user, s.device, s.since.toDevice); err != nil {
 			return err
@@ -338,21 +390,35 @@ func (s *syncer) mail(next *token) error {
 	return nil
 }
 
-// devices adds what a client needs to keep its picture of others' devices and of its own keys.
-func (s *syncer) devices() error {
+// box looks what lies in store for the device, from memory when nothing has changed for its user.
+func (s *syncer) box() (box, error) {
+	key := boxKey{s.user, s.device}
+	// While letters lie there, the deletion of what was received is what changes; it touches nobody, so look again.
+	if b, ok := s.f.boxes.find(key); ok && !s.full && !b.letters && s.recent.quiet(b.pos) {
+		return b, nil
+	}
+	b := box{pos: s.pos, keys: map[string]int{}, fallback: []string{}}
 	var err error
-	s.out.OneTimeKeys, s.out.UnusedFallback = map[string]int{}, []string{}
 	if s.device != "" {
-		if s.out.OneTimeKeys, err = s.OneTimeKeyCounts(s.user, s.device); err != nil {
-			return err
+		if b.letters, err = s.HasToDevice(s.user, s.device, 1<<62); err != nil {
+			return b, err
 		}
-		if s.out.UnusedFallback, err = s.UnusedFallback(s.user, s.device); err != nil {
-			return err
+		if b.keys, err = s.OneTimeKeyCounts(s.user, s.device); err != nil {
+			return b, err
+		}
+		if b.fallback, err = s.UnusedFallback(s.user, s.device); err != nil {
+			return b, err
 		}
 	}
-	if _, ok := s.out.OneTimeKeys["signed_curve25519"]; !ok {
-		s.out.OneTimeKeys["signed_curve25519"] = 0
+	if _, ok := b.keys["signed_curve25519"]; !ok {
+		b.keys["signed_curve25519"] = 0
 	}
+	s.f.boxes.put(key, b)
+	return b, nil
+}
+
+// devices adds what a client needs to keep its picture of others' devices.
+func (s *syncer) devices() error {
 	s.out.DeviceLists = &deviceList{}
 	if s.first {
 		return nil

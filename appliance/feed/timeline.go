@@ -192,7 +192,7 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	if !full && !own && !pg.limited && len(pg.events)+len(list)+len(out.Ephemeral.Events)+len(data) == 0 {
 		return nil, nil
 	}
-	out.Unread, err = s.unread(m)
+	out.Unread, err = s.unread(m, pg)
 	return out, err
 }
 
@@ -328,15 +328,15 @@ func (s *syncer) changes(id event.RoomID, since, to int64, full bool, group int6
 			}
 		}
 	}
-	state, err := s.stateAt(id, to, group)
-	if err != nil {
-		return nil, err
-	}
 	st.at = func(k stateKey) (int64, error) {
 		if v, ok := before[k]; ok && !s.after {
 			return v, nil
 		}
 		n, err := s.f.db.FindStateKey(k.typ, k.key)
+		if err != nil {
+			return 0, err
+		}
+		state, err := s.stateAt(id, to, group)
 		return state.Find(n), err
 	}
 	if !full {
@@ -349,6 +349,10 @@ func (s *syncer) changes(id event.RoomID, since, to int64, full bool, group int6
 			}
 		}
 		return st, nil
+	}
+	state, err := s.stateAt(id, to, group)
+	if err != nil {
+		return nil, err
 	}
 	for _, x := range state {
 		typ, key, err := s.f.db.StateKeyText(x.Key)
