@@ -10,6 +10,7 @@ package inbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 // Door is what the inbox needs of room.Rooms.
 type Door interface {
 	Accept(context.Context, room.Incoming) (room.Result, error)
+	LeaveUnknown(ctx context.Context, id event.RoomID, user event.UserID, leave *event.PDU) error
 	StateBefore(context.Context, event.ID) (map[rules.Key]event.ID, error)
 }
 
@@ -354,7 +356,7 @@ func (b *Inbox) EDU(ctx context.Context, from peer.Peer, epoch uint32, e *parcel
 		return 0, fmt.Errorf("EDU of %s came from %s: nobody speaks for others here", origin, from.Server)
 	}
 	if e.Seq == 0 {
-		return 0, b.c.EDU(ctx, origin, e.Type, e.Content)
+		return 0, b.effect(ctx, from, e)
 	}
 	err = b.c.DB.View(ctx, func(r *store.Read) (err error) {
 		kept, err = r.EDUsKept(string(from.ID), epoch)
@@ -364,7 +366,7 @@ func (b *Inbox) EDU(ctx context.Context, from peer.Peer, epoch uint32, e *parcel
 		return kept, err
 	}
 	// The effect comes first: handlers know a to-device message again by its id, so a power cut between the two does no harm.
-	if err := b.c.EDU(ctx, origin, e.Type, e.Content); err != nil {
+	if err := b.effect(ctx, from, e); err != nil {
 		return kept, fmt.Errorf("take in %s of %s: %w", e.Type, origin, err)
 	}
 	err = b.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
@@ -372,6 +374,56 @@ func (b *Inbox) EDU(ctx context.Context, from peer.Peer, epoch uint32, e *parcel
 		return err
 	})
 	return e.Seq, err
+}
+
+// effect does what an EDU says.
+func (b *Inbox) effect(ctx context.Context, from peer.Peer, e *parcel.EDU) error {
+	if e.Type != KindPDU {
+		return b.c.EDU(ctx, from.Server, e.Type, e.Content)
+	}
+	if err := b.direct(ctx, from, e.Content); err != nil {
+		b.c.Log.Warn("event from outside our rooms refused", "from", from.Server, "err", err)
+	}
+	return nil
+}
+
+// direct takes an event about one of our users in a room where we have nobody.
+func (b *Inbox) direct(ctx context.Context, from peer.Peer, content []byte) error {
+	var d DirectPDU
+	if err := json.Unmarshal(content, &d); err != nil {
+		return fmt.Errorf("read event: %w", err)
+	}
+	v, ok := event.Lookup(d.Version)
+	if !ok {
+		return fmt.Errorf("room version %q is not known", d.Version)
+	}
+	p, err := event.Parse(v, d.PDU)
+	if err != nil {
+		return fmt.Errorf("read event: %w", err)
+	}
+	if p.Type != "m.room.member" || p.StateKey == nil {
+		return fmt.Errorf("a %s is not about a member", p.Type)
+	}
+	if err := b.c.Verify(ctx, p); err != nil {
+		return err
+	}
+	_, known, in, err := b.known(ctx, p)
+	if err != nil || known {
+		return err
+	}
+	user, ours := event.UserID(*p.StateKey), 0
+	err = b.c.DB.View(ctx, func(r *store.Read) (err error) {
+		ours, err = r.JoinedOf(p.RoomID, user.Server())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if in && ours > 0 { // somebody else of us is in the room: the event has its place in the graph
+		t := Taken{}
+		return b.take(ctx, &held{pdu: p, from: from, since: b.c.Now()}, &t)
+	}
+	return b.c.Rooms.LeaveUnknown(ctx, p.RoomID, user, p)
 }
 
 var errNoWay = errors.New("no way to its ancestors")

@@ -108,6 +108,17 @@ func (b *box) start() {
 	if b.db, err = store.Open(ctx, filepath.Join(b.dir, "hallig.db"), store.Options{Reserve: -1}); err != nil {
 		t.Fatal(err)
 	}
+	err = b.db.Do(ctx, func(tx *store.Tx) error {
+		for _, p := range b.roster.All() {
+			if err := tx.PutPeer(string(p.ID), p.Server, []byte{0}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: inbox.Number(b.name)})
 	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
 	var transports []Transport
@@ -294,7 +305,7 @@ func (b *box) call(ctx context.Context, server, path string, body []byte, into a
 	if err != nil {
 		return err
 	}
-	resp, err := b.link.RoundTripper().RoundTrip(r)
+	resp, err := b.roundTrip(r)
 	if err != nil {
 		return err
 	}
@@ -307,6 +318,51 @@ func (b *box) call(ctx context.Context, server, path string, body []byte, into a
 		return fmt.Errorf("%s %d: %s", path, resp.StatusCode, raw)
 	}
 	return json.Unmarshal(raw, into)
+}
+
+// roundTrip goes over the link, or straight to a box that is not paired: the central server of these tests.
+func (b *box) roundTrip(r *http.Request) (*http.Response, error) {
+	if _, ok := b.roster.ByServer(r.URL.Host); ok {
+		return b.link.RoundTripper().RoundTrip(r)
+	}
+	for _, o := range b.w.boxes {
+		if o.name == r.URL.Host {
+			w := &recorder{header: http.Header{}}
+			o.serve(w, r)
+			return &http.Response{StatusCode: max(w.status, 200), Body: io.NopCloser(&w.body)}, nil
+		}
+	}
+	return nil, fmt.Errorf("no box is called %s", r.URL.Host)
+}
+
+// push hands an event to another box as a central server does.
+func (b *box) push(to *box, id event.ID) {
+	b.w.t.Helper()
+	p, _, err := b.rooms.Event(b.w.t.Context(), id)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	if _, err := to.rooms.Accept(b.w.t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: b.name}}); err != nil {
+		b.w.t.Fatal(err)
+	}
+}
+
+// sent counts the events that this box has sent in full since forgetSeen.
+func (b *box) sent() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.seen {
+		if e.What == "sent" {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *box) forgetSeen() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = nil
 }
 
 // join brings a user of this box into a room through another box, over the link.

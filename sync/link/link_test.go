@@ -252,18 +252,113 @@ func TestEDUsExactlyOnceInOrder(t *testing.T) {
 	})
 }
 
-// Two boxes that both take events from a central server name them to each other instead of sending them twice.
+// Two boxes that both take events from a central server name them to each other instead of sending them twice; what only
+// one of them has got there reaches the other through it.
 func TestEventsOfOthersAreNamedFirst(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		net := newWire("serial", 1200, 50*time.Millisecond)
 		a, b, id := two(w, net)
-		_ = b
-		pass(2 * time.Minute)
-		var msgs []event.ID
-		for i := range 5 {
-			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", i)))
+		c := w.box("cent")
+		c.start()
+		if err := c.tryJoin(t.Context(), a, id, "carl"); err != nil {
+			t.Fatal(err)
 		}
-		pass(2 * time.Minute)
+		pass(5 * time.Minute)
+		a.forgetSeen()
+		before := net.bytes()
+		var msgs []event.ID
+		for i := range 20 {
+			e := c.text(id, "carl", fmt.Sprintf("from the central server, number %d, to everybody who is there", i))
+			c.push(a, e)
+			c.push(b, e)
+			msgs = append(msgs, e)
+			pass(time.Second)
+		}
+		pass(10 * time.Minute)
 		want(t, id, msgs, a, b)
+		if got := a.sent() + b.sent(); got != 0 {
+			t.Errorf("%d events were sent in full, want none", got)
+		}
+		t.Logf("20 events that both have: %d bytes", net.bytes()-before)
+		for i := range 5 {
+			e := c.text(id, "carl", fmt.Sprint("for anna's box alone ", i))
+			c.push(a, e)
+			msgs = append(msgs, e)
+		}
+		pass(10 * time.Minute)
+		want(t, id, msgs, a, b)
+		for _, x := range []*box{a, b} {
+			if s := x.link.Status(); s[0].InFlight != 0 {
+				t.Errorf("%s: %d events are without a receipt", x.name, s[0].InFlight)
+			}
+		}
+	})
+}
+
+// Who loses an invitation or is put out hears of it, although nobody of that box is in the room.
+func TestPutOut(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 10e6, 2*time.Millisecond)
+		a, b, id := two(w, net)
+		net.setCut(true)
+		kick := a.state(id, "anna", "m.room.member", string(b.user("bert")), map[string]string{"membership": "leave", "reason": "test"})
+		a.text(id, "anna", "among ourselves")
+		pass(time.Minute)
+		net.setCut(false)
+		pass(5 * time.Second)
+		if p, _, err := b.rooms.Event(t.Context(), kick); err != nil || p == nil {
+			t.Errorf("bert's box has not heard of the kick: %v", err)
+		}
+		if got := len(b.timeline(id)); got != 0 {
+			t.Errorf("bert's box got %d messages from after the kick, want none", got)
+		}
+		b.join(a, id, "bert")
+		pass(time.Second)
+		back := a.text(id, "anna", "welcome back")
+		pass(5 * time.Second)
+		want(t, id, []event.ID{back}, b)
+		ban := a.state(id, "anna", "m.room.member", string(b.user("bella")), map[string]string{"membership": "ban"})
+		pass(time.Second)
+		if p, _, err := b.rooms.Event(t.Context(), ban); err != nil || p == nil {
+			t.Errorf("bert's box has not heard of the ban: %v", err)
+		}
+	})
+}
+
+// An invitation to a box that is in no room of ours is taken back.
+func TestInviteTakenBack(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 10e6, 2*time.Millisecond)
+		a, b := w.box("anna"), w.box("bert")
+		pair(a, b)
+		a.on(net)
+		b.on(net)
+		w.start()
+		pass(time.Second)
+		id := a.create("anna")
+		bert := string(b.user("bert"))
+		inv := a.state(id, "anna", "m.room.member", bert, map[string]string{"membership": "invite"})
+		p, _, err := a.rooms.Event(t.Context(), inv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.rooms.AcceptInvite(t.Context(), p.Version, p, nil); err != nil {
+			t.Fatal(err)
+		}
+		net.setCut(true)
+		a.state(id, "anna", "m.room.member", bert, map[string]string{"membership": "leave"})
+		pass(time.Minute)
+		net.setCut(false)
+		pass(5 * time.Second)
+		err = b.db.View(t.Context(), func(r *store.Read) error {
+			m, err := r.MembershipOf(id, b.user("bert"))
+			if m.Membership != "leave" {
+				t.Errorf("bert's box thinks he is %q, want leave", m.Membership)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	})
 }

@@ -158,6 +158,7 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		}})
 	}
 	took = min(took, own)
+	f.l.log.Debug("message sent", "peer", f.p.Server, "transport", w.t.Name(), "bytes", len(msg), "parcels", took, "first", parcels[0].Kind())
 	w.t.Send(w.addr, priority, msg, func(err error) { f.l.post(func() { m.done(err) }) })
 	return took, len(msg)
 }

@@ -207,7 +207,7 @@ func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 		return it, fmt.Errorf("log entry %d/%d names event %d, which is not stored", s.log.N, e.Seq, e.Event)
 	}
 	it.ID = row.ID
-	if !s.log.Own || row.Sender.Server() != f.o.server {
+	if !s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row) {
 		it.Have = &recon.Have{Log: reconLog(id, s.log), Places: []recon.Place{{Seq: e.Seq, Event: recon.ShortOf(row.ID)}}}
 		return it, nil
 	}
@@ -217,6 +217,11 @@ func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 	it.Event.Log = logRef(s.log, e.Seq)
 	it.Priority = parcel.UrgencyOf(it.Event)
 	return it, nil
+}
+
+// adopted recognises the join with which this box came into a room: some server there has it.
+func adopted(seq uint64, row *store.Event) bool {
+	return seq == 1 && row.Type == "m.room.member"
 }
 
 func logRef(l store.Log, seq uint64) parcel.LogRef {

@@ -148,7 +148,7 @@ type Item struct {
 	ID       event.ID
 	Priority int
 
-	Box      peer.ID // whose log Skip and Have speak of
+	Box peer.ID // whose log Skip and Have speak of
 
 	log int64
 	seq uint64
