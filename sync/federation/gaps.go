@@ -193,7 +193,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, staged ma
 	if err != nil {
 		return false, err
 	}
-	walk := map[string][]event.ID{} // by server to ask first
+	walk := map[string]*question{} // by server to ask first
 	var byState []*waiting
 	asked := map[event.ID]bool{}
 	for _, w := range causal(staged) {
@@ -213,19 +213,19 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, staged ma
 		for _, id := range w.lacks {
 			if staged[id] == nil && !asked[id] {
 				asked[id] = true
-				walk[w.origin] = append(walk[w.origin], id)
+				walk[w.origin] = walk[w.origin].add(id, w.pdu.ID)
 			}
 		}
 	}
 	for id, server := range want {
 		if !asked[id] {
 			asked[id] = true
-			walk[server] = append(walk[server], id)
+			walk[server] = walk[server].add(id, "")
 		}
 	}
 	progress := false
-	for server, ids := range walk {
-		got, err := in.walk(ctx, l, v, server, ids, staged)
+	for server, q := range walk {
+		got, err := in.walk(ctx, l, v, server, q, staged)
 		if err != nil {
 			return progress, err
 		}
@@ -282,8 +282,24 @@ func (in *Intake) edge(ctx context.Context, id event.RoomID) (floor int64, edge 
 
 const askAtOnce = 100 // events per question; what central servers allow at most
 
-// walk asks for ids and their ancestors: first the server that named them, then the rest of the room.
-func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first string, ids []event.ID, staged map[event.ID]*waiting) (bool, error) {
+// question is what one server is asked for: events that lack, and those we have that build on them.
+type question struct {
+	lacks, heads []event.ID
+}
+
+func (q *question) add(id, head event.ID) *question {
+	if q == nil {
+		q = &question{}
+	}
+	q.lacks = append(q.lacks, id)
+	if head != "" && !slices.Contains(q.heads, head) {
+		q.heads = append(q.heads, head)
+	}
+	return q
+}
+
+// walk asks for events and their ancestors: first the server that named them, then the rest of the room.
+func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first string, q *question, staged map[event.ID]*waiting) (bool, error) {
 	servers, err := in.c.Rooms.Servers(ctx, l.room)
 	if err != nil {
 		return false, err
@@ -295,41 +311,64 @@ func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first str
 		}
 	}
 	for _, server := range order {
-		pdus := in.askFor(ctx, l, v, server, ids)
 		var good []*event.PDU
-		for _, p := range pdus {
+		for _, p := range in.askFor(ctx, l, v, server, q) {
 			if staged[p.ID] == nil && !in.known(ctx, p.ID) {
 				good = append(good, p)
 			}
 		}
-		if len(good) == 0 {
-			continue
+		if len(good) > 0 {
+			return true, in.take(ctx, server, good)
 		}
-		return true, in.take(ctx, server, good)
 	}
 	return false, ctx.Err()
 }
 
-// askFor asks one server: the gap first, which is cheap when it is small, then history, then single events.
-func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server string, ids []event.ID) []*event.PDU {
+// askFor asks one server. The gap comes first: that is cheap when it is small. History is next, a hundred at a time, which not every
+// server gives for every room; single events are last.
+func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server string, q *question) []*event.PDU {
+	if l.asked == nil {
+		l.asked, l.noHistory = map[string]bool{}, map[string]bool{}
+	}
+	gap := func() ([]*event.PDU, error) {
+		if len(q.heads) == 0 {
+			return nil, nil
+		}
+		ends, err := in.c.Rooms.Extremities(ctx, l.room)
+		if err != nil {
+			return nil, err
+		}
+		return in.c.Client.Missing(ctx, server, l.room, v, ends, q.heads[:min(len(q.heads), 20)], askAtOnce)
+	}
+	history := func() ([]*event.PDU, error) {
+		pdus, err := in.c.Client.History(ctx, server, l.room, v, q.lacks, askAtOnce)
+		if final(err) {
+			l.noHistory[server] = true
+		}
+		return pdus, err
+	}
+	ways := []func() ([]*event.PDU, error){gap, history}
+	if l.asked[server] {
+		ways = []func() ([]*event.PDU, error){history, gap}
+	}
+	if l.noHistory[server] {
+		ways = []func() ([]*event.PDU, error){gap}
+	}
+	l.asked[server] = true
+	for _, ask := range ways {
+		pdus, err := ask()
+		if err != nil {
+			in.log.Info("ancestors not given", "server", server, "room", l.room, "err", err)
+			if !final(err) {
+				return nil // not in reach: other questions would fare no better
+			}
+		}
+		if len(pdus) > 0 {
+			return pdus
+		}
+	}
 	var out []*event.PDU
-	pdus, err := in.c.Client.History(ctx, server, l.room, v, ids, askAtOnce)
-	if err == nil {
-		out = append(out, pdus...)
-	} else {
-		in.log.Info("history not given", "server", server, "room", l.room, "err", err)
-		if !final(err) {
-			return nil
-		}
-	}
-	got := map[event.ID]bool{}
-	for _, p := range out {
-		got[p.ID] = true
-	}
-	for _, id := range ids[:min(len(ids), 20)] { // some servers leave the named events themselves out
-		if got[id] {
-			continue
-		}
+	for _, id := range q.lacks[:min(len(q.lacks), 20)] {
 		p, err := in.c.Client.One(ctx, server, l.room, v, id)
 		if err == nil {
 			out = append(out, p)

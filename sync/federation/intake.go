@@ -41,11 +41,11 @@ type Intake struct {
 
 // lane is the work in one room.
 type lane struct {
-	room    event.RoomID
-	wake    chan struct{}         // capacity 1
-	running bool                  // guarded by Intake.mu
-	wants   map[event.ID]string   // ids that a server named as its newest: id to server; guarded by Intake.mu
-	asked   map[event.ID]struct{} // the lane's own: ids for which the state was already asked in vain this round
+	room             event.RoomID
+	wake             chan struct{}       // capacity 1
+	running          bool                // guarded by Intake.mu
+	wants            map[event.ID]string // ids that a server named as its newest: id to server; guarded by Intake.mu
+	asked, noHistory map[string]bool     // the lane's own: servers asked before; those that gave no history
 }
 
 // NewIntake returns an intake at rest.

@@ -26,11 +26,32 @@ func (h *Handler) stateAndAuth(ctx context.Context, ids map[rules.Key]event.ID) 
 		}
 		state = append(state, p.JSON())
 	}
-	chain, err := h.c.Rooms.AuthChain(ctx, list)
+	chain, err := h.authChain(ctx, list)
 	if err != nil {
 		return nil, nil, err
 	}
 	return state, raws(chain), nil
+}
+
+// authChain gives the auth chain of a state. Where the creation is implied by the room id it is in nobody's auth events; it is
+// added, since a server that learns the room this way needs it, and at least one refuses a chain without it.
+func (h *Handler) authChain(ctx context.Context, ids []event.ID) ([]*event.PDU, error) {
+	chain, err := h.c.Rooms.AuthChain(ctx, ids)
+	if err != nil || len(ids) == 0 {
+		return chain, err
+	}
+	if slices.ContainsFunc(chain, func(p *event.PDU) bool { return p.Is("m.room.create", "") }) {
+		return chain, nil
+	}
+	first, _, err := h.c.Rooms.Event(ctx, ids[0])
+	if err != nil {
+		return nil, err
+	}
+	create, err := h.c.Rooms.StateEvent(ctx, first.RoomID, "m.room.create", "")
+	if create != nil {
+		chain = append(chain, create)
+	}
+	return chain, err
 }
 
 func raws(pdus []*event.PDU) []json.RawMessage {
@@ -147,7 +168,7 @@ func (h *Handler) stateIDs(ctx context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	list := slices.AppendSeq(make([]event.ID, 0, len(ids)), maps.Values(ids))
-	chain, err := h.c.Rooms.AuthChain(ctx, list)
+	chain, err := h.authChain(ctx, list)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +203,7 @@ func (h *Handler) eventAuth(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chain, err := h.c.Rooms.AuthChain(ctx, []event.ID{p.ID})
+	chain, err := h.authChain(ctx, []event.ID{p.ID})
 	if err != nil {
 		return nil, err
 	}

@@ -206,13 +206,18 @@ func (p *Peer) ready(ctx context.Context, done chan struct{}) error {
 		}
 		select {
 		case <-done:
-			tail, _ := os.ReadFile(p.path("log.txt")) // what there is of it
-			return fmt.Errorf("test peer ended at once:\n%s", tail[max(0, len(tail)-2000):])
+			return fmt.Errorf("test peer ended at once:\n%s", p.LogTail(2000))
 		case <-ctx.Done():
 			return fmt.Errorf("test peer does not answer: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}
+}
+
+// LogTail gives the last n bytes of what the process has logged.
+func (p *Peer) LogTail(n int) string {
+	log, _ := os.ReadFile(p.path("log.txt")) // what there is of it
+	return string(log[max(0, len(log)-n):])
 }
 
 // PID is the process's id, 0 when it does not run.

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/tools/matrixclient"
+	"hallig/tools/testpeer"
+)
+
+// home is a box of ours and a central server that nobody here wrote, with one user each.
+type home struct {
+	*testing.T
+	box        *testBox
+	peer       *testpeer.Peer
+	anna, carl *matrixclient.Client
+}
+
+func newHome(t *testing.T) *home {
+	t.Helper()
+	ca := testCA(t)
+	peer, err := testpeer.Start(t.Context(), testpeer.Options{Dir: t.TempDir(), CA: ca})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := peer.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log("the central server's log ends:\n" + peer.LogTail(6000))
+		}
+	})
+	h := &home{T: t, peer: peer, box: newTestBox(t, ca)}
+	h.anna = h.box.user("anna")
+	h.carl = matrixclient.New(peer.Client)
+	if err := h.carl.RegisterShared(t.Context(), peer.Secret, "carl", "a long enough password", false); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *home) cut() {
+	h.box.link.Cut()
+	h.peer.Link.Cut()
+}
+
+func (h *home) join() {
+	h.box.link.Join()
+	h.peer.Link.Join()
+}
+
+// follower collects what a client that syncs all the time sees as timeline. It never pages back: what /sync does not bring, or leaves
+// out as limited, counts as lost.
+type follower struct {
+	c    *matrixclient.Client
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu      sync.Mutex
+	seen    map[string]int
+	limited int
+	err     error
+	news    chan struct{}
+}
+
+const wholeTimeline = `{"room":{"timeline":{"limit":1000}}}`
+
+// follow starts a follower; what was there before is caught up with first.
+func follow(t *testing.T, c *matrixclient.Client) *follower {
+	t.Helper()
+	r, err := c.Sync(t.Context(), matrixclient.SyncOptions{Filter: wholeTimeline})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	f := &follower{c: c, stop: stop, done: make(chan struct{}), seen: map[string]int{}, news: make(chan struct{}, 1)}
+	go f.run(ctx, r.NextBatch) // close waits for it
+	t.Cleanup(f.close)
+	return f
+}
+
+func (f *follower) close() {
+	f.stop()
+	<-f.done
+}
+
+func (f *follower) run(ctx context.Context, since string) {
+	defer close(f.done)
+	for ctx.Err() == nil {
+		r, err := f.c.Sync(ctx, matrixclient.SyncOptions{Since: since, Filter: wholeTimeline, Timeout: 10 * time.Second})
+		f.mu.Lock()
+		if err != nil {
+			f.err = err
+		} else {
+			since = r.NextBatch
+			for _, room := range r.Rooms.Join {
+				if room.Timeline.Limited {
+					f.limited++
+				}
+				for _, e := range room.Timeline.Events {
+					f.seen[e.ID]++
+				}
+			}
+		}
+		f.mu.Unlock()
+		poke(f.news)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// lacks gives the events that were not seen, and those seen more than once.
+func (f *follower) lacks(want []string) (lack, twice []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range want {
+		switch n := f.seen[id]; {
+		case n == 0:
+			lack = append(lack, id)
+		case n > 1:
+			twice = append(twice, id)
+		}
+	}
+	return lack, twice
+}
+
+// until waits until all events were seen.
+func (f *follower) until(t *testing.T, want []string) {
+	t.Helper()
+	timeout := time.NewTimer(100 * time.Second)
+	defer timeout.Stop()
+	for {
+		lack, twice := f.lacks(want)
+		if len(lack) == 0 {
+			if len(twice) > 0 {
+				t.Errorf("%s saw %d events more than once", f.c.UserID, len(twice))
+			}
+			return
+		}
+		select {
+		case <-f.news:
+		case <-timeout.C:
+			t.Fatalf("%s lacks %d of %d events, first %v; limited %d times; %v", f.c.UserID, len(lack), len(want), lack[:min(3, len(lack))], f.limited, f.err)
+		}
+	}
+}
+
+func (h *home) waitJoined(c *matrixclient.Client, id string) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := c.Follow(ctx, "", func(r *matrixclient.SyncResponse) bool { _, ok := r.Rooms.Join[id]; return ok }); err != nil {
+		h.Fatalf("%s is not in %s: %v", c.UserID, id, err)
+	}
+}
+
+func (h *home) state(c *matrixclient.Client, id string) map[string]string {
+	h.Helper()
+	evs, err := c.State(h.Context(), id)
+	if err != nil {
+		h.Fatal(err)
+	}
+	m := map[string]string{}
+	for _, e := range evs {
+		m[e.Type+" "+*e.StateKey] = e.ID
+	}
+	return m
+}
+
+// equalState waits until both servers answer with the same state.
+func (h *home) equalState(id string) {
+	h.Helper()
+	var a, c map[string]string
+	deadline := time.Now().Add(20 * time.Second)
+	since := ""
+	for time.Now().Before(deadline) {
+		a, c = h.state(h.anna, id), h.state(h.carl, id)
+		if maps.Equal(a, c) {
+			return
+		}
+		r, err := h.carl.Sync(h.Context(), matrixclient.SyncOptions{Since: since, Timeout: time.Second})
+		if err != nil {
+			h.Fatal(err)
+		}
+		since = r.NextBatch
+	}
+	for k := range a {
+		if a[k] != c[k] {
+			h.Errorf("%s: %s: box %s, central %s", id, k, a[k], c[k])
+		}
+	}
+	for k := range c {
+		if a[k] == "" {
+			h.Errorf("%s: %s: only central", id, k)
+		}
+	}
+}
+
+// rooms makes one room on the central server and two on the box, with both users in each.
+func (h *home) rooms() []string {
+	h.Helper()
+	ctx := h.Context()
+	made := must[string](h)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Zentrale", PowerOverride: map[string]any{
+		"users": map[string]int{h.carl.UserID: 100, h.anna.UserID: 100}}}))
+	must[string](h)(h.anna.Join(ctx, made, h.peer.Name))
+	open := must[string](h)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "public_chat", Name: "Hallig", PowerOverride: map[string]any{
+		"users": map[string]int{h.carl.UserID: 100}}}))
+	must[string](h)(h.carl.Join(ctx, open, h.box.name))
+	asked := must[string](h)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "11", Preset: "private_chat", PowerOverride: map[string]any{
+		"users": map[string]int{h.carl.UserID: 100, h.anna.UserID: 100}}}))
+	if err := h.anna.Invite(ctx, asked, h.carl.UserID); err != nil {
+		h.Fatal("invite to the central server: ", err)
+	}
+	must[string](h)(h.carl.Join(ctx, asked, h.box.name))
+	all := []string{made, open, asked}
+	for _, id := range all {
+		h.waitJoined(h.carl, id)
+		h.waitJoined(h.anna, id)
+	}
+	return all
+}
+
+// TestHomecoming is the main claim: after a partition both sides have everything in /sync, once, and the same state, though the
+// central server strands its own queue.
+func TestHomecoming(t *testing.T) {
+	h := newHome(t)
+	rooms := h.rooms()
+	a, c := follow(t, h.anna), follow(t, h.carl)
+	var warm []string
+	for _, id := range rooms {
+		warm = append(warm, say(t, h.anna, id, 1, "vorher")...)
+		warm = append(warm, say(t, h.carl, id, 1, "vorher")...)
+	}
+	a.until(t, warm)
+	c.until(t, warm)
+	h.cut()
+	var written []string
+	for _, id := range rooms {
+		written = append(written, say(t, h.anna, id, 100, "auf der Hallig")...)
+		written = append(written, say(t, h.carl, id, 100, "an Land")...)
+		for _, who := range []*matrixclient.Client{h.anna, h.carl} {
+			e, err := who.SetState(t.Context(), id, "m.room.topic", "", map[string]string{"topic": "gesetzt von " + who.UserID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			written = append(written, e)
+		}
+	}
+	h.join()
+	start := time.Now()
+	h.box.sender.LinkUp(h.peer.Name)
+	a.until(t, written)
+	t.Logf("the box has all %d after %v", len(written), time.Since(start).Round(time.Millisecond))
+	c.until(t, written)
+	t.Logf("the central server has all %d after %v", len(written), time.Since(start).Round(time.Millisecond))
+	for _, id := range rooms {
+		h.equalState(id)
+	}
+	if h.box.seen.count("/send/") == 0 {
+		t.Error("the central server never sent anything")
+	}
+}
+
+// TestCentralInvites: invites the other way round, refused and taken, and messages, redactions and leaving.
+func TestCentralInvites(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	invited := func(id string) func(*matrixclient.SyncResponse) bool {
+		return func(r *matrixclient.SyncResponse) bool { _, ok := r.Rooms.Invite[id]; return ok }
+	}
+	for _, version := range []string{"10", "12"} {
+		id := must[string](t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: version, Preset: "private_chat", Invite: []string{h.anna.UserID}}))
+		if _, err := h.anna.Follow(ctx, "", invited(id)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.anna.Leave(ctx, id); err != nil {
+			t.Fatal("refuse: ", err)
+		}
+		if err := h.carl.Invite(ctx, id, h.anna.UserID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.anna.Follow(ctx, "", invited(id)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.anna.Join(ctx, id, h.peer.Name); err != nil {
+			t.Fatal("join: ", err)
+		}
+		h.waitJoined(h.anna, id)
+		a, c := follow(t, h.anna), follow(t, h.carl)
+		both := append(say(t, h.anna, id, 2, "hier"), say(t, h.carl, id, 2, "dort")...)
+		a.until(t, both)
+		c.until(t, both)
+		h.equalState(id)
+		if _, err := h.carl.Redact(ctx, id, both[2], "doch nicht"); err != nil {
+			t.Fatal(err)
+		}
+		if version == "10" {
+			h.box.await("the redaction", func() bool {
+				e, err := h.anna.Event(ctx, id, both[2])
+				return err == nil && e.Body() == ""
+			})
+		}
+		if err := h.anna.Leave(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.carl.Follow(ctx, "", func(*matrixclient.SyncResponse) bool {
+			return !strings.Contains(fmt.Sprint(h.joined(h.carl, id)), h.anna.UserID)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (h *home) joined(c *matrixclient.Client, id string) []string {
+	h.Helper()
+	evs, err := c.Members(h.Context(), id)
+	if err != nil {
+		h.Fatal(err)
+	}
+	var out []string
+	for _, e := range evs {
+		if e.Membership() == "join" {
+			out = append(out, *e.StateKey)
+		}
+	}
+	return out
+}
