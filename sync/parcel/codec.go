@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 
@@ -28,9 +27,10 @@ import (
 //
 // Content hash, event id and JSON follow from that. What does not come out of rebuild byte for byte takes another form.
 const (
-	prevLast = 0 // one, the entry before this one in the same log
-	prevOne  = 1
-	prevMany = 2
+	prevLast  = 0 // one, the entry before this one in the same log
+	prevID    = 1 // one, by its id
+	prevMany  = 2
+	prevPlace = 3 // one, by its place
 
 	flagDepth = 1 << 2
 	bodyShift = 3
@@ -140,8 +140,10 @@ func (s *Session) writeCompact(w *writer, at place, f parts) {
 	switch {
 	case len(refs) == 1 && refs[0] == (place{at.log, at.seq - 1}):
 		fl |= prevLast
+	case len(refs) == 1 && refs[0].log.box == "":
+		fl |= prevID
 	case len(refs) == 1:
-		fl |= prevOne
+		fl |= prevPlace
 	default:
 		fl |= prevMany
 	}
@@ -159,11 +161,14 @@ func (s *Session) writeCompact(w *writer, at place, f parts) {
 	if more != 0 {
 		w.byte(more)
 	}
-	if fl&3 == prevMany {
+	switch fl & 3 {
+	case prevID:
+		w.hash(string(f.prev[0]), '$')
+	case prevPlace:
+		w.place(refs[0].log, refs[0].seq)
+	case prevMany:
 		w.uvarint(uint64(len(refs)))
-	}
-	for i, at := range refs {
-		if fl&3 != prevLast {
+		for i, at := range refs {
 			w.event(at, f.prev[i])
 		}
 	}
@@ -313,22 +318,25 @@ func (s *Session) decodeCompact(r *reader) (version string, n logName, seq uint6
 }
 
 func (r *reader) ancestors(form byte, f *parts, at place) (ts, depth int64) {
-	count := 1
-	switch form {
-	case prevLast:
-		k, ok := r.s.recall(place{at.log, at.seq - 1})
+	one := func(at place) (ts, depth int64) {
+		k, ok := r.s.recall(at)
 		if !ok {
 			r.fail(ErrUnknown)
 		}
 		f.prev = []event.ID{k.id}
 		return k.ts, k.depth
-	case prevMany:
-		count = r.count()
-	case prevOne:
-	default:
-		r.fail(errors.New("unknown form of previous events"))
 	}
-	for range count {
+	switch form {
+	case prevLast:
+		return one(place{at.log, at.seq - 1})
+	case prevPlace:
+		n, seq := r.place()
+		return one(place{n, seq})
+	case prevID:
+		f.prev = []event.ID{event.ID(r.hash("$"))}
+		return 0, 0
+	}
+	for range r.count() {
 		if r.err != nil {
 			return 0, 0
 		}

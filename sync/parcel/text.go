@@ -9,8 +9,9 @@ import (
 	"hallig/sync/parcel/prose"
 )
 
-// maxModelText bounds a text coded by the model: some bytes must not unfold into a message without end.
-const maxModelText = 16 << 10
+// maxModelText bounds what a text coded by the model may unfold to. The model takes about two microseconds for each
+// letter; longer texts go by zstd.
+const maxModelText = 4 << 10
 
 // textModel is the shipped model; see prose.
 type textModel struct {
@@ -28,7 +29,7 @@ func loadTextModel() (*textModel, error) {
 
 // encode codes a text in fewer than limit bytes, if it can.
 func (t *textModel) encode(text string, limit int) ([]byte, bool) {
-	if len(text) > maxModelText || !utf8.ValidString(text) {
+	if len(text) > maxModelText/2 || !utf8.ValidString(text) {
 		return nil, false
 	}
 	return t.model.Encode(text, limit-1)
