@@ -288,7 +288,9 @@ func (p *Port) tellAll(c callbacks, over bool) {
 				p.log.Info("radio contact")
 				c.up()
 			case arq.Down:
-				p.log.Info("radio contact lost")
+				if !over {
+					p.log.Info("radio contact lost")
+				}
 				c.down()
 			case arq.Received:
 				if !over {
