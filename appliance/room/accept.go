@@ -90,6 +90,10 @@ func (r *Rooms) take(ctx context.Context, in Incoming) (waiting, error) {
 	if err != nil {
 		return waiting{}, err
 	}
+	if !l.in() && in.PDU.Type == "m.room.member" && in.PDU.StateKey != nil && event.UserID(*in.PDU.StateKey).Server() == r.id.Server {
+		l.mu.Unlock()
+		return r.takenBack(ctx, in)
+	}
 	defer l.mu.Unlock()
 	w := waiting{}
 	err = r.view(ctx, func(rd *store.Read) (err error) {

@@ -402,6 +402,29 @@ func TestInviteToUnknownRoom(t *testing.T) {
 	sameState(t, a, b, room)
 }
 
+// Who invited may take it back, though we do not hold the room; others may not.
+func TestInviteTakenBack(t *testing.T) {
+	a, b := newBox(t, "a"), newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice})
+	a.send(member(room, alice, carol, "invite"))
+	invite := a.pdu(a.ends(room)[0])
+	if err := b.AcceptInvite(t.Context(), invite.Version, invite, nil); err != nil {
+		t.Fatal(err)
+	}
+	key := string(carol)
+	stranger, err := event.Build(invite.Version, event.Proto{RoomID: room, Sender: "@mallory:c", Type: "m.room.member", StateKey: &key,
+		Content: json.RawMessage(`{"membership":"leave"}`), Prev: []event.ID{invite.ID}, Depth: 9, TS: 1}, "c", testKey("c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustAccept(Incoming{PDU: stranger, From: Source{"federation", "c"}}, Rejected)
+	a.send(member(room, alice, carol, "leave"))
+	b.mustAccept(Incoming{PDU: a.pdu(a.ends(room)[0]), From: Source{"federation", "a"}}, Accepted)
+	if ms, err := b.Members(t.Context(), room); err != nil || ms[carol] != "leave" {
+		t.Errorf("members %v, %v", ms, err)
+	}
+}
+
 func TestLeaveUnknownRoom(t *testing.T) {
 	a, b := newBox(t, "a"), newBox(t, "b")
 	room := a.create(CreateRequest{Creator: alice})

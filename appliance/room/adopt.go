@@ -246,6 +246,41 @@ func (r *Rooms) LeaveUnknown(ctx context.Context, room event.RoomID, user event.
 	}))
 }
 
+// takenBack hears that a local user was put out of a room that we do not hold: an invite is taken back, a knock is refused, a ban.
+// Nobody here can ask the law; who invited may take it back, and for a knock the room's servers are believed, which cannot give anything but a leave or a ban.
+func (r *Rooms) takenBack(ctx context.Context, in Incoming) (waiting, error) {
+	w := waiting{decide: Result{Outcome: Rejected, Reason: "this server is not in the room"}}
+	thin, err := rules.Thin(in.PDU)
+	if err != nil || thin.Member == nil || thin.Member.Membership != "leave" && thin.Member.Membership != "ban" {
+		return w, nil
+	}
+	user := event.UserID(*in.PDU.StateKey)
+	believed := false
+	err = r.view(ctx, func(rd *store.Read) error {
+		m, err := rd.MembershipOf(in.PDU.RoomID, user)
+		if err != nil || m.Membership != "invite" && m.Membership != "knock" {
+			return err
+		}
+		was, err := rd.EventByNID(m.Event)
+		if err != nil {
+			return err
+		}
+		believed = m.Membership == "knock" || in.PDU.Sender == user || was != nil && was.Sender.Server() == in.PDU.Sender.Server()
+		return nil
+	})
+	if err != nil || !believed {
+		return w, err
+	}
+	if err := r.outOfBand(ctx, in.PDU.Version, in.PDU, nil); err != nil {
+		return w, err
+	}
+	w.decide = Result{Outcome: Accepted}
+	if in.ExtraTx != nil {
+		return w, r.db.Do(ctx, in.ExtraTx)
+	}
+	return w, nil
+}
+
 // outOfBand stores a membership event without a place in a graph and moves the user's membership.
 func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU, stripped []json.RawMessage) error {
 	if pdu.Type != "m.room.member" || pdu.StateKey == nil {
