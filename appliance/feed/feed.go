@@ -37,10 +37,12 @@ type Options struct {
 
 // Feed answers readers. All methods may be called from any goroutine.
 type Feed struct {
-	db    *store.DB
-	rooms *room.Rooms
-	opt   Options
-	boot  int64 // position at the start: no room that changed later is missing in changed
+	db      *store.DB
+	rooms   *room.Rooms
+	opt     Options
+	settled func() // tests only: a poll has looked and waits now
+
+	boot int64 // position at the start: no room that changed later is missing in changed
 
 	bodies *cache[bodyKey, *body]     // client form of events
 	facts  *cache[int64, fact]        // what visibility needs of state events
@@ -178,6 +180,9 @@ func (f *Feed) settle(w *waiter, rooms map[event.RoomID]bool) {
 	f.mu.Lock()
 	w.rooms = rooms
 	f.mu.Unlock()
+	if f.settled != nil {
+		f.settled()
+	}
 }
 
 // recent is what is known in memory about what happened up to a position.

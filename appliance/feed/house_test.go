@@ -22,18 +22,22 @@ import (
 type house struct {
 	t        testing.TB
 	path     string
+	name     string
 	key      event.Key
 	db       *store.DB
 	rooms    *room.Rooms
 	feed     *Feed
 	accounts *account.Accounts
 	txn      atomic.Int64
+	settled  chan struct{} // a poll has looked and waits now
 }
 
-func newHouse(t testing.TB) *house {
+func newHouse(t testing.TB) *house { return newBox(t, "box.test") }
+
+func newBox(t testing.TB, name string) *house {
 	_, key, err := ed25519.GenerateKey(nil)
 	ok(t, err)
-	h := &house{t: t, path: filepath.Join(t.TempDir(), "hallig.db"), key: event.Key{ID: "ed25519:1", Private: key}}
+	h := &house{t: t, name: name, settled: make(chan struct{}, 64), path: filepath.Join(t.TempDir(), "hallig.db"), key: event.Key{ID: "ed25519:1", Private: key}}
 	h.open()
 	t.Cleanup(h.close)
 	return h
@@ -43,9 +47,15 @@ func (h *house) open() {
 	db, err := store.Open(h.t.Context(), h.path, store.Options{})
 	ok(h.t, err)
 	h.db = db
-	h.rooms = room.New(db, room.Identity{Server: "box.test", Key: h.key}, room.Options{})
-	h.accounts = account.New(db, "box.test", account.Options{Cost: account.Cost{MemoryKiB: 64, Passes: 1}})
+	h.rooms = room.New(db, room.Identity{Server: h.name, Key: h.key}, room.Options{})
+	h.accounts = account.New(db, h.name, account.Options{Cost: account.Cost{MemoryKiB: 64, Passes: 1}})
 	h.feed = New(db, h.rooms, Options{})
+	h.feed.settled = func() {
+		select {
+		case h.settled <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (h *house) close() {

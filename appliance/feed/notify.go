@@ -34,6 +34,8 @@ type ruleset struct {
 	words map[string]*regexp.Regexp
 }
 
+func newRuleset() *ruleset { return &ruleset{words: map[string]*regexp.Regexp{}} }
+
 func (s *syncer) defaultRules() (json.RawMessage, error) {
 	return json.Marshal(map[string]any{"global": account.DefaultPushRules(s.user)})
 }
@@ -99,7 +101,8 @@ func (s *syncer) unseen(id event.RoomID, after int64, pg page) ([]*store.Event, 
 		if err != nil {
 			return nil, err
 		}
-		s.rules = &ruleset{set: set, words: map[string]*regexp.Regexp{}}
+		s.rules = newRuleset()
+		s.rules.set = set
 	}
 	return es, nil
 }

@@ -75,6 +75,9 @@ func TestLongPollWakes(t *testing.T) {
 	}
 	for name, act := range wake {
 		anna.sync("")
+		for len(h.settled) > 0 {
+			<-h.settled
+		}
 		got := make(chan *clientSync)
 		go func() {
 			s, err := anna.ask(SyncRequest{Since: anna.since, Timeout: patience})
@@ -83,7 +86,7 @@ func TestLongPollWakes(t *testing.T) {
 			}
 			got <- s
 		}()
-		h.waitForPolls(1)
+		h.waitForPoll()
 		start := time.Now()
 		act()
 		s := <-got
@@ -96,23 +99,8 @@ func TestLongPollWakes(t *testing.T) {
 	}
 }
 
-// waitForPolls returns when n polls have looked and wait.
-func (h *house) waitForPolls(n int) {
-	for {
-		h.feed.mu.Lock()
-		settled := 0
-		for w := range h.feed.waiters {
-			if w.rooms != nil && len(w.ch) == 0 {
-				settled++
-			}
-		}
-		h.feed.mu.Unlock()
-		if settled >= n {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
+// waitForPoll returns when a poll has looked and waits.
+func (h *house) waitForPoll() { <-h.settled }
 
 func TestPollEnds(t *testing.T) {
 	h := newHouse(t)
@@ -127,7 +115,7 @@ func TestPollEnds(t *testing.T) {
 		_, err := h.feed.Sync(ctx, anna.id, anna.dev, SyncRequest{Since: anna.since, Timeout: patience})
 		done <- err
 	}()
-	h.waitForPolls(1)
+	h.waitForPoll()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("a client that went away: %v", err)
@@ -136,7 +124,7 @@ func TestPollEnds(t *testing.T) {
 		_, err := anna.ask(SyncRequest{Since: anna.since, Timeout: patience})
 		done <- err
 	}()
-	h.waitForPolls(1)
+	h.waitForPoll()
 	h.feed.Close()
 	if err := <-done; err != nil {
 		t.Errorf("a stop of the box: %v", err)

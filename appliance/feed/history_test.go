@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package feed
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+)
+
+// joinAcross lets bert join a room of another server as federation would.
+func joinAcross(t *testing.T, far *house, bert *person, id event.RoomID) *event.PDU {
+	t.Helper()
+	ctx, key := t.Context(), string(bert.id)
+	raw, v, err := far.rooms.Template(ctx, room.Draft{Room: id, Sender: bert.id, Type: "m.room.member", StateKey: &key, Content: json.RawMessage(`{"membership":"join"}`)})
+	ok(t, err)
+	join, err := event.FromTemplate(v, raw, bert.h.name, bert.h.key)
+	ok(t, err)
+	res, err := far.rooms.Accept(ctx, room.Incoming{PDU: join, From: room.Source{Kind: "federation", Server: bert.h.name}})
+	ok(t, err)
+	if res.Outcome != room.Accepted {
+		t.Fatalf("the join is %v: %s", res.Outcome, res.Reason)
+	}
+	before, err := far.rooms.StateBefore(ctx, join.ID)
+	ok(t, err)
+	var ids []event.ID
+	var state []*event.PDU
+	for _, e := range before {
+		p, _, err := far.rooms.Event(ctx, e)
+		ok(t, err)
+		ids, state = append(ids, e), append(state, p)
+	}
+	chain, err := far.rooms.AuthChain(ctx, ids)
+	ok(t, err)
+	ok(t, bert.h.rooms.Adopt(ctx, v, join, state, chain, room.Source{Kind: "federation", Server: far.name}))
+	return join
+}
+
+// A room joined through another server: its state at once, its history when it was fetched, in order, and then what comes.
+func TestJoinedElsewhere(t *testing.T) {
+	box, far := newHouse(t), newBox(t, "far.test")
+	bert, anna := box.person("bert"), far.person("anna")
+	id := anna.create("public_chat", room.StateDraft{Type: "m.room.name", Content: json.RawMessage(`{"name":"Lage"}`)})
+	var want []string
+	for i := range 30 {
+		anna.say(id, fmt.Sprint(i))
+		want = append(want, fmt.Sprint(i))
+	}
+	bert.sync("")
+	got := make(chan *clientSync)
+	go func() {
+		s, err := bert.ask(SyncRequest{Since: bert.since, Timeout: patience})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- s
+	}()
+	box.waitForPoll()
+	join := joinAcross(t, far, bert, id)
+	s := <-got
+	r := s.room(id)
+	if len(r.Timeline.Events) != 1 || r.Timeline.Events[0].ID != join.ID || !r.Timeline.Limited {
+		t.Fatalf("timeline of the joined room: %+v", r.Timeline)
+	}
+	if find(r.State.Events, "m.room.name", "") == nil || find(r.State.Events, "m.room.create", "") == nil || r.Summary.Joined != 2 {
+		t.Errorf("state %d events, summary %+v", len(r.State.Events), r.Summary)
+	}
+	if !slices.Contains(s.DeviceLists.Changed, anna.id) {
+		t.Errorf("device lists %+v", s.DeviceLists)
+	}
+	bert.since = s.Next
+
+	var bodiesBack []string
+	from, tips := r.Timeline.PrevBatch, join.Prev
+	for from != "" {
+		m, err := box.feed.Messages(t.Context(), bert.id, bert.dev, id, MessagesRequest{From: from, Dir: "b", Limit: 8})
+		ok(t, err)
+		for _, raw := range m.Chunk {
+			var e clientEvent
+			ok(t, json.Unmarshal(raw, &e))
+			if e.Type == "m.room.message" {
+				bodiesBack = append(bodiesBack, e.body())
+			}
+		}
+		from = m.End
+		if m.NeedBackfill {
+			tips = backfill(t, far, box, id, tips)
+		}
+	}
+	slices.Reverse(bodiesBack)
+	if !slices.Equal(bodiesBack, want) {
+		t.Errorf("history %q, want %q", bodiesBack, want)
+	}
+	if s := bert.sync(""); len(s.Rooms.Join) != 0 {
+		t.Errorf("fetched history comes as news: %+v", s.room(id).Timeline)
+	}
+	e := anna.say(id, "live")
+	p, _, err := far.rooms.Event(t.Context(), e)
+	ok(t, err)
+	_, err = box.rooms.Accept(t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: "far.test"}})
+	ok(t, err)
+	if got := bodies(bert.sync("").room(id).Timeline.Events); !slices.Equal(got, []string{"live"}) {
+		t.Errorf("after the history: %q", got)
+	}
+	if got := bodies(bert.history(id)); !slices.Equal(got, append(want, "live")) {
+		t.Errorf("forwards: %q", got)
+	}
+}
+
+// backfill fetches seven events that lead to tips, and gives the tips of the next seven.
+func backfill(t *testing.T, far, box *house, id event.RoomID, tips []event.ID) []event.ID {
+	t.Helper()
+	pdus, err := far.rooms.Backfill(t.Context(), id, tips, 7)
+	ok(t, err)
+	if len(pdus) == 0 {
+		t.Fatal("the other server has no more history")
+	}
+	for _, p := range pdus {
+		res, err := box.rooms.Accept(t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: far.name}, Backfill: true})
+		ok(t, err)
+		if res.Outcome != room.Accepted && res.Outcome != room.Duplicate {
+			t.Fatalf("history is %v: %s", res.Outcome, res.Reason)
+		}
+	}
+	return pdus[len(pdus)-1].Prev
+}
+
+func TestContextAndEvent(t *testing.T) {
+	h := newHouse(t)
+	anna, bert := h.person("anna"), h.person("bert")
+	id := anna.create("public_chat")
+	bert.join(id)
+	var ids []event.ID
+	for i := range 9 {
+		ids = append(ids, bert.say(id, fmt.Sprint(i)))
+	}
+	c, err := h.feed.Context(t.Context(), anna.id, anna.dev, id, ids[4], 4, `{"lazy_load_members":true}`)
+	ok(t, err)
+	read := func(raws ...json.RawMessage) []clientEvent {
+		var out []clientEvent
+		for _, raw := range raws {
+			var e clientEvent
+			ok(t, json.Unmarshal(raw, &e))
+			out = append(out, e)
+		}
+		return out
+	}
+	if got := bodies(read(c.Before...)); !slices.Equal(got, []string{"3", "2"}) {
+		t.Errorf("before %q", got)
+	}
+	if got := bodies(read(c.After...)); !slices.Equal(got, []string{"5", "6"}) {
+		t.Errorf("after %q", got)
+	}
+	if got := members(read(c.State...)); !slices.Equal(got, []event.UserID{bert.id}) {
+		t.Errorf("members %v", got)
+	}
+	back, _, _ := anna.messages(id, MessagesRequest{From: c.Start, Dir: "b", Limit: 2})
+	if got := bodies(back); !slices.Equal(got, []string{"1", "0"}) {
+		t.Errorf("further back %q", got)
+	}
+	forth, _, _ := anna.messages(id, MessagesRequest{From: c.End, Dir: "f", Limit: 5})
+	if got := bodies(forth); !slices.Equal(got, []string{"7", "8"}) {
+		t.Errorf("further on %q", got)
+	}
+	other := anna.create("public_chat")
+	_, err = h.feed.Event(t.Context(), anna.id, anna.dev, other, ids[4])
+	wantCode(t, err, "M_NOT_FOUND")
+	_, err = h.feed.Messages(t.Context(), anna.id, anna.dev, "!none:box.test", MessagesRequest{})
+	wantCode(t, err, "M_FORBIDDEN")
+	_, err = h.feed.Messages(t.Context(), anna.id, anna.dev, id, MessagesRequest{Dir: "x"})
+	wantCode(t, err, "M_INVALID_PARAM")
+}
+
+func TestRedactionIsShown(t *testing.T) {
+	h := newHouse(t)
+	anna := h.person("anna")
+	id := anna.create("public_chat")
+	e := anna.say(id, "a slip")
+	anna.sync("")
+	by, err := anna.draft(room.Draft{Room: id, Type: "m.room.redaction", Redacts: e, Content: json.RawMessage(fmt.Sprintf(`{"redacts":%q,"reason":"slip"}`, e))})
+	ok(t, err)
+	es := anna.sync("").room(id).Timeline.Events
+	if len(es) != 1 || es[0].ID != by || es[0].Redacts != e {
+		t.Errorf("the redaction: %+v", es)
+	}
+	raw, err := h.feed.Event(t.Context(), anna.id, anna.dev, id, e)
+	ok(t, err)
+	var got clientEvent
+	ok(t, json.Unmarshal(raw, &got))
+	if len(got.Content) != 0 || got.Unsigned.Because == nil || got.Unsigned.Because.ID != by {
+		t.Errorf("the redacted event: %s", raw)
+	}
+}
+
+func TestStateAndMembers(t *testing.T) {
+	h := newHouse(t)
+	anna, bert, carl := h.person("anna"), h.person("bert"), h.person("carl")
+	id := anna.create("public_chat", room.StateDraft{Type: "m.room.topic", Content: json.RawMessage(`{"topic":"old"}`)})
+	bert.join(id)
+	anna.sync("")
+	at := anna.since
+	bert.leave(id)
+	carl.join(id)
+	anna.state(id, "m.room.topic", "", `{"topic":"new"}`)
+	content := func(p *person, typ string) string {
+		raw, err := h.feed.StateEvent(t.Context(), p.id, id, typ, "", false)
+		if err != nil {
+			return code(err)
+		}
+		return string(raw)
+	}
+	if got := content(anna, "m.room.topic"); got != `{"topic":"new"}` {
+		t.Errorf("anna: %s", got)
+	}
+	if got := content(bert, "m.room.topic"); got != `{"topic":"old"}` {
+		t.Errorf("bert, who left: %s", got)
+	}
+	if got := content(anna, "m.none"); got != "M_NOT_FOUND" {
+		t.Errorf("no such state: %s", got)
+	}
+	if got := content(h.person("stranger"), "m.room.topic"); got != "M_FORBIDDEN" {
+		t.Errorf("a stranger: %s", got)
+	}
+	list := func(req MembersRequest) []event.UserID {
+		raw, err := h.feed.Members(t.Context(), anna.id, anna.dev, id, req)
+		ok(t, err)
+		var out struct{ Chunk []clientEvent }
+		ok(t, json.Unmarshal(raw, &out))
+		return members(out.Chunk)
+	}
+	if got := list(MembersRequest{}); !slices.Equal(got, []event.UserID{anna.id, bert.id, carl.id}) {
+		t.Errorf("members %v", got)
+	}
+	if got := list(MembersRequest{NotMembership: "leave"}); !slices.Equal(got, []event.UserID{anna.id, carl.id}) {
+		t.Errorf("members who have not left %v", got)
+	}
+	if got := list(MembersRequest{At: at, Membership: "join"}); !slices.Equal(got, []event.UserID{anna.id, bert.id}) {
+		t.Errorf("members at the token %v", got)
+	}
+	raw, err := h.feed.JoinedMembers(t.Context(), anna.id, id)
+	ok(t, err)
+	var joined struct {
+		Joined map[event.UserID]json.RawMessage `json:"joined"`
+	}
+	ok(t, json.Unmarshal(raw, &joined))
+	if len(joined.Joined) != 2 {
+		t.Errorf("joined %s", raw)
+	}
+	_, err = h.feed.JoinedMembers(t.Context(), bert.id, id)
+	wantCode(t, err, "M_FORBIDDEN")
+}
+
+func TestRelations(t *testing.T) {
+	h := newHouse(t)
+	anna := h.person("anna")
+	id := anna.create("public_chat")
+	parent := anna.say(id, "parent")
+	relate := func(rel string, to event.ID) event.ID {
+		e, err := anna.draft(room.Draft{Room: id, Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"body":%q,"m.relates_to":{"rel_type":%q,"event_id":%q}}`, rel, rel, to))})
+		ok(t, err)
+		return e
+	}
+	first := relate("m.thread", parent)
+	anna.say(id, "noise")
+	edit := relate("m.replace", first)
+	second := relate("m.thread", parent)
+	get := func(rel string, recurse bool, dir string) []event.ID {
+		raw, err := h.feed.Relations(t.Context(), anna.id, anna.dev, id, parent, rel, "", MessagesRequest{Dir: dir}, recurse)
+		ok(t, err)
+		var out struct{ Chunk []clientEvent }
+		ok(t, json.Unmarshal(raw, &out))
+		ids := []event.ID{}
+		for _, e := range out.Chunk {
+			ids = append(ids, e.ID)
+		}
+		return ids
+	}
+	for _, c := range []struct {
+		rel     string
+		recurse bool
+		dir     string
+		want    []event.ID
+	}{
+		{"m.thread", false, "", []event.ID{second, first}},
+		{"m.thread", false, "f", []event.ID{first, second}},
+		{"m.replace", false, "", []event.ID{}},
+		{"", true, "f", []event.ID{first, edit, second}},
+	} {
+		if got := get(c.rel, c.recurse, c.dir); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: got %v", c, got)
+		}
+	}
+}
+
+func TestTyping(t *testing.T) {
+	h := newHouse(t)
+	var told []string
+	h.feed.opt.OnTyping = func(_ event.RoomID, u event.UserID, typing bool) { told = append(told, fmt.Sprint(u, typing)) }
+	anna := h.person("anna")
+	id := anna.create("public_chat")
+	h.feed.SetTyping(id, anna.id, true, time.Minute)
+	h.feed.SetTyping(id, anna.id, true, time.Minute) // said again: nothing new
+	if got := h.feed.Typing(id); !slices.Equal(got, []event.UserID{anna.id}) {
+		t.Errorf("typing %v", got)
+	}
+	h.feed.SetTyping(id, anna.id, false, 0)
+	if want := []string{"@anna:box.testtrue", "@anna:box.testfalse"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	edu := func(origin string, user event.UserID) {
+		t.Helper()
+		ok(t, h.feed.ReceiveTyping(t.Context(), origin, json.RawMessage(fmt.Sprintf(`{"room_id":%q,"user_id":%q,"typing":true}`, id, user))))
+	}
+	edu("far.test", anna.id)       // not its user
+	edu("far.test", "@z:far.test") // not in the room
+	if got := h.feed.Typing(id); len(got) != 0 {
+		t.Errorf("typing after strangers' words: %v", got)
+	}
+}
+
+func FuzzToken(f *testing.F) {
+	for _, s := range []string{"s1", "s12_3", "s12_3_4", "p-5", "s", "p1_2", "s1_-1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		tok, err := parseToken(s)
+		if err != nil {
+			return
+		}
+		if s[0] == 's' {
+			again, err := parseToken(tok.String())
+			if err != nil || again != tok {
+				t.Fatalf("%q is read as %+v and written as %q", s, tok, tok.String())
+			}
+		}
+	})
+}
+
+func FuzzFilter(f *testing.F) {
+	f.Add(`{"room":{"timeline":{"limit":5,"types":["m.*"]}}}`, "m.room.message")
+	f.Add(`{"room":{"state":{"lazy_load_members":true,"not_senders":["@a:b"]}}}`, "a*b")
+	f.Fuzz(func(t *testing.T, s, typ string) {
+		var x filter
+		if json.Unmarshal([]byte(s), &x) != nil {
+			return
+		}
+		x.Room.Timeline.event(typ, "@a:b", func() bool { return true })
+		if n := x.Room.Timeline.limit(defaultTimeline, maxTimeline); n < 0 || n > maxTimeline {
+			t.Fatalf("limit %d", n)
+		}
+	})
+}
+
+func FuzzPath(f *testing.F) {
+	f.Add(`content.m\.mentions.user_ids`, "hal*ig", "the Hallig")
+	f.Add(`\`, "?", "")
+	f.Fuzz(func(t *testing.T, path, pattern, text string) {
+		x := subject{root: map[string]any{"content": map[string]any{"m.mentions": map[string]any{"user_ids": []any{"a"}}}}}
+		x.field(path)
+		r := newRuleset()
+		r.word(pattern, text)
+		r.whole(pattern, text)
+	})
+}
