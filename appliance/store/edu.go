@@ -53,6 +53,16 @@ func (tx *Tx) DropEDUs(dest string, upTo int64) error {
 	return tx.exec(`DELETE FROM edu_out WHERE dest = ? AND seq <= ?`, dest, upTo)
 }
 
+// DropEDUsOf forgets single EDUs: they are worth nothing any more.
+func (tx *Tx) DropEDUsOf(dest string, seqs []int64) error {
+	for _, seq := range seqs {
+		if err := tx.exec(`DELETE FROM edu_out WHERE dest = ? AND seq = ?`, dest, seq); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // EDUDests lists the servers that something waits for.
 func (r *Read) EDUDests() ([]string, error) {
 	var out []string

@@ -296,6 +296,17 @@ func (r *Read) JoinedOf(room event.RoomID, server string) (int, error) {
 	return n, err
 }
 
+// HasEntry says whether a place of a log is filled.
+func (r *Read) HasEntry(room event.RoomID, box string, epoch uint32, seq uint64) (bool, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return false, err
+	}
+	var one int
+	return r.one(`SELECT 1 FROM log_entry e JOIN log l ON l.n = e.log JOIN box b ON b.n = l.box
+		WHERE l.room = ? AND b.id = ? AND l.epoch = ? AND e.seq = ?`, args(rn, box, epoch, seq), &one)
+}
+
 // EventByShort finds an event of a room by the first eight bytes of its id's hash; 0 when we do not have it for good.
 func (r *Read) EventByShort(room event.RoomID, short [8]byte) (nid int64, err error) {
 	rn, err := r.findRoom(room)

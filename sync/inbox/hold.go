@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -67,6 +68,38 @@ func (b *Inbox) dropLocked(h *held) {
 	if b.rooms[h.pdu.RoomID]--; b.rooms[h.pdu.RoomID] <= 0 {
 		delete(b.rooms, h.pdu.RoomID)
 	}
+}
+
+// Sweep hands events that have waited for longer than most to whoever can walk the graph: the giver had no answer to a
+// want, or the answer was lost.
+func (b *Inbox) Sweep(ctx context.Context, most time.Duration) error {
+	if b.c.Stage == nil {
+		return nil
+	}
+	now := b.c.Now()
+	b.mu.Lock()
+	var late []*held
+	for _, h := range b.held {
+		if now.Sub(h.since) > most {
+			late = append(late, h)
+		}
+	}
+	for _, h := range late {
+		b.dropLocked(h)
+	}
+	for id, at := range b.asked {
+		if now.Sub(at) > most {
+			delete(b.asked, id)
+		}
+	}
+	b.mu.Unlock()
+	for _, h := range late {
+		b.c.Log.Info("event has waited long for its ancestors; asking further", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server)
+		if err := b.c.Stage(ctx, h.from.Server, h.pdu); err != nil {
+			b.c.Log.Warn("waiting event refused", "event", h.pdu.ID, "err", err)
+		}
+	}
+	return nil
 }
 
 // Waiting says whether events of a room are held.

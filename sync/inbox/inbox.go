@@ -29,6 +29,7 @@ import (
 // Door is what the inbox needs of room.Rooms.
 type Door interface {
 	Accept(context.Context, room.Incoming) (room.Result, error)
+	AcceptAll(context.Context, []room.Incoming) ([]room.Result, error)
 	LeaveUnknown(ctx context.Context, id event.RoomID, user event.UserID, leave *event.PDU) error
 	StateBefore(context.Context, event.ID) (map[rules.Key]event.ID, error)
 }
@@ -104,18 +105,62 @@ type Outcome struct {
 	Reason  string
 }
 
-// Event takes one event from a peer.
-func (b *Inbox) Event(ctx context.Context, from peer.Peer, e *parcel.Event) (Taken, error) {
-	h := &held{pdu: e.PDU, from: from, since: b.c.Now()}
-	if e.Log.Box != "" {
-		h.refs = []parcel.LogRef{e.Log}
+// Events takes events from a peer, in the order in which they came, with one flush for as many as the store takes at once.
+func (b *Inbox) Events(ctx context.Context, from peer.Peer, es []*parcel.Event) (Taken, error) {
+	var t Taken
+	var batch, rest []*held
+	var ins []room.Incoming
+	for _, e := range es {
+		h := &held{pdu: e.PDU, from: from, since: b.c.Now()}
+		if e.Log.Box != "" {
+			h.refs = []parcel.LogRef{e.Log}
+		}
+		if b.join(h) {
+			continue
+		}
+		_, known, in, err := b.known(ctx, h.pdu)
+		if err != nil {
+			return t, fmt.Errorf("look for %s: %w", h.pdu.ID, err)
+		}
+		if known || !in || b.c.Verify(ctx, h.pdu) != nil {
+			rest = append(rest, h) // the long way
+			continue
+		}
+		batch, ins = append(batch, h), append(ins, b.incoming(h))
 	}
-	if waiting := b.join(h); waiting {
-		return Taken{}, nil
+	results, err := b.c.Rooms.AcceptAll(ctx, ins)
+	if err != nil {
+		return t, fmt.Errorf("take in %d events: %w", len(ins), err)
 	}
-	t := Taken{Room: e.PDU.RoomID}
-	err := b.take(ctx, h, &t)
-	return t, err
+	var done []*held
+	for i, res := range results {
+		if res.Outcome == room.Missing {
+			rest = append(rest, batch[i])
+			continue
+		}
+		b.outcome(&t, batch[i], res)
+		done = append(done, batch[i])
+	}
+	if err := b.settle(ctx, done, &t); err != nil {
+		return t, err
+	}
+	for _, h := range done {
+		rest = append(rest, b.release(h.pdu.ID)...)
+	}
+	for _, h := range rest {
+		if err := b.take(ctx, h, &t); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+func (b *Inbox) incoming(h *held) room.Incoming {
+	inc := room.Incoming{PDU: h.pdu, From: room.Source{Kind: "link", Server: h.from.Server}}
+	if len(h.refs) > 0 {
+		inc.Log = &room.LogRef{Box: string(h.refs[0].Box), Epoch: uint64(h.refs[0].Epoch), Seq: h.refs[0].Seq}
+	}
+	return inc
 }
 
 // join adds a place to an event that is held already.
@@ -149,7 +194,7 @@ func (b *Inbox) take(ctx context.Context, first *held, t *Taken) error {
 
 // one decides one event; done says that it need not be held.
 func (b *Inbox) one(ctx context.Context, h *held, t *Taken) (done bool, err error) {
-	nid, known, in, err := b.known(ctx, h.pdu)
+	_, known, in, err := b.known(ctx, h.pdu)
 	if err != nil {
 		return false, err
 	}
@@ -158,15 +203,12 @@ func (b *Inbox) one(ctx context.Context, h *held, t *Taken) (done bool, err erro
 	}
 	if known {
 		b.outcome(t, h, room.Result{Outcome: room.Duplicate})
-		return true, b.mark(ctx, h, nid, t)
+		return true, b.settle(ctx, []*held{h}, t)
 	}
 	if err := b.c.Verify(ctx, h.pdu); err != nil {
 		return b.unverified(ctx, h, err, t)
 	}
-	inc := room.Incoming{PDU: h.pdu, From: room.Source{Kind: "link", Server: h.from.Server}}
-	if len(h.refs) > 0 {
-		inc.Log = &room.LogRef{Box: string(h.refs[0].Box), Epoch: uint64(h.refs[0].Epoch), Seq: h.refs[0].Seq}
-	}
+	inc := b.incoming(h)
 	res, err := b.c.Rooms.Accept(ctx, inc)
 	if err != nil {
 		return false, err
@@ -184,17 +226,17 @@ func (b *Inbox) one(ctx context.Context, h *held, t *Taken) (done bool, err erro
 	if res.Outcome == room.Missing {
 		return b.missing(ctx, h, res.Missing, t)
 	}
-	if res.Outcome == room.Rejected {
-		b.c.Log.Warn("event refused", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server, "reason", res.Reason)
-	}
 	b.outcome(t, h, res)
-	if nid, _, _, err = b.known(ctx, h.pdu); err != nil {
-		return true, err
-	}
-	return true, b.mark(ctx, h, nid, t)
+	return true, b.settle(ctx, []*held{h}, t)
 }
 
 func (b *Inbox) outcome(t *Taken, h *held, res room.Result) {
+	if res.Outcome == room.Rejected {
+		b.c.Log.Warn("event refused", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server, "reason", res.Reason)
+	}
+	if t.Room == "" {
+		t.Room = h.pdu.RoomID
+	}
 	t.Events = append(t.Events, Outcome{Event: h.pdu.ID, Room: h.pdu.RoomID, Outcome: res.Outcome, Reason: res.Reason})
 }
 
@@ -226,35 +268,79 @@ func (b *Inbox) unverified(ctx context.Context, h *held, verr error, t *Taken) (
 	}
 	b.c.Log.Warn("event with a bad signature refused", "event", h.pdu.ID, "from", h.from.Server, "err", verr)
 	b.outcome(t, h, room.Result{Outcome: room.Rejected, Reason: "signature"})
-	return true, b.mark(ctx, h, 0, t)
+	return true, b.settle(ctx, []*held{h}, t)
 }
 
-// mark stores that the event's places are done with. Where the door appended the event it has marked the first place
-// already, in the event's own transaction; marking again changes nothing.
-func (b *Inbox) mark(ctx context.Context, h *held, nid int64, t *Taken) error {
-	if len(h.refs) == 0 {
-		return nil
-	}
-	kept := make([]uint64, len(h.refs))
-	err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
-		for i, ref := range h.refs {
-			if kept[i], err = tx.MarkEntry(h.pdu.RoomID, string(ref.Box), ref.Epoch, ref.Seq, 0, nid); err != nil {
-				return err
+// settle sees to it that all places of events that are decided are marked, and notes how far their logs are now. Where the
+// door appended an event it has marked its first place in the same transaction; the others are marked here.
+func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
+	var left []place
+	logs := make(map[parcel.Vector]bool) // without Upto
+	err := b.c.DB.View(ctx, func(r *store.Read) error {
+		for _, h := range hs {
+			for _, ref := range h.refs {
+				logs[parcel.Vector{Room: h.pdu.RoomID, Box: ref.Box, Epoch: ref.Epoch}] = true
+				there, err := r.HasEntry(h.pdu.RoomID, string(ref.Box), ref.Epoch, ref.Seq)
+				if err != nil {
+					return err
+				}
+				if there {
+					continue
+				}
+				nid, err := r.EventNID(h.pdu.ID)
+				if err != nil {
+					return err
+				}
+				left = append(left, place{h.pdu.RoomID, ref, nid})
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("look up log places: %w", err)
 	}
-	for i, ref := range h.refs {
-		t.kept(parcel.Vector{Room: h.pdu.RoomID, Box: ref.Box, Epoch: ref.Epoch, Upto: kept[i]})
+	if len(left) > 0 {
+		err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+			for _, p := range left {
+				if _, err := tx.MarkEntry(p.room, string(p.ref.Box), p.ref.Epoch, p.ref.Seq, 0, p.nid); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("mark log places: %w", err)
+		}
+	}
+	err = b.c.DB.View(ctx, func(r *store.Read) error {
+		for v := range logs {
+			l, _, err := r.LogOf(v.Room, string(v.Box), v.Epoch)
+			if err != nil {
+				return err
+			}
+			v.Upto = l.Top
+			t.kept(v)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read logs: %w", err)
 	}
 	return nil
 }
 
+// place is a place of a log that an event fills.
+type place struct {
+	room event.RoomID
+	ref  parcel.LogRef
+	nid  int64 // 0: refused without a trace
+}
+
 // kept notes how far a log is.
 func (t *Taken) kept(v parcel.Vector) {
+	if v.Upto == 0 {
+		return
+	}
 	for i, old := range t.Kept {
 		if old.Room == v.Room && old.Box == v.Box && old.Epoch == v.Epoch {
 			t.Kept[i].Upto = max(old.Upto, v.Upto)

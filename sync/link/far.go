@@ -26,7 +26,8 @@ type far struct {
 	// What both ends remember of the conversation.
 	mine, theirs uint32 // nonces; theirs 0: none yet
 	session      *parcel.Session
-	gen          int // raised with each new session and each change of the active way: what was sent before no longer counts
+	gen          int // raised whenever the feed counts anew: what was read from it before no longer fits
+	forgets      int // times that what was under way was taken back
 
 	// Greetings.
 	said     uint32 // session of our last greeting
@@ -59,7 +60,7 @@ type far struct {
 	keptEDUs  uint64
 	keptTimer *time.Timer
 
-	in     []func(context.Context) func() // what came and is worked on one after the other
+	in     []coming // what came and is worked on one after the other
 	taking bool
 	early  []recon.Note // about rooms that are not here yet
 
@@ -153,6 +154,7 @@ func (f *far) choose() {
 // forget takes back what is under way: it goes again, from what the far end is known to keep.
 func (f *far) forget() {
 	f.gen++
+	f.forgets++
 	clear(f.met)
 	f.items, f.edus, f.eduBusy, f.edusDue, f.more, f.reading = nil, nil, false, true, true, false
 	f.feed.Rewind()

@@ -156,6 +156,7 @@ func (l *Link) Run(ctx context.Context) error {
 			}
 		})
 	}
+	l.sweep()
 	for ctx.Err() == nil {
 		l.posts.mu.Lock()
 		todo := l.posts.waiting
@@ -260,6 +261,31 @@ func (l *Link) committed(c store.Commit) {
 			}
 		}
 	}
+}
+
+// How often held events are looked over, and how long they may wait for ancestors from the giver: over a slow line the
+// answer takes its time.
+const (
+	sweepEvery = 30 * time.Second
+	holdFast   = 45 * time.Second
+	holdSlow   = 5 * time.Minute
+)
+
+func (l *Link) sweep() {
+	l.after(sweepEvery, func() {
+		most := holdFast
+		for _, f := range l.fars {
+			if f.active != nil && f.active.slow() {
+				most = holdSlow
+			}
+		}
+		l.work(func(ctx context.Context) func() {
+			if err := l.c.Inbox.Sweep(ctx, most); err != nil && ctx.Err() == nil {
+				l.log.Warn("held events could not be looked over", "err", err)
+			}
+			return l.sweep
+		})
+	})
 }
 
 // retry looks again at what is held of a room: federation may have brought what it waits for.

@@ -75,10 +75,10 @@ func TestBothWaysOfFailing(t *testing.T) {
 		run(t, func(t *testing.T, w *world) {
 			net := newWire("p2p", 1e6, 5*time.Millisecond)
 			a, b, id := two(w, net)
-			chance := dice(seed)
+			chance, weather := dice(seed), dice(seed+100)
 			net.mu.Lock()
 			net.fate = func(string, string, []byte) error {
-				switch chance.IntN(5) {
+				switch weather.IntN(5) {
 				case 0:
 					return errLost
 				case 1:
@@ -214,10 +214,10 @@ func TestEDUsExactlyOnceInOrder(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		net := newWire("p2p", 50e3, 20*time.Millisecond)
 		a, b, _ := two(w, net)
-		chance := dice(3)
+		chance, weather := dice(3), dice(4)
 		net.mu.Lock()
 		net.fate = func(string, string, []byte) error {
-			return []error{nil, nil, nil, errLost, errLiar}[chance.IntN(5)]
+			return []error{nil, nil, nil, errLost, errLiar}[weather.IntN(5)]
 		}
 		net.mu.Unlock()
 		var wanted []string

@@ -63,7 +63,7 @@ func (f *far) strayed(w *way) {
 func (f *far) receive(w *way, p parcel.Parcel) {
 	switch p := p.(type) {
 	case *parcel.Event:
-		f.later(func(ctx context.Context) func() { return f.takeEvent(ctx, p) })
+		f.laterEvent(p)
 	case *parcel.EDU:
 		f.receiveEDU(w, p)
 	case *parcel.Kept:
@@ -116,14 +116,23 @@ func (f *far) broken(p *parcel.Broken) {
 	f.begin(f.active)
 }
 
+// coming is one thing that came and is not worked on yet: an event, or something else to do.
+type coming struct {
+	event *parcel.Event
+	do    func(context.Context) func()
+}
+
 // later adds work on what came; one thing after the other, so that order stays.
-func (f *far) later(do func(context.Context) func()) {
-	f.in = append(f.in, do)
-	if f.taking {
-		return
+func (f *far) later(do func(context.Context) func()) { f.work(coming{do: do}) }
+
+func (f *far) laterEvent(e *parcel.Event) { f.work(coming{event: e}) }
+
+func (f *far) work(c coming) {
+	f.in = append(f.in, c)
+	if !f.taking {
+		f.taking = true
+		f.workOn()
 	}
-	f.taking = true
-	f.workOn()
 }
 
 func (f *far) workOn() {
@@ -131,13 +140,20 @@ func (f *far) workOn() {
 	f.in = nil
 	f.l.work(func(ctx context.Context) func() {
 		var then []func()
-		for _, do := range todo {
-			if ctx.Err() != nil {
-				break
+		for len(todo) > 0 && ctx.Err() == nil {
+			do := todo[0].do
+			n := 1
+			if todo[0].event != nil {
+				var es []*parcel.Event
+				for n = 0; n < len(todo) && n < maxTake && todo[n].event != nil; n++ {
+					es = append(es, todo[n].event)
+				}
+				do = func(ctx context.Context) func() { return f.takeEvents(ctx, es) }
 			}
 			if t := do(ctx); t != nil {
 				then = append(then, t)
 			}
+			todo = todo[n:]
 		}
 		return func() {
 			for _, t := range then {
@@ -152,11 +168,14 @@ func (f *far) workOn() {
 	})
 }
 
-func (f *far) takeEvent(ctx context.Context, e *parcel.Event) func() {
-	t, err := f.l.c.Inbox.Event(ctx, f.p, e)
+// maxTake is how many events are taken in with one flush.
+const maxTake = 64
+
+func (f *far) takeEvents(ctx context.Context, es []*parcel.Event) func() {
+	t, err := f.l.c.Inbox.Events(ctx, f.p, es)
 	return func() {
 		if err != nil && ctx.Err() == nil {
-			f.l.log.Error("event could not be taken in; it will come again", "peer", f.p.Server, "event", e.PDU.ID, "err", err)
+			f.l.log.Error("events could not be taken in; they will come again", "peer", f.p.Server, "events", len(es), "err", err)
 		}
 		transport := ""
 		if f.active != nil {

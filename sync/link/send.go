@@ -107,6 +107,7 @@ func (f *far) readEDUs(w *way) {
 			}
 			f.edus = edus
 			f.edusDue = len(edus) == 50
+			f.watch()
 			f.pump()
 		}
 	})
@@ -127,6 +128,7 @@ type message struct {
 	f       *far
 	w       *way
 	gen     int // the far's
+	forgets int // the far's: what it has taken back since is sent again anyway
 	ticket  parcel.Ticket
 	session *parcel.Session
 	entries []entry
@@ -148,7 +150,7 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		f.l.log.Error("parcel could not be written and is dropped", "peer", f.p.Server, "kind", parcels[0].Kind(), "err", err)
 		return min(1, own), 0
 	}
-	m.f, m.w, m.gen, m.ticket, m.session = f, w, f.gen, ticket, f.session
+	m.f, m.w, m.gen, m.forgets, m.ticket, m.session = f, w, f.gen, f.forgets, ticket, f.session
 	if took > own {
 		kept := parcels[own].(*parcel.Kept)
 		m.entries = append(m.entries, entry{kept, func(arrived bool) {
@@ -177,19 +179,15 @@ func (m *message) done(err error) {
 			e.done(err == nil)
 		}
 	}
-	if m.gen != f.gen {
-		f.pump()
-		return
-	}
-	if m.edus {
-		f.eduBusy = false
-	}
 	if err != nil {
 		f.l.log.Debug("message did not arrive", "peer", f.p.Server, "transport", m.w.t.Name(), "err", err)
-		if m.feed { // whether it arrived is not known: all that is not kept goes again
+		if m.feed && m.forgets == f.forgets { // whether it arrived is not known: all that is not kept goes again
 			f.again()
 		}
 		return // the transport says when there is room, or that the way is up again
+	}
+	if m.edus && m.gen == f.gen {
+		f.eduBusy = false
 	}
 	f.pump()
 }

@@ -27,7 +27,8 @@ type Feed struct {
 	rooms   []event.RoomID // that may have something, in turn
 	eduSent uint64
 	eduKept uint64
-	flight  int // events sent and not kept
+	eduAt   time.Time // when EDUs were read last
+	flight  int       // events sent and not kept
 }
 
 // cursor is where the peer is in one log.
@@ -162,7 +163,7 @@ func (f *Feed) TouchAll(ctx context.Context) error {
 	return err
 }
 
-// Flight counts the events that were sent and are not kept; oldest is when the oldest of them was sent.
+// Flight counts the events and EDUs that were sent and are not kept; oldest is when the oldest of them was sent.
 func (f *Feed) Flight() (n int, oldest time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -171,7 +172,14 @@ func (f *Feed) Flight() (n int, oldest time.Time) {
 			oldest = c.flight[0].at
 		}
 	}
-	return f.flight, oldest
+	n = f.flight
+	if f.eduSent > f.eduKept {
+		n++ // how many is not known, numbers have holes
+		if oldest.IsZero() || f.eduAt.Before(oldest) {
+			oldest = f.eduAt
+		}
+	}
+	return n, oldest
 }
 
 // Kept takes a peer's receipt and gives the events that it newly keeps.
@@ -243,18 +251,25 @@ func (f *Feed) NextEDUs(ctx context.Context, limit int, transient bool) ([]*parc
 		return nil, fmt.Errorf("read EDUs for %s: %w", f.p.Server, err)
 	}
 	out := make([]*parcel.EDU, 0, len(rows))
+	var stale []int64
 	for _, e := range rows {
-		if transient || !Transient(e.Kind) {
-			out = append(out, &parcel.EDU{Seq: uint64(e.Seq), Type: e.Kind, Content: e.Body})
+		if Transient(e.Kind) && !transient {
+			stale = append(stale, e.Seq)
+			continue
 		}
+		out = append(out, &parcel.EDU{Seq: uint64(e.Seq), Type: e.Kind, Content: e.Body})
+	}
+	if len(stale) > 0 {
+		f.o.db.Lazy(func(tx *store.Tx) error { return tx.DropEDUsOf(f.p.Server, stale) })
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if gen != f.gen {
 		return nil, nil
 	}
-	if len(rows) > 0 {
-		f.eduSent = uint64(rows[len(rows)-1].Seq)
+	if len(out) > 0 {
+		f.eduAt = time.Now()
+		f.eduSent = out[len(out)-1].Seq
 	}
 	return out, nil
 }
