@@ -116,60 +116,136 @@ func causal(staged map[event.ID]*waiting) []*waiting {
 	return out
 }
 
-// acceptAll hands everything to the room that it can decide now, and takes it out of staged.
+const acceptAtOnce = 64 // events that share flushes
+
+// acceptAll hands everything to the room that it can decide now, ancestors first, and takes it out of staged.
 func (in *Intake) acceptAll(ctx context.Context, staged map[event.ID]*waiting) (done int, err error) {
+	blocked := map[event.ID]bool{}
+	var batch []*waiting
+	flush := func() error {
+		n, err := in.acceptBatch(ctx, batch, staged, blocked)
+		done += n
+		batch = batch[:0]
+		return err
+	}
 	for _, w := range causal(staged) {
 		if err := ctx.Err(); err != nil {
 			return done, err
 		}
-		if slices.ContainsFunc(w.pdu.Prev, func(p event.ID) bool { return staged[p] != nil }) {
-			continue // an ancestor still waits
+		if slices.ContainsFunc(w.pdu.Prev, func(p event.ID) bool { return blocked[p] }) {
+			blocked[w.pdu.ID] = true
+			continue
 		}
-		ok, err := in.acceptOne(ctx, w, nil)
+		ready, gone, err := in.ready(ctx, w)
 		if err != nil {
 			return done, err
 		}
-		if ok {
+		switch {
+		case gone:
 			delete(staged, w.pdu.ID)
 			done++
+		case !ready:
+			blocked[w.pdu.ID] = true
+		default:
+			batch = append(batch, w)
+		}
+		if len(batch) == acceptAtOnce {
+			if err := flush(); err != nil {
+				return done, err
+			}
 		}
 	}
-	return done, nil
+	return done, flush()
 }
 
-// acceptOne tries one staged event; false means that it waits on, with w.lacks filled.
-func (in *Intake) acceptOne(ctx context.Context, w *waiting, state []event.ID) (bool, error) {
-	id, rid := w.pdu.ID, w.pdu.RoomID
-	unstage := func(tx *store.Tx) error { return tx.UnstagePDU(rid, id) }
-	if !w.verified {
-		p, err := in.c.Client.checked(ctx, w.pdu)
-		if errors.Is(err, ErrKeyUnavailable) {
-			return false, nil
-		}
-		if err != nil {
-			in.log.Info("staged event refused", "room", rid, "event", id, "err", err)
-			return true, in.c.DB.DoSmall(ctx, unstage)
-		}
-		w.pdu, w.verified = p, true
+func (in *Intake) acceptBatch(ctx context.Context, batch []*waiting, staged map[event.ID]*waiting, blocked map[event.ID]bool) (done int, err error) {
+	if len(batch) == 0 {
+		return 0, nil
 	}
-	res, err := in.c.Rooms.Accept(ctx, room.Incoming{PDU: w.pdu, From: room.Source{Kind: "federation", Server: w.origin}, State: state, ExtraTx: unstage})
+	ins := make([]room.Incoming, len(batch))
+	for i, w := range batch {
+		ins[i] = in.incoming(w, nil)
+	}
+	results, err := in.c.Rooms.AcceptAll(ctx, ins)
+	for i, res := range results {
+		w := batch[i]
+		if in.settled(w, res) {
+			delete(staged, w.pdu.ID)
+			done++
+		} else {
+			blocked[w.pdu.ID] = true
+		}
+	}
+	if err == nil || len(results) == len(batch) {
+		return done, err
+	}
+	// The one after the last result could not be decided. What the room refuses outright must not stop the rest for ever.
+	w := batch[len(results)]
+	ok, one := in.acceptOne(ctx, w, nil)
+	if one != nil || !ok {
+		return done, err
+	}
+	delete(staged, w.pdu.ID)
+	return done + 1, nil
+}
+
+// ready verifies an event that was staged before its keys were known. gone: it is no good and was dropped.
+func (in *Intake) ready(ctx context.Context, w *waiting) (ready, gone bool, err error) {
+	if w.verified {
+		return true, false, nil
+	}
+	p, err := in.c.Client.checked(ctx, w.pdu)
+	switch {
+	case err == nil:
+		w.pdu, w.verified = p, true
+		return true, false, nil
+	case errors.Is(err, ErrKeyUnavailable):
+		return false, false, nil
+	case ctx.Err() != nil:
+		return false, false, ctx.Err()
+	}
+	in.log.Info("staged event refused", "room", w.pdu.RoomID, "event", w.pdu.ID, "err", err)
+	return false, true, in.unstage(ctx, w)
+}
+
+func (in *Intake) unstage(ctx context.Context, w *waiting) error {
+	return in.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.UnstagePDU(w.pdu.RoomID, w.pdu.ID) })
+}
+
+// incoming is the event with its row in the stage going in the same transaction.
+func (in *Intake) incoming(w *waiting, state []event.ID) room.Incoming {
+	return room.Incoming{PDU: w.pdu, From: room.Source{Kind: "federation", Server: w.origin}, State: state,
+		ExtraTx: func(tx *store.Tx) error { return tx.UnstagePDU(w.pdu.RoomID, w.pdu.ID) }}
+}
+
+// settled notes a result; false means that the event waits on, with what it lacks.
+func (in *Intake) settled(w *waiting, res room.Result) bool {
+	switch res.Outcome {
+	case room.Missing:
+		w.lacks = res.Missing
+		return false
+	case room.Rejected:
+		in.log.Info("event rejected", "room", w.pdu.RoomID, "event", w.pdu.ID, "reason", res.Reason)
+	}
+	return true
+}
+
+// acceptOne takes one staged event in, with a given state if need be; false means that it waits on.
+func (in *Intake) acceptOne(ctx context.Context, w *waiting, state []event.ID) (bool, error) {
+	ready, gone, err := in.ready(ctx, w)
+	if err != nil || !ready {
+		return gone, err
+	}
+	res, err := in.c.Rooms.Accept(ctx, in.incoming(w, state))
 	if err != nil {
 		var refused *room.Error
-		if errors.As(err, &refused) && refused.Status/100 == 4 {
-			in.log.Info("staged event refused", "room", rid, "event", id, "err", err)
-			return true, in.c.DB.DoSmall(ctx, unstage)
+		if errors.As(err, &refused) && refused.Status/100 == 4 && refused.Code != "M_RESOURCE_LIMIT_EXCEEDED" {
+			in.log.Info("staged event refused", "room", w.pdu.RoomID, "event", w.pdu.ID, "err", err)
+			return true, in.unstage(ctx, w)
 		}
-		return false, fmt.Errorf("accept %s: %w", id, err)
+		return false, fmt.Errorf("accept %s: %w", w.pdu.ID, err)
 	}
-	if res.Outcome == room.Missing {
-		w.lacks = res.Missing
-		return false, nil
-	}
-	if res.Outcome == room.Rejected {
-		in.log.Info("event rejected", "room", rid, "event", id, "reason", res.Reason)
-		return true, in.c.DB.DoSmall(ctx, unstage) // rejected events need not have a row that ExtraTx could ride on
-	}
-	return true, nil
+	return in.settled(w, res), nil
 }
 
 // wanted gives the tips that servers named and that we still lack.
@@ -225,7 +301,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, staged ma
 	}
 	progress := false
 	for server, q := range walk {
-		got, err := in.walk(ctx, l, v, server, q, staged)
+		got, err := in.walk(ctx, l, v, server, q, staged, floor)
 		if err != nil {
 			return progress, err
 		}
@@ -299,7 +375,7 @@ func (q *question) add(id, head event.ID) *question {
 }
 
 // walk asks for events and their ancestors: first the server that named them, then the rest of the room.
-func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first string, q *question, staged map[event.ID]*waiting) (bool, error) {
+func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first string, q *question, staged map[event.ID]*waiting, floor int64) (bool, error) {
 	servers, err := in.c.Rooms.Servers(ctx, l.room)
 	if err != nil {
 		return false, err
@@ -313,7 +389,9 @@ func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first str
 	for _, server := range order {
 		var good []*event.PDU
 		for _, p := range in.askFor(ctx, l, v, server, q) {
-			if staged[p.ID] == nil && !in.known(ctx, p.ID) {
+			// What lies before our time in the room is history, for those who page back; only what something new builds on is needed.
+			needed := p.Depth > floor || slices.Contains(q.lacks, p.ID)
+			if needed && staged[p.ID] == nil && !in.known(ctx, p.ID) {
 				good = append(good, p)
 			}
 		}
