@@ -121,7 +121,7 @@ func (r *resolver) auths(n *node) []*node {
 	if !n.expanded {
 		n.expanded = true
 		for _, id := range n.e.Auth {
-			if a := r.node(id); a != nil {
+			if a := r.node(id); a != nil && !slices.Contains(n.auth, a) {
 				n.auth = append(n.auth, a)
 			}
 		}
@@ -356,7 +356,7 @@ func (r *resolver) powerOrder(set []*node) []*node {
 	for _, n := range set {
 		n.power = r.senderPower(n)
 		for _, a := range r.auths(n) {
-			if a.first && !slices.Contains(a.after, n) {
+			if a.first {
 				n.wait++
 				a.after = append(a.after, n)
 			}
