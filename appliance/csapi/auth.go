@@ -74,7 +74,11 @@ func (h *Handler) whoami(_ context.Context, c *call) (any, error) {
 }
 
 func (h *Handler) loginFlows(context.Context, *call) (any, error) {
-	return map[string]any{"flows": []map[string]string{{"type": "m.login.password"}, {"type": "m.login.application_service"}}}, nil
+	return map[string]any{"flows": []any{
+		map[string]string{"type": "m.login.password"},
+		map[string]any{"type": "m.login.token", "get_login_token": true},
+		map[string]string{"type": "m.login.application_service"},
+	}}, nil
 }
 
 type identifier struct {
@@ -156,6 +160,25 @@ func (h *Handler) opened(s account.Session) map[string]any {
 		out["expires_in_ms"] = s.Expires.Milliseconds()
 	}
 	return out
+}
+
+// loginToken lets a signed-in client sign another one in, for example by showing a code.
+// https://spec.matrix.org/v1.13/client-server-api/#post_matrixclientv1loginget_token
+func (h *Handler) loginToken(ctx context.Context, c *call) (any, error) {
+	raw, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.provePassword(ctx, c, raw, "login token")
+	if err != nil {
+		return nil, err
+	}
+	token, life, err := h.Accounts.LoginToken(ctx, c.session.User)
+	if err != nil {
+		return nil, err
+	}
+	p.end()
+	return map[string]any{"login_token": token, "expires_in_ms": life.Milliseconds()}, nil
 }
 
 func (h *Handler) refresh(ctx context.Context, c *call) (any, error) {

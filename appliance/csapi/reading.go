@@ -65,6 +65,12 @@ func (h *Handler) messages(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m, err := h.membership(ctx, id, c.session.User); err != nil || m.Forgotten {
+		if err == nil {
+			err = forbidden("the user has forgotten this room")
+		}
+		return nil, err
+	}
 	out, err := h.Feed.Messages(ctx, c.session.User, c.session.Device, id, req)
 	if err != nil || !out.NeedBackfill {
 		return out, err

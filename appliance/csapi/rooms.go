@@ -285,11 +285,15 @@ func (h *Handler) joinRequest(ctx context.Context, c *call, where string) (any, 
 	if err := unmarshal(raw, &req); err != nil {
 		return nil, err
 	}
+	extra := map[string]any{}
+	if err := unmarshal(raw, &extra); err != nil {
+		return nil, err
+	}
 	id, servers, err := h.resolve(ctx, where, c.vias())
 	if err != nil {
 		return nil, err
 	}
-	if err := h.join(ctx, c.session.User, id, servers, req.Reason); err != nil {
+	if err := h.join(ctx, c.session.User, id, servers, req.Reason, extra); err != nil {
 		return nil, err
 	}
 	return map[string]any{"room_id": id}, nil
@@ -334,8 +338,9 @@ func (h *Handler) participants(ctx context.Context, id event.RoomID) (here bool,
 	return here, others, known, err
 }
 
-// join lets a local user into a room: by our own decision when we are in it, by another server's otherwise.
-func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, servers []string, reason string) error {
+// join lets a local user into a room: by our own decision when we are in it, by another server's otherwise. What a client
+// has put into extra goes into its member event, under what we say ourselves.
+func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, servers []string, reason string, extra map[string]any) error {
 	m, err := h.membership(ctx, id, user)
 	if err != nil || m.Membership == "join" {
 		return err
@@ -346,6 +351,11 @@ func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, 
 	}
 	servers = h.candidates(ctx, id, user, m, servers, others)
 	content := h.memberContent(ctx, user, "join", reason)
+	for k, v := range extra {
+		if _, ours := content[k]; !ours && k != "third_party_signed" && k != "join_authorised_via_users_server" {
+			content[k] = v
+		}
+	}
 	if here || known && (len(servers) == 0 || h.Remote == nil) {
 		d, err := memberDraft(id, user, user, content)
 		if err != nil {

@@ -44,6 +44,7 @@ func (h *Handler) sessionRoutes() {
 	h.enter("GET", "/_matrix/client/v1/register/m.login.registration_token/validity", false, limitRegister, h.registrationTokenValidity)
 	h.open("GET", "/_synapse/admin/v1/register", h.sharedSecretNonce)
 	h.open("POST", "/_synapse/admin/v1/register", h.registerShared)
+	h.enter("POST", "/_matrix/client/v1/login/get_token", true, limitLogin, h.loginToken)
 	h.authed("POST", "/logout", h.logout)
 	h.authed("POST", "/logout/all", h.logoutAll)
 	h.authed("GET", "/account/whoami", h.whoami)

@@ -45,7 +45,7 @@ func TestSessions(t *testing.T) {
 	err := alice.Do(b.ctx, "DELETE", del, nil, nil)
 	b.refused("delete without a proof", err, 401, "")
 	b.refused("delete with a wrong password", alice.Do(b.ctx, "DELETE", del, withPassword(b, err, "alice", "wrong"), nil), 401, "M_FORBIDDEN")
-	b.refused("delete with another's password", alice.Do(b.ctx, "DELETE", del, withPassword(b, err, "bob", "password-alice"), nil), 401, "M_FORBIDDEN")
+	b.refused("delete with another's password", alice.Do(b.ctx, "DELETE", del, withPassword(b, err, "bob", "password-alice"), nil), 403, "M_FORBIDDEN")
 	b.ok(alice.Do(b.ctx, "DELETE", del, withPassword(b, err, "alice", "password-alice"), nil))
 	b.refused("the deleted device", phone.Do(b.ctx, "GET", matrixclient.Path("account", "whoami"), nil, nil), 401, "M_UNKNOWN_TOKEN")
 
@@ -177,6 +177,29 @@ func TestRefreshTokens(t *testing.T) {
 	c.Token = s.Access
 	b.ok(c.Do(b.ctx, "GET", matrixclient.Path("account", "whoami"), nil, nil))
 	b.refused("a wrong refresh token", c.Do(b.ctx, "POST", matrixclient.Path("refresh"), object{"refresh_token": "x"}, nil), 401, "M_UNKNOWN_TOKEN")
+}
+
+func TestLoginToken(t *testing.T) {
+	b := newBox(t)
+	alice := b.user("alice")
+	const path = "/_matrix/client/v1/login/get_token"
+	err := alice.Do(b.ctx, "POST", path, nil, nil)
+	b.refused("a token without a proof", err, 401, "")
+	var out struct {
+		Token string `json:"login_token"`
+		Life  int    `json:"expires_in_ms"`
+	}
+	b.ok(alice.Do(b.ctx, "POST", path, withPassword(b, err, "alice", "password-alice"), &out))
+	if out.Life <= 0 {
+		t.Errorf("token lives %d ms", out.Life)
+	}
+	var who object
+	login := object{"type": "m.login.token", "token": out.Token}
+	b.ok(matrixclient.New(b.url).Do(b.ctx, "POST", matrixclient.Path("login"), login, &who))
+	if who["user_id"] != alice.UserID {
+		t.Errorf("logged in as %v", who)
+	}
+	b.refused("the token again", matrixclient.New(b.url).Do(b.ctx, "POST", matrixclient.Path("login"), login, nil), 403, "M_FORBIDDEN")
 }
 
 func TestProfileAndData(t *testing.T) {

@@ -5,6 +5,7 @@ package csapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -154,6 +155,9 @@ func (h *Handler) prove(ctx context.Context, raw json.RawMessage, st stages) (pr
 			return proof{}, h.challenge(id, s, st, refuse(http.StatusUnauthorized, "M_UNRECOGNIZED", "this stage is not offered"))
 		}
 		if err := st.check(ctx, *req.Auth); err != nil {
+			if errors.Is(err, errOtherUser) {
+				return proof{}, err // another password would not help
+			}
 			return proof{}, h.challenge(id, s, st, err)
 		}
 		s = h.uia.pass(id, req.Auth.Type, req.Auth.Token)
@@ -230,6 +234,9 @@ func onlyAuth(raw json.RawMessage) bool {
 	return json.Unmarshal(raw, &m) == nil && len(m) == 1
 }
 
+// errOtherUser refuses a proof that somebody else than the session's user has given.
+var errOtherUser = forbidden("the password is asked of the user who is logged in")
+
 // provePassword asks the session's user for their password.
 func (h *Handler) provePassword(ctx context.Context, c *call, raw json.RawMessage, operation string) (proof, error) {
 	if c.service != nil {
@@ -247,7 +254,7 @@ func (h *Handler) provePassword(ctx context.Context, c *call, raw json.RawMessag
 				return err
 			}
 			if name != "" && h.userID(name) != c.session.User {
-				return forbidden("the password is asked of the user who is logged in")
+				return errOtherUser
 			}
 			return h.Accounts.VerifyPassword(ctx, c.session.User, a.Password)
 		},

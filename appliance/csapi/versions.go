@@ -62,7 +62,7 @@ func (h *Handler) capabilities(context.Context, *call) (any, error) {
 		"m.set_avatar_url":  on,
 		"m.profile_fields":  on,
 		"m.3pid_changes":    off,
-		"m.get_login_token": off,
+		"m.get_login_token": on,
 		"m.room_versions":   map[string]any{"default": event.Default().ID, "available": available},
 	}}, nil
 }
