@@ -17,6 +17,8 @@
 //   - Turns (half duplex). A transmission ends in a frame with the poll bit. The far end answers: an acknowledgement
 //     alone gives the turn back, data end in a poll of their own. A lone message costs one frame and one acknowledgement, then
 //     the line is silent. A transmission lasts at most the key-down time. If the last frame is lost, silence passes the turn.
+//   - Tiny messages (receipts, mostly). On a slow line that has been calm, a message of up to 8 bytes of priority 3 or 4 that is
+//     all there is to say asks for nothing: what acknowledges it rides on whatever comes next, or is asked for after a minute.
 //   - Priorities. Before each frame the most urgent work is chosen; a repetition goes before new data of its own priority.
 //     A frame names the previous one of its priority, so an urgent message is delivered although an older frame of a
 //     file is still missing.
@@ -44,6 +46,10 @@ const (
 
 	window   = 64 // frames under way; the 8-bit number allows 127
 	maxFails = 16 // unanswered questions before the contact counts as lost
+
+	tiny      = 8           // bytes: an acknowledgement of its own would cost as much as the message
+	calmAfter = 16          // frames in a row without trouble: then tiny messages wait for their acknowledgement
+	tinyWait  = time.Minute // at most so long
 )
 
 // ErrDown is the error of messages given up because there is no contact any more.
@@ -71,13 +77,12 @@ func (c *Config) fill() {
 	if c.BitsPerByte <= 0 {
 		c.BitsPerByte = 10
 	}
-	slow := c.BitsPerSecond <= 9600 || c.TurnDelay > 0
 	if c.MTU <= 0 {
 		c.MTU = 503
 		switch {
 		case c.BitsPerSecond < 600:
 			c.MTU = 120
-		case slow:
+		case c.slow():
 			c.MTU = 239
 		}
 	}
@@ -95,11 +100,13 @@ func (c *Config) fill() {
 	}
 	if c.KeepAlive <= 0 {
 		c.KeepAlive = time.Minute
-		if !slow {
+		if !c.slow() {
 			c.KeepAlive = 15 * time.Second
 		}
 	}
 }
+
+func (c *Config) slow() bool { return c.BitsPerSecond <= 9600 || c.TurnDelay > 0 }
 
 // airtime is how long n bytes take on the line.
 func (c *Config) airtime(n int) time.Duration {
@@ -163,6 +170,7 @@ type Link struct {
 	// contact
 	state     state
 	my, peer  uint32    // epochs; peer 0: unknown
+	calm      int       // frames received since something was lost
 	suspect   uint32    // another epoch said hello while the contact was keyed
 	helloAt   time.Time // next hello
 	helloTry  int       // hellos in quick succession, while a far end that was heard has not confirmed
@@ -191,6 +199,7 @@ type Link struct {
 	asm      [frame.Priorities]assembly
 	full     bool
 	ackDue   bool // something came since our last acknowledgement
+	rideDue  bool // full duplex: a tiny message came that did not ask
 	peerMore bool
 
 	// the line
@@ -200,6 +209,7 @@ type Link struct {
 	fresh     bool      // nothing of this transmission has been sent
 	askOnly   bool      // this transmission is a bare question
 	contended bool      // it began on an idle line, so the far end may have begun too
+	tinyAt    time.Time // ask about the tiny messages under way; zero: none
 	asked     bool      // full duplex: a question is open
 	askedAt   uint64    // order of the last frame before the question
 	sinceAsk  int       // full duplex: bytes since the last question
@@ -303,8 +313,8 @@ func (l *Link) lose() {
 	l.una, l.nxt, l.rnext = 0, 0, 0
 	l.clearKeys()
 	l.suspect = 0
-	l.turn, l.owe, l.inBurst, l.asked, l.ackDue, l.peerMore, l.helloOwed = idle, false, false, false, false, false, false
-	l.fails, l.srtt, l.dev = 0, 0, 0
+	l.turn, l.owe, l.inBurst, l.asked, l.ackDue, l.rideDue, l.peerMore, l.helloOwed = idle, false, false, false, false, false, false, false
+	l.fails, l.srtt, l.dev, l.tinyAt = 0, 0, 0, time.Time{}
 	l.my, l.peer = 0, 0
 	if was {
 		l.events = append(l.events, Event{Kind: Down})
@@ -391,7 +401,7 @@ func (l *Link) hello(now time.Time, f *frame.Frame) {
 }
 
 func (l *Link) contact(now time.Time) {
-	l.state, l.fails, l.lastValid = up, 0, now
+	l.state, l.fails, l.lastValid, l.calm = up, 0, now, 0
 	l.turn, l.owe, l.holdUntil = idle, false, now
 	l.stats.Contacts++
 	l.events = append(l.events, Event{Kind: Up})

@@ -75,6 +75,9 @@ func (s *story) line(end int, f *frame.Frame) string {
 	if f.Poll {
 		b.WriteByte('?')
 	}
+	if f.End {
+		b.WriteByte('.')
+	}
 	return b.String()
 }
 
@@ -209,6 +212,49 @@ func TestStoryBothWays(t *testing.T) {
 	}
 }
 
+// On a line that has long been calm a receipt does not ask for an acknowledgement of its own: it rides on the next message.
+// If it is lost, it is asked after.
+func TestStoryTinyMessages(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		s := tell(t, goodput.Setup{BitsPerSecond: 1200, FullDuplex: full, Seed: 1})
+		for range 17 {
+			s.send(0, 3, 50, "m")
+			s.Run(3*time.Second, nil)
+		}
+		s.lines, s.done = nil, nil
+		receipt := func() {
+			s.send(0, 3, 100, "m")
+			s.Run(4*time.Second, nil)
+			s.send(1, 3, 5, "receipt")
+			s.Run(10*time.Second, nil)
+		}
+		receipt()
+		receipt()
+		s.want(t, `
+			A 3.17?
+			B ack 18
+			B 3.0.
+			A 3.18 ack 1?
+			B ack 19
+			B 3.1.`)
+		if got := strings.Join(s.done, ","); got != "m <nil>,receipt <nil>,m <nil>" {
+			t.Errorf("full duplex %v: done: %s", full, got)
+		}
+		s.lines = nil
+		s.lose = func(_ int, f *frame.Frame) bool { return f.End }
+		receipt()
+		s.Run(80*time.Second, nil)
+		s.want(t, `
+			A 3.19 ack 2?
+			B ack 20
+			B 3.2.
+			B ack 20?
+			A ack 2
+			B 3.2?
+			A ack 3`)
+	}
+}
+
 // A restart of the far end: it says hello with a new epoch; what was under way is given up, and contact is back at once.
 func TestStoryRestart(t *testing.T) {
 	s := tell(t, radio1200)
@@ -265,6 +311,9 @@ func TestNothingLostNothingTwice(t *testing.T) {
 			BitsPerSecond: []int{300, 1200, 9600, 115200}[rng.IntN(4)], TurnDelay: time.Duration(rng.IntN(3)) * 100 * time.Millisecond,
 			FullDuplex: rng.IntN(3) == 0, FrameLoss: rng.Float64() * 0.35, LossAs: ether.Loss(rng.IntN(2)), BitErrors: float64(rng.IntN(3)) * 5e-5, Seed: seed,
 		}
+		if rng.IntN(2) == 0 {
+			setup.FrameLoss /= 10
+		}
 		s := goodput.New(setup)
 		type key struct{ end, epoch, priority int }
 		var epoch [2]int
@@ -303,6 +352,9 @@ func TestNothingLostNothingTwice(t *testing.T) {
 				count++
 				head := fmt.Sprintf("%d %d %d", end, priority, count)
 				size := rng.IntN(200)
+				if rng.IntN(2) == 0 {
+					size = 0 // tiny: may go without a question
+				}
 				if rng.IntN(6) == 0 {
 					size = rng.IntN(5000)
 				}

@@ -64,13 +64,16 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 		l.contact(now) // it knows our epoch: as good as a hello
 	}
 	l.measure(now, &f, len(raw))
+	if l.calm++; f.Type == frame.Control && f.Poll && now.Sub(l.lastValid) < l.cfg.KeepAlive/2 {
+		l.calm = 0 // it has missed an answer, or we its frame
+	}
 	l.fails, l.lastValid, l.frameAt = 0, now, now
 	l.peerMore = f.More
 	if f.Ack {
 		l.acknowledge(f.Next, f.Bitmap)
 	}
 	if f.Type != frame.Control {
-		l.ackDue = true
+		l.ackDue, l.rideDue = true, l.rideDue || f.End
 		l.accept(&f)
 	}
 	l.pass(now, &f)
@@ -103,6 +106,8 @@ func (l *Link) pass(now time.Time, f *frame.Frame) {
 		if l.twice = doubled(f) && !second; !l.twice {
 			l.heardAt = time.Time{} // nothing more comes: no need to listen before we go on
 		}
+	case f.End:
+		l.holdUntil, l.owe, l.heardAt = now, false, time.Time{}
 	default:
 		l.inBurst = true
 	}

@@ -48,6 +48,7 @@ type outFrame struct {
 	generation int
 	tries      int
 	order      uint64 // of its last transmission
+	quiet      bool   // sent without asking for an answer
 }
 
 // Send queues a message. It is kept, not copied. The Done event with its token comes exactly once.
@@ -210,7 +211,7 @@ func (l *Link) acknowledge(next uint32, bitmap uint64) {
 			o.state, o.frame.Body = acked, nil
 			l.unacked[p]--
 		case !arrived && o.state == sent && o.order <= l.askedAt:
-			o.state = lost
+			o.state, o.quiet, l.calm = lost, false, 0
 		}
 		if blocked[p] = blocked[p] || o.state != acked; blocked[p] {
 			continue // the far end holds it back until what comes before it is there
@@ -226,12 +227,31 @@ func (l *Link) acknowledge(next uint32, bitmap uint64) {
 		l.out[l.una%window] = outFrame{}
 		l.una++
 	}
+	if l.una == l.nxt {
+		l.tinyAt = time.Time{}
+	}
 }
 
-// unresolved counts frames whose fate is not known, and finds one.
+// mayEnd says whether a frame, the last there is to send, may go without asking for an answer.
+func (l *Link) mayEnd(o *outFrame) bool {
+	return l.cfg.slow() && o.frame.Type == frame.Whole && len(o.frame.Body) <= tiny && o.frame.Priority >= 3 && o.tries == 0 &&
+		l.fails == 0 && l.calm >= calmAfter && !l.ackApart(o) && l.onlyQuiet(o)
+}
+
+// onlyQuiet says whether nothing but o and what went quietly is under way.
+func (l *Link) onlyQuiet(o *outFrame) bool {
+	for s := l.una; s != l.nxt; s++ {
+		if x := &l.out[s%window]; x != o && x.state != acked && !x.quiet {
+			return false
+		}
+	}
+	return true
+}
+
+// unresolved counts frames whose fate is not known and was asked for, and finds one.
 func (l *Link) unresolved() (n int, one *outFrame) {
 	for s := l.una; s != l.nxt; s++ {
-		if o := &l.out[s%window]; o.state == sent {
+		if o := &l.out[s%window]; o.state == sent && !o.quiet {
 			n, one = n+1, o
 		}
 	}

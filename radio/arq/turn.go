@@ -87,6 +87,7 @@ func (l *Link) late(now time.Time) bool {
 	}
 	l.fails++
 	l.stats.Unanswered++
+	l.calm = 0
 	l.turn, l.asked = idle, false
 	contended := l.contended
 	if suspect := l.suspect; suspect != 0 && l.fails >= 2 || l.fails >= maxFails && now.Sub(l.lastValid) >= 3*time.Second {
@@ -150,6 +151,15 @@ func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
 	return wire, now
 }
 
+// askAt is when to ask the far end although there is nothing to send.
+func (l *Link) askAt() time.Time {
+	t := l.lastValid.Add(l.cfg.KeepAlive)
+	if !l.tinyAt.IsZero() {
+		t = earlier(t, l.tinyAt)
+	}
+	return t
+}
+
 // nextHalf is Next with contact, half duplex.
 func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 	quiet := l.heardAt.Add(l.carrierGap())
@@ -186,7 +196,7 @@ func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 		free := later(quiet, l.holdUntil)
 		_, work := l.pending()
 		unknown, _ := l.unresolved()
-		keepAlive := l.lastValid.Add(l.cfg.KeepAlive)
+		keepAlive := l.askAt()
 		switch {
 		case (work || unknown > 0) && !free.After(now):
 			l.begin(now, false)
@@ -218,6 +228,9 @@ func (l *Link) burst(now time.Time) ([]byte, time.Time) {
 	if l.fresh {
 		end = end.Add(l.cfg.TurnDelay)
 	}
+	if !work && l.mayEnd(o) {
+		return l.quietly(now, o), now
+	}
 	last := !work || end.After(l.keyDownTo)
 	return l.emit(now, o, last, l.ackDue && (l.fresh || last), work), now
 }
@@ -247,10 +260,28 @@ func (l *Link) bare(now time.Time) []byte {
 	return wire
 }
 
+// quietly sends a tiny message that asks for nothing; the turn goes back.
+func (l *Link) quietly(now time.Time, o *outFrame) []byte {
+	o.quiet = true
+	wire := l.emit(now, o, false, l.ackDue, false)
+	l.owe, l.ackDue = false, false
+	l.askedAt = l.order // any acknowledgement from now on tells of it
+	if l.tinyAt.IsZero() {
+		l.tinyAt = l.txFree.Add(tinyWait + l.random(tinyWait/4))
+	}
+	if !l.cfg.FullDuplex {
+		l.turn, l.holdUntil = idle, l.txFree
+		if l.peerMore {
+			l.holdUntil = l.txFree.Add(l.patience())
+		}
+	}
+	return wire
+}
+
 // emit sends a data frame.
 func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	f := o.frame
-	f.Poll, f.More = poll, more
+	f.Poll, f.More, f.End = poll, more, o.quiet
 	if ack {
 		f.Ack, f.Next, f.Bitmap = true, l.rnext, l.bitmap()
 	}
@@ -297,21 +328,24 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 	if o := l.take(); o != nil {
 		o.state = sent
 		_, work := l.pending()
+		if !work && !l.asked && l.mayEnd(o) {
+			return l.quietly(now, o), now
+		}
 		l.sinceAsk += len(o.frame.Body)
 		poll := !l.asked && (!work || l.cfg.airtime(l.sinceAsk) >= time.Second/4 || l.nxt-l.una >= window/4)
 		if l.owe && l.ackApart(o) {
 			o.state = lost // the next one
 			return l.control(now, false), now
 		}
-		ack := l.owe
-		l.owe = false
+		ack := l.owe || l.rideDue
+		l.owe, l.rideDue = false, false
 		return l.emit(now, o, poll, ack, work), now
 	}
 	if l.owe && !l.answerAt.After(now) {
 		return l.control(now, false), now
 	}
 	unknown, _ := l.unresolved()
-	keepAlive := l.lastValid.Add(l.cfg.KeepAlive)
+	keepAlive := l.askAt()
 	switch {
 	case !l.asked && (unknown > 0 || !keepAlive.After(now)):
 		return l.control(now, true), now

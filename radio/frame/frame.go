@@ -6,7 +6,7 @@
 // A frame, before framing:
 //
 //	byte 0   type:2  poll:1  ack:1  keyed:1  more:1  priority:2 (its upper bits)
-//	data, whole:   seq:8   priority:1 (its lowest bit)  reserved:1  after:6   [next:8  n:8  bitmap:n bytes, when ack]  body
+//	data, whole:   seq:8   priority:1 (its lowest bit)  end:1  after:6   [next:8  n:8  bitmap:n bytes, when ack]  body
 //	control:       next:8  bitmap to the end
 //	hello:         body
 //	tag      4 bytes over the context and all of the above
@@ -65,6 +65,7 @@ type Frame struct {
 	Priority uint8  // data, whole
 	After    uint8  // data, whole: the frame Seq-After of the same priority must be delivered first; 0: none
 	Seq      uint32 // data, whole
+	End      bool   // data, whole: the transmission ends here and asks for nothing
 
 	Ack    bool   // an acknowledgement rides along (always in control frames)
 	Next   uint32 // all numbers before it have arrived
@@ -86,7 +87,7 @@ func (f *Frame) Append(dst []byte) []byte {
 		dst = append(dst, b0|1<<4, byte(f.Next))
 		return appendBitmap(dst, f.Bitmap)
 	}
-	dst = append(dst, b0|f.Priority>>1, byte(f.Seq), f.Priority&1<<7|f.After)
+	dst = append(dst, b0|f.Priority>>1, byte(f.Seq), f.Priority&1<<7|bit(f.End)<<6|f.After)
 	if f.Ack {
 		dst = append(dst, byte(f.Next), byte(bitmapSize(f.Bitmap)))
 		dst = appendBitmap(dst, f.Bitmap)
@@ -117,12 +118,13 @@ func Parse(raw []byte) (Frame, error) {
 		f.Bitmap, err = parseBitmap(rest[1:])
 		return f, err
 	}
-	if len(rest) < 2 || rest[1]&0x40 != 0 {
+	if len(rest) < 2 {
 		return Frame{}, fmt.Errorf("data header: %w", ErrMalformed)
 	}
 	f.Seq, f.Priority, f.After = uint32(rest[0]), b&3<<1|rest[1]>>7, rest[1]&MaxAfter
-	if f.Priority >= Priorities {
-		return Frame{}, fmt.Errorf("priority %d: %w", f.Priority, ErrMalformed)
+	f.End = rest[1]&0x40 != 0
+	if f.Priority >= Priorities || f.End && f.Poll {
+		return Frame{}, fmt.Errorf("priority %d, end %v, poll %v: %w", f.Priority, f.End, f.Poll, ErrMalformed)
 	}
 	rest = rest[2:]
 	if f.Ack {

@@ -22,6 +22,7 @@ var wireTable = []struct {
 	{"question with gaps", Frame{Type: Control, Ack: true, Poll: true, More: true, Next: 9, Bitmap: 0x8001}, "f4 09 0180"},
 	{"lone message", Frame{Type: Whole, Poll: true, Priority: 3, Seq: 0x2ff, Body: []byte("hi")}, "a1 ff 80 6869"},
 	{"bulk after 63", Frame{Type: Data, Priority: 4, After: 63, Seq: 5, Body: []byte{0}}, "42 05 3f 00"},
+	{"tiny, no answer", Frame{Type: Whole, End: true, Priority: 3, Seq: 2, Body: []byte{1}}, "81 02 c0 01"},
 	{"flash with acknowledgement", Frame{Type: Whole, Ack: true, More: true, Seq: 1, Next: 4, Bitmap: 1 << 63, Body: []byte{9}},
 		"94 01 00 0408 0000000000000080 09"},
 }
@@ -140,7 +141,7 @@ func TestParseRefuses(t *testing.T) {
 		"d0 07 00 00000000",                      // bitmap that ends in zero
 		"d0 07 010101010101010101 00000000",      // bitmap of nine bytes
 		"83 00 80 00000000", "82 00 80 00000000", // priorities 7 and 5
-		"80 00 40 00000000", // reserved bit
+		"a0 00 40 00000000", // end and poll
 		"90 00 00 01 01 00000000", "90 00 00 01 09 010101010101010101 00000000",
 	} {
 		raw, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
