@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package csapi
+
+import (
+	"slices"
+	"testing"
+
+	"hallig/tools/matrixclient"
+)
+
+func TestSpace(t *testing.T) {
+	b := newBox(t)
+	alice, bob := b.user("alice"), b.user("bob")
+	space := b.room(alice, matrixclient.CreateRoom{Name: "Watt", Preset: "public_chat", CreationContent: map[string]any{"type": "m.space"}})
+	sub := b.room(alice, matrixclient.CreateRoom{Name: "Unterraum", Preset: "public_chat", CreationContent: map[string]any{"type": "m.space"}})
+	open := b.room(alice, matrixclient.CreateRoom{Name: "Offen", Preset: "public_chat"})
+	closed := b.room(alice, matrixclient.CreateRoom{Name: "Zu"})
+	members := b.room(alice, matrixclient.CreateRoom{Name: "Nur Watt", InitialState: []map[string]any{{"type": "m.room.join_rules", "content": map[string]any{
+		"join_rule": "restricted", "allow": []map[string]string{{"type": "m.room_membership", "room_id": space}}}}}})
+	put := func(parent, child, order string, suggested bool) {
+		_, err := alice.SetState(b.ctx, parent, "m.space.child", child, object{"via": []string{boxName}, "order": order, "suggested": suggested})
+		b.ok(err)
+	}
+	put(space, members, "", false)
+	put(space, sub, "a", true)
+	put(space, closed, "b", false)
+	put(sub, open, "", false)
+	put(sub, space, "", false) // a circle
+	_, err := alice.SetState(b.ctx, space, "m.space.child", "!gone:box.example", object{})
+	b.ok(err)
+
+	walk := func(c *matrixclient.Client, query string) (names []string, next string) {
+		var out struct {
+			Rooms []struct {
+				Name     string   `json:"name"`
+				Children []object `json:"children_state"`
+			} `json:"rooms"`
+			Next string `json:"next_batch"`
+		}
+		b.ok(c.Do(b.ctx, "GET", "/_matrix/client/v1/rooms/"+space+"/hierarchy"+query, nil, &out))
+		for _, r := range out.Rooms {
+			names = append(names, r.Name)
+		}
+		if len(out.Rooms) > 0 && out.Rooms[0].Name == "Watt" && query == "" && len(out.Rooms[0].Children) != 3 {
+			t.Errorf("children of the space: %v", out.Rooms[0].Children)
+		}
+		return names, out.Next
+	}
+	for _, tc := range []struct {
+		c     *matrixclient.Client
+		query string
+		want  []string
+	}{
+		{alice, "", []string{"Watt", "Unterraum", "Offen", "Zu", "Nur Watt"}},
+		{bob, "", []string{"Watt", "Unterraum", "Offen"}},
+		{alice, "?max_depth=1", []string{"Watt", "Unterraum", "Zu", "Nur Watt"}},
+		{alice, "?suggested_only=true", []string{"Watt", "Unterraum"}},
+	} {
+		if got, _ := walk(tc.c, tc.query); !slices.Equal(got, tc.want) {
+			t.Errorf("%s sees %v%s, want %v", tc.c.UserID, got, tc.query, tc.want)
+		}
+	}
+	_, err = bob.Join(b.ctx, space)
+	b.ok(err)
+	if got, _ := walk(bob, ""); !slices.Contains(got, "Nur Watt") {
+		t.Errorf("a member of the space sees %v", got)
+	}
+	first, next := walk(alice, "?limit=2")
+	second, end := walk(alice, "?limit=3&from="+next)
+	if all := append(first, second...); len(all) != 5 || end != "" {
+		t.Errorf("in pages: %v, then %q", all, end)
+	}
+	b.refused("a room nobody knows", bob.Do(b.ctx, "GET", "/_matrix/client/v1/rooms/!x:y/hierarchy", nil, nil), 403, "M_FORBIDDEN")
+
+	var sum object
+	b.ok(bob.Do(b.ctx, "GET", "/_matrix/client/v1/room_summary/"+open, nil, &sum))
+	if sum["name"] != "Offen" || sum["membership"] != "leave" || sum["join_rule"] != "public" || sum["num_joined_members"] != 1.0 {
+		t.Errorf("summary: %v", sum)
+	}
+	b.refused("summary of a closed room", bob.Do(b.ctx, "GET", "/_matrix/client/v1/room_summary/"+closed, nil, nil), 404, "M_NOT_FOUND")
+}
