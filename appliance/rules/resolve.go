@@ -39,29 +39,22 @@ func Resolve(v *event.Version, sets []map[Key]event.ID, load func(event.ID) *Eve
 	r.mainlineOrder(rest)
 	r.apply(rest)
 
-	out := make(map[Key]event.ID, len(agreed)+len(r.state))
 	for k, e := range r.state {
-		out[k] = e.ID
+		if _, ok := agreed[k]; !ok { // what is agreed on stands, whatever was decided on the way
+			agreed[k] = e.ID
+		}
 	}
-	maps.Copy(out, agreed)
-	return out, nil
+	return agreed, nil
 }
 
 // split parts what all sets agree on from the events they do not. The latter are listed once each, with the sets that hold them.
 func split(sets []map[Key]event.ID) (agreed map[Key]event.ID, conflicts map[event.ID]bool) {
-	agreed = make(map[Key]event.ID)
 	if len(sets) == 0 {
-		return agreed, nil
+		return make(map[Key]event.ID), nil
 	}
-	for k, id := range sets[0] {
-		agreed[k] = id
-	}
+	agreed = maps.Clone(sets[0])
 	for _, s := range sets[1:] {
-		for k, id := range agreed {
-			if s[k] != id {
-				delete(agreed, k)
-			}
-		}
+		maps.DeleteFunc(agreed, func(k Key, id event.ID) bool { return s[k] != id })
 	}
 	conflicts = make(map[event.ID]bool)
 	for _, s := range sets {
