@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -17,9 +20,13 @@ import (
 )
 
 const (
-	lookEvery   = time.Second
-	dialTimeout = 2500 * time.Millisecond
-	addressTTL  = time.Hour
+	lookEvery      = time.Second
+	retryEvery     = 700 * time.Millisecond
+	firstAnswer    = 1200 * time.Millisecond // how long the first attempt at an address waits
+	connectTimeout = 6 * time.Second         // all attempts at an address
+	dialTimeout    = 15 * time.Second        // with the handshakes, over a slow satellite
+	openTimeout    = 6 * time.Second
+	addressTTL     = 24 * time.Hour
 )
 
 // Serve keeps connections to the paired boxes until ctx ends; see link.Transport.
@@ -93,16 +100,18 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 		return
 	}
 	for _, p := range h.roster.All() {
-		if h.wires[p.ID] != nil || h.dialing[p.ID] || p.ID == h.id {
+		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id {
 			continue
 		}
 		far, err := libpeer.Decode(string(p.ID))
 		if err != nil {
 			continue // a roster with such an entry was refused when it was read
 		}
-		h.dialing[p.ID] = true
+		dial, cancel := context.WithCancel(ctx)
+		h.dialing[p.ID] = cancel
 		h.wg.Go(func() {
-			h.reach(ctx, p.ID, far, static)
+			defer cancel()
+			h.reach(ctx, dial, p.ID, far, static)
 			h.mu.Lock()
 			delete(h.dialing, p.ID)
 			h.mu.Unlock()
@@ -110,36 +119,102 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 	}
 }
 
-// reach tries once to connect to a box and to open the parcel stream, where this side is the one to open it; it stays
-// as long as that stream lives.
-func (h *Host) reach(ctx context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) {
-	net := h.host.Network()
-	if net.Connectedness(far) != network.Connected {
-		for _, s := range static {
-			if s.ID == far {
-				h.host.Peerstore().AddAddrs(far, s.Addrs, addressTTL)
-			}
+// reach tries to connect to a box, and to open the parcel stream where this side is the one to open it; then it stays
+// as long as that stream lives. dial ends the trying early.
+func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) {
+	links := h.host.Network()
+	if links.Connectedness(far) != network.Connected && !h.dial(dial, id, far, static) {
+		return
+	}
+	if !peer.Initiates(h.id, id) {
+		h.expect(dial, id, far)
+		return
+	}
+	open, cancel := context.WithTimeout(network.WithNoDial(dial, "connected above"), openTimeout)
+	stream, err := h.host.NewStream(open, far, protocolParcel)
+	cancel()
+	if err != nil {
+		// The connection is a dead one that nobody has noticed, or the far end does not want us (yet).
+		h.log.Debug("open parcel stream", "peer", id.Short(), "err", err)
+		_ = links.ClosePeer(far) // closed already is fine
+		return
+	}
+	h.run(id, stream)
+}
+
+// dial tries all known addresses of a box until one answers, for at most connectTimeout and a handshake.
+func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) bool {
+	for _, s := range static {
+		if s.ID == far {
+			h.host.Peerstore().AddAddrs(far, s.Addrs, addressTTL)
 		}
-		if len(h.host.Peerstore().Addrs(far)) == 0 {
-			return // nobody knows where it is; mDNS will say
+	}
+	if len(h.host.Peerstore().Addrs(far)) == 0 {
+		return false // nobody knows where it is; mDNS will say
+	}
+	if s, ok := h.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(far) // libp2p would wait ever longer; a field unit wants it now
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if err := h.host.Connect(ctx, libpeer.AddrInfo{ID: far}); err != nil {
+		h.log.Debug("dial box", "peer", id.Short(), "err", err)
+		return false
+	}
+	for _, c := range h.host.Network().ConnsToPeer(far) {
+		if c.Stat().Direction != network.DirOutbound {
+			continue
 		}
-		if s, ok := net.(*swarm.Swarm); ok {
-			s.Backoff().Clear(far) // libp2p would wait ever longer; a field unit wants it now
+		at := c.RemoteMultiaddr()
+		h.host.Peerstore().AddAddr(far, at, peerstore.PermanentAddrTTL)
+		if h.cfg.Reached != nil {
+			h.cfg.Reached(id, at.String()+"/p2p/"+string(id))
 		}
-		dial, cancel := context.WithTimeout(ctx, dialTimeout)
-		err := h.host.Connect(dial, libpeer.AddrInfo{ID: far})
-		cancel()
-		if err != nil {
-			h.log.Debug("dial box", "peer", id.Short(), "err", err)
+	}
+	return true
+}
+
+// expect waits for the far end to open the parcel stream. If it does not, the connection is as good as none.
+func (h *Host) expect(ctx context.Context, id peer.ID, far libpeer.ID) {
+	tick := time.NewTicker(openTimeout / 50)
+	defer tick.Stop()
+	for end := time.Now().Add(openTimeout); time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		there := h.wires[id] != nil
+		h.mu.Unlock()
+		if there || h.host.Network().Connectedness(far) != network.Connected {
 			return
 		}
 	}
-	if !peer.Initiates(h.id, id) {
-		return
+	_ = h.host.Network().ClosePeer(far) // closed already is fine
+}
+
+// patientDialer goes on trying an address until the context ends, each time anew: the kernel's own repetitions come
+// ever more seldom, and a box whose network is back should be met within about a second.
+type patientDialer struct{}
+
+// DialContext is net.Dialer's.
+func (patientDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	for wait := firstAnswer; ; wait = min(2*wait, connectTimeout) {
+		d := net.Dialer{Timeout: wait}
+		began := time.Now()
+		c, err := d.DialContext(ctx, network, address)
+		if err == nil {
+			return c, nil
+		}
+		pause := time.NewTimer(max(0, retryEvery-time.Since(began)))
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, fmt.Errorf("dial %s: %w", address, err)
+		case <-pause.C:
+		}
 	}
-	h.openParcel(ctx, id, func(ctx context.Context) (network.Stream, error) {
-		return h.host.NewStream(network.WithNoDial(ctx, "connected above"), far, protocolParcel)
-	})
 }
 
 // heard notes an address of a box, paired or not.
@@ -147,16 +222,18 @@ func (h *Host) heard(info libpeer.AddrInfo) {
 	if info.ID == h.host.ID() || len(info.Addrs) == 0 {
 		return
 	}
-	addrs := info.Addrs
-	if len(addrs) > 16 {
-		addrs = addrs[:16]
-	}
+	addrs := info.Addrs[:min(len(info.Addrs), 16)]
+	known := h.host.Peerstore().Addrs(info.ID)
+	news := slices.ContainsFunc(addrs, func(a ma.Multiaddr) bool { return !slices.ContainsFunc(known, a.Equal) })
+	h.host.Peerstore().AddAddrs(info.ID, addrs, addressTTL)
 	h.mu.Lock()
 	if len(h.found) > 256 { // somebody floods; old ones announce themselves again
 		clear(h.found)
 	}
 	h.found[info.ID] = time.Now()
+	if cancel := h.dialing[peer.ID(info.ID.String())]; cancel != nil && news && h.wires[peer.ID(info.ID.String())] == nil {
+		cancel() // an attempt at the old addresses would keep the new ones waiting
+	}
 	h.mu.Unlock()
-	h.host.Peerstore().AddAddrs(info.ID, append([]ma.Multiaddr(nil), addrs...), addressTTL)
 	h.look()
 }

@@ -64,6 +64,10 @@ type Config struct {
 	Static []string // where paired boxes may be found: "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
 	NoMDNS bool     // neither announce this box nor look for others on the local network
 
+	// Reached, if set, is told the address at which this box reached a paired one, in the form of Static: whoever keeps
+	// it and gives it back finds the box again after a restart without mDNS.
+	Reached func(id peer.ID, addr string)
+
 	Log *slog.Logger
 }
 
@@ -79,13 +83,15 @@ type Host struct {
 	ctx    context.Context
 	stop   context.CancelFunc
 	wg     sync.WaitGroup // goroutines of ours that outlive a call
+	life   time.Duration  // how often a sign of life is given
+	quiet  time.Duration  // a far end unheard for so long is gone, whatever TCP hopes for
 
 	mu      sync.Mutex // guards all below; no callback is called under it
 	roster  peer.Roster
 	offer   *peer.Offer
 	taking  map[libpeer.ID]int // unpaired boxes that this box asks to pair
 	wires   map[peer.ID]*wire
-	dialing map[peer.ID]bool
+	dialing map[peer.ID]context.CancelFunc
 	found   map[libpeer.ID]time.Time // heard by mDNS, paired or not
 	serving *callbacks
 	closed  bool
@@ -116,10 +122,10 @@ func New(cfg Config) (*Host, error) {
 		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"}
 	}
 	h := &Host{
-		cfg: cfg, id: peer.IDOf(cfg.Box.Public().(ed25519.PublicKey)), log: cfg.Log, start: time.Now(),
+		cfg: cfg, id: peer.IDOf(cfg.Box.Public().(ed25519.PublicKey)), log: cfg.Log, start: time.Now(), life: signOfLife, quiet: silenceLimit,
 		accept: make(chan net.Conn), kick: make(chan struct{}, 1),
 		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
-		dialing: make(map[peer.ID]bool), found: make(map[libpeer.ID]time.Time),
+		dialing: make(map[peer.ID]context.CancelFunc), found: make(map[libpeer.ID]time.Time),
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	if err := h.listen(); err != nil {
@@ -141,7 +147,8 @@ func (h *Host) listen() error {
 	options := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(h.cfg.Listen...),
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout),
+			tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return patientDialer{}, nil })),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(limits),

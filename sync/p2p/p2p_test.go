@@ -399,3 +399,15 @@ func FuzzReadPair(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReadFrames(f *testing.F) {
+	f.Add([]byte{6, 'a', 'b', 'c', 3, 2, 'x'})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		total := 0
+		err := readFrames(bufio.NewReader(bytes.NewReader(b)), func(uint64) error { return nil }, func(m []byte) { total += len(m) })
+		if err == nil || total > len(b) {
+			t.Errorf("%d bytes out of %d, %v", total, len(b), err)
+		}
+	})
+}

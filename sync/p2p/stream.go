@@ -4,7 +4,6 @@ package p2p
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,14 +23,15 @@ const (
 	maxMessage   = 64 << 10
 	window       = 512 << 10 // bytes queued or on the way, per peer
 	priorities   = 5
-	signOfLife   = 2 * time.Second
-	silenceLimit = 5 * time.Second // a far end unheard for so long is gone, whatever TCP hopes for
-	bitRate      = 50_000_000      // what link is told; only the order of transports matters
+	signOfLife   = 1500 * time.Millisecond
+	silenceLimit = 4 * time.Second
+	bitRate      = 50_000_000 // what link is told; only the order of transports matters
 )
 
 var (
 	errDown     = errors.New("box is not in reach")
 	errReplaced = errors.New("a newer connection took over")
+	errSilent   = errors.New("nothing heard")
 )
 
 // item is one message on its way.
@@ -116,6 +116,9 @@ func (h *Host) run(id peer.ID, s network.Stream) {
 		delete(h.wires, id)
 	}
 	h.mu.Unlock()
+	if errors.Is(w.err, errSilent) {
+		_ = h.host.Network().ClosePeer(s.Conn().RemotePeer()) // TCP would go on hoping for minutes; closed already is fine
+	}
 	w.giveUp()
 	h.log.Info("box out of reach", "peer", id.Short(), "err", w.err)
 	w.calls.down(string(id))
@@ -230,7 +233,7 @@ func (w *wire) next() (it item, ok bool, count uint64, tell bool) {
 
 func (w *wire) write() error {
 	out := bufio.NewWriterSize(w.stream, 16<<10)
-	tick := time.NewTicker(signOfLife)
+	tick := time.NewTicker(w.h.life)
 	defer tick.Stop()
 	var head [binary.MaxVarintLen64]byte
 	uvarint := func(v uint64) error {
@@ -267,24 +270,33 @@ func (w *wire) write() error {
 			w.mu.Lock()
 			silent := time.Since(w.lastWord)
 			w.mu.Unlock()
-			if silent > silenceLimit {
-				// Take the connection along: TCP would go on hoping for minutes.
-				_ = w.stream.Conn().Close()
-				return fmt.Errorf("nothing heard for %s", silent.Round(time.Second))
+			if silent > w.h.quiet {
+				return fmt.Errorf("%w for %s", errSilent, silent.Round(time.Second))
 			}
 		}
 	}
 }
 
 func (w *wire) read() error {
-	in := bufio.NewReaderSize(w.stream, 16<<10)
+	return readFrames(bufio.NewReaderSize(w.stream, 16<<10), w.count, func(message []byte) {
+		w.calls.received(string(w.peer), message)
+		w.mu.Lock()
+		w.arrived++
+		w.lastWord = time.Now()
+		w.mu.Unlock()
+		w.nudge()
+	})
+}
+
+// readFrames takes frames until one cannot be read.
+func readFrames(in *bufio.Reader, count func(uint64) error, received func([]byte)) error {
 	for {
 		v, err := binary.ReadUvarint(in)
 		if err != nil {
 			return fmt.Errorf("read from box: %w", err)
 		}
 		if v&1 == 1 {
-			if err := w.count(v >> 1); err != nil {
+			if err := count(v >> 1); err != nil {
 				return err
 			}
 			continue
@@ -297,12 +309,7 @@ func (w *wire) read() error {
 		if _, err := io.ReadFull(in, message); err != nil {
 			return fmt.Errorf("read from box: %w", err)
 		}
-		w.calls.received(string(w.peer), message)
-		w.mu.Lock()
-		w.arrived++
-		w.lastWord = time.Now()
-		w.mu.Unlock()
-		w.nudge()
+		received(message)
 	}
 }
 
@@ -334,16 +341,4 @@ func (w *wire) count(total uint64) error {
 		w.calls.ready(string(w.peer))
 	}
 	return nil
-}
-
-// openParcel opens the parcel stream over a connection that is there.
-func (h *Host) openParcel(ctx context.Context, id peer.ID, s func(context.Context) (network.Stream, error)) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	stream, err := s(ctx)
-	cancel()
-	if err != nil {
-		h.log.Debug("open parcel stream", "peer", id.Short(), "err", err)
-		return
-	}
-	h.run(id, stream)
 }
