@@ -167,6 +167,29 @@ func TestLoneMessageBytes(t *testing.T) {
 	}
 }
 
+// One end is configured for turns, the other is not: it works all the same on a medium that allows it.
+func TestMixedDuplex(t *testing.T) {
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, ether.Config{BitsPerSecond: 9600, FullDuplex: true, FrameLoss: 0.1, Seed: seed}, func(c *Config) { c.FullDuplex = c.Name == "p0" })
+			until(t, time.Minute, "contact", b.up)
+			for i := range 40 {
+				for _, s := range b.s {
+					s.port.Send(s.port.Addr(), 3, text(i, 500), nil)
+				}
+			}
+			until(t, 2*time.Minute, "all messages", func() bool {
+				m, _, _ := b.s[0].count()
+				n, _, _ := b.s[1].count()
+				return m == 40 && n == 40
+			})
+			if _, ups, _ := b.s[0].count(); ups != 1 {
+				t.Errorf("contact was made %d times, want once", ups)
+			}
+		})
+	}
+}
+
 // Behind a KISS modem: other framing, a modem that swallows what is damaged.
 func TestKISS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
