@@ -247,7 +247,9 @@ func (f *far) agree(w *way, h *parcel.Hello) {
 		f.restart(h)
 		return
 	}
-	// The far end is the one we know and has not heard of us: tell it, unless our greeting crosses with its own.
+	// The far end is the one we know and has not heard of us, so it could read nothing: tell it, unless our greeting
+	// crosses with its own.
+	f.lost = true
 	if time.Since(w.saidAt) > w.patience() {
 		f.begin(w)
 	}
@@ -280,7 +282,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 	}
 	whole := *f.parts
 	f.parts = nil
-	lost := f.lost
+	lost := f.lost || whole.Ack == 0
 	f.lost = false
 	gen := f.gen
 	f.l.work(func(ctx context.Context) func() {
@@ -321,6 +323,7 @@ func (f *far) started(w *way, h recon.Hello, note recon.Note) {
 	if h.Ack != f.said && time.Since(w.saidAt) > w.patience() {
 		f.begin(w) // it does not go by what we said last
 	}
+	f.watch()
 	f.pump()
 }
 

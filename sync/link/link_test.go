@@ -211,45 +211,49 @@ func TestRelay(t *testing.T) {
 }
 
 func TestEDUsExactlyOnceInOrder(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		net := newWire("p2p", 50e3, 20*time.Millisecond)
-		a, b, _ := two(w, net)
-		chance, weather := dice(3), dice(4)
-		net.mu.Lock()
-		net.fate = func(string, string, []byte) error {
-			return []error{nil, nil, nil, errLost, errLiar}[weather.IntN(5)]
-		}
-		net.mu.Unlock()
-		var wanted []string
-		for i := range 60 {
-			body := fmt.Sprintf(`{"n":%d}`, i)
-			wanted = append(wanted, a.name+" m.direct_to_device "+body)
-			err := a.db.Do(t.Context(), func(tx *store.Tx) error { return tx.EnqueueEDU(b.name, "m.direct_to_device", "", []byte(body)) })
-			if err != nil {
-				t.Fatal(err)
-			}
-			pass(time.Duration(chance.IntN(400)) * time.Millisecond)
-			if i == 30 {
-				b.halt()
-				pass(time.Second)
-				b.start()
-			}
-		}
-		pass(10 * time.Minute)
-		if got := b.took(); fmt.Sprint(got) != fmt.Sprint(wanted) {
-			t.Errorf("got %d EDUs %v, want %d", len(got), got, len(wanted))
-		}
-		err := a.db.View(t.Context(), func(r *store.Read) error {
-			left, err := r.PendingEDUs(b.name, 0, 100)
-			if len(left) > 0 {
-				t.Errorf("%d EDUs are still queued after their receipt", len(left))
-			}
-			return err
-		})
+	for seed := range uint64(8) {
+		run(t, func(t *testing.T, w *world) { edusOnce(t, w, seed) })
+	}
+}
+
+func edusOnce(t *testing.T, w *world, seed uint64) {
+	net := newWire("p2p", 50e3, 20*time.Millisecond)
+	a, b, _ := two(w, net)
+	chance, weather := dice(seed), dice(seed+100)
+	net.mu.Lock()
+	net.fate = func(string, string, []byte) error {
+		return []error{nil, nil, nil, errLost, errLiar}[weather.IntN(5)]
+	}
+	net.mu.Unlock()
+	var wanted []string
+	for i := range 60 {
+		body := fmt.Sprintf(`{"n":%d}`, i)
+		wanted = append(wanted, a.name+" m.direct_to_device "+body)
+		err := a.db.Do(t.Context(), func(tx *store.Tx) error { return tx.EnqueueEDU(b.name, "m.direct_to_device", "", []byte(body)) })
 		if err != nil {
 			t.Fatal(err)
 		}
+		pass(time.Duration(chance.IntN(400)) * time.Millisecond)
+		if i == 30 {
+			b.halt()
+			pass(time.Second)
+			b.start()
+		}
+	}
+	pass(10 * time.Minute)
+	if got := b.took(); fmt.Sprint(got) != fmt.Sprint(wanted) {
+		t.Errorf("got %d EDUs %v, want %d", len(got), got, len(wanted))
+	}
+	err := a.db.View(t.Context(), func(r *store.Read) error {
+		left, err := r.PendingEDUs(b.name, 0, 100)
+		if len(left) > 0 {
+			t.Errorf("%d EDUs are still queued after their receipt", len(left))
+		}
+		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Two boxes that both take events from a central server name them to each other instead of sending them twice; what only

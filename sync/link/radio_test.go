@@ -117,3 +117,79 @@ func TestLoneTextBytes(t *testing.T) {
 		}
 	})
 }
+
+// What is written while somebody joins over a slow line reaches them too: it is no ancestor of their join.
+func TestTalkDuringJoin(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		cfg := ether.Config{BitsPerSecond: 1200, Seed: 3}
+		air := ether.New(cfg)
+		a, b := w.box("anna"), w.box("bert")
+		pair(a, b)
+		radioed(air, cfg, a, b)
+		w.start()
+		pass(time.Minute)
+		id := a.create("anna")
+		for i := range 30 {
+			a.text(id, "anna", fmt.Sprint("history ", i))
+		}
+		done := make(chan error, 1)
+		go func() { done <- b.tryJoin(t.Context(), a, id, "bert") }()
+		var during []event.ID
+		for i := range 12 {
+			during = append(during, a.text(id, "anna", fmt.Sprint("meanwhile ", i)))
+			pass(2 * time.Second)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		before := spoken(air)
+		pass(5 * time.Minute)
+		got := b.timeline(id)
+		if len(got) == 0 || len(got) > len(during) || count(got, during) > 0 {
+			t.Fatalf("bert's box shows %d messages, of which %d are older than the join", len(got), count(got, during))
+		}
+		if lost := count(during[len(during)-len(got):], got); lost > 0 {
+			t.Errorf("bert's box lacks %d messages in the middle", lost)
+		}
+		if s := a.link.Status(); s[0].InFlight != 0 {
+			t.Errorf("%d events are without a receipt", s[0].InFlight)
+		}
+		t.Logf("%d of %d messages came after the join's base, %d bytes for them", len(got), len(during), spoken(air)-before)
+	})
+}
+
+// A plug is pulled and put back in the middle of talk, more than once; one box loses its memory on the way.
+func TestUnplugged(t *testing.T) {
+	for seed := range uint64(3) {
+		run(t, func(t *testing.T, w *world) {
+			cfg := ether.Config{BitsPerSecond: 1200, FrameLoss: 0.1, Seed: seed}
+			air := ether.New(cfg)
+			a, b := w.box("anna"), w.box("bert")
+			pair(a, b)
+			radioed(air, cfg, a, b)
+			w.start()
+			pass(time.Minute)
+			id := a.create("anna")
+			b.join(a, id, "bert")
+			var msgs []event.ID
+			for round := range 3 {
+				for i := range 5 {
+					msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", round, i)), b.text(id, "bert", fmt.Sprint("b ", round, i)))
+				}
+				pass(time.Duration(2+3*round) * time.Second)
+				air.Unplug(round%2, true)
+				if round == 1 {
+					b.halt()
+				}
+				pass(3 * time.Minute)
+				air.Unplug(round%2, false)
+				if round == 1 {
+					b.start()
+				}
+				pass(time.Second)
+			}
+			pass(5 * time.Minute)
+			want(t, id, msgs, a, b)
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"time"
 
 	"hallig/appliance/room"
 	"hallig/sync/inbox"
@@ -50,9 +51,10 @@ func (l *Link) received(t Transport, addr string, msg []byte) {
 	}
 }
 
-// strayed answers a message that we cannot read because we do not share the memory it was written with.
+// strayed answers a message that we cannot read because we do not share the memory it was written with: the far end has
+// not heard who we are now. Its greeting then starts from what we keep.
 func (f *far) strayed(w *way) {
-	if f.heard != 0 || w.saidAt.IsZero() {
+	if time.Since(w.saidAt) > w.patience()/2 {
 		f.heard = 0
 		f.lost = true
 		f.begin(w)

@@ -392,7 +392,11 @@ func (f *far) watch() {
 	gen := f.gen
 	f.stall = f.l.after(wait, func() {
 		f.stall = nil
-		if f.closed || f.gen != gen {
+		if f.closed {
+			return
+		}
+		if f.gen != gen {
+			f.watch()
 			return
 		}
 		n, oldest := f.feed.Flight()
