@@ -49,11 +49,11 @@ func Resolve(v *event.Version, sets []map[Key]event.ID, load func(event.ID) *Eve
 
 // split parts what all sets agree on from the events they do not. The latter are listed once each, with the sets that hold them.
 func split(sets []map[Key]event.ID) (agreed map[Key]event.ID, conflicts map[event.ID]bool) {
-	if len(sets) == 0 {
-		return make(map[Key]event.ID), nil
+	agreed = make(map[Key]event.ID)
+	if len(sets) > 0 {
+		maps.Copy(agreed, sets[0])
 	}
-	agreed = maps.Clone(sets[0])
-	for _, s := range sets[1:] {
+	for _, s := range sets[min(1, len(sets)):] {
 		maps.DeleteFunc(agreed, func(k Key, id event.ID) bool { return s[k] != id })
 	}
 	conflicts = make(map[event.ID]bool)
