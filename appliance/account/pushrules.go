@@ -20,7 +20,7 @@ type PushRule struct {
 	Default    bool              `json:"default"`
 	Enabled    bool              `json:"enabled"`
 	Actions    []json.RawMessage `json:"actions"`
-	Conditions []PushCondition   `json:"conditions,omitempty"`
+	Conditions []PushCondition   `json:"conditions,omitzero"` // written even when empty, where the kind has conditions
 	Pattern    string            `json:"pattern,omitempty"`
 }
 

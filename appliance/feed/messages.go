@@ -290,8 +290,8 @@ func (f *Feed) Context(ctx context.Context, user event.UserID, device string, ro
 			return err
 		}
 		x.back, x.lo, x.hi, x.limit = false, e.Pos, l.pos, limit-limit/2
-		if p.joined && p.now.Membership != "join" {
-			x.hi = p.now.Pos
+		if p.joined {
+			x.hi = min(x.hi, p.until)
 		}
 		after, err := l.walk(x)
 		if err != nil {

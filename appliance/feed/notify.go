@@ -15,7 +15,7 @@ import (
 )
 
 // maxUnread bounds how many events one counter looks at; more than that is "many" to anybody.
-const maxUnread = 1000
+const maxUnread = 200
 
 type countKey struct {
 	user event.UserID

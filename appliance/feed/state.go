@@ -27,12 +27,12 @@ func (l *look) stateGroup(id event.RoomID) (int64, error) {
 		return 0, err
 	}
 	if p.now.Membership != "join" && p.joined {
-		e, err := l.EventByNID(p.now.Event)
+		es, err := l.RoomEventsBetween(id, p.until-1, p.until, 1, false)
 		if err != nil {
 			return 0, err
 		}
-		if e != nil && e.After != 0 {
-			return e.After, nil
+		if len(es) == 1 && es[0].After != 0 {
+			return es[0].After, nil
 		}
 	}
 	row, err := l.Room(id)

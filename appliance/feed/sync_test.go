@@ -321,6 +321,15 @@ func TestInvitesAndLeaving(t *testing.T) {
 	if l := bert.sync("").Rooms.Leave[id]; l == nil || find(l.Timeline.Events, "m.room.member", string(bert.id)) == nil || slices.Contains(bodies(l.Timeline.Events), "behind his back") {
 		t.Errorf("ban: %+v", l)
 	}
+	if got := bodies(bert.history(id)); !slices.Equal(got, []string{"secret", "for bert", "last words"}) {
+		t.Errorf("history of one who was banned after leaving: %q", got)
+	}
+	carl := h.person("carl")
+	anna.must(id, carl, "invite")
+	carl.leave(id)
+	anna.must(id, carl, "ban")
+	_, err = h.feed.Messages(t.Context(), carl.id, carl.dev, id, MessagesRequest{})
+	wantCode(t, err, "M_FORBIDDEN") // was never in
 	wantCode(t, h.feed.Forget(t.Context(), anna.id, id), "M_UNKNOWN")
 	ok(t, h.feed.Forget(t.Context(), bert.id, id))
 	s, err = bert.ask(SyncRequest{Filter: `{"room":{"include_leave":true}}`})

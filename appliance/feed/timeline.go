@@ -145,7 +145,7 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	if !was {
 		after = store.MinPos
 	}
-	p := past{now: m, joined: true}
+	p := past{now: m, joined: true, until: 1 << 62}
 	pg, err := s.page(m.Room, after, s.pos, p)
 	if err != nil {
 		return nil, err
@@ -222,7 +222,13 @@ func (s *syncer) left(m store.Membership) (*leftRoom, error) {
 		return nil, err
 	}
 	if len(pg.events) == 0 && end != nil && end.Pos == 0 && s.filter.Room.Timeline.limit(defaultTimeline, maxTimeline) > 0 {
-		pg.events = append(pg.events, end) // of a room we have no history of: an invite that was declined
+		b, err := s.body(end)
+		if err != nil {
+			return nil, err
+		}
+		if b.member == m.Membership {
+			pg.events = append(pg.events, end) // of a room we have no history of: an invite that was declined
+		}
 	}
 	list := []json.RawMessage{}
 	if p.joined {

@@ -109,27 +109,42 @@ func orLeave(m string) string {
 // past is what the reader's way through a room means for the history that is shared with members.
 type past struct {
 	now    store.Membership
-	joined bool // is in the room, or was until now.Pos
+	joined bool  // is in the room, or was until then
+	until  int64 // when the last stay ended; no limit for members
 }
 
-// past finds the reader's way through a room.
+// maxSteps bounds how many own memberships are looked through for the last stay.
+const maxSteps = 50
+
+// past finds the reader's way through a room. A ban may follow a leave, a leave may follow an invite that was never taken:
+// what counts is the last time the reader was in.
 func (l *look) past(id event.RoomID) (past, error) {
 	m, err := l.MembershipOf(id, l.user)
 	if err != nil {
 		return past{}, err
 	}
-	p := past{now: m, joined: m.Membership == "join"}
-	if m.Membership == "leave" || m.Membership == "ban" {
-		e, err := l.EventByNID(m.Event)
+	p := past{now: m, joined: m.Membership == "join", until: 1 << 62}
+	if m.Membership != "leave" && m.Membership != "ban" {
+		return p, nil
+	}
+	e, err := l.EventByNID(m.Event)
+	for range maxSteps {
 		if err != nil || e == nil {
 			return p, err
 		}
-		x, err := l.stateFact(e.Before, "m.room.member", string(l.user))
+		var before *store.Event
+		if before, err = l.Replaced(e); err != nil || before == nil {
+			return p, err
+		}
+		x, err := l.fact(before.NID)
 		if err != nil {
 			return p, err
 		}
-		// A ban may follow a leave: then the leave is the one that counts, and what it showed stays shown.
-		p.joined = x.member == "join" || x.member == "leave"
+		if x.member == "join" {
+			p.joined, p.until = true, e.Pos
+			return p, nil
+		}
+		e = before
 	}
 	return p, nil
 }
@@ -173,7 +188,7 @@ func (l *look) visible(e *store.Event, p past) (bool, error) {
 
 // since says whether the reader is in the room now, or joined it at some time after a position.
 func (p past) since(pos int64) bool {
-	return p.now.Membership == "join" || p.joined && pos < p.now.Pos
+	return p.joined && pos < p.until
 }
 
 // ignored lists whom the reader does not want to hear.
@@ -206,7 +221,7 @@ func (l *look) readable(id event.RoomID) (past, int64, error) {
 	case p.now.Membership == "join":
 		return p, l.pos, nil
 	case p.joined:
-		return p, p.now.Pos, nil
+		return p, p.until, nil
 	}
 	open, err := l.open(id)
 	if err != nil {
