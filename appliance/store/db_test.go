@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,8 +174,8 @@ func TestFailedCommit(t *testing.T) {
 		}
 		return nil
 	}})
-	told := 0
-	db.OnCommit(func(Commit) { told++ })
+	var told atomic.Int32
+	db.OnCommit(func(Commit) { told.Add(1) })
 	before := db.Published()
 	add := func(tx *Tx) error {
 		tx.NextPos()
@@ -183,15 +184,15 @@ func TestFailedCommit(t *testing.T) {
 	if err := db.Do(t.Context(), add); err == nil || !strings.Contains(err.Error(), "disk says no") {
 		t.Errorf("got %v", err)
 	}
-	if db.Published() != before || told != 0 {
-		t.Errorf("published %d, want %d; told %d times", db.Published(), before, told)
+	if db.Published() != before || told.Load() != 0 {
+		t.Errorf("published %d, want %d; told %d times", db.Published(), before, told.Load())
 	}
 	fail = false
 	if err := db.Do(t.Context(), add); err != nil {
 		t.Fatal(err)
 	}
-	if db.Published() != before+1 || told != 1 {
-		t.Errorf("published %d, want %d; told %d times", db.Published(), before+1, told)
+	if db.Published() != before+1 {
+		t.Errorf("published %d, want %d", db.Published(), before+1)
 	}
 	if err := db.View(t.Context(), func(r *Read) error {
 		ok, err := r.Published("!r:x")
@@ -201,6 +202,12 @@ func TestFailedCommit(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil { // the subscriber was told before the writer stopped
+		t.Fatal(err)
+	}
+	if told.Load() != 1 {
+		t.Errorf("told %d times, want once", told.Load())
 	}
 }
 
@@ -312,34 +319,33 @@ func TestDamageIsFound(t *testing.T) {
 func TestLazyJoinsOrComesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := open(t, filepath.Join(t.TempDir(), "hallig.db"), Options{})
-		commits := 0
-		db.OnCommit(func(Commit) { commits++ })
-		ran := 0
-		lazy := func(*Tx) error { ran++; return nil }
+		var commits, ran atomic.Int32
+		db.OnCommit(func(Commit) { commits.Add(1) })
+		lazy := func(*Tx) error { ran.Add(1); return nil }
 		db.Lazy(lazy)
 		synctest.Wait()
-		if ran != 0 {
+		if ran.Load() != 0 {
 			t.Error("a lazy act did not wait for company")
 		}
 		if err := db.Do(t.Context(), func(*Tx) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if ran != 1 || commits != 1 {
-			t.Errorf("ran %d times in %d commits, want 1 in 1", ran, commits)
+		if ran.Load() != 1 || commits.Load() != 1 {
+			t.Errorf("ran %d times in %d commits, want 1 in 1", ran.Load(), commits.Load())
 		}
 		db.Lazy(lazy)
 		start := time.Now()
-		for ran < 2 {
+		for ran.Load() < 2 {
 			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()
 		}
-		if d := time.Since(start); d > 2100*time.Millisecond || commits != 2 {
-			t.Errorf("came alone after %v in %d commits", d, commits)
+		if d := time.Since(start); d > 2100*time.Millisecond || commits.Load() != 2 {
+			t.Errorf("came alone after %v in %d commits", d, commits.Load())
 		}
 		db.Lazy(lazy)
 		db.Close()
-		if ran != 3 {
+		if ran.Load() != 3 {
 			t.Error("Close forgot a lazy act")
 		}
 	})
