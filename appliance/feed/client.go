@@ -77,6 +77,7 @@ func (l *look) body(e *store.Event) (*body, error) {
 		h = append(append(h, `,"state_key":`...), quoted(*e.StateKey)...)
 	}
 	b.head = append(append(h, `,"type":`...), quoted(e.Type)...)
+	b.content = b.head[len(`"content":`):][:len(raw.Content):len(raw.Content)] // kept once
 	l.f.bodies.put(k, b)
 	return b, nil
 }

@@ -193,10 +193,8 @@ type clientRoom struct {
 		Joined  int            `json:"m.joined_member_count"`
 		Invited int            `json:"m.invited_member_count"`
 	}
-	Unread struct {
-		Notifications int `json:"notification_count"`
-		Highlights    int `json:"highlight_count"`
-	} `json:"unread_notifications"`
+	Unread  unreads            `json:"unread_notifications"`
+	Threads map[string]unreads `json:"unread_thread_notifications"`
 }
 
 type clientSync struct {

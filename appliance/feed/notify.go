@@ -4,6 +4,7 @@ package feed
 
 import (
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -22,11 +23,14 @@ type countKey struct {
 	room event.RoomID
 }
 
-// unread is a counter that is carried on: of the events in (from, upTo].
+// unread are counters that are carried on: of the events up to a position, by thread.
 type unread struct {
-	from, upTo int64
-	unreads
+	upTo    int64
+	read    map[string]int64   // how far each thread is read; "" for all, mainThread for what is in none
+	threads map[string]unreads // never changed once stored
 }
+
+const mainThread = "main"
 
 // ruleset is the reader's push rules with what their conditions ask for, fetched when first asked.
 type ruleset struct {
@@ -40,44 +44,74 @@ func (s *syncer) defaultRules() (json.RawMessage, error) {
 	return json.Marshal(map[string]any{"global": account.DefaultPushRules(s.user)})
 }
 
-// unread counts the events that notify the reader and were not read: behind the reader's receipt and the reader's own last
-// event. pg is what the sync shows of the room.
-func (s *syncer) unread(m store.Membership, pg page) (unreads, error) {
+// unread counts the events that notify the reader and were not read: behind the reader's receipts and the reader's own last
+// event. pg is what the sync shows of the room. Threads are counted apart for clients that ask for it.
+func (s *syncer) unread(m store.Membership, pg page, out *joinedRoom) error {
 	key := countKey{s.user, m.Room}
-	u, ok := s.f.counts.find(key)
-	from, err := s.readUpTo(m, u)
+	old, ok := s.f.counts.find(key)
+	read, moved, err := s.readUpTo(m, old)
 	if err != nil {
-		return unreads{}, err
+		return err
 	}
-	if !ok || u.from != from || u.upTo > s.pos {
-		u = unread{from: from, upTo: from}
+	u := unread{upTo: read[""], read: read, threads: map[string]unreads{}}
+	if ok && !moved && old.upTo <= s.pos {
+		u.upTo, u.threads = old.upTo, maps.Clone(old.threads)
 	}
 	es, err := s.unseen(m.Room, u.upTo, pg)
 	if err != nil {
-		return unreads{}, err
+		return err
 	}
 	for _, e := range es {
-		if e.Sender == s.user {
-			u.unreads = unreads{}
-			continue
-		}
-		if s.ignored[e.Sender] {
-			continue
-		}
-		notify, high, err := s.notifies(m.Room, e)
-		if err != nil {
-			return unreads{}, err
-		}
-		if notify {
-			u.Notifications++
-		}
-		if high {
-			u.Highlights++
+		if err := s.count(&u, m.Room, e); err != nil {
+			return err
 		}
 	}
 	u.upTo = s.pos
 	s.f.counts.put(key, u)
-	return u.unreads, nil
+	for thread, n := range u.threads {
+		if thread == mainThread || !s.filter.Room.Timeline.UnreadThread {
+			out.Unread.Notifications += n.Notifications
+			out.Unread.Highlights += n.Highlights
+		} else if n.Notifications > 0 {
+			if out.Threads == nil {
+				out.Threads = map[string]unreads{}
+			}
+			out.Threads[thread] = n
+		}
+	}
+	return nil
+}
+
+// count takes one event into the counters.
+func (s *syncer) count(u *unread, id event.RoomID, e *store.Event) error {
+	b, err := s.body(e)
+	if err != nil {
+		return err
+	}
+	thread := mainThread
+	if b.rel.Type == "m.thread" {
+		thread = string(b.rel.Parent)
+	}
+	switch {
+	case e.Sender == s.user:
+		delete(u.threads, thread)
+		return nil
+	case s.ignored[e.Sender], e.Pos <= u.read[thread]:
+		return nil
+	}
+	notify, high, err := s.notifies(id, e)
+	if err != nil {
+		return err
+	}
+	n := u.threads[thread]
+	if notify {
+		n.Notifications++
+	}
+	if high {
+		n.Highlights++
+	}
+	u.threads[thread] = n
+	return nil
 }
 
 // unseen gives the events after a position, oldest first, and makes the rules ready if there are any.
@@ -107,29 +141,28 @@ func (s *syncer) unseen(id event.RoomID, after int64, pg page) ([]*store.Event, 
 	return es, nil
 }
 
-// readUpTo is the position of the reader's furthest receipt, or of the joining. u is what was counted before.
-func (s *syncer) readUpTo(m store.Membership, u unread) (int64, error) {
+// readUpTo gives the positions of the reader's receipts by thread; what came before the joining is read. moved says that they
+// are not what they were when old was counted.
+func (s *syncer) readUpTo(m store.Membership, old unread) (read map[string]int64, moved bool, err error) {
 	rows, err := s.ReceiptsOf(m.Room, s.user)
 	if err != nil {
-		return 0, err
+		return nil, false, err
 	}
-	if u.upTo > 0 && u.from >= m.Pos && !slices.ContainsFunc(rows, func(r store.ReceiptRow) bool { return r.Pos > u.upTo }) {
-		return u.from, nil
+	newer := func(r store.ReceiptRow) bool { return r.Pos > old.upTo }
+	if old.read[""] >= m.Pos && !slices.ContainsFunc(rows, newer) {
+		return old.read, false, nil
 	}
-	from := m.Pos
+	read = map[string]int64{"": m.Pos}
 	for _, row := range rows {
-		if row.Thread != "" && row.Thread != "main" {
-			continue
-		}
 		e, err := s.Event(row.Event)
 		if err != nil {
-			return 0, err
+			return nil, false, err
 		}
 		if e != nil {
-			from = max(from, e.Pos)
+			read[row.Thread] = max(read[row.Thread], e.Pos)
 		}
 	}
-	return from, nil
+	return read, true, nil
 }
 
 // subject is an event as conditions look at it.

@@ -168,8 +168,12 @@ func TestNothingIsLostOrTwice(t *testing.T) {
 	last := map[string]string{}
 	deadline := time.Now().Add(time.Minute)
 	for len(seen) < senders*each && time.Now().Before(deadline) {
-		s, err := reader.ask(SyncRequest{Since: reader.since, Filter: `{"room":{"timeline":{"limit":100}}}`, Timeout: time.Second})
+		start := time.Now()
+		s, err := reader.ask(SyncRequest{Since: reader.since, Filter: `{"room":{"timeline":{"limit":100}}}`, Timeout: patience})
 		ok(t, err)
+		if d := time.Since(start); d > patience/2 {
+			t.Fatalf("a wake-up was lost: the poll took %v with %d of %d seen", d, len(seen), senders*each)
+		}
 		reader.since = s.Next
 		for id, r := range s.Rooms.Join {
 			es := r.Timeline.Events
@@ -563,6 +567,23 @@ func TestEphemeralAndCounters(t *testing.T) {
 	if e := find2(bert.sync("").room(id).Ephemeral.Events, "m.receipt"); e == nil || e.Content[string(last)] == nil {
 		t.Errorf("bert sees %+v", e)
 	}
+	reply, err := bert.draft(room.Draft{Room: id, Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"msgtype":"m.text","body":"r","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, first))})
+	ok(t, err)
+	before := anna.since
+	s, err := anna.ask(SyncRequest{Since: before, Filter: `{"room":{"timeline":{"unread_thread_notifications":true}}}`})
+	ok(t, err)
+	if r := s.room(id); r.Unread.Notifications != 0 || r.Threads[string(first)].Notifications != 1 {
+		t.Errorf("threads apart: %+v %+v", r.Unread, r.Threads)
+	}
+	if r := anna.sync("").room(id); r.Unread.Notifications != 1 || r.Threads != nil {
+		t.Errorf("threads together: %+v %+v", r.Unread, r.Threads)
+	}
+	ok(t, h.accounts.SetReceipt(t.Context(), account.Receipt{Room: id, User: anna.id, Type: "m.read", Event: reply, Thread: string(first)}))
+	ok(t, h.accounts.SetAccountData(t.Context(), anna.id, "", "flush", json.RawMessage(`{}`)))
+	if r := anna.sync("").room(id); r.Unread.Notifications != 0 {
+		t.Errorf("after reading the thread: %+v", r.Unread)
+	}
+	bert.sync("")
 	receipt(anna, "m.read", first) // older: passed over
 	if s := bert.sync(""); len(s.Rooms.Join) != 0 {
 		t.Errorf("an older receipt came through: %+v", s.Rooms.Join)

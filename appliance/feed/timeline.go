@@ -29,6 +29,8 @@ type joinedRoom struct {
 	AccountData events   `json:"account_data"`
 	Summary     *summary `json:"summary,omitempty"`
 	Unread      unreads  `json:"unread_notifications"`
+
+	Threads map[string]unreads `json:"unread_thread_notifications,omitempty"`
 }
 
 type leftRoom struct {
@@ -192,8 +194,7 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	if !full && !own && !pg.limited && len(pg.events)+len(list)+len(out.Ephemeral.Events)+len(data) == 0 {
 		return nil, nil
 	}
-	out.Unread, err = s.unread(m, pg)
-	return out, err
+	return out, s.unread(m, pg, out)
 }
 
 // left builds a room the reader has left, or was thrown out of.
