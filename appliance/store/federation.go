@@ -18,12 +18,14 @@ type ServerKey struct {
 	Document   []byte // the signed document, current keys only
 }
 
-// SaveServerKeys stores the keys of one server. Keys it no longer names stay: old events are still verified with them.
+// SaveServerKeys stores the keys of one server. Keys it no longer names stay: old events are still verified with them. What another
+// server has told (source notary:) never replaces what came from a better source.
 func (tx *Tx) SaveServerKeys(keys []ServerKey) error {
 	for _, k := range keys {
 		err := tx.exec(`INSERT INTO server_key (server, key_id, key, valid_until, expired_at, learnt_at, source, document) VALUES (?,?,?,?,?,?,?,?)
 			ON CONFLICT (server, key_id) DO UPDATE SET key=excluded.key, valid_until=max(valid_until, excluded.valid_until), expired_at=excluded.expired_at,
-			learnt_at=max(learnt_at, excluded.learnt_at), source=excluded.source, document=excluded.document`,
+			learnt_at=max(learnt_at, excluded.learnt_at), source=excluded.source, document=excluded.document
+			WHERE excluded.source NOT LIKE 'notary:%' OR server_key.source LIKE 'notary:%'`,
 			k.Server, k.KeyID, k.Key, k.ValidUntil, k.ExpiredAt, k.LearntAt, k.Source, k.Document)
 		if err != nil {
 			return err

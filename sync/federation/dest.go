@@ -39,6 +39,7 @@ type dest struct {
 
 	linkUp  atomic.Bool // speak at once
 	failing atomic.Bool
+	triedAt atomic.Int64 // of the last failure, ns
 
 	mu     sync.Mutex
 	marked map[event.RoomID]bool
@@ -219,6 +220,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 		return time.Second
 	}
 	now := time.Now()
+	d.triedAt.Store(now.UnixNano())
 	if !d.failing.Swap(true) {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)

@@ -334,3 +334,76 @@ func (h *home) joined(c *matrixclient.Client, id string) []string {
 	}
 	return out
 }
+
+// TestTrafficBesideEvents: to-device messages, device keys, receipts and profiles travel both ways.
+func TestTrafficBesideEvents(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	id := must[string](h)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat"}))
+	must[string](h)(h.carl.Join(ctx, id, h.box.name))
+	h.waitJoined(h.anna, id)
+	key := strings.Repeat("A", 43)
+	keys := func(c *matrixclient.Client) map[string]any {
+		return map[string]any{"device_keys": map[string]any{"user_id": c.UserID, "device_id": c.DeviceID, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
+			"keys":       map[string]string{"curve25519:" + c.DeviceID: key, "ed25519:" + c.DeviceID: key},
+			"signatures": map[string]any{c.UserID: map[string]string{"ed25519:" + c.DeviceID: key + key[:43]}}},
+			"one_time_keys": map[string]any{"signed_curve25519:AAAA": map[string]any{"key": key, "signatures": map[string]any{}}}}
+	}
+	for _, pair := range [][2]*matrixclient.Client{{h.anna, h.carl}, {h.carl, h.anna}} {
+		me, you := pair[0], pair[1]
+		if err := you.Do(ctx, "POST", matrixclient.Path("keys", "upload"), keys(you), nil); err != nil {
+			t.Fatal(err)
+		}
+		var query struct {
+			DeviceKeys map[string]map[string]any `json:"device_keys"`
+		}
+		if err := me.Do(ctx, "POST", matrixclient.Path("keys", "query"), map[string]any{"device_keys": map[string]any{you.UserID: []string{}}}, &query); err != nil {
+			t.Fatal(err)
+		}
+		if query.DeviceKeys[you.UserID][you.DeviceID] == nil {
+			t.Errorf("%s does not see the device of %s: %v", me.UserID, you.UserID, query)
+		}
+		var claim struct {
+			Keys map[string]map[string]map[string]any `json:"one_time_keys"`
+		}
+		err := me.Do(ctx, "POST", matrixclient.Path("keys", "claim"), map[string]any{"one_time_keys": map[string]any{you.UserID: map[string]string{you.DeviceID: "signed_curve25519"}}}, &claim)
+		if err != nil || len(claim.Keys[you.UserID][you.DeviceID]) != 1 {
+			t.Errorf("%s claims a key of %s: %v %v", me.UserID, you.UserID, claim, err)
+		}
+		body := map[string]any{"messages": map[string]any{you.UserID: map[string]any{you.DeviceID: map[string]string{"secret": me.UserID}}}}
+		if err := me.Do(ctx, "PUT", matrixclient.Path("sendToDevice", "org.example.test", me.NextTxn()), body, nil); err != nil {
+			t.Fatal(err)
+		}
+		h.await(you, "to-device message", func(r *matrixclient.SyncResponse) bool { return len(r.ToDevice.Events) > 0 })
+
+		said := say(t, me, id, 1, "gelesen?")
+		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+		if _, _, err := you.WaitEvent(wait, "", id, func(e matrixclient.Event) bool { return e.ID == said[0] }); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := you.Do(ctx, "POST", matrixclient.Path("rooms", id, "receipt", "m.read", said[0]), struct{}{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		h.await(me, "receipt", func(r *matrixclient.SyncResponse) bool {
+			for _, e := range r.Rooms.Join[id].Ephemeral.Events {
+				if e.Type == "m.receipt" && strings.Contains(string(e.Content), said[0]) && strings.Contains(string(e.Content), you.UserID) {
+					return true
+				}
+			}
+			return false
+		})
+		if err := me.Do(ctx, "GET", matrixclient.Path("profile", you.UserID), nil, &struct{}{}); err != nil {
+			t.Error("profile: ", err)
+		}
+	}
+}
+
+func (h *home) await(c *matrixclient.Client, what string, ok func(*matrixclient.SyncResponse) bool) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := c.Follow(ctx, "", ok); err != nil {
+		h.Fatalf("%s waits in vain for a %s: %v", c.UserID, what, err)
+	}
+}

@@ -89,7 +89,7 @@ func (in *Intake) Take(ctx context.Context, origin string, p *event.PDU) error {
 	if in.known(ctx, p.ID) {
 		return nil
 	}
-	ready, err := in.c.Client.checked(ctx, p)
+	ready, err := in.c.Client.checked(ctx, origin, p)
 	if errors.Is(err, ErrKeyUnavailable) {
 		return in.stage(ctx, origin, false, p)
 	}

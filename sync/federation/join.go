@@ -86,7 +86,7 @@ func (c *Client) joinThrough(ctx context.Context, server string, id event.RoomID
 	if err := c.VerifyPDU(ctx, pdu); err != nil {
 		return err
 	}
-	state, auth, err := c.verifiedState(ctx, v, id, c.parse(v, id, out.State, server), c.parse(v, id, out.AuthChain, server))
+	state, auth, err := c.verifiedState(ctx, server, v, id, c.parse(v, id, out.State, server), c.parse(v, id, out.AuthChain, server))
 	if err != nil {
 		return err
 	}
@@ -187,12 +187,12 @@ func quoted(s string) json.RawMessage {
 
 // verifiedState checks the signatures of a state and its auth chain, many at a time, and that there is one creation that
 // fits the version.
-func (c *Client) verifiedState(ctx context.Context, v *event.Version, id event.RoomID, state, auth []*event.PDU) (goodState, goodAuth []*event.PDU, err error) {
+func (c *Client) verifiedState(ctx context.Context, server string, v *event.Version, id event.RoomID, state, auth []*event.PDU) (goodState, goodAuth []*event.PDU, err error) {
 	all := make(map[event.ID]*event.PDU, len(state)+len(auth))
 	for _, p := range slices.Concat(state, auth) {
 		all[p.ID] = p
 	}
-	good, err := c.verifyMany(ctx, slices.Collect(maps.Values(all)))
+	good, err := c.verifyMany(ctx, server, slices.Collect(maps.Values(all)))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -226,7 +226,7 @@ func (c *Client) verifiedState(ctx context.Context, v *event.Version, id event.R
 }
 
 // verifyMany verifies events in parallel. What has a bad signature, or one of a server whose key cannot be had, is left out.
-func (c *Client) verifyMany(ctx context.Context, pdus []*event.PDU) (map[event.ID]*event.PDU, error) {
+func (c *Client) verifyMany(ctx context.Context, server string, pdus []*event.PDU) (map[event.ID]*event.PDU, error) {
 	const workers = 8
 	good := make(map[event.ID]*event.PDU, len(pdus))
 	var mu sync.Mutex
@@ -235,7 +235,7 @@ func (c *Client) verifyMany(ctx context.Context, pdus []*event.PDU) (map[event.I
 	for range workers {
 		wg.Go(func() { // waited for below
 			for p := range next {
-				ready, err := c.checked(ctx, p)
+				ready, err := c.checked(ctx, server, p)
 				if err != nil {
 					c.log.Info("event left out", "room", p.RoomID, "event", p.ID, "err", err)
 					continue

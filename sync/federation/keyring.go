@@ -25,6 +25,9 @@ const (
 	SourceTLS  = "tls"   // fetched from the server itself over verified TLS
 	SourceBox  = "box:"  // attested by a paired box
 	SourceRoot = "root:" // certified by the organisation's root key
+	// SourceNotary: by the word of the server that gave us something to verify, while the key's own server is out of reach. Such a key never
+	// takes the place of one from the other sources, and gives way to them.
+	SourceNotary = "notary:"
 )
 
 const (
@@ -32,7 +35,7 @@ const (
 	ownRenewal  = 24 * time.Hour
 	maxValidity = 7 * 24 * time.Hour // of others', from each attestation on
 	maxKeyDoc   = 64 << 10
-	askAgain    = 10 * time.Second // after a server had no answer
+	askAgain    = 2 * time.Second // after a server had no answer
 )
 
 // ErrKeyUnavailable says that a key could not be had now (the server is away, or knows no such key at this moment). What
@@ -72,7 +75,8 @@ type KeyRing struct {
 	own    []byte
 	ownAt  time.Time
 	cache  map[string][]store.ServerKey // by server
-	notNow map[string]time.Time         // servers that gave no document, by when
+	notNow map[string]time.Time         // servers that gave no document, until when they are left alone
+	asked  map[[2]string]time.Time      // notary and server, by when
 }
 
 // NewKeyRing returns a ring that knows our own key.
@@ -83,7 +87,7 @@ func NewKeyRing(c KeyRingConfig) *KeyRing {
 	if c.ClockTrusted == nil {
 		c.ClockTrusted = func() bool { return true }
 	}
-	return &KeyRing{c: c, cache: map[string][]store.ServerKey{}, notNow: map[string]time.Time{}}
+	return &KeyRing{c: c, cache: map[string][]store.ServerKey{}, notNow: map[string]time.Time{}, asked: map[[2]string]time.Time{}}
 }
 
 // keyDocument is the answer of /_matrix/key/v2/server.
@@ -315,12 +319,13 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 		return errors.New("no way to ask for keys")
 	}
 	r.mu.Lock()
-	last, failed := r.notNow[server]
+	until, failed := r.notNow[server]
 	r.mu.Unlock()
-	if failed && r.c.Now().Sub(last).Abs() < askAgain {
+	if failed && time.Now().Before(until) {
 		return errors.New("the server did not answer a moment ago")
 	}
 	_, err, _ := r.group.Do(server, func() (any, error) {
+		began := time.Now()
 		raw, err := r.c.Fetch(ctx, server)
 		if err == nil && !bytes.Contains(raw, []byte(server)) {
 			err = errors.New("the document is another server's")
@@ -336,12 +341,28 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 		}
 		if err != nil {
 			r.mu.Lock()
-			r.notNow[server] = r.c.Now()
+			r.notNow[server] = time.Now().Add(askAgain + 2*time.Since(began)) // a server that lets us wait is not asked for each event anew
 			r.mu.Unlock()
 		}
 		return nil, err
 	})
 	return err
+}
+
+// mayNotarise bounds how often one server is asked for the keys of another.
+func (r *KeyRing) mayNotarise(giver, server string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.c.Now()
+	key := [2]string{giver, server}
+	if last, ok := r.asked[key]; ok && now.Sub(last).Abs() < 15*askAgain {
+		return false
+	}
+	if len(r.asked) > 10000 {
+		clear(r.asked)
+	}
+	r.asked[key] = now
+	return true
 }
 
 // Reachable forgets that a server did not answer: it is in reach again.

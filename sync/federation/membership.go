@@ -197,7 +197,7 @@ func (c *Client) placeHistory(ctx context.Context, server string, id event.RoomI
 	placed := 0
 	var last error
 	for _, w := range causal(old) {
-		p, err := c.checked(ctx, w.pdu)
+		p, err := c.checked(ctx, server, w.pdu)
 		if err != nil {
 			last = err
 			continue

@@ -123,12 +123,13 @@ func (s *Sender) LinkUp(server string) {
 	}
 }
 
-// Heard says that a server spoke to us, or answered: if we were waiting out a failure, the wait is over.
+// Heard says that a server spoke to us, or answered something: if we were waiting out a failure, the wait is over. What it answered
+// may be the failure itself, so a moment must have passed.
 func (s *Sender) Heard(server string) {
 	s.mu.Lock()
 	d := s.dests[server]
 	s.mu.Unlock()
-	if d != nil && d.failing.Load() {
+	if d != nil && d.failing.Load() && time.Now().UnixNano()-d.triedAt.Load() > int64(retryFirst) {
 		d.linkUp.Store(true)
 		poke(d.wake)
 	}
