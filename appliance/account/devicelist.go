@@ -189,7 +189,7 @@ func (a *Accounts) ReceiveDeviceList(ctx context.Context, origin string, edu jso
 		}
 		gap := stale
 		for _, prev := range up.PrevID {
-			gap = gap || prev != at
+			gap = gap || at > 0 && prev != at
 		}
 		switch {
 		case !known:
@@ -311,7 +311,7 @@ func (a *Accounts) MergeRemoteKeys(ctx context.Context, asker event.UserID, user
 	return missing, err
 }
 
-// keepRemoteKeys stores full answers as stale lists: good for times without the other server, asked again otherwise.
+// keepRemoteKeys stores full answers, so that narrow links need not carry them again.
 func (a *Accounts) keepRemoteKeys(ctx context.Context, users []event.UserID, want map[event.UserID][]string, got KeyAnswer) error {
 	return a.db.Do(ctx, func(tx *store.Tx) error {
 		for _, user := range users {
@@ -340,11 +340,9 @@ func (a *Accounts) keepRemoteKeys(ctx context.Context, users []event.UserID, wan
 			if err := tx.ReplaceRemoteDevices(user, rows); err != nil {
 				return err
 			}
-			at, stale, known, err := tx.RemoteList(user)
-			if err != nil {
-				return err
-			}
-			if err := tx.SetRemoteList(user, at, stale || !known); err != nil {
+			// The place in the user's stream is not told with such an answer: 0. While a room is shared every change
+			// from now on comes as an update, so the list is good until one shows a gap.
+			if err := tx.SetRemoteList(user, 0, false); err != nil {
 				return err
 			}
 		}

@@ -284,6 +284,31 @@ func TestRemoteDeviceLists(t *testing.T) {
 	}
 }
 
+// A list that came by a query is followed from the first update on, whatever its number.
+func TestQueriedListsAreKept(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	const zoe event.UserID = "@zoe:far.test"
+	out := newKeyAnswer()
+	answer := raw(`{"device_keys":{%q:{"A":{"a":1,"unsigned":{"device_display_name":"Phone"}}}}}`, zoe)
+	_, err := h.MergeRemoteKeys(ctx, "@anna:box.test", []event.UserID{zoe}, map[event.UserID][]string{zoe: nil}, answer, &out)
+	ok(t, err)
+	if len(out.DeviceKeys[zoe]) != 1 {
+		t.Fatalf("answer %+v", out)
+	}
+	update := func(n, prev int) event.UserID {
+		t.Helper()
+		resync, err := h.ReceiveDeviceList(ctx, "far.test", raw(`{"user_id":%q,"device_id":"D%d","stream_id":%d,"prev_id":[%d],"keys":{"n":%d}}`, zoe, n, n, prev, n))
+		ok(t, err)
+		return resync
+	}
+	if update(41, 40) != "" || update(42, 41) != "" {
+		t.Error("updates in order ask for the whole list")
+	}
+	if update(50, 49) != zoe {
+		t.Error("a gap was not seen")
+	}
+}
+
 func TestKeyBackup(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	s := h.register("anna")
