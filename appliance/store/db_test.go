@@ -406,3 +406,31 @@ func TestViewIsASnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The disk fills up behind our back: SQLite says so in the middle of a batch. The caller is told as of any full disk; afterwards the store works.
+func TestDiskFullBehindOurBack(t *testing.T) {
+	db := fresh(t)
+	var pages int64
+	limit := func(n string) {
+		t.Helper()
+		if err := db.Do(t.Context(), func(tx *Tx) error {
+			_, err := tx.one(`PRAGMA max_page_count=`+n, nil, &pages)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("1") // SQLite takes the present size as the least
+	big := func(tx *Tx) error {
+		_, err := tx.SetAlias(strings.Repeat("#", 100*pageSize), "!r:x", "@u:x")
+		return err
+	}
+	var full *Full
+	if err := db.Do(t.Context(), big); !errors.As(err, &full) {
+		t.Errorf("got %v", err)
+	}
+	limit("1000000")
+	if err := db.Do(t.Context(), big); err != nil {
+		t.Error(err)
+	}
+}

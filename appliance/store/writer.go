@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	sqlite3 "github.com/mattn/go-sqlite3"
+
 	"hallig/appliance/event"
 )
 
@@ -235,7 +237,7 @@ func (db *DB) commit(batch []op) {
 	err := db.transact(tx, batch, errs)
 	if err != nil {
 		db.pos, db.upTo = pos, upTo
-		err = fmt.Errorf("commit: %w", err)
+		err = fmt.Errorf("commit: %w", outOfSpace(err))
 		db.log.Error("write to the database", "ops", len(batch), "err", err)
 	} else {
 		for _, n := range tx.fresh {
@@ -256,6 +258,15 @@ func (db *DB) commit(batch []op) {
 	if err == nil {
 		db.tell(tx)
 	}
+}
+
+// outOfSpace says a full disk in our own words: another program may have taken the reserve.
+func outOfSpace(err error) error {
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code == sqlite3.ErrFull {
+		return errors.Join(&Full{}, err)
+	}
+	return err
 }
 
 func (db *DB) transact(tx *Tx, batch []op, errs []error) (err error) {
@@ -294,7 +305,7 @@ func (db *DB) step(tx *Tx, f func(*Tx) error) (opErr, err error) {
 		return nil, err
 	}
 	before, pos, upTo := *tx, db.pos, db.upTo
-	opErr = f(tx)
+	opErr = outOfSpace(f(tx))
 	if opErr == nil && db.pos > db.upTo {
 		db.upTo = db.pos + posBlock
 		opErr = tx.exec(`UPDATE meta SET value=? WHERE name='pos_ceiling'`, db.upTo)
