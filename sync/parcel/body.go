@@ -9,6 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
+
+	"hallig/appliance/event"
 )
 
 // Bodies. A message is mostly one long string in a small frame of keys: the text in "body", the ciphertext in
@@ -16,9 +19,9 @@ import (
 const (
 	bodyPlain    = 0 // built-in frame 0, text by the model
 	bodyMentions = 1 // built-in frame 1, text by the model
-	bodyText     = 2 // one byte: frame and coding
-	bodyMegolm   = 3 // frame, ciphertext as bytes
-	bodyContent  = 4 // type, one byte coding, whole content
+	bodyText     = 2 // one byte: frame and coding; frame and ids where not built in; text
+	bodyMegolm   = 3 // frame, ids, ciphertext as bytes
+	bodyContent  = 4 // type, one byte: number of ids and coding, ids, whole content
 )
 
 // A coding says how a string is written; it stands in the low bits of the byte before it.
@@ -104,26 +107,48 @@ func (r *reader) frame() frame {
 	return f
 }
 
+// takeIDs takes event ids out of a frame, before and behind its hole.
+func (f frame) takeIDs() (frame, []event.ID) {
+	before, ids := takeIDs(f.json[:f.hole], nil)
+	behind, ids := takeIDs(f.json[f.hole:], ids)
+	return frame{f.typ, before + behind, len(before)}, ids
+}
+
+// putIDs undoes takeIDs.
+func (f frame) putIDs(ids []event.ID) frame {
+	n := min(strings.Count(f.json[:f.hole], idMark), len(ids))
+	before := putIDs([]byte(f.json[:f.hole]), ids[:n])
+	behind := putIDs([]byte(f.json[f.hole:]), ids[n:])
+	return frame{f.typ, string(before) + string(behind), len(before)}
+}
+
 // writeBody chooses the body's form and gives what writes it.
 func (s *Session) writeBody(f parts) (byte, func(*writer)) {
 	if f.stateKey == nil && f.typ == typeMessage {
 		if fr, text, ok := takeOut(f.typ, f.content, "body"); ok {
-			return s.writeText(fr, text)
+			return s.writeText(f.room, fr, text)
 		}
 	}
 	if f.stateKey == nil && f.typ == typeEncrypted {
 		if fr, text, ok := takeOut(f.typ, f.content, "ciphertext"); ok {
 			raw, err := base64.RawStdEncoding.Strict().DecodeString(text)
 			if err == nil && len(raw) > 0 {
-				return bodyMegolm, func(w *writer) { w.frame(fr); w.raw(raw) }
+				fr, ids := fr.takeIDs()
+				return bodyMegolm, func(w *writer) { w.frame(fr); w.ids(f.room, ids); w.raw(raw) }
 			}
 		}
 	}
-	coding, coded := s.code(string(f.content))
-	return bodyContent, func(w *writer) { w.name(f.typ); w.byte(coding); w.raw(coded) }
+	content, ids := takeIDs(string(f.content), nil)
+	coding, coded := s.code(content)
+	return bodyContent, func(w *writer) {
+		w.name(f.typ)
+		w.byte(byte(len(ids))<<2 | coding)
+		w.ids(f.room, ids)
+		w.raw(coded)
+	}
 }
 
-func (s *Session) writeText(fr frame, text string) (byte, func(*writer)) {
+func (s *Session) writeText(room event.RoomID, fr frame, text string) (byte, func(*writer)) {
 	coding, coded := s.code(text)
 	for i, b := range builtin() {
 		if fr != b {
@@ -134,7 +159,13 @@ func (s *Session) writeText(fr frame, text string) (byte, func(*writer)) {
 		}
 		return bodyText, func(w *writer) { w.byte(byte(i*codings) | coding); w.raw(coded) }
 	}
-	return bodyText, func(w *writer) { w.byte(frameNamed*codings | coding); w.frame(fr); w.raw(coded) }
+	fr, ids := fr.takeIDs()
+	return bodyText, func(w *writer) {
+		w.byte(frameNamed*codings | coding)
+		w.frame(fr)
+		w.ids(room, ids)
+		w.raw(coded)
+	}
 }
 
 // code writes a string in the shortest way.
@@ -187,16 +218,20 @@ func (r *reader) body(f *parts, form byte) {
 			fr = builtin()[which]
 		case which == frameNamed:
 			fr = r.frame()
+			fr = fr.putIDs(r.ids(strings.Count(fr.json, idMark)))
 		default:
 			r.fail(errors.New("unknown frame of a message"))
 		}
 		f.content = fr.fill(r.quoted(how % codings))
 	case bodyMegolm:
 		fr = r.frame()
+		fr = fr.putIDs(r.ids(strings.Count(fr.json, idMark)))
 		f.content = fr.fill(appendString(nil, base64.RawStdEncoding.EncodeToString(r.rest())))
 	case bodyContent:
 		fr.typ = r.name()
-		f.content = []byte(r.code(r.byte()))
+		how := r.byte()
+		ids := r.ids(int(how >> 2))
+		f.content = putIDs([]byte(r.code(how&3)), ids)
 	default:
 		r.fail(errors.New("unknown form of a body"))
 	}

@@ -247,15 +247,24 @@ func (s *Session) ancestors(at place, prev []event.ID) (refs []place, known bool
 // find looks for an event that the far end is sure to remember, first where it mostly is.
 func (s *Session) find(at place, id event.ID) place {
 	before := place{at.log, at.seq - 1}
-	if k, ok := s.recall(before); ok && k.id == id && k.arrived && before.seq+useRecent > s.trail[at.log].top {
+	if k, ok := s.recall(before); ok && k.id == id && s.shared(before, k) {
 		return before
 	}
-	if p, ok := s.byID[id]; ok {
-		if k, ok := s.recall(p); ok && k.id == id && k.arrived && p.log.room == at.log.room && p.seq+useRecent > s.trail[p.log].top {
+	return s.lookup(at.log.room, id)
+}
+
+// lookup looks for an event of a room that the far end is sure to remember; the zero place if there is none.
+func (s *Session) lookup(room event.RoomID, id event.ID) place {
+	if p, ok := s.byID[id]; ok && p.log.room == room {
+		if k, ok := s.recall(p); ok && k.id == id && s.shared(p, k) {
 			return p
 		}
 	}
 	return place{}
+}
+
+func (s *Session) shared(p place, k known) bool {
+	return k.arrived && p.seq+useRecent > s.trail[p.log].top
 }
 
 // event writes a reference to an event.

@@ -54,6 +54,10 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 	case KindEvent:
 		return s.decodeEvent(r, form)
 	case KindEDU:
+		if form == formReceipt {
+			p = r.receipt()
+			break
+		}
 		e := &EDU{Seq: r.uvarint(), Type: r.name(), Origin: r.name()}
 		e.Content = r.unpack(r.rest(), event.MaxSize)
 		p = e

@@ -10,7 +10,7 @@ import (
 )
 
 // Wire format of a message: the session's tag (1 byte), then parcels. A parcel: one byte kind<<4 | last<<3 | form, a
-// uvarint length unless last, and the kind's bytes. form is used by events only.
+// uvarint length unless last, and the kind's bytes. form is used by events and EDUs, else 0.
 const lastBit = 1 << 3
 
 // Encode writes as many of the parcels, from the front, as fit into limit bytes; at least one, whatever its size, unless
@@ -78,6 +78,10 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 	case *Event:
 		return s.encodeEvent(w, p)
 	case *EDU:
+		if x, ok := parseReceipt(p.Content); ok && p.Type == typeReceipt && p.Origin == "" && s.tag != 0 {
+			w.receipt(p.Seq, x)
+			return formReceipt, nil
+		}
 		w.uvarint(p.Seq)
 		w.name(p.Type)
 		w.name(p.Origin)

@@ -379,7 +379,28 @@ func TestLoneMessageSize(t *testing.T) {
 	if l > 7 {
 		t.Errorf("a receipt takes %d bytes", l)
 	}
-	t.Logf("text %d bytes, encrypted %d, receipt %d", n, m, l)
+	receipt := func(id event.ID) *EDU {
+		return &EDU{Seq: 5, Type: "m.receipt", Content: receipt{r.id, r.sender(0, "anna"), id, r.ts + 3000, "main"}.json()}
+	}
+	e.send(0, receipt(ev.PDU.ID))
+	read := receipt(ev.PDU.ID)
+	got, o := e.send(0, read)
+	if !reflect.DeepEqual(got[0], read) {
+		t.Errorf("m.receipt came out as %s, want %s", got[0].(*EDU).Content, read.Content)
+	}
+	if o > 18 {
+		t.Errorf("a read receipt takes %d bytes", o)
+	}
+	r.add(0, "anna", "m.room.redaction", nil, `{"reason":"Tippfehler"}`, func(p *event.Proto) { p.Redacts = ev.PDU.ID })
+	e.send(0, r.events[len(r.events)-1])
+	r.add(0, "anna", "m.reaction", nil, `{"m.relates_to":{"event_id":"`+string(ev.PDU.ID)+`","key":"👍️","rel_type":"m.annotation"}}`, nil)
+	e.send(0, r.events[len(r.events)-1])
+	r.add(0, "anna", "m.reaction", nil, `{"m.relates_to":{"event_id":"`+string(ev.PDU.ID)+`","key":"👍️","rel_type":"m.annotation"}}`, nil)
+	_, q := e.send(0, r.events[len(r.events)-1])
+	if q > 130 {
+		t.Errorf("a reaction takes %d bytes", q)
+	}
+	t.Logf("text %d bytes, encrypted %d, kept %d, m.receipt %d, reaction %d", n, m, l, o, q)
 }
 
 // others is one parcel of each other kind, and more than one where forms differ.
@@ -391,6 +412,9 @@ func others() []Parcel {
 		&Hello{From: b.id.Brief(), Step: 2, Session: 5, Yours: 6, Clock: 3, Features: FeatureZstd | FeatureModel, Model: [4]byte{1, 2, 3, 4}, Noise: []byte("noise")},
 		&EDU{Seq: 9, Type: "m.direct_to_device", Origin: "a.example", Content: []byte(`{"message_id":"x"}`)},
 		&EDU{Content: []byte{0, 1, 2}},
+		&EDU{Seq: 1, Type: "m.receipt", Content: receipt{"!r:a.example", "@u:a.example", id, 1790000000000, ""}.json()},
+		&EDU{Seq: 2, Type: "m.receipt", Content: receipt{"!r:a.example", "@u:a.example", "$old:x", -5, "main"}.json()},
+		&EDU{Seq: 3, Type: "m.receipt", Content: []byte(`{"!r:a":{"m.read":{"@u":{"event_ids":["$x"],"data":{"ts":1}}}}}`)},
 		&Request{ID: 3, To: "b.example", Method: "PUT", Target: "/_matrix/federation/v2/invite/%21a/%24b", Body: []byte(`{"a":1}`), Header: []Field{
 			{"Authorization", `X-Matrix origin="a.example",destination="b.example",key="ed25519:1",sig="` + sig + `"`},
 			{"Content-Type", "application/json"}, {"X-Other", "1"}}},
