@@ -382,6 +382,24 @@ func TestParseTrusted(t *testing.T) {
 	}
 }
 
+func TestParseKeepsNothingOfItsInput(t *testing.T) {
+	text := bytes.Clone(message(t).JSON())
+	p, err := Parse(Default(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := string(p.JSON())
+	for i := range text {
+		text[i] = 'x'
+	}
+	if string(p.JSON()) != before || !json.Valid(p.Content) || p.Sender != "@alice:box.hallig.internal" {
+		t.Error("the event changed with the buffer it was read from")
+	}
+	if err := p.CheckHash(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNames(t *testing.T) {
 	for s, want := range map[string]bool{"matrix.org": true, "matrix.org:8888": true, "1.2.3.4:1234": true, "[1234:5678::abcd]": true, "[1234:5678::abcd]:5678": true, "localhost": true,
 		"": false, ":80": false, "a:": false, "a:123456": false, "a:1b": false, "a b": false, "a/b": false, "[::1": false, "[x]": false, "[::1]80": false, "[1.2.3.4]": false, "[::1%eth0]": false, "a_b": false, "ä": false} {
