@@ -2,7 +2,7 @@
 
 // Package feed tells clients what they have not seen: /sync with its long polls, and every other way to read a room
 // (/messages, /context, /event, /members, state, relations). It decides what a user may see of a room's history, and
-// formats events for clients. Typing lives here, in memory only.
+// formats events for clients. Typing and presence live here, in memory only.
 //
 // It promises: a client that follows next_batch gets every visible event once and in order, however many write at the same
 // time, across a lost answer and across a restart; a poll wakes after the commit of what concerns its user, never before,
@@ -33,6 +33,10 @@ type Options struct {
 	Now func() time.Time // nil: time.Now; only for the age of events
 	// OnTyping is told when a local user begins or ends typing, for other servers; nil: nobody.
 	OnTyping func(room event.RoomID, user event.UserID, typing bool)
+	// Presence tells users who is there. It is off by default: it costs wake-ups and bytes.
+	Presence bool
+	// OnPresence is told when a local user's presence changes, for other servers; nil: nobody.
+	OnPresence func(user event.UserID, now PresenceStatus)
 }
 
 // Feed answers readers. All methods may be called from any goroutine.
@@ -57,7 +61,8 @@ type Feed struct {
 	touched map[event.UserID]int64 // and for a user: membership, account data, letters, keys, device lists
 	waiters map[*waiter]struct{}
 	typing  map[event.RoomID]*typists
-	typed   int64 // serial of the last change of typing
+	typed   int64 // serial of the last change of typing or presence
+	present map[event.UserID]*presence
 	closed  chan struct{}
 }
 
@@ -88,6 +93,7 @@ func New(db *store.DB, rooms *room.Rooms, opt Options) *Feed {
 		touched: make(map[event.UserID]int64),
 		waiters: make(map[*waiter]struct{}),
 		typing:  make(map[event.RoomID]*typists),
+		present: make(map[event.UserID]*presence),
 		closed:  make(chan struct{}),
 	}
 	// Commits that the subscription may miss lie at or below boot, for which changed is not asked.
@@ -112,6 +118,11 @@ func (f *Feed) Close() {
 	for _, t := range f.typing {
 		for _, timer := range t.users {
 			timer.Stop()
+		}
+	}
+	for _, p := range f.present {
+		if p.gone != nil {
+			p.gone.Stop()
 		}
 	}
 }

@@ -75,6 +75,23 @@ func TestJoinedElsewhere(t *testing.T) {
 	}
 	bert.since = s.Next
 
+	// Keys of users elsewhere are asked for once, and then kept while the room is shared.
+	want2 := map[event.UserID][]string{anna.id: nil}
+	out, remote, err := box.accounts.QueryKeys(t.Context(), bert.id, want2)
+	ok(t, err)
+	if len(remote["far.test"]) != 1 {
+		t.Fatalf("whom to ask: %v", remote)
+	}
+	answer, _, err := far.accounts.QueryKeys(t.Context(), "", want2)
+	ok(t, err)
+	raw, err := json.Marshal(answer)
+	ok(t, err)
+	_, err = box.accounts.MergeRemoteKeys(t.Context(), bert.id, remote["far.test"], want2, raw, &out)
+	ok(t, err)
+	if _, remote, err = box.accounts.QueryKeys(t.Context(), bert.id, want2); err != nil || len(remote) != 0 {
+		t.Errorf("asked again: %v %v", remote, err)
+	}
+
 	var bodiesBack []string
 	from, tips := r.Timeline.PrevBatch, join.Prev
 	for from != "" {
@@ -320,6 +337,39 @@ func TestTyping(t *testing.T) {
 	edu("far.test", "@z:far.test") // not in the room
 	if got := h.feed.Typing(id); len(got) != 0 {
 		t.Errorf("typing after strangers' words: %v", got)
+	}
+}
+
+func TestPresence(t *testing.T) {
+	h := newHouse(t)
+	anna, bert, carl := h.person("anna"), h.person("bert"), h.person("carl")
+	wantCode(t, h.feed.SetPresence(anna.id, "online", nil), "M_FORBIDDEN") // off
+	h.feed.opt.Presence = true
+	id := anna.create("public_chat")
+	bert.join(id)
+	anna.sync("")
+	bert.sync("")
+	status := "am Deich"
+	wantCode(t, h.feed.SetPresence(bert.id, "sleepy", nil), "M_INVALID_PARAM")
+	ok(t, h.feed.SetPresence(bert.id, "unavailable", &status))
+	ok(t, h.feed.SetPresence(carl.id, "online", nil)) // shares no room
+	s := anna.sync("")
+	if len(s.Presence.Events) != 1 || s.Presence.Events[0].Sender != bert.id || s.Presence.Events[0].Content["status_msg"] != status {
+		t.Errorf("anna got %+v", s.Presence)
+	}
+	if s := anna.sync(""); len(s.Presence.Events) != 0 {
+		t.Errorf("presence came twice: %+v", s.Presence)
+	}
+	got, err := h.feed.Presence(t.Context(), anna.id, bert.id)
+	ok(t, err)
+	if got.Presence != "unavailable" || got.Status != status {
+		t.Errorf("asked: %+v", got)
+	}
+	_, err = h.feed.Presence(t.Context(), anna.id, carl.id)
+	wantCode(t, err, "M_FORBIDDEN")
+	ok(t, h.feed.ReceivePresence(t.Context(), "far.test", json.RawMessage(fmt.Sprintf(`{"push":[{"user_id":%q,"presence":"online"}]}`, bert.id))))
+	if s := anna.sync(""); len(s.Presence.Events) != 0 {
+		t.Errorf("another server spoke for bert: %+v", s.Presence)
 	}
 }
 

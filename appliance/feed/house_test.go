@@ -201,6 +201,7 @@ type clientSync struct {
 	Next        string       `json:"next_batch"`
 	AccountData clientEvents `json:"account_data"`
 	ToDevice    clientEvents `json:"to_device"`
+	Presence    clientEvents
 	Rooms       struct {
 		Join, Invite, Leave, Knock map[event.RoomID]*clientRoom
 	}

@@ -80,7 +80,7 @@ func (s *syncer) listChanges(after, upTo int64) (changed, left []event.UserID, e
 			delete(set, u)
 		}
 	}
-	return slices.Sorted(maps.Keys(set)), slices.Sorted(maps.Keys(gone)), nil
+	return sorted(set), sorted(gone), nil
 }
 
 // KeyChanges answers GET /keys/changes between two tokens.
@@ -142,3 +142,5 @@ func (s *syncer) roomListChanges(m store.Membership, after, upTo int64) error {
 	s.shared(m, st, !was)
 	return nil
 }
+
+func sorted[V any](m map[event.UserID]V) []event.UserID { return slices.Sorted(maps.Keys(m)) }

@@ -24,7 +24,7 @@ type SyncRequest struct {
 	FullState  bool
 	Timeout    time.Duration
 	StateAfter bool   // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync use_state_after
-	Presence   string // taken, without effect: presence is off
+	Presence   string // set_presence; "" is online
 }
 
 // events wraps a list as /sync does.
@@ -76,6 +76,7 @@ func (f *Feed) Sync(ctx context.Context, user event.UserID, device string, req S
 	}
 	w := f.join(user)
 	defer f.leave(w)
+	defer f.polling(user, req.Presence)()
 	deadline := time.NewTimer(min(max(0, req.Timeout), maxWait))
 	defer deadline.Stop()
 	patient := req.Since != "" && !req.FullState && req.Timeout > 0
@@ -160,6 +161,9 @@ func (s *syncer) build() error {
 	s.recent.rooms(s.f, memberships)
 	var typed int64
 	s.typing, typed = s.f.typedSince(s.since.typing)
+	if err := s.presence(); err != nil {
+		return err
+	}
 	if err := s.accountData(); err != nil {
 		return err
 	}
@@ -432,7 +436,7 @@ func (s *syncer) devices() error {
 func (s *syncer) empty() bool {
 	r := s.out.Rooms
 	return len(r.Join)+len(r.Invite)+len(r.Knock)+len(r.Leave) == 0 && len(s.out.AccountData.Events) == 0 &&
-		len(s.out.ToDevice.Events) == 0 && len(s.out.DeviceLists.Changed)+len(s.out.DeviceLists.Left) == 0
+		len(s.out.ToDevice.Events) == 0 && len(s.out.Presence.Events) == 0 && len(s.out.DeviceLists.Changed)+len(s.out.DeviceLists.Left) == 0
 }
 
 func (s *syncer) json() ([]byte, error) {
@@ -441,6 +445,9 @@ func (s *syncer) json() ([]byte, error) {
 	}
 	if len(s.out.ToDevice.Events) == 0 {
 		s.out.ToDevice = nil
+	}
+	if len(s.out.Presence.Events) == 0 {
+		s.out.Presence = nil
 	}
 	if d := s.out.DeviceLists; len(d.Changed)+len(d.Left) == 0 {
 		s.out.DeviceLists = nil
