@@ -263,20 +263,26 @@ const (
 	pullBusy  = 2 * time.Second
 	pullFirst = 5 * time.Second
 	pullMost  = 5 * time.Minute
-	pullRooms = 20 // per look once all is quiet
+	pullRooms = 10 // per look, in turn, unless the server has just come into reach
 )
 
 func (p *pullPlan) soon() { *p = pullPlan{} }
 
 // pullWhenDue asks for the newest events of the shared rooms and says when to look again.
 func (d *dest) pullWhenDue(ctx context.Context) (time.Duration, error) {
-	if left := time.Until(d.pull.at); left > 0 {
+	left := time.Until(d.pull.at)
+	if d.spoke.Swap(false) && left > pullFirst {
+		left = pullFirst
+		d.pull.at, d.pull.gap = time.Now().Add(left), pullBusy
+	}
+	if left > 0 {
 		return left, nil
 	}
 	found, err := d.look(ctx, d.pull.gap == 0)
 	if err != nil {
 		return 0, err
 	}
+	d.contact = time.Now()
 	switch {
 	case found:
 		d.pull.gap = pullBusy

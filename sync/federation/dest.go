@@ -27,7 +27,8 @@ const (
 	resendAfter  = 15 * time.Second // a server that has not heard of an event by then has lost it
 	resendsMost  = 4                // then it is parked, and the room goes on
 	refusalsMost = 3                // of a whole transaction, before it is cut smaller
-	requestPause = 5 * time.Second  // when a server wants to be left alone (429)
+	fewServers   = 10
+	probeFew     = 30 * time.Second
 )
 
 // dest serves one server. The fields below run belong to its goroutine.
@@ -40,6 +41,7 @@ type dest struct {
 	linkUp  atomic.Bool // speak at once
 	failing atomic.Bool
 	triedAt atomic.Int64 // of the last failure, ns
+	spoke   atomic.Bool  // it has sent us events since we looked what else it has
 
 	mu     sync.Mutex
 	marked map[event.RoomID]bool
@@ -53,6 +55,7 @@ type dest struct {
 	refused  int       // how often pending was refused
 	since    time.Time // of the failure
 	retryAt  time.Time
+	contact  time.Time // of the last answer
 	pull     pullPlan
 	parked   []event.ID // to be offered once more
 }
@@ -157,6 +160,9 @@ func (d *dest) load(ctx context.Context) error {
 
 // turn does what can be done now and says when to look again at the latest.
 func (d *dest) turn(ctx context.Context) time.Duration {
+	if d.s.c.IsBox(d.name) { // paired meanwhile: the link serves it now
+		return retryMost
+	}
 	if wait := time.Until(d.retryAt); d.failing.Load() && wait > 0 && !d.linkUp.Load() {
 		return wait
 	}
@@ -174,8 +180,10 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 			return d.failed(ctx, err)
 		}
 		if did && first {
-			d.recovered(ctx)
-			first = false
+			if speak || d.failing.Load() {
+				d.recovered(ctx)
+			}
+			first, speak = false, false
 		}
 		if did {
 			continue
@@ -197,9 +205,21 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 		if err != nil {
 			return d.failed(ctx, err)
 		}
-		return min(wait, next)
+		quiet := d.probeEvery() - time.Since(d.contact)
+		if quiet > 0 {
+			return min(wait, next, quiet)
+		}
+		first = true // a sign of life, so that an outage is noticed on both sides though nobody writes
 	}
 	return time.Second
+}
+
+// probeEvery is how long a server may be silent before it is spoken to. A box that serves a whole network of servers is more patient with each.
+func (d *dest) probeEvery() time.Duration {
+	if d.s.count() <= fewServers {
+		return probeFew
+	}
+	return pullMost
 }
 
 func pause(ctx context.Context, wait time.Duration) bool {
@@ -269,6 +289,7 @@ func (d *dest) push(ctx context.Context, must bool) (bool, error) {
 	if err != nil {
 		return false, d.notTaken(ctx, err)
 	}
+	d.contact = time.Now()
 	d.taken(errs)
 	return true, nil
 }

@@ -30,8 +30,9 @@ type IntakeConfig struct {
 // graph between them and what we have is closed. One lane per room works on that, in causal order, and asks for what lacks.
 // Safe for concurrent use; lanes work only while Run does.
 type Intake struct {
-	c   IntakeConfig
-	log *slog.Logger
+	c    IntakeConfig
+	log  *slog.Logger
+	took func(server string) // set by the Sender that looks what else a server has; nil: nobody does
 
 	mu    sync.Mutex
 	lanes map[event.RoomID]*lane
@@ -88,6 +89,9 @@ func (in *Intake) Run(ctx context.Context) error {
 func (in *Intake) Take(ctx context.Context, origin string, p *event.PDU) error {
 	if in.known(ctx, p.ID) {
 		return nil
+	}
+	if in.took != nil {
+		in.took(origin)
 	}
 	ready, err := in.c.Client.checked(ctx, origin, p)
 	if errors.Is(err, ErrKeyUnavailable) {

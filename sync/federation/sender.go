@@ -54,8 +54,25 @@ func NewSender(c SenderConfig) *Sender {
 	}
 	s := &Sender{c: c, log: c.Log, sem: make(chan struct{}, concurrentRequests), rooms: map[event.RoomID]bool{}, now: map[string]bool{},
 		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
+	c.Intake.took = s.took
 	c.DB.OnCommit(s.committed)
 	return s
+}
+
+// took notes that a server has sent us events: it may have more that it will never send.
+func (s *Sender) took(server string) {
+	s.mu.Lock()
+	d := s.dests[server]
+	s.mu.Unlock()
+	if d != nil && !d.spoke.Swap(true) {
+		poke(d.wake)
+	}
+}
+
+func (s *Sender) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dests)
 }
 
 // committed notes what a commit brought; it runs on the writer's goroutine and does not block.
