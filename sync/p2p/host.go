@@ -79,6 +79,7 @@ type Host struct {
 	log    *slog.Logger
 	start  time.Time // zero of the monotonic clock that codes expire by
 	accept chan net.Conn
+	asking *roundTripper
 	kick   chan struct{} // something changed: look at once whom to dial
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -127,6 +128,7 @@ func New(cfg Config) (*Host, error) {
 		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
 		dialing: make(map[peer.ID]context.CancelFunc), found: make(map[libpeer.ID]time.Time),
 	}
+	h.asking = h.newRoundTripper()
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	if err := h.listen(); err != nil {
 		h.stop()
@@ -294,6 +296,15 @@ func (h *Host) look() {
 	select {
 	case h.kick <- struct{}{}:
 	default:
+	}
+}
+
+// spawn runs something that Close waits for; nothing once the host is closed.
+func (h *Host) spawn(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.wg.Go(f)
 	}
 }
 

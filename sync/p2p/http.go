@@ -97,7 +97,9 @@ func (h *Host) InReach(server string) bool {
 
 // RoundTripper sends HTTP requests to paired boxes: URL.Host is the Matrix server name, the scheme does not matter. It
 // fails at once when the box is not paired (ErrUnknownServer) or not connected.
-func (h *Host) RoundTripper() http.RoundTripper {
+func (h *Host) RoundTripper() http.RoundTripper { return h.asking }
+
+func (h *Host) newRoundTripper() *roundTripper {
 	return &roundTripper{h, &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			id, _, err := net.SplitHostPort(addr)

@@ -76,7 +76,7 @@ func (h *Host) handlePair(s network.Stream) {
 		h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
 	}
 	if _, paired := h.paired(far); !paired {
-		h.wg.Go(func() { h.dropStranger(far) })
+		h.spawn(func() { h.dropStranger(far) })
 	}
 }
 
@@ -250,7 +250,7 @@ func (h *Host) takeFrom(ctx context.Context, c peer.Code, info libpeer.AddrInfo)
 	_ = s.SetDeadline(time.Now().Add(pairTimeout)) // a stream without deadlines ends with its connection
 	p, err := h.exchange(s, c, key)
 	if err != nil {
-		h.wg.Go(func() { h.dropStranger(info.ID) })
+		h.spawn(func() { h.dropStranger(info.ID) })
 		return peer.Peer{}, err
 	}
 	h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
