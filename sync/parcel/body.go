@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -20,8 +21,9 @@ const (
 	bodyPlain    = 0 // built-in frame 0, text by the model
 	bodyMentions = 1 // built-in frame 1, text by the model
 	bodyText     = 2 // one byte: frame and coding; frame and ids where not built in; text
-	bodyMegolm   = 3 // frame, ids, ciphertext as bytes
+	bodyCipher   = 3 // frame, ids, ciphertext as bytes
 	bodyContent  = 4 // type, one byte: number of ids and coding, ids, whole content
+	bodyMegolm   = 5 // frame, ids, Megolm message without its fixed bytes
 )
 
 // A coding says how a string is written; it stands in the low bits of the byte before it.
@@ -134,7 +136,11 @@ func (s *Session) writeBody(f parts) (byte, func(*writer)) {
 			raw, err := base64.RawStdEncoding.Strict().DecodeString(text)
 			if err == nil && len(raw) > 0 {
 				fr, ids := fr.takeIDs()
-				return bodyMegolm, func(w *writer) { w.frame(fr); w.ids(f.room, ids); w.raw(raw) }
+				form := byte(bodyCipher)
+				if short, ok := shortenMegolm(raw); ok {
+					form, raw = bodyMegolm, short
+				}
+				return form, func(w *writer) { w.frame(fr); w.ids(f.room, ids); w.raw(raw) }
 			}
 		}
 	}
@@ -223,10 +229,14 @@ func (r *reader) body(f *parts, form byte) {
 			r.fail(errors.New("unknown frame of a message"))
 		}
 		f.content = fr.fill(r.quoted(how % codings))
-	case bodyMegolm:
+	case bodyCipher, bodyMegolm:
 		fr = r.frame()
 		fr = fr.putIDs(r.ids(strings.Count(fr.json, idMark)))
-		f.content = fr.fill(appendString(nil, base64.RawStdEncoding.EncodeToString(r.rest())))
+		raw := r.rest()
+		if form == bodyMegolm {
+			raw = r.lengthenMegolm(raw)
+		}
+		f.content = fr.fill(appendString(nil, base64.RawStdEncoding.EncodeToString(raw)))
 	case bodyContent:
 		fr.typ = r.name()
 		how := r.byte()
@@ -239,6 +249,42 @@ func (r *reader) body(f *parts, form byte) {
 }
 
 func (r *reader) quoted(coding byte) []byte { return appendString(nil, r.code(coding)) }
+
+// A Megolm message is version 3, the index (tag 0x08), the ciphertext (tag 0x12) with its length, 8 bytes of MAC and 64 of
+// signature. All but the index and the last three follow from the size.
+// https://gitlab.matrix.org/matrix-org/olm/blob/master/docs/megolm.md#message-format
+const megolmTail = 8 + 64
+
+func shortenMegolm(raw []byte) ([]byte, bool) {
+	if len(raw) < 3+megolmTail || raw[0] != 3 || raw[1] != 8 {
+		return nil, false
+	}
+	_, n := binary.Uvarint(raw[2:])
+	if n <= 0 || len(raw) < 2+n+1 {
+		return nil, false
+	}
+	size, m := binary.Uvarint(raw[3+n:])
+	if m <= 0 || len(raw) < 3+n+m {
+		return nil, false
+	}
+	short := append(append([]byte(nil), raw[2:2+n]...), raw[3+n+m:]...)
+	if uint64(len(short)-n) != size+megolmTail {
+		return nil, false
+	}
+	r := reader{}
+	return short, bytes.Equal(r.lengthenMegolm(short), raw)
+}
+
+func (r *reader) lengthenMegolm(short []byte) []byte {
+	_, n := binary.Uvarint(short)
+	if n <= 0 || len(short) < n+megolmTail {
+		r.fail(errShort)
+		return nil
+	}
+	raw := append([]byte{3, 8}, short[:n]...)
+	raw = binary.AppendUvarint(append(raw, 0x12), uint64(len(short)-n-megolmTail))
+	return append(raw, short[n:]...)
+}
 
 // appendString writes a string as canonical JSON does.
 // https://spec.matrix.org/v1.16/appendices/#canonical-json

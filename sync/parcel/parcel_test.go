@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -124,9 +126,13 @@ func (r *testRoom) say(box int, text string) *Event {
 // megolm adds an encrypted message as Element writes it for a plain text of so many bytes.
 func (r *testRoom) megolm(box int, plain int) *Event {
 	user := []string{"anna", "björn"}[box]
-	raw := make([]byte, 12+(plain/16+1)*16+8+64)
-	for i := range raw {
-		raw[i] = byte(r.rnd.Uint32())
+	size := (plain/16 + 1) * 16
+	raw := binary.AppendUvarint([]byte{3, 8, byte(r.seq[box] & 0x7f), 0x12}, uint64(size))
+	for range size + 8 + 64 {
+		raw = append(raw, byte(r.rnd.Uint32()))
+	}
+	if plain%7 == 0 {
+		raw[0] = 4 // not the form that is known
 	}
 	b64 := func(n int, c byte) string {
 		return base64.RawStdEncoding.EncodeToString(bytes.Repeat([]byte{c}, n))
@@ -548,4 +554,36 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSentences: what the held-out texts of 100 characters take as lone messages over an established session, clear and
+// as the ciphertext that a common client makes of them. `make bench` adds framing and acknowledgements.
+func TestSentences(t *testing.T) {
+	file, err := os.ReadFile("../../tools/bench/testdata/sentences_de.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoom(t, "12", 1)
+	e := newExchange(t, 0)
+	for range 2 {
+		e.send(0, r.say(0, "Hallo"))
+		e.send(0, r.megolm(0, 10))
+	}
+	n, clear, encrypted := 0, 0, 0
+	for s := range strings.Lines(string(file)) {
+		s = strings.TrimSpace(s)
+		plain, err := json.Marshal(map[string]any{"type": "m.room.message", "room_id": r.id,
+			"content": map[string]any{"body": s, "msgtype": "m.text", "m.mentions": map[string]any{}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, c := e.send(0, r.say(0, s))
+		_, m := e.send(0, r.megolm(0, len(plain)))
+		n, clear, encrypted = n+1, clear+c, encrypted+m
+	}
+	c, m := float64(clear)/float64(n), float64(encrypted)/float64(n)
+	t.Logf("%d sentences: %.1f bytes clear, %.1f encrypted", n, c, m)
+	if n < 200 || c > 115 || m > 405 {
+		t.Errorf("%d sentences take %.1f bytes clear, %.1f encrypted", n, c, m)
+	}
 }

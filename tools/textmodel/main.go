@@ -199,8 +199,12 @@ type feature struct {
 	earns  float64
 }
 
+// seldom is how often a feature has to occur to be worth a place: what occurred once was learnt by heart.
+const seldom = 4
+
 func (l *large) choose(texts []text, n int) []feature {
 	earns := make([]float32, len(l.w))
+	seen := make([]uint8, len(l.w))
 	ids := make([]uint64, len(l.w))
 	var c prose.Context
 	var found [prose.Features]int
@@ -218,12 +222,13 @@ func (l *large) choose(texts []text, n int) []feature {
 					f := c.Feature(k, node)
 					at := l.index(f)
 					ids[at] = f
+					seen[at] += min(1, seldom-seen[at])
 					found[k] = at
 					sum += l.w[at]
 				}
 				p := 1 / (1 + math.Exp(-float64(sum)))
 				for _, at := range found {
-					earns[at] += t.weight * float32(max(p*(1-p), 0.002)) * l.w[at] * l.w[at]
+					earns[at] += t.weight * float32(p*(1-p)) * l.w[at] * l.w[at]
 				}
 				node = node<<1 | uint32(b>>bit&1)
 			}
@@ -232,7 +237,7 @@ func (l *large) choose(texts []text, n int) []feature {
 	}
 	var all []feature
 	for i, e := range earns {
-		if e > 0 {
+		if e > 0 && seen[i] == seldom {
 			all = append(all, feature{ids[i], l.w[i], float64(e)})
 		}
 	}
