@@ -322,7 +322,7 @@ func TestPushRules(t *testing.T) {
 
 func TestPasswordHashes(t *testing.T) {
 	a := &Accounts{opt: Options{Cost: Cost{MemoryKiB: 64, Passes: 1}}, hashing: make(chan struct{}, 1)}
-	a.dummy = a.hashPassword("dummy")
+	a.dummy = a.hashPassword("dummy") // a dummy with a known password must not open anything either
 	good := a.hashPassword("hello")
 	for _, c := range []struct {
 		hash, password string

@@ -24,9 +24,19 @@ func (a *Accounts) hashPassword(password string) string {
 	rand.Read(salt) // never fails since Go 1.24
 	a.hashing <- struct{}{}
 	defer func() { <-a.hashing }()
-	sum := argon2.IDKey([]byte(password), salt, a.opt.Cost.Passes, a.opt.Cost.MemoryKiB, 1, keyLength)
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, a.opt.Cost.MemoryKiB, a.opt.Cost.Passes,
+	return a.opt.Cost.phc(salt, argon2.IDKey([]byte(password), salt, a.opt.Cost.Passes, a.opt.Cost.MemoryKiB, 1, keyLength))
+}
+
+func (c Cost) phc(salt, sum []byte) string {
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, c.MemoryKiB, c.Passes,
 		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(sum))
+}
+
+// noPassword is a hash that no password is known for. It costs as much to check as a real one and nothing to make.
+func (c Cost) noPassword() string {
+	b := make([]byte, 16+keyLength)
+	rand.Read(b)
+	return c.phc(b[:16], b[16:])
 }
 
 // checkPassword compares in constant work: an empty hash (no such user, no password) is checked against a dummy and fails.

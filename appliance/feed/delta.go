@@ -296,4 +296,3 @@ func (s *syncer) heroes(id event.RoomID) ([]event.UserID, error) {
 	}
 	return here[:min(5, len(here))], nil
 }
-
