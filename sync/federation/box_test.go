@@ -34,7 +34,11 @@ import (
 type testBox struct {
 	*testing.T
 	name    string
+	local   Local
+	dir     string
+	ca      *testpeer.CA
 	link    *testpeer.Link
+	stop    func()
 	db      *store.DB
 	rooms   *room.Rooms
 	users   *testUsers
@@ -59,13 +63,13 @@ type requestLog struct {
 func (l *requestLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	l.list = append(l.list, r.Method+" "+r.URL.Path)
-	fail := l.fail
+	fail, next := l.fail, l.next
 	l.mu.Unlock()
 	if fail != nil && fail(r) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	l.next.ServeHTTP(w, r)
+	next.ServeHTTP(w, r)
 }
 
 func (l *requestLog) count(part string) int {
@@ -98,33 +102,42 @@ func (l *testLog) Write(b []byte) (int, error) {
 
 func newTestBox(t *testing.T, ca *testpeer.CA) *testBox {
 	t.Helper()
-	dir := t.TempDir()
 	link, err := testpeer.NewLink("127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(link.Close)
-	b := &testBox{T: t, name: link.Addr(), link: link, changed: make(chan struct{}, 1)}
-	out := &testLog{t: t, name: b.name}
-	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	if b.db, err = store.Open(t.Context(), filepath.Join(dir, "hallig.db"), store.Options{Reserve: -1, Log: log}); err != nil {
-		t.Fatal(err)
-	}
-	b.db.OnCommit(func(store.Commit) { poke(b.changed) })
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := Local{Server: b.name, Key: event.Key{ID: "ed25519:box", Private: private}}
+	b := &testBox{T: t, name: link.Addr(), link: link, ca: ca, dir: t.TempDir(), changed: make(chan struct{}, 1), seen: &requestLog{}}
+	b.local = Local{Server: b.name, Key: event.Key{ID: "ed25519:box", Private: private}}
+	b.start()
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+// start makes all parts over the data directory; stop lets go of it.
+func (b *testBox) start() {
+	b.Helper()
+	out := &testLog{t: b.T, name: b.name}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	var err error
+	if b.db, err = store.Open(b.Context(), filepath.Join(b.dir, "hallig.db"), store.Options{Reserve: -1, Log: log}); err != nil {
+		b.Fatal(err)
+	}
+	b.db.OnCommit(func(store.Commit) { poke(b.changed) })
+	l := b.local
 	b.rooms = room.New(b.db, room.Identity{Server: l.Server, Key: l.Key}, room.Options{Log: log,
 		OnAppend: func(tx *store.Tx, a room.AppendInfo) error { return b.sender.Appended(tx, a) }})
 	accounts := account.New(b.db, b.name, account.Options{Log: log, Cost: account.Cost{MemoryKiB: 64, Passes: 1}})
 	feeds := feed.New(b.db, b.rooms, feed.Options{Log: log})
 	b.users = &testUsers{Accounts: accounts, db: b.db, rooms: b.rooms, feed: feeds}
 
-	pem, err := os.ReadFile(ca.File)
+	pem, err := os.ReadFile(b.ca.File)
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
@@ -137,21 +150,23 @@ func newTestBox(t *testing.T, ca *testpeer.CA) *testBox {
 			}
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log})
-	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log})
+	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second})
 	b.handler = NewHandler(HandlerConfig{Local: l, DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log,
 		Heard: func(server string) { b.ring.Reachable(server); b.sender.Heard(server) }})
-	b.seen = &requestLog{next: b.handler}
+	b.seen.mu.Lock()
+	b.seen.next = b.handler
+	b.seen.mu.Unlock()
 
 	clients := csapi.New(csapi.Config{ServerName: b.name, DB: b.db, Rooms: b.rooms, Feed: feeds, Accounts: accounts, Remote: b.client, Log: log,
 		OpenRegistration: true, Limits: csapi.Limits{Off: true}})
 	clientServer := httptest.NewServer(clients)
 	b.url = clientServer.URL
-	fed := b.serve(ca, dir)
+	fed := b.serve()
 	ctx, stop := context.WithCancel(context.Background())
 	var loops sync.WaitGroup
 	loops.Go(func() { _ = b.intake.Run(ctx) })
 	loops.Go(func() { _ = b.sender.Run(ctx) })
-	t.Cleanup(func() {
+	b.stop = sync.OnceFunc(func() {
 		stop()
 		loops.Wait()
 		feeds.Close()
@@ -161,19 +176,18 @@ func newTestBox(t *testing.T, ca *testpeer.CA) *testBox {
 		fed.Close()
 		way.CloseIdle()
 		if err := b.db.Close(); err != nil {
-			t.Error(err)
+			b.Error(err)
 		}
 		out.mu.Lock()
 		out.over = true
 		out.mu.Unlock()
 	})
-	return b
 }
 
 // serve opens the federation port behind the link.
-func (b *testBox) serve(ca *testpeer.CA, dir string) *http.Server {
-	cert, key := filepath.Join(dir, "s.crt"), filepath.Join(dir, "s.key")
-	if err := ca.Issue("127.0.0.1", cert, key); err != nil {
+func (b *testBox) serve() *http.Server {
+	cert, key := filepath.Join(b.dir, "s.crt"), filepath.Join(b.dir, "s.key")
+	if err := b.ca.Issue("127.0.0.1", cert, key); err != nil {
 		b.Fatal(err)
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
@@ -188,6 +202,16 @@ func (b *testBox) serve(ca *testpeer.CA, dir string) *http.Server {
 	srv := &http.Server{Handler: b.seen, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
 	go srv.ServeTLS(l, "", "") // ends with Close
 	return srv
+}
+
+// restart is a power cycle; clients go on at the new address.
+func (b *testBox) restart(clients ...*matrixclient.Client) {
+	b.Helper()
+	b.stop()
+	b.start()
+	for _, c := range clients {
+		c.Base = b.url
+	}
 }
 
 // user registers somebody.

@@ -216,6 +216,9 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 
 // probeEvery is how long a server may be silent before it is spoken to. A box that serves a whole network of servers is more patient with each.
 func (d *dest) probeEvery() time.Duration {
+	if d.s.c.Probe > 0 {
+		return d.s.c.Probe
+	}
 	if d.s.count() <= fewServers {
 		return probeFew
 	}

@@ -270,6 +270,40 @@ func TestHomecoming(t *testing.T) {
 	}
 }
 
+// TestNobodyNotices: the link is cut and joined while only the central server's users write, and nobody tells the box. The central server and
+// the box are restarted meanwhile.
+func TestNobodyNotices(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	id := must[string](h)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "11", Preset: "public_chat"}))
+	must[string](h)(h.anna.Join(ctx, id, h.peer.Name))
+	warm := append(say(t, h.anna, id, 1, "vorher"), say(t, h.carl, id, 1, "vorher")...)
+	h.box.await("the first messages", func() bool { return h.box.has(id, warm) })
+	c := follow(t, h.carl)
+	h.cut()
+	written := say(t, h.carl, id, 160, "an Land")
+	h.join()
+	h.box.await("what the central server never sent", func() bool { return h.box.has(id, written) })
+
+	h.cut()
+	mine := say(t, h.anna, id, 60, "vor dem Neustart")
+	h.box.restart(h.anna)
+	mine = append(mine, say(t, h.anna, id, 60, "nach dem Neustart")...)
+	c.close()
+	if err := h.peer.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.peer.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c = follow(t, h.carl)
+	theirs := say(t, h.carl, id, 60, "auch neu gestartet")
+	h.join()
+	h.box.await("the central server's messages", func() bool { return h.box.has(id, theirs) })
+	c.until(t, mine)
+	h.equalState(id)
+}
+
 // TestCentralInvites: invites the other way round, refused and taken, and messages, redactions and leaving.
 func TestCentralInvites(t *testing.T) {
 	h := newHome(t)

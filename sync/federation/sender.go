@@ -25,6 +25,8 @@ type SenderConfig struct {
 	Intake *Intake
 	// IsBox says whether a server is a paired box: boxes get parcels from the link, never PUT /send. nil: none is.
 	IsBox func(server string) bool
+	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.
+	Probe time.Duration
 	Log   *slog.Logger // nil: silent
 }
 
