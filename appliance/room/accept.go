@@ -172,6 +172,9 @@ func (l *live) incoming(in Incoming, thin *rules.Event, old *store.Event) *prepa
 	if old != nil {
 		p.replace = true
 		p.row = rowOf(in.PDU, old.NID)
+		if old.Is(store.Redacted) { // what was removed does not come back
+			p.row.JSON, p.row.RedactedBy, p.row.Flags = old.JSON, old.RedactedBy, store.Redacted
+		}
 	} else {
 		p.row = rowOf(in.PDU, l.r.db.NextEvent())
 	}
@@ -236,7 +239,7 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 		p.row.Flags |= store.Outlier
 		return nil
 	}
-	p.closeGap = l.gaps[p.pdu.ID]
+	_, p.closeGap = l.gaps[p.pdu.ID]
 	for _, id := range p.pdu.Prev {
 		row, err := k.row(id)
 		if err != nil {

@@ -584,3 +584,76 @@ func TestAcceptAll(t *testing.T) {
 		t.Errorf("%d flushes for %d events", commits, len(ins))
 	}
 }
+
+// A refused event names an ancestor that we lack. When the ancestor comes, it is an end of the graph all the same: nothing accepted follows it.
+func TestAncestorOfRefusedIsAnEnd(t *testing.T) {
+	a, b, room := pair(t, "12")
+	bFrom := b.db.Published()
+	stateBefore := slices.Collect(maps.Values(b.state(room)))
+	good := b.pdu(b.send(text(room, carol, "gut")))
+	key := ""
+	bad, err := event.Build(good.Version, event.Proto{RoomID: room, Sender: carol, Type: "m.room.topic", StateKey: &key, Content: json.RawMessage(`{"topic":"nein"}`),
+		Prev: []event.ID{good.ID}, Auth: good.Auth, Depth: good.Depth + 1, TS: good.TS + 1}, "b", testKey("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.mustAccept(Incoming{PDU: bad, From: Source{"federation", "b"}, State: stateBefore}, Rejected)
+	a.mustAccept(Incoming{PDU: good, From: Source{"federation", "b"}}, Accepted)
+	if got := a.ends(room); !slices.Contains(got, good.ID) {
+		t.Errorf("ends %v, want %s among them", got, good.ID)
+	}
+	if gaps, err := a.Gaps(t.Context(), room); err != nil || len(gaps) > 0 {
+		t.Errorf("gaps %v, %v", gaps, err)
+	}
+	if n := len(b.news(room, bFrom)); n != 1 {
+		t.Errorf("%d", n)
+	}
+}
+
+// An event that is known by name only and was redacted finds its place: what was removed does not come back.
+func TestRedactedOutlierFindsItsPlace(t *testing.T) {
+	a, b := newBox(t, "a"), newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice, Preset: "public_chat", Topic: "geheim", Version: "11"})
+	topic := a.state(room)[rules.Key{Type: "m.room.topic"}]
+	full := a.pdu(topic)
+	joinRemote(t, a, b, room, carol)
+	redaction := a.pdu(a.send(Draft{Room: room, Sender: alice, Type: "m.room.redaction", Redacts: topic, Content: json.RawMessage(`{}`)}))
+	b.mustAccept(Incoming{PDU: redaction, From: Source{"link", "a"}}, Accepted)
+	b.mustAccept(Incoming{PDU: full, From: Source{"federation", "a"}, Backfill: true}, Accepted)
+	p, m, err := b.Event(t.Context(), topic)
+	if err != nil || m.Outlier || m.Pos >= 0 {
+		t.Errorf("meta %+v, %v", m, err)
+	}
+	if string(p.Content) != `{}` || m.RedactedBy != redaction.ID {
+		t.Errorf("content %s, redacted by %q", p.Content, m.RedactedBy)
+	}
+}
+
+// More ends than one event may name: the next events join them ten at a time, and other servers can follow.
+func TestManyEnds(t *testing.T) {
+	a, b, room := pair(t, "12")
+	root := a.pdu(a.ends(room)[0])
+	s := a.state(room)
+	auth := []event.ID{s[rules.Key{Type: "m.room.power_levels"}], s[rules.Key{Type: "m.room.member", StateKey: string(carol)}]}
+	for i := range 25 {
+		p, err := event.Build(root.Version, event.Proto{RoomID: room, Sender: carol, Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"body":"%d"}`, i)),
+			Prev: []event.ID{root.ID}, Auth: auth, Depth: root.Depth + 1, TS: root.TS + 1}, "b", testKey("b"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []*box{a, b} {
+			x.mustAccept(Incoming{PDU: p, From: Source{"federation", "b"}}, Accepted)
+		}
+	}
+	for range 4 {
+		p := a.pdu(a.send(state(room, alice, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, len(a.ends(room))))))
+		if len(p.Prev) > 10 {
+			t.Errorf("%d prev events", len(p.Prev))
+		}
+		b.mustAccept(Incoming{PDU: p, From: Source{"federation", "a"}}, Accepted)
+	}
+	if got := len(a.ends(room)); got != 1 {
+		t.Errorf("%d ends left", got)
+	}
+	sameState(t, a, b, room)
+}

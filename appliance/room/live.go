@@ -67,9 +67,9 @@ type live struct {
 	tips     []tip
 	explicit bool // the room's row lists the tips
 	cur      group
-	gaps     map[event.ID]bool
-	servers  map[string]int // joined members of each server
-	list     []string       // the servers, sorted; nil: to be made
+	gaps     map[event.ID]bool // prev events we lack; true: an accepted event names it
+	servers  map[string]int    // joined members of each server
+	list     []string          // the servers, sorted; nil: to be made
 	fresh    map[int64]*freshEvent
 	freshID  map[event.ID]*freshEvent
 	unsaved  []newGroup // made by resolution; written with the next event of the room
@@ -245,10 +245,7 @@ func (l *live) load(ctx context.Context) error {
 		if l.servers, err = rd.ServerCounts(l.id); err != nil {
 			return err
 		}
-		gaps, err := rd.Gaps(l.id)
-		for _, g := range gaps {
-			l.gaps[g] = true
-		}
+		l.gaps, err = rd.GapChildren(l.id)
 		return err
 	})
 	if err != nil {

@@ -78,7 +78,7 @@ func (l *live) newGroup(p *prepared, parent group, s store.State) group {
 
 // advance makes an accepted event an end of the graph and finds the current state that follows.
 func (l *live) advance(k *look, p *prepared, after group) error {
-	if l.gaps[p.pdu.ID] { // somebody already builds on it: it fills a hole and is no end
+	if l.gaps[p.pdu.ID] { // an accepted event builds on it already: it fills a hole and is no end
 		return nil
 	}
 	covered := make(map[event.ID]bool, len(p.pdu.Prev))
@@ -240,7 +240,7 @@ func (l *live) keep(p *prepared) {
 	f := &freshEvent{row: p.row, pdu: p.pdu, thin: p.thin}
 	l.fresh[p.row.NID], l.freshID[p.row.ID] = f, f
 	for _, id := range p.gaps {
-		l.gaps[id] = true
+		l.gaps[id] = l.gaps[id] || p.info.Outcome == Accepted
 	}
 	if p.closeGap {
 		delete(l.gaps, p.row.ID)

@@ -96,11 +96,15 @@ func (l *live) make(k *look, d Draft, place bool) (*prepared, event.ID, error) {
 			return nil, id, err
 		}
 	}
-	pdu, thin, err := l.build(k, d, l.ends())
+	ends, before, err := l.ends(k)
 	if err != nil {
 		return nil, "", err
 	}
-	denied, err := k.allowed(thin, l.cur.state)
+	pdu, thin, err := l.build(k, d, ends, before)
+	if err != nil {
+		return nil, "", err
+	}
+	denied, err := k.allowed(thin, before.state)
 	if err != nil {
 		return nil, "", err
 	}
@@ -117,25 +121,27 @@ func (l *live) make(k *look, d Draft, place bool) (*prepared, event.ID, error) {
 	if !place {
 		return p, "", nil
 	}
-	return p, "", l.place(k, p, l.cur, Accepted)
+	return p, "", l.place(k, p, before, Accepted)
 }
 
 func rowOf(p *event.PDU, nid int64) *store.Event {
 	return &store.Event{NID: nid, ID: p.ID, Room: p.RoomID, Type: p.Type, Sender: p.Sender, StateKey: p.StateKey, Depth: p.Depth, TS: p.TS, JSON: p.JSON()}
 }
 
-// ends are the room's forward extremities that a new event joins: the deepest ones if there are many.
-func (l *live) ends() []tip {
+// ends are the room's forward extremities that a new event joins, the deepest ones if there are many, and the state they come to.
+func (l *live) ends(k *look) ([]tip, group, error) {
 	if len(l.tips) <= maxPrev {
-		return l.tips
+		return l.tips, l.cur, nil
 	}
 	tips := slices.Clone(l.tips)
 	slices.SortStableFunc(tips, func(a, b tip) int { return int(min(1, max(-1, b.depth-a.depth))) })
-	return tips[:maxPrev]
+	tips = tips[:maxPrev]
+	before, err := l.resolveTips(k, nil, tips)
+	return tips, before, err
 }
 
-// build makes the signed event on top of the given ends, with the authorising events of the current state.
-func (l *live) build(k *look, d Draft, ends []tip) (*event.PDU, *rules.Event, error) {
+// build makes the signed event on top of the given ends, with the authorising events of the state they come to.
+func (l *live) build(k *look, d Draft, ends []tip, before group) (*event.PDU, *rules.Event, error) {
 	proto := event.Proto{RoomID: d.Room, Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Redacts: d.Redacts, TS: d.TS}
 	if proto.TS == 0 {
 		proto.TS = l.r.opt.Clock().UnixMilli()
@@ -151,7 +157,7 @@ func (l *live) build(k *look, d Draft, ends []tip) (*event.PDU, *rules.Event, er
 	if err != nil {
 		return nil, nil, refuse(http.StatusBadRequest, "M_BAD_JSON", "%s", err)
 	}
-	if proto.Auth, err = l.authFor(k, thin); err != nil {
+	if proto.Auth, err = l.authFor(k, thin, before.state); err != nil {
 		return nil, nil, err
 	}
 	pdu, err := event.Build(l.version, proto, l.r.id.Server, l.r.id.Key)
@@ -164,12 +170,12 @@ func (l *live) build(k *look, d Draft, ends []tip) (*event.PDU, *rules.Event, er
 	return pdu, thin, nil
 }
 
-// authFor selects the authorising events from the current state.
+// authFor selects the authorising events from a state.
 // https://spec.matrix.org/v1.19/server-server-api/#auth-events-selection
-func (l *live) authFor(k *look, thin *rules.Event) ([]event.ID, error) {
+func (l *live) authFor(k *look, thin *rules.Event, s store.State) ([]event.ID, error) {
 	var ids []event.ID
 	k.err = nil
-	state := k.state(l.cur.state)
+	state := k.state(s)
 	for _, key := range rules.AuthNeeded(thin) {
 		if t := state(key); t != nil {
 			ids = append(ids, t.ID)

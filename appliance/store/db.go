@@ -12,6 +12,7 @@ package store
 
 import (
 	"context"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -76,6 +77,7 @@ type DB struct {
 	flushes   atomic.Int64
 	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
 	redactionsWait atomic.Bool
+	stopCheck      context.CancelFunc
 	checked        chan struct{} // closed when the check after an unclean stop is over
 	groups         *groupCache
 	names          names
@@ -311,12 +313,13 @@ func (db *DB) start(ctx context.Context) error {
 		close(db.checked)
 		return nil
 	}
-	go db.check() // Close waits for it through db.checked
+	ctx, db.stopCheck = context.WithCancel(context.WithoutCancel(ctx)) // it outlives Open
+	go db.check(ctx)                                                   // Close ends it and waits for it through db.checked
 	return nil
 }
 
 // check looks for damage after an unclean stop, while the box already works.
-func (db *DB) check() {
+func (db *DB) check(ctx context.Context) {
 	defer close(db.checked)
 	c, err := openConn(db.dsn(true))
 	if err != nil {
@@ -324,8 +327,11 @@ func (db *DB) check() {
 		return
 	}
 	defer c.close()
-	var text string
-	if _, err = (&Read{db: db, c: c}).one(`PRAGMA quick_check(1)`, nil, &text); err == nil && text != "ok" {
+	text, err := quickCheck(ctx, c)
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil && text != "ok" {
 		err = errors.New(text)
 	}
 	if err != nil {
@@ -336,6 +342,20 @@ func (db *DB) check() {
 		return
 	}
 	db.log.Info("database checked after an unclean stop: no damage")
+}
+
+// quickCheck is the one statement that can be interrupted: on a slow card it takes minutes.
+func quickCheck(ctx context.Context, c *conn) (string, error) {
+	rows, err := c.c.QueryContext(ctx, `PRAGMA quick_check(1)`, nil)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	vals := make([]driver.Value, 1)
+	if err := rows.Next(vals); err != nil {
+		return "", err
+	}
+	return asString(vals[0]), nil
 }
 
 // Checked is closed when the check after an unclean stop is over (at once after a clean one).
@@ -392,6 +412,9 @@ func (db *DB) Close() error {
 	db.poke()
 	<-db.done
 	<-db.folded
+	if db.stopCheck != nil {
+		db.stopCheck()
+	}
 	<-db.checked
 	for range db.nread {
 		if c := <-db.readers; c != nil {

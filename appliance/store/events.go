@@ -5,6 +5,8 @@ package store
 import (
 	"encoding/base64"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 
 	"hallig/appliance/event"
@@ -338,16 +340,25 @@ func (tx *Tx) CloseGap(room event.RoomID, id event.ID) error {
 }
 
 // Gaps lists the prev events we lack: the backward extremities.
-func (r *Read) Gaps(room event.RoomID) (ids []event.ID, err error) {
+func (r *Read) Gaps(room event.RoomID) ([]event.ID, error) {
+	children, err := r.GapChildren(room)
+	return slices.Sorted(maps.Keys(children)), err
+}
+
+// GapChildren is Gaps that also says whether an event that was accepted names it (true) or only refused ones.
+func (r *Read) GapChildren(room event.RoomID) (gaps map[event.ID]bool, err error) {
+	gaps = make(map[event.ID]bool)
 	nid, err := r.findRoom(room)
 	if nid == 0 || err != nil {
-		return nil, err
+		return gaps, err
 	}
-	err = r.each(`SELECT DISTINCT id FROM gap WHERE room=?`, args(nid), func(row *Row) error {
-		var b []byte
-		err := row.Scan(&b)
-		ids = append(ids, idText(b))
-		return err
-	})
-	return ids, err
+	err = r.each(`SELECT g.id, max(e.flags & ? = 0) FROM gap g JOIN event e ON e.nid=g.child WHERE g.room=? GROUP BY g.id`,
+		args(Rejected|SoftFailed, nid), func(row *Row) error {
+			var b []byte
+			var accepted bool
+			err := row.Scan(&b, &accepted)
+			gaps[idText(b)] = accepted
+			return err
+		})
+	return gaps, err
 }
