@@ -4,6 +4,7 @@ package csapi
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"hallig/appliance/event"
@@ -79,14 +80,22 @@ func (h *Handler) messages(ctx context.Context, c *call) (any, error) {
 		out.End = "" // nobody can be asked: for this reader the history ends here
 		return out, nil
 	}
-	if !h.backfill(ctx, id, max(req.Limit, 50)) {
+	if err := h.backfill(ctx, id, max(req.Limit, 50)); err != nil {
+		if len(out.Chunk) == 0 {
+			// Neither news nor an end: a reader that pages on would ask again at once and for ever.
+			return nil, refuse(http.StatusBadGateway, "M_UNKNOWN", "older history is on servers that cannot be reached now")
+		}
 		return out, nil
 	}
-	return h.Feed.Messages(ctx, c.session.User, c.session.Device, id, req)
+	out, err = h.Feed.Messages(ctx, c.session.User, c.session.Device, id, req)
+	if err == nil && out.NeedBackfill && len(out.Chunk) == 0 {
+		out.End = "" // the others have told what they have
+	}
+	return out, err
 }
 
-// backfill asks for older history and says whether some may have come.
-func (h *Handler) backfill(ctx context.Context, id event.RoomID, limit int) bool {
+// backfill asks the room's other servers for older history.
+func (h *Handler) backfill(ctx context.Context, id event.RoomID, limit int) error {
 	wait, stop := context.WithTimeout(ctx, backfillPatience)
 	defer stop()
 	_, err := h.slow.do(wait, "backfill "+string(id), func(ctx context.Context) (any, error) {
@@ -95,7 +104,7 @@ func (h *Handler) backfill(ctx context.Context, id event.RoomID, limit int) bool
 	if err != nil {
 		h.log.Info("older history could not be fetched", "room", id, "err", err)
 	}
-	return err == nil
+	return err
 }
 
 // relations: https://spec.matrix.org/v1.13/client-server-api/#get_matrixclientv1roomsroomidrelationseventid
