@@ -49,6 +49,9 @@ type far struct {
 	eduHold *time.Timer // receipts wait
 	eduLate bool        // they have waited long enough
 
+	told    map[naming]bool // names that the far end has, in this session
+	telling bool            // a message that explains names is under way
+
 	noteTimer *time.Timer
 	notesDue  bool
 	met       map[peer.ID]bool // boxes that were introduced to the far end
@@ -85,7 +88,7 @@ type entry struct {
 
 func newFar(l *Link, p peer.Peer) *far {
 	f := &far{l: l, p: p, mine: draw(), feed: l.out.Feed(p), kept: map[logName]parcel.Vector{}, asks: map[uint32]*ask{},
-		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, edusDue: true}
+		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, told: map[naming]bool{}, edusDue: true}
 	f.nextAsk = draw() >> 8 // numbers of an earlier life should not be met again
 	return f
 }
@@ -262,6 +265,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.heard, f.lost, f.parts = 0, true, nil
 	clear(f.docs)
+	clear(f.told)
 	clear(f.bodies)
 	clear(f.serving)
 	f.forget()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"hallig/appliance/event"
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
@@ -267,6 +268,8 @@ func (f *far) sendItems(w *way, priority int) {
 		}
 		batch = append(batch, it)
 	}
+	tells, telling := nameOf(batch[0])
+	telling = telling && w.slow() && !f.told[tells]
 	parcels, ends := f.itemParcels(batch)
 	m := &message{feed: true}
 	took, size := f.transmit(w, priority, m, parcels)
@@ -282,6 +285,16 @@ func (f *far) sendItems(w *way, priority int) {
 		return
 	}
 	n = max(n, 1) // what cannot be written is left out; it will be missed, and logged again, after a stall
+	if telling {
+		f.telling = true
+		session := f.session
+		m.entries = append(m.entries, entry{nil, func(arrived bool) {
+			f.telling = false
+			if arrived && f.session == session {
+				f.told[tells] = true
+			}
+		}})
+	}
 	for _, it := range batch[:n] {
 		if it.ID != "" && it.Event != nil {
 			f.l.c.Observe(Event{What: "sent", Peer: f.p, Transport: w.t.Name(), Event: it.ID, Room: it.Room, Bytes: size / n})
@@ -301,8 +314,26 @@ const (
 	notesEvery = 15 * time.Second
 )
 
-// itemsDue says whether the items should go now.
+// naming is what an event's parcel has to explain in full until a message with it has arrived: some sixty bytes.
+type naming struct {
+	room   event.RoomID
+	log    peer.ID
+	sender event.UserID
+}
+
+func nameOf(it outbox.Item) (naming, bool) {
+	if it.Event == nil {
+		return naming{}, false
+	}
+	return naming{it.Room, it.Box, it.Event.PDU.Sender}, true
+}
+
+// itemsDue says whether the items should go now. On a slow line the first event of a room or a user goes alone: those
+// that wait until its names are known there are shorter by more than the wait costs.
 func (f *far) itemsDue(w *way) bool {
+	if f.telling && w.slow() {
+		return false
+	}
 	if !w.slow() || len(f.items) >= fewItems || f.notesDue {
 		return true
 	}

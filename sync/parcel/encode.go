@@ -19,6 +19,8 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 	limit = min(limit, MaxMessage)
 	msg = []byte{s.tag}
 	lastAt := -1 // where the head of the last parcel stands
+	var lent Ticket
+	defer func() { s.takeBack(lent) }()
 	for i, p := range parcels {
 		w := &writer{s: s, inline: s.tag == 0}
 		form, err := s.encode(w, p)
@@ -47,6 +49,7 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 		ticket.told = append(ticket.told, w.told...)
 		ticket.sent = append(ticket.sent, w.sent...)
 		took++
+		s.lend(&lent, w) // whoever reads the next parcel of this message has read this one
 	}
 	if lastAt < 0 {
 		return nil, 0, Ticket{}, errors.New("encode message: no parcels")

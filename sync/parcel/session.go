@@ -123,6 +123,41 @@ type told struct {
 	number uint64
 }
 
+// lend lets the rest of a message use what a parcel before it in the same message explained. What was lent is noted in
+// t, for takeBack at the message's end.
+func (s *Session) lend(t *Ticket, w *writer) {
+	for _, e := range w.told {
+		if n, ok := s.out[e.table].names[e.number]; ok && !n.arrived {
+			n.arrived = true
+			s.out[e.table].names[e.number] = n
+			t.told = append(t.told, e)
+		}
+	}
+	for _, p := range w.sent {
+		if k, ok := s.recall(p); ok && !k.arrived {
+			k.arrived = true
+			s.trail[p.log].seqs[p.seq] = k
+			t.sent = append(t.sent, p)
+		}
+	}
+}
+
+// takeBack undoes lend.
+func (s *Session) takeBack(t Ticket) {
+	for _, e := range t.told {
+		if n, ok := s.out[e.table].names[e.number]; ok {
+			n.arrived = false
+			s.out[e.table].names[e.number] = n
+		}
+	}
+	for _, p := range t.sent {
+		if k, ok := s.recall(p); ok {
+			k.arrived = false
+			s.trail[p.log].seqs[p.seq] = k
+		}
+	}
+}
+
 // Arrived marks what a message explained as known to the far end. Call it only for messages of this session, when the
 // transport's done said nil.
 func (s *Session) Arrived(t Ticket) {
