@@ -285,3 +285,19 @@ func (r *Read) GapDepth(room event.RoomID) (int64, error) {
 	_, err = r.one(`SELECT coalesce(min(e.depth), 0) FROM gap g JOIN event e ON e.nid = g.child WHERE g.room=?`, args(nid), &depth)
 	return depth, err
 }
+
+// GapHeads gives up to 20 events of a room that have ancestors which lack.
+func (r *Read) GapHeads(room event.RoomID) ([]event.ID, error) {
+	nid, err := r.findRoom(room)
+	if err != nil || nid == 0 {
+		return nil, err
+	}
+	var out []event.ID
+	err = r.each(`SELECT DISTINCT e.id FROM gap g JOIN event e ON e.nid = g.child WHERE g.room=? ORDER BY e.depth DESC LIMIT 20`, args(nid), func(row *Row) error {
+		var id []byte
+		err := row.Scan(&id)
+		out = append(out, idText(id))
+		return err
+	})
+	return out, err
+}

@@ -319,6 +319,7 @@ func TestCentralInvites(t *testing.T) {
 		if err := h.anna.Leave(ctx, id); err != nil {
 			t.Fatal("refuse: ", err)
 		}
+		before := say(t, h.carl, id, 3, "vor der Zeit")
 		if err := h.carl.Invite(ctx, id, h.anna.UserID); err != nil {
 			t.Fatal(err)
 		}
@@ -334,6 +335,7 @@ func TestCentralInvites(t *testing.T) {
 		a.until(t, both)
 		c.until(t, both)
 		h.equalState(id)
+		h.box.history(h.anna, id, before)
 		if _, err := h.carl.Redact(ctx, id, both[2], "doch nicht"); err != nil {
 			t.Fatal(err)
 		}
@@ -350,6 +352,30 @@ func TestCentralInvites(t *testing.T) {
 			return !strings.Contains(fmt.Sprint(h.joined(h.carl, id)), h.anna.UserID)
 		}); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// history pages back until all events have come; the box has to fetch them from the central server.
+func (b *testBox) history(c *matrixclient.Client, id string, want []string) {
+	b.Helper()
+	seen := map[string]bool{}
+	from := ""
+	for range 20 {
+		m, err := c.Messages(b.Context(), id, from, "b", 50)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, e := range m.Chunk {
+			seen[e.ID] = true
+		}
+		if from = m.End; from == "" {
+			break
+		}
+	}
+	for _, w := range want {
+		if !seen[w] {
+			b.Errorf("%s from before the join is not in /messages", w)
 		}
 	}
 }

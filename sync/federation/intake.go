@@ -87,31 +87,56 @@ func (in *Intake) Run(ctx context.Context) error {
 // Take takes in one event that origin sent. When it returns nil the event is decided or durably staged. An error is
 // for the origin to hear; nothing of the event is kept then.
 func (in *Intake) Take(ctx context.Context, origin string, p *event.PDU) error {
-	if in.known(ctx, p.ID) {
-		return nil
+	return in.TakeAll(ctx, origin, []*event.PDU{p})[0]
+}
+
+// TakeAll is Take for the events of one transaction: they share flushes. The answers are in the order of the events.
+func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU) []error {
+	errs := make([]error, len(pdus))
+	var ins []room.Incoming
+	var at []int // which answer each of ins belongs to
+	for i, p := range pdus {
+		if in.known(ctx, p.ID) {
+			continue
+		}
+		if in.took != nil {
+			in.took(origin)
+		}
+		ready, err := in.c.Client.checked(ctx, origin, p)
+		switch {
+		case err == nil:
+			ins = append(ins, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: origin}})
+			at = append(at, i)
+		case errors.Is(err, ErrKeyUnavailable):
+			errs[i] = in.stage(ctx, origin, false, p)
+		case ctx.Err() != nil:
+			errs[i] = ctx.Err()
+		default:
+			errs[i] = &badPDU{err.Error()}
+		}
 	}
-	if in.took != nil {
-		in.took(origin)
+	results, err := in.c.Rooms.AcceptAll(ctx, ins)
+	var wait []*event.PDU
+	var waitAt []int
+	for k, res := range results {
+		switch res.Outcome {
+		case room.Missing:
+			wait, waitAt = append(wait, ins[k].PDU), append(waitAt, at[k])
+		case room.Rejected:
+			errs[at[k]] = &badPDU{"rejected: " + res.Reason}
+		default:
+			in.pokeIfWaiting(ins[k].PDU.RoomID)
+		}
 	}
-	ready, err := in.c.Client.checked(ctx, origin, p)
-	if errors.Is(err, ErrKeyUnavailable) {
-		return in.stage(ctx, origin, false, p)
+	for _, i := range at[len(results):] {
+		errs[i] = err
 	}
-	if err != nil {
-		return &badPDU{err.Error()}
+	if err := in.stage(ctx, origin, true, wait...); err != nil {
+		for _, i := range waitAt {
+			errs[i] = err
+		}
 	}
-	res, err := in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: origin}})
-	if err != nil {
-		return err
-	}
-	switch res.Outcome {
-	case room.Missing:
-		return in.stage(ctx, origin, true, ready)
-	case room.Rejected:
-		return &badPDU{"rejected: " + res.Reason}
-	}
-	in.pokeIfWaiting(p.RoomID)
-	return nil
+	return errs
 }
 
 // known says whether an event is in the room for good, so that nobody needs to look at it again.
@@ -137,7 +162,9 @@ func (in *Intake) stage(ctx context.Context, origin string, verified bool, pdus 
 	if err != nil {
 		return fmt.Errorf("stage events: %w", err)
 	}
-	in.poke(pdus[0].RoomID)
+	for _, p := range pdus {
+		in.poke(p.RoomID)
+	}
 	return nil
 }
 

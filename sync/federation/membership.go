@@ -172,7 +172,14 @@ func (c *Client) Backfill(ctx context.Context, id event.RoomID, limit int) error
 		if server == c.c.Local.Server {
 			continue
 		}
-		pdus, err := c.History(ctx, server, id, v, gaps, min(max(limit, 1), askAtOnce))
+		most := min(max(limit, 1), askAtOnce)
+		pdus, err := c.History(ctx, server, id, v, gaps, most)
+		if final(err) { // not for rooms of this version, with some servers; the gap between nothing and what we have is the same
+			var heads []event.ID
+			if heads, err = c.gapHeads(ctx, id); err == nil {
+				pdus, err = c.Missing(ctx, server, id, v, []event.ID{}, heads, most)
+			}
+		}
 		if err != nil || len(pdus) == 0 {
 			last = err
 			continue
@@ -185,6 +192,19 @@ func (c *Client) Backfill(ctx context.Context, id event.RoomID, limit int) error
 		return toldAbout("history", last)
 	}
 	return nil
+}
+
+// gapHeads gives the events here whose ancestors lack.
+func (c *Client) gapHeads(ctx context.Context, id event.RoomID) (heads []event.ID, err error) {
+	db := c.c.Ring.c.DB
+	if db == nil {
+		return nil, errors.New("no database to look into")
+	}
+	err = db.View(ctx, func(r *store.Read) (err error) {
+		heads, err = r.GapHeads(id)
+		return err
+	})
+	return heads, err
 }
 
 // placeHistory accepts old events, oldest first. Authorising events that are unknown are asked for.

@@ -63,18 +63,9 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 		return json.RawMessage(before), nil
 	}
 	// What has begun goes on when the sender hangs up: it will send the same again, and then everything is known.
-	results := make(map[event.ID]pduResult, len(t.PDUs))
-	for _, raw := range t.PDUs {
-		id, err := h.takePDU(ctx, r.origin, raw)
-		if id == "" {
-			continue // a room we do not know: there is not even an id to answer for
-		}
-		switch text, stop := told(err); {
-		case stop:
-			return nil, err
-		default:
-			results[id] = pduResult{Error: text}
-		}
+	results, err := h.takePDUs(ctx, r.origin, t.PDUs)
+	if err != nil {
+		return nil, err
 	}
 	for _, e := range t.EDUs {
 		if err := h.takeEDU(ctx, r.origin, e); err != nil {
@@ -112,29 +103,46 @@ type badPDU struct{ text string }
 
 func (e *badPDU) Error() string { return e.text }
 
-func (h *Handler) takePDU(ctx context.Context, origin string, raw json.RawMessage) (event.ID, error) {
-	id, v, err := h.roomOf(ctx, raw)
-	if err != nil || v == nil {
-		return "", err
-	}
-	p, err := event.Parse(v, raw)
-	if err != nil {
-		h.log.Info("PDU refused", "origin", origin, "room", id, "err", err)
-		return "", nil
-	}
-	if err := h.checkACL(ctx, id, origin); err != nil {
-		return p.ID, err
-	}
-	if err := h.checkResident(ctx, id); err != nil {
-		return p.ID, err
-	}
-	if err := h.c.Intake.Take(ctx, origin, p); err != nil {
-		if _, stop := told(err); stop {
-			h.log.Info("PDU not taken", "origin", origin, "room", id, "event", p.ID, "err", err)
+// takePDUs takes in all that can be read. What belongs to no room of ours gets no answer: without the room's version there is not even an id.
+func (h *Handler) takePDUs(ctx context.Context, origin string, raws []json.RawMessage) (map[event.ID]pduResult, error) {
+	results := make(map[event.ID]pduResult, len(raws))
+	note := func(id event.ID, err error) error {
+		text, stop := told(err)
+		if stop {
+			return err
 		}
-		return p.ID, err
+		results[id] = pduResult{Error: text}
+		return nil
 	}
-	return p.ID, nil
+	var pdus []*event.PDU
+	for _, raw := range raws {
+		id, v, err := h.roomOf(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			continue
+		}
+		p, err := event.Parse(v, raw)
+		if err != nil {
+			h.log.Info("PDU refused", "origin", origin, "room", id, "err", err)
+			continue
+		}
+		if err = h.checkACL(ctx, id, origin); err == nil {
+			err = h.checkResident(ctx, id)
+		}
+		if err == nil {
+			pdus = append(pdus, p)
+		} else if err = note(p.ID, err); err != nil {
+			return nil, err
+		}
+	}
+	for i, err := range h.c.Intake.TakeAll(ctx, origin, pdus) {
+		if err := note(pdus[i].ID, err); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
 }
 
 // roomOf finds the room of a PDU and its version; no version when the room is not ours to know.
