@@ -147,6 +147,64 @@ func backfill(t *testing.T, far, box *house, id event.RoomID, tips []event.ID) [
 	return pdus[len(pdus)-1].Prev
 }
 
+// Two halves of a room set the topic while they are apart. Whoever wins, a client that lays states and timelines one over the
+// other ends with the room's topic.
+func TestClientsEndWithTheStateThatWon(t *testing.T) {
+	for round := range 6 {
+		box, far := newHouse(t), newBox(t, "far.test")
+		bert, anna := box.person("bert"), far.person("anna")
+		id := anna.create("public_chat", room.StateDraft{Type: "m.room.topic", Content: json.RawMessage(`{"topic":"old"}`)})
+		joinAcross(t, far, bert, id)
+		hand := func(from, to *house, e event.ID) {
+			t.Helper()
+			p, _, err := from.rooms.Event(t.Context(), e)
+			ok(t, err)
+			_, err = to.rooms.Accept(t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: from.name}})
+			ok(t, err)
+		}
+		levels := map[string]any{}
+		raw, err := far.feed.StateEvent(t.Context(), anna.id, id, "m.room.power_levels", "", false)
+		ok(t, err)
+		ok(t, json.Unmarshal(raw, &levels))
+		users, _ := levels["users"].(map[string]any)
+		if users == nil {
+			users = map[string]any{}
+		}
+		users[string(bert.id)] = 90
+		levels["users"] = users
+		raw, err = json.Marshal(levels)
+		ok(t, err)
+		hand(far, box, anna.state(id, "m.room.power_levels", "", string(raw)))
+
+		topic := ""
+		follow := func() {
+			r := bert.sync("").room(id)
+			for _, e := range slices.Concat(r.State.Events, r.Timeline.Events) {
+				if e.Type == "m.room.topic" {
+					topic = e.Content["topic"].(string)
+				}
+			}
+		}
+		follow()
+		theirs := anna.state(id, "m.room.topic", "", fmt.Sprintf(`{"topic":"theirs %d"}`, round))
+		bert.state(id, "m.room.topic", "", `{"topic":"ours"}`)
+		follow()
+		hand(far, box, theirs)
+		follow()
+		follow()
+		raw, err = box.feed.StateEvent(t.Context(), bert.id, id, "m.room.topic", "", false)
+		ok(t, err)
+		var want struct{ Topic string }
+		ok(t, json.Unmarshal(raw, &want))
+		if topic != want.Topic {
+			t.Errorf("the client believes %q, the room says %q", topic, want.Topic)
+		}
+		if s := bert.sync(""); len(s.Rooms.Join) != 0 {
+			t.Errorf("corrected again and again: %+v", s.room(id).State)
+		}
+	}
+}
+
 func TestContextAndEvent(t *testing.T) {
 	h := newHouse(t)
 	anna, bert := h.person("anna"), h.person("bert")

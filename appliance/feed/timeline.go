@@ -139,7 +139,8 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 		}
 	}
 	full := s.full || !was
-	if !full && !news && len(data) == 0 && !s.recent.mayHaveChanged(m.Room, s.since.pos) {
+	due := s.f.correction(s.corrected(m.Room), s.since.pos)
+	if !full && !news && len(due) == 0 && len(data) == 0 && !s.recent.mayHaveChanged(m.Room, s.since.pos) {
 		return nil, nil
 	}
 	after := s.since.pos
@@ -164,6 +165,9 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	}
 	st, err := s.changes(m.Room, window, s.pos, full, 0, pg)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.correct(m.Room, st, pg, due); err != nil {
 		return nil, err
 	}
 	out := &joinedRoom{AccountData: events{orEmpty(data)}, Ephemeral: events{[]json.RawMessage{}}}
