@@ -299,40 +299,7 @@ func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU,
 	l.flight.add()
 	answer := make(chan error, 1)
 	r.db.Queue(func(tx *store.Tx) error {
-		old, err := tx.Event(pdu.ID)
-		if err != nil {
-			return err
-		}
-		if old != nil && !old.Is(store.Outlier) {
-			return nil // it came through the front door meanwhile
-		}
-		if row, err := tx.Room(pdu.RoomID); err != nil {
-			return err
-		} else if row == nil || row.Version == "" {
-			if err := tx.SetRoom(pdu.RoomID, v.ID, 0); err != nil {
-				return err
-			}
-		}
-		if old == nil {
-			row := rowOf(pdu, nid)
-			row.Flags = store.Outlier
-			if err := tx.InsertEvent(row, false); err != nil {
-				return err
-			}
-		} else {
-			nid = old.NID
-		}
-		if m, err := tx.MembershipOf(pdu.RoomID, user); err != nil || m.Membership == "join" {
-			return err // we are in the room: what comes through the front door counts
-		}
-		if err := tx.SetMember(store.Membership{Room: pdu.RoomID, User: user, Membership: thin.Member.Membership, Event: nid, Pos: tx.NextPos()}); err != nil {
-			return err
-		}
-		tx.TouchUser(user)
-		if stripped == nil {
-			return nil
-		}
-		return tx.SetStripped(pdu.RoomID, user, stripped)
+		return moveMember(tx, v, pdu, nid, store.Membership{Room: pdu.RoomID, User: user, Membership: thin.Member.Membership}, stripped)
 	}, func(err error) {
 		l.flight.land()
 		answer <- err
@@ -344,4 +311,43 @@ func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU,
 		return tellable(fmt.Errorf("note %s: %w", thin.Member.Membership, err))
 	}
 	return nil
+}
+
+// moveMember is the transaction of outOfBand.
+func moveMember(tx *store.Tx, v *event.Version, pdu *event.PDU, nid int64, m store.Membership, stripped []json.RawMessage) error {
+	old, err := tx.Event(pdu.ID)
+	if err != nil {
+		return err
+	}
+	if old != nil && !old.Is(store.Outlier) {
+		return nil // it came through the front door meanwhile
+	}
+	room, err := tx.Room(m.Room)
+	if err != nil {
+		return err
+	}
+	if room == nil || room.Version == "" {
+		if err := tx.SetRoom(m.Room, v.ID, 0); err != nil {
+			return err
+		}
+	}
+	if m.Event = nid; old != nil {
+		m.Event = old.NID
+	} else {
+		row := rowOf(pdu, nid)
+		row.Flags = store.Outlier
+		if err := tx.InsertEvent(row, false); err != nil {
+			return err
+		}
+	}
+	now, err := tx.MembershipOf(m.Room, m.User)
+	if err != nil || now.Membership == "join" {
+		return err // we are in the room: what comes through the front door counts
+	}
+	m.Pos = tx.NextPos()
+	tx.TouchUser(m.User)
+	if err := tx.SetMember(m); err != nil || stripped == nil {
+		return err
+	}
+	return tx.SetStripped(m.Room, m.User, stripped)
 }

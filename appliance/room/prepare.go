@@ -31,7 +31,6 @@ type prepared struct {
 	tips     []int64
 	gaps     []event.ID
 	closeGap bool
-	stripped bool
 	txn      *Txn
 	extra    func(*store.Tx) error
 	result   Result

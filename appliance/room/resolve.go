@@ -64,66 +64,49 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	return g, nil
 }
 
-// resolveStates asks the law. States are told in its terms: ids, not numbers.
-func (l *live) resolveStates(k *look, p *prepared, groups []group) (store.State, error) {
-	ids := make(map[int64]event.ID)
-	nids := make(map[event.ID]int64)
-	name := func(nid int64) (event.ID, error) {
-		if id, ok := ids[nid]; ok {
-			return id, nil
-		}
-		id, err := l.idOf(k, p, nid)
-		ids[nid], nids[id] = id, nid
-		return id, err
-	}
-	keys := make(map[int64]rules.Key)
-	sets := make([]map[rules.Key]event.ID, len(groups))
-	for i, g := range groups {
-		sets[i] = make(map[rules.Key]event.ID, len(g.state))
-		for _, e := range g.state {
-			key, ok := keys[e.Key]
-			if !ok {
-				typ, sk, err := l.r.db.StateKeyText(e.Key)
-				if err != nil {
-					return nil, err
-				}
-				key = rules.Key{Type: typ, StateKey: sk}
-				keys[e.Key] = key
-			}
-			id, err := name(e.Event)
+// translator tells states in the law's terms, ids, and back in numbers.
+type translator struct {
+	l    *live
+	k    *look
+	p    *prepared
+	ids  map[int64]event.ID
+	nids map[event.ID]int64
+	keys map[int64]rules.Key
+}
+
+func (t *translator) tell(s store.State) (map[rules.Key]event.ID, error) {
+	m := make(map[rules.Key]event.ID, len(s))
+	for _, e := range s {
+		key, ok := t.keys[e.Key]
+		if !ok {
+			typ, sk, err := t.l.r.db.StateKeyText(e.Key)
 			if err != nil {
 				return nil, err
 			}
-			sets[i][key] = id
+			key = rules.Key{Type: typ, StateKey: sk}
+			t.keys[e.Key] = key
 		}
+		id, ok := t.ids[e.Event]
+		if !ok {
+			var err error
+			if id, err = t.l.idOf(t.k, t.p, e.Event); err != nil {
+				return nil, err
+			}
+			t.ids[e.Event], t.nids[id] = id, e.Event
+		}
+		m[key] = id
 	}
-	var failed error
-	result, err := rules.Resolve(l.version, sets, func(id event.ID) *rules.Event {
-		if p != nil && id == p.pdu.ID {
-			return p.thin
-		}
-		t, nid, err := k.thinID(id)
-		if err != nil {
-			failed = err
-		}
-		if t != nil {
-			ids[nid], nids[id] = id, nid
-		}
-		return t
-	})
-	if failed != nil {
-		return nil, failed
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := make(store.State, 0, len(result))
-	for key, id := range result {
-		nid, ok := nids[id]
+	return m, nil
+}
+
+func (t *translator) back(m map[rules.Key]event.ID) (store.State, error) {
+	s := make(store.State, 0, len(m))
+	for key, id := range m {
+		nid, ok := t.nids[id]
 		if !ok {
 			return nil, fmt.Errorf("the law answered an unknown event %s", id)
 		}
-		n, err := l.r.db.StateKey(key.Type, key.StateKey)
+		n, err := t.l.r.db.StateKey(key.Type, key.StateKey)
 		if err != nil {
 			return nil, err
 		}
@@ -131,6 +114,39 @@ func (l *live) resolveStates(k *look, p *prepared, groups []group) (store.State,
 	}
 	slices.SortFunc(s, func(a, b store.StateEntry) int { return int(a.Key - b.Key) })
 	return s, nil
+}
+
+// resolveStates asks the law.
+func (l *live) resolveStates(k *look, p *prepared, groups []group) (store.State, error) {
+	t := &translator{l: l, k: k, p: p, ids: make(map[int64]event.ID), nids: make(map[event.ID]int64), keys: make(map[int64]rules.Key)}
+	sets := make([]map[rules.Key]event.ID, len(groups))
+	for i, g := range groups {
+		var err error
+		if sets[i], err = t.tell(g.state); err != nil {
+			return nil, err
+		}
+	}
+	var failed error
+	result, err := rules.Resolve(l.version, sets, func(id event.ID) *rules.Event {
+		if p != nil && id == p.pdu.ID {
+			return p.thin
+		}
+		thin, nid, err := k.thinID(id)
+		if err != nil {
+			failed = err
+		}
+		if thin != nil {
+			t.nids[id] = nid
+		}
+		return thin
+	})
+	if failed != nil {
+		return nil, failed
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.back(result)
 }
 
 func (l *live) idOf(k *look, p *prepared, nid int64) (event.ID, error) {

@@ -179,30 +179,33 @@ func (db *DB) write() {
 func (db *DB) folding() {
 	defer close(db.folded)
 	var c *conn
+	defer func() {
+		if c != nil {
+			c.close()
+		}
+	}()
 	for range db.fold {
 		if c == nil {
 			var err error
 			if c, err = openConn(db.dsn(false)); err != nil {
-				c = nil
 				db.log.Warn("open connection to fold the write-ahead log", "err", err)
+				c = nil
 				continue
 			}
-			defer c.close()
 		}
-		r := &Read{db: db, c: c}
-		var busy, pages, done int64
-		if _, err := r.one(`PRAGMA wal_checkpoint(NOOP)`, nil, &busy, &pages, &done); err != nil {
-			db.log.Warn("measure the write-ahead log", "err", err)
-			continue
-		}
-		if pages-done < walPages {
-			continue
-		}
-		if _, err := r.one(`PRAGMA wal_checkpoint(PASSIVE)`, nil, &busy, &pages, &done); err != nil {
+		if err := db.foldOnce(&Read{db: db, c: c}); err != nil {
 			db.log.Warn("fold the write-ahead log", "err", err)
 		}
-		db.flushes.Add(2) // of the log, then of the file
 	}
+}
+
+func (db *DB) foldOnce(r *Read) error {
+	var busy, pages, done int64
+	if _, err := r.one(`PRAGMA wal_checkpoint(NOOP)`, nil, &busy, &pages, &done); err != nil || pages-done < walPages {
+		return err
+	}
+	_, err := r.one(`PRAGMA wal_checkpoint(PASSIVE)`, nil, &busy, &pages, &done)
+	return err
 }
 
 func (db *DB) hasLazy() bool {
