@@ -20,13 +20,13 @@ const server = "box.test"
 // house is a database on disk with its accounts; reopen gives what a restart gives.
 type house struct {
 	*Accounts
-	t    *testing.T
+	t    testing.TB
 	path string
 	db   *store.DB
 	now  time.Time
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	h := &house{t: t, path: filepath.Join(t.TempDir(), "hallig.db"), now: time.UnixMilli(1_800_000_000_000)}
 	h.open()
 	t.Cleanup(func() { h.db.Close() })
@@ -73,14 +73,14 @@ func code(err error) string {
 	return "not tellable: " + err.Error()
 }
 
-func wantCode(t *testing.T, err error, want string) {
+func wantCode(t testing.TB, err error, want string) {
 	t.Helper()
 	if got := code(err); got != want {
 		t.Fatalf("got %q (%v), want %q", got, err, want)
 	}
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -114,6 +114,9 @@ func (a *Accounts) ReceiveToDevice(ctx context.Context, origin string, raw json.
 				continue
 			}
 			for _, device := range sortedKeys(edu.Messages[user]) {
+				if object(edu.Messages[user][device]) != nil {
+					continue // no client could read it
+				}
 				if err := deliver(tx, edu.Sender, edu.Type, letter{user, device, edu.Messages[user][device]}); err != nil {
 					return err
 				}
