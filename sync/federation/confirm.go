@@ -170,7 +170,7 @@ func (d *dest) confirm(ctx context.Context) (wait time.Duration, done bool, err 
 			done = done || full || f.dirty
 			continue
 		}
-		if time.Since(f.sentAt) > resendAfter {
+		if time.Since(f.sentAt) > time.Duration(d.s.resendAfter.Load()) {
 			if err := d.resend(ctx, id, f); err != nil {
 				return 0, false, err
 			}

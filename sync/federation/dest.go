@@ -175,6 +175,9 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 	}
 	first := speak || d.failing.Load()
 	for ctx.Err() == nil {
+		if d.s.silent.Load() {
+			return retryMost
+		}
 		did, err := d.push(ctx, first)
 		if err != nil {
 			return d.failed(ctx, err)
@@ -248,7 +251,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)
 	}
-	wait := max(retryFirst, min(now.Sub(d.since)/4, retryMost))
+	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/4, retryMost))
 	d.retryAt = now.Add(wait)
 	d.mu.Lock()
 	clear(d.hints)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hallig/appliance/event"
@@ -37,6 +38,10 @@ type Sender struct {
 	log *slog.Logger
 	sem chan struct{} // bounds the requests under way
 
+	resendAfter atomic.Int64 // ns; constants but for tests
+	retry       atomic.Int64
+	silent      atomic.Bool // tests: does not speak by itself
+
 	mu    sync.Mutex
 	rooms map[event.RoomID]bool // with new events since the dispatcher looked
 	now   map[string]bool       // servers that something waits for
@@ -56,6 +61,8 @@ func NewSender(c SenderConfig) *Sender {
 	}
 	s := &Sender{c: c, log: c.Log, sem: make(chan struct{}, concurrentRequests), rooms: map[event.RoomID]bool{}, now: map[string]bool{},
 		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
+	s.resendAfter.Store(int64(resendAfter))
+	s.retry.Store(int64(retryFirst))
 	c.Intake.took = s.took
 	c.DB.OnCommit(s.committed)
 	return s
@@ -148,7 +155,7 @@ func (s *Sender) Heard(server string) {
 	s.mu.Lock()
 	d := s.dests[server]
 	s.mu.Unlock()
-	if d != nil && d.failing.Load() && time.Now().UnixNano()-d.triedAt.Load() > int64(retryFirst) {
+	if d != nil && d.failing.Load() && time.Now().UnixNano()-d.triedAt.Load() > s.retry.Load() {
 		d.linkUp.Store(true)
 		poke(d.wake)
 	}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+	"hallig/tools/matrixclient"
+)
+
+// strict stands before a server and plays the faults of central servers. It fails in two ways: nothing happened, and it happened but nobody
+// was told. It counts what is unconfirmed, and complains when that is too much.
+type strict struct {
+	mu          sync.Mutex
+	next        http.Handler
+	lose        int // so many transactions are answered with 200 and forgotten
+	deaf        int // so many transactions are done and answered with 502
+	refuse      event.ID
+	txns        []sentTxn
+	unconfirmed map[event.RoomID]int
+	most        int
+}
+
+type sentTxn struct {
+	id   string
+	body string
+	pdus []event.ID
+}
+
+func (s *strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.Contains(r.URL.Path, "/v1/send/"):
+		s.send(w, r)
+	case strings.Contains(r.URL.Path, "/v1/event/"):
+		s.next.ServeHTTP(w, r)
+		s.mu.Lock()
+		clear(s.unconfirmed) // one room in these tests
+		s.mu.Unlock()
+	default:
+		s.next.ServeHTTP(w, r)
+	}
+}
+
+func (s *strict) send(w http.ResponseWriter, r *http.Request) {
+	raw, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(raw))
+	var t incomingTransaction
+	_ = json.Unmarshal(raw, &t)
+	s.mu.Lock()
+	txn := sentTxn{id: path.Base(r.URL.Path), body: string(raw)}
+	refused := false
+	for _, p := range t.PDUs {
+		var head struct {
+			Room event.RoomID `json:"room_id"`
+		}
+		_ = json.Unmarshal(p, &head)
+		if pdu, err := event.Parse(event.Default(), p); err == nil {
+			txn.pdus = append(txn.pdus, pdu.ID)
+			refused = refused || pdu.ID == s.refuse
+		}
+		s.unconfirmed[head.Room]++
+		s.most = max(s.most, s.unconfirmed[head.Room])
+	}
+	s.txns = append(s.txns, txn)
+	lose, deaf := s.lose > 0 && len(t.PDUs) > 0, s.deaf > 0 && len(t.PDUs) > 0
+	if lose {
+		s.lose--
+	}
+	if deaf {
+		s.deaf--
+	}
+	s.mu.Unlock()
+	switch {
+	case refused:
+		answer(w, http.StatusBadRequest, errorBody{"M_BAD_JSON", "I do not like it"})
+	case lose:
+		answer(w, http.StatusOK, map[string]any{"pdus": map[string]any{}})
+	case deaf:
+		s.next.ServeHTTP(discard{}, r)
+		answer(w, http.StatusBadGateway, errorBody{"M_UNKNOWN", "bad gateway"})
+	default:
+		s.next.ServeHTTP(w, r)
+	}
+}
+
+type discard struct{}
+
+func (discard) Header() http.Header         { return http.Header{} }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) WriteHeader(int)             {}
+
+// strictPair is a box of ours and one behind a strict door, with a room.
+func strictPair(t *testing.T) (a, b *testBox, anna *matrixclient.Client, id string, s *strict) {
+	t.Helper()
+	ca := testCA(t)
+	a, b = newTestBox(t, ca), newTestBox(t, ca)
+	anna = a.user("anna")
+	bert := b.user("bert")
+	id = must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	warm := say(t, anna, id, 1, "warm")
+	b.await("the first message", func() bool { return b.has(id, warm) })
+	b.sender.silent.Store(true) // it must not pull what it is not given
+	s = &strict{next: b.handler, unconfirmed: map[event.RoomID]int{}}
+	b.seen.mu.Lock()
+	b.seen.next = s
+	b.seen.mu.Unlock()
+	return a, b, anna, id, s
+}
+
+func TestNeverMoreThanFiftyUnconfirmed(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	b.link.Cut()
+	ids := say(t, anna, id, 170, "viel")
+	b.link.Join()
+	a.sender.LinkUp(b.name)
+	b.await("all", func() bool { return b.has(id, ids) })
+	a.await("the cursor's move", func() bool { return a.cursor(b.name, id) >= a.pos(ids[169]) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.most > 50 {
+		t.Errorf("%d events were unconfirmed at once", s.most)
+	}
+	var order []event.ID
+	for _, txn := range s.txns {
+		if len(txn.pdus) > 50 {
+			t.Errorf("a transaction of %d", len(txn.pdus))
+		}
+		order = append(order, txn.pdus...)
+	}
+	for i, e := range ids {
+		if j := slices.Index(order, event.ID(e)); i > 0 && j <= slices.Index(order, event.ID(ids[i-1])) {
+			t.Fatal("not oldest first")
+		}
+	}
+}
+
+func TestAnswerLostThenRepeated(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	s.mu.Lock()
+	s.deaf = 2
+	s.mu.Unlock()
+	ids := say(t, anna, id, 1, "zweimal")
+	b.await("it", func() bool { return b.has(id, ids) })
+	a.await("the cursor's move", func() bool { return a.cursor(b.name, id) >= a.pos(ids[0]) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var with []sentTxn
+	for _, txn := range s.txns {
+		if slices.Contains(txn.pdus, event.ID(ids[0])) {
+			with = append(with, txn)
+		}
+	}
+	if len(with) != 3 {
+		t.Fatalf("sent %d times, want 3", len(with))
+	}
+	for _, txn := range with[1:] {
+		if txn.id != with[0].id || txn.body != with[0].body {
+			t.Error("the repetition is another transaction")
+		}
+	}
+}
+
+func TestTakenAndThrownAway(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	a.sender.resendAfter.Store(int64(300 * time.Millisecond))
+	s.mu.Lock()
+	s.lose = 2
+	s.mu.Unlock()
+	ids := say(t, anna, id, 3, "verschluckt")
+	b.await("all", func() bool { return b.has(id, ids) })
+	a.await("the cursor's move", func() bool { return a.cursor(b.name, id) >= a.pos(ids[2]) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[string]bool{}
+	for _, txn := range s.txns {
+		if seen[txn.id] {
+			t.Error("sent again under the same id: that is answered from a cache")
+		}
+		seen[txn.id] = true
+	}
+}
+
+func TestOneBadEventDoesNotStopTheRoom(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	a.sender.retry.Store(int64(20 * time.Millisecond))
+	a.sender.resendAfter.Store(int64(300 * time.Millisecond))
+	b.link.Cut()
+	ids := say(t, anna, id, 6, "eins davon mag er nicht")
+	s.mu.Lock()
+	s.refuse = event.ID(ids[2])
+	s.mu.Unlock()
+	b.link.Join()
+	a.sender.LinkUp(b.name)
+	parked := func() (out []event.ID) {
+		if err := a.db.View(t.Context(), func(r *store.Read) (err error) { out, err = r.ParkedPDUs(b.name); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	a.await("the parking", func() bool { return slices.Equal(parked(), []event.ID{event.ID(ids[2])}) })
+	b.await("what does not build on it, and by asking what does", func() bool { return b.has(id, ids) })
+	s.mu.Lock()
+	s.refuse = ""
+	s.mu.Unlock()
+	a.sender.LinkUp(b.name)
+	a.await("the unparking", func() bool { return len(parked()) == 0 })
+}
+
+func (b *testBox) cursor(dest, id string) (pos int64) {
+	b.Helper()
+	err := b.db.View(b.Context(), func(r *store.Read) error {
+		cs, err := r.FederationCursors(dest)
+		for _, c := range cs {
+			if string(c.Room) == id {
+				pos = c.Pos
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pos
+}
+
+func (b *testBox) pos(id string) int64 {
+	b.Helper()
+	_, meta, err := b.rooms.Event(b.Context(), event.ID(id))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return meta.Pos
+}
