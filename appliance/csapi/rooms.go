@@ -62,6 +62,7 @@ func (h *Handler) createRoom(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.carryUser(ctx, c.session.User, h.predecessor(ctx, id), id)
 	for _, u := range cr.Invite {
 		if h.Accounts.Local(u) {
 			continue
@@ -361,7 +362,12 @@ func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, 
 		if err != nil {
 			return err
 		}
-		if _, err = h.Rooms.Send(ctx, d); err == nil || !elsewhere(err) || len(servers) == 0 || h.Remote == nil {
+		_, err = h.Rooms.Send(ctx, d)
+		if err == nil {
+			h.carryUser(ctx, user, h.predecessor(ctx, id), id)
+			return nil
+		}
+		if !elsewhere(err) || len(servers) == 0 || h.Remote == nil {
 			return err
 		}
 	}
@@ -378,6 +384,7 @@ func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, 
 		if err != nil {
 			return nil, remoteError(err)
 		}
+		h.carryUser(ctx, user, h.predecessor(ctx, id), id)
 		return nil, nil
 	})
 	return err

@@ -499,6 +499,9 @@ func TestUpgrade(t *testing.T) {
 	old := b.room(alice, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Visibility: "public", Alias: "alt", Name: "Alt"})
 	_, err := bob.Join(b.ctx, old)
 	b.ok(err)
+	rule := func(room string) string { return matrixclient.Path("pushrules", "global", "room", room) }
+	b.ok(bob.Do(b.ctx, "PUT", rule(old), object{"actions": []string{}}, nil))
+	b.ok(bob.Do(b.ctx, "PUT", matrixclient.Path("user", bob.UserID, "rooms", old, "tags", "m.favourite"), object{"order": 0.1}, nil))
 	b.refused("upgrade by a member", bob.Do(b.ctx, "POST", matrixclient.Path("rooms", old, "upgrade"), map[string]string{"new_version": "12"}, nil), 403, "M_FORBIDDEN")
 	b.refused("upgrade to nothing", alice.Do(b.ctx, "POST", matrixclient.Path("rooms", old, "upgrade"), map[string]string{"new_version": "x"}, nil), 400, "M_UNSUPPORTED_ROOM_VERSION")
 	for _, version := range []string{"11", "12"} {
@@ -516,6 +519,14 @@ func TestUpgrade(t *testing.T) {
 		}
 		if id, err := bob.Join(b.ctx, "#alt:box.example"); err != nil || id != out.Room {
 			t.Errorf("version %s: the alias leads to %s, %v", version, id, err)
+		}
+		b.ok(bob.Do(b.ctx, "GET", rule(out.Room), nil, nil))
+		var tags struct {
+			Tags object `json:"tags"`
+		}
+		b.ok(bob.Do(b.ctx, "GET", matrixclient.Path("user", bob.UserID, "rooms", out.Room, "tags"), nil, &tags))
+		if tags.Tags["m.favourite"] == nil {
+			t.Errorf("version %s: bob's tags are gone: %v", version, tags)
 		}
 		_, err := bob.SendText(b.ctx, old, "noch da?")
 		b.refused("a message in the old room", err, 403, "M_FORBIDDEN")

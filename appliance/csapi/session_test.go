@@ -252,6 +252,11 @@ func TestProfileAndData(t *testing.T) {
 	if n := len(s.Rooms.Join[room].Timeline.Events); n != 1 {
 		t.Errorf("%d events under a filter for one", n)
 	}
+	for _, bad := range []string{`{"room":{"timeline":{"types":[1]}}}`, `{"presence":"x"}`, `{"room":{"rooms":["x"]}}`, `{"room":{"state":{"senders":["x"]}}}`, `{"event_format":"x"}`} {
+		if err := alice.Do(b.ctx, "POST", matrixclient.Path("user", alice.UserID, "filter"), json.RawMessage(bad), nil); matrixclient.Status(err) != 400 {
+			t.Errorf("filter %s: %v", bad, err)
+		}
+	}
 	var found struct {
 		Results []object `json:"results"`
 	}

@@ -40,6 +40,13 @@ func (h *Handler) upgradeRoom(ctx context.Context, user event.UserID, old event.
 		}
 	}
 	h.carryBans(ctx, user, old, next)
+	if members, err := h.Rooms.Joined(ctx, old); err == nil {
+		for _, m := range members {
+			if h.Accounts.Local(m) {
+				h.carryUser(ctx, m, old, next)
+			}
+		}
+	}
 	if err := h.moveAliases(ctx, user, old, next); err != nil {
 		return nil, err
 	}
@@ -248,4 +255,63 @@ func (h *Handler) quiet(ctx context.Context, old event.RoomID, user event.UserID
 	if err := h.sendState(ctx, old, user, "m.room.power_levels", "", pl); err != nil {
 		h.log.Info("the old room stays open for talk", "room", old, "err", err)
 	}
+}
+
+// predecessor names the room that id replaces, "" when there is none.
+func (h *Handler) predecessor(ctx context.Context, id event.RoomID) event.RoomID {
+	create, err := h.stateContent(ctx, id, "m.room.create", "")
+	if err != nil {
+		return ""
+	}
+	var pre struct {
+		Room event.RoomID `json:"room_id"`
+	}
+	if raw, ok := create["predecessor"]; !ok || json.Unmarshal(raw, &pre) != nil {
+		return ""
+	}
+	return pre.Room
+}
+
+// carryUser gives a user in the new room the tags and the push rule that they had for the old one.
+func (h *Handler) carryUser(ctx context.Context, user event.UserID, old, next event.RoomID) {
+	if old == "" || old == next {
+		return
+	}
+	if err := h.carryTags(ctx, user, old, next); err != nil {
+		h.log.Warn("tags were not carried into the replacement room", "room", next, "user", user, "err", err)
+	}
+	raw, err := h.Accounts.PushRule(ctx, user, "room", string(old))
+	if err != nil {
+		return // there is none
+	}
+	var rule struct {
+		Actions json.RawMessage `json:"actions"`
+		Enabled *bool           `json:"enabled,omitempty"`
+	}
+	if json.Unmarshal(raw, &rule) != nil {
+		return
+	}
+	body, err := json.Marshal(map[string]any{"actions": rule.Actions})
+	if err == nil {
+		err = h.Accounts.SetPushRule(ctx, user, "room", string(next), body, "", "")
+	}
+	if err == nil && rule.Enabled != nil && !*rule.Enabled {
+		err = h.Accounts.SetPushRuleAttr(ctx, user, "room", string(next), "enabled", json.RawMessage(`{"enabled":false}`))
+	}
+	if err != nil {
+		h.log.Warn("a push rule was not carried into the replacement room", "room", next, "user", user, "err", err)
+	}
+}
+
+func (h *Handler) carryTags(ctx context.Context, user event.UserID, old, next event.RoomID) error {
+	tags, err := h.Accounts.Tags(ctx, user, old)
+	if err != nil {
+		return err
+	}
+	for tag, content := range tags {
+		if err := h.Accounts.SetTag(ctx, user, next, tag, content); err != nil {
+			return err
+		}
+	}
+	return nil
 }

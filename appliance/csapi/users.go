@@ -363,6 +363,9 @@ func (h *Handler) saveFilter(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFilter(raw); err != nil {
+		return nil, err
+	}
 	id, err := h.Accounts.SaveFilter(ctx, user, raw)
 	return map[string]string{"filter_id": id}, err
 }
