@@ -15,6 +15,13 @@ import (
 // missing holds an event until its ancestors are here and says which to ask for; a chain of asking that has become too
 // long is handed to whoever can walk the graph.
 func (b *Inbox) missing(ctx context.Context, h *held, ids []event.ID, t *Taken) (done bool, err error) {
+	b.mu.Lock()
+	for _, child := range b.waits[h.pdu.ID] {
+		if c := b.held[child]; c != nil && len(h.refs) == 0 {
+			h.depth = max(h.depth, c.depth+1)
+		}
+	}
+	b.mu.Unlock()
 	if h.depth >= maxDepth {
 		if b.c.Stage == nil {
 			return false, errNoWay
@@ -33,6 +40,7 @@ func (b *Inbox) missing(ctx context.Context, h *held, ids []event.ID, t *Taken) 
 		b.rooms[h.pdu.RoomID]++
 		b.bytes += len(h.pdu.JSON())
 	}
+	h.lacks = ids
 	for _, id := range ids {
 		if !slices.Contains(b.waits[id], h.pdu.ID) {
 			b.waits[id] = append(b.waits[id], h.pdu.ID)
@@ -109,27 +117,70 @@ func (b *Inbox) Waiting(id event.RoomID) bool {
 	return b.rooms[id] > 0
 }
 
-// Retry looks again at the events held of a room: something else has brought events into it.
+// Retry looks again at the events held of a room: something else may have brought their ancestors, or the room itself.
 func (b *Inbox) Retry(ctx context.Context, id event.RoomID) (Taken, error) {
+	t := Taken{Room: id}
+	come, err := b.come(ctx, id)
+	if err != nil || len(come) == 0 {
+		return t, err
+	}
 	b.mu.Lock()
 	var again []*held
-	for _, h := range b.held {
-		if h.pdu.RoomID == id {
+	for _, h := range come {
+		if b.held[h.pdu.ID] == h {
+			b.dropLocked(h)
 			again = append(again, h)
 		}
 	}
-	for _, h := range again {
-		b.dropLocked(h)
-	}
 	b.mu.Unlock()
 	slices.SortStableFunc(again, func(a, b *held) int { return int(a.pdu.Depth - b.pdu.Depth) })
-	t := Taken{Room: id}
 	for _, h := range again {
 		if err := b.take(ctx, h, &t); err != nil {
 			return t, fmt.Errorf("retry %s: %w", id, err)
 		}
 	}
 	return t, nil
+}
+
+// come lists the held events of a room that lack something which is here now.
+func (b *Inbox) come(ctx context.Context, id event.RoomID) ([]*held, error) {
+	b.mu.Lock()
+	lacking := make(map[event.ID][]*held)
+	var out []*held
+	for _, h := range b.held {
+		if h.pdu.RoomID != id {
+			continue
+		}
+		if len(h.lacks) == 0 {
+			out = append(out, h) // it waited for the room
+		}
+		for _, l := range h.lacks {
+			lacking[l] = append(lacking[l], h)
+		}
+	}
+	b.mu.Unlock()
+	err := b.c.DB.View(ctx, func(r *store.Read) error {
+		if len(out) > 0 {
+			if rm, err := r.Room(id); err != nil || rm == nil || rm.Cur == 0 {
+				out = nil
+				return err
+			}
+		}
+		for l, hs := range lacking {
+			nid, err := r.EventNID(l)
+			if err != nil {
+				return err
+			}
+			if nid != 0 {
+				out = append(out, hs...)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for ancestors: %w", err)
+	}
+	return out, nil
 }
 
 // stateAtBase gives the state before an event that was written while this box joined: its prev events are those of our

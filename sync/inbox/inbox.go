@@ -67,7 +67,8 @@ type held struct {
 	pdu   *event.PDU
 	from  peer.Peer
 	refs  []parcel.LogRef
-	depth int // how many wants led here
+	lacks []event.ID // what was missing when it was tried last; nothing: the room
+	depth int        // how many wants led here
 	since time.Time
 }
 

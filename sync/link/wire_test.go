@@ -19,6 +19,7 @@ type wire struct {
 
 	mu    sync.Mutex
 	ports map[string]*port
+	busy  map[[2]string]time.Time
 	cut   bool
 	sent  int // bytes given to it
 	count int // messages
@@ -33,7 +34,7 @@ var (
 )
 
 func newWire(name string, bps int, delay time.Duration) *wire {
-	return &wire{name: name, bps: bps, delay: delay, ports: map[string]*port{}}
+	return &wire{name: name, bps: bps, delay: delay, ports: map[string]*port{}, busy: map[[2]string]time.Time{}}
 }
 
 // port is one box's end.
@@ -130,7 +131,14 @@ func (w *wire) setCut(cut bool) {
 	}
 }
 
-func (p *port) Free(string, int) int { return 1 << 20 }
+// Free allows about four seconds of the wire.
+func (p *port) Free(addr string, _ int) int {
+	w := p.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	queued := int(time.Until(w.busy[[2]string{p.addr, addr}]).Seconds() * float64(w.bps) / 8)
+	return max(w.bps/2, 1200) - max(queued, 0)
+}
 
 func (p *port) Send(addr string, _ int, msg []byte, done func(error)) {
 	w := p.w
@@ -147,7 +155,13 @@ func (p *port) Send(addr string, _ int, msg []byte, done func(error)) {
 	}
 	w.sent += len(msg)
 	w.count++
-	airtime := w.delay + time.Duration(len(msg)*8)*time.Second/time.Duration(w.bps)
+	now, way := time.Now(), [2]string{p.addr, addr}
+	begin := now
+	if w.busy[way].After(now) {
+		begin = w.busy[way]
+	}
+	w.busy[way] = begin.Add(time.Duration(len(msg)*8) * time.Second / time.Duration(w.bps))
+	airtime := w.busy[way].Sub(now) + w.delay
 	if errors.Is(fate, errLost) {
 		time.AfterFunc(airtime, func() { p.queue <- func() { done(errLost) } })
 		return

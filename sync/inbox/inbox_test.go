@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package inbox
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+)
+
+// home is a store with its rooms.
+type home struct {
+	t     *testing.T
+	name  string
+	db    *store.DB
+	rooms *room.Rooms
+	key   event.Key
+}
+
+func newHome(t *testing.T, name string) *home {
+	t.Helper()
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	key := event.Key{ID: "ed25519:1", Private: ed25519.NewKeyFromSeed(bytes.Repeat([]byte(name[:1]), 32))}
+	err = db.Do(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.OpenExchange(name, 7)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &home{t, name, db, room.New(db, room.Identity{Server: name, Key: key}, room.Options{OnAppend: Number(name)}), key}
+}
+
+func (h *home) event(id event.ID) *event.PDU {
+	h.t.Helper()
+	p, _, err := h.rooms.Event(h.t.Context(), id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return p
+}
+
+func (h *home) say(id event.RoomID, text string) event.ID {
+	h.t.Helper()
+	body, _ := json.Marshal(map[string]string{"msgtype": "m.text", "body": text})
+	eid, err := h.rooms.Send(h.t.Context(), room.Draft{Room: id, Sender: event.UserID("@u:" + h.name), Type: "m.room.message", Content: body})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return eid
+}
+
+// far is the giver in these tests: a box with the server name a.test.
+var far = peer.Peer{ID: peer.IDOf(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)).Public().(ed25519.PublicKey)), Server: "a.test"}
+
+// shared makes a room of a that b has joined.
+func shared(t *testing.T, a, b *home) event.RoomID {
+	t.Helper()
+	ctx := t.Context()
+	id, err := a.rooms.Create(ctx, room.CreateRequest{Creator: event.UserID("@u:" + a.name), Preset: "public_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := "@u:" + b.name
+	tpl, v, err := a.rooms.Template(ctx, room.Draft{Room: id, Sender: event.UserID(user), Type: "m.room.member", StateKey: &user, Content: json.RawMessage(`{"membership":"join"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join, err := event.FromTemplate(v, tpl, b.name, b.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.rooms.Accept(ctx, room.Incoming{PDU: join, From: room.Source{Kind: "federation", Server: b.name}}); err != nil {
+		t.Fatal(err)
+	}
+	state, err := a.rooms.StateBefore(ctx, join.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []*event.PDU
+	for _, e := range state {
+		events = append(events, a.event(e))
+	}
+	if err := b.rooms.Adopt(ctx, v, join, events, events, room.Source{Kind: "federation", Server: a.name}); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func ref(n uint64) parcel.LogRef { return parcel.LogRef{Box: far.ID, Epoch: 3, Seq: n} }
+
+func kept(t *testing.T, h *home, id event.RoomID) uint64 {
+	t.Helper()
+	var top uint64
+	err := h.db.View(t.Context(), func(r *store.Read) error {
+		l, _, err := r.LogOf(id, string(far.ID), 3)
+		top = l.Top
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return top
+}
+
+func good(context.Context, *event.PDU) error { return nil }
+
+func TestAnyOrderBecomesCausalOrder(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	id := shared(t, a, b)
+	box := New(Config{DB: b.db, Rooms: b.rooms, Verify: good})
+	var es []*parcel.Event
+	for i := range 12 {
+		es = append(es, &parcel.Event{Log: ref(uint64(i) + 1), PDU: a.event(a.say(id, fmt.Sprint("text ", i)))})
+	}
+	for _, e := range []int{11, 3, 4, 10, 2, 1, 9, 8, 5, 7, 6} {
+		taken, err := box.Events(t.Context(), far, []*parcel.Event{es[e]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(taken.Kept) != 0 {
+			t.Errorf("receipt %v although the first event is missing", taken.Kept)
+		}
+	}
+	if !box.Waiting(id) {
+		t.Error("nothing is held")
+	}
+	taken, err := box.Events(t.Context(), far, []*parcel.Event{es[0], es[0], es[5]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []parcel.Vector{{Room: id, Box: far.ID, Epoch: 3, Upto: 12}}; !slices.Equal(taken.Kept, want) {
+		t.Errorf("receipt: got %v, want %v", taken.Kept, want)
+	}
+	if box.Waiting(id) || kept(t, b, id) != 12 {
+		t.Errorf("held %v, kept %d, want nothing and 12", box.Waiting(id), kept(t, b, id))
+	}
+	for _, e := range es {
+		if _, _, err := b.rooms.Event(t.Context(), e.PDU.ID); err != nil {
+			t.Errorf("event %s: %v", e.PDU.ID, err)
+		}
+	}
+}
+
+func TestHolesAreNotKept(t *testing.T) {
+	b := newHome(t, "b.test")
+	for _, step := range []struct{ seq, gap, want uint64 }{
+		{57, 0, 0}, {60, 0, 0}, {56, 55, 57}, {57, 0, 57}, {59, 0, 57}, {58, 0, 60}, {70, 8, 60}, {61, 0, 70},
+	} {
+		var got uint64
+		err := b.db.Do(t.Context(), func(tx *store.Tx) (err error) {
+			got, err = tx.MarkEntry("!r:a.test", string(far.ID), 3, step.seq, step.gap, 0)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != step.want {
+			t.Errorf("after place %d (gap %d): kept %d, want %d", step.seq, step.gap, got, step.want)
+		}
+	}
+}
+
+func TestRefusedCountsAsKept(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	id := shared(t, a, b)
+	wait := errors.New("key not known yet")
+	var verdict error
+	box := New(Config{DB: b.db, Rooms: b.rooms, Later: func(err error) bool { return errors.Is(err, wait) },
+		Verify: func(context.Context, *event.PDU) error { return verdict }})
+	e := &parcel.Event{Log: ref(1), PDU: a.event(a.say(id, "text"))}
+	verdict = wait
+	if taken, err := box.Events(t.Context(), far, []*parcel.Event{e}); err != nil || len(taken.Kept) != 0 {
+		t.Errorf("without a key: receipt %v, error %v, want none", taken.Kept, err)
+	}
+	verdict = errors.New("bad signature")
+	taken, err := box.Events(t.Context(), far, []*parcel.Event{e})
+	if err != nil || len(taken.Kept) != 1 || taken.Kept[0].Upto != 1 || taken.Events[0].Outcome != room.Rejected {
+		t.Errorf("with a bad signature: %+v, error %v, want refused and kept", taken, err)
+	}
+	if _, _, err := b.rooms.Event(t.Context(), e.PDU.ID); err == nil {
+		t.Error("the event with the bad signature was stored")
+	}
+}
+
+func TestLongChainIsHandedOn(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	id := shared(t, a, b)
+	var staged []event.ID
+	box := New(Config{DB: b.db, Rooms: b.rooms, Verify: good, Stage: func(_ context.Context, _ string, p *event.PDU) error {
+		staged = append(staged, p.ID)
+		return nil
+	}})
+	var ids []event.ID
+	for i := range maxDepth + 5 {
+		ids = append(ids, a.say(id, fmt.Sprint("text ", i)))
+	}
+	next := parcel.Event{Log: ref(99), PDU: a.event(ids[len(ids)-1])}
+	asked := 0
+	for {
+		taken, err := box.Events(t.Context(), far, []*parcel.Event{&next})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(taken.Want) == 0 {
+			break
+		}
+		asked++
+		next = parcel.Event{PDU: a.event(taken.Want[0])}
+	}
+	if asked != maxDepth || len(staged) != 1 {
+		t.Errorf("asked %d times and handed on %d events, want %d and 1", asked, len(staged), maxDepth)
+	}
+}
+
+func TestEDUOnceAndAgainAfterFailure(t *testing.T) {
+	b := newHome(t, "b.test")
+	var got []string
+	var fail error
+	box := New(Config{DB: b.db, Rooms: b.rooms, Verify: good, EDU: func(_ context.Context, origin, kind string, content []byte) error {
+		if fail == nil {
+			got = append(got, origin+kind+string(content))
+		}
+		return fail
+	}})
+	e := &parcel.EDU{Seq: 5, Type: "m.x", Content: []byte("1")}
+	fail = errors.New("disk full")
+	if k, err := box.EDU(t.Context(), far, 3, e); err == nil || k != 0 {
+		t.Errorf("failed handler: kept %d, error %v", k, err)
+	}
+	fail = nil
+	for range 2 {
+		if k, err := box.EDU(t.Context(), far, 3, e); err != nil || k != 5 {
+			t.Errorf("kept %d, error %v, want 5", k, err)
+		}
+	}
+	if _, err := box.EDU(t.Context(), far, 4, e); err != nil { // a new epoch counts anew
+		t.Error(err)
+	}
+	if _, err := box.EDU(t.Context(), far, 3, &parcel.EDU{Seq: 6, Type: "m.x", Origin: "other.test"}); err == nil {
+		t.Error("a box spoke for another server and was heard")
+	}
+	if want := []string{"a.testm.x1", "a.testm.x1"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
