@@ -162,9 +162,9 @@ func (h *Host) listen() error {
 		libp2p.DisableMetrics(),
 		libp2p.Ping(false),
 		libp2p.UserAgent("hallig"),
-		libp2p.DialRanker(swarm.NoDelayDialRanker),
 		libp2p.WithDialTimeout(dialTimeout),
-		libp2p.SwarmOpts(swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(swarm.NoDelayDialRanker), swarm.WithUDPBlackHoleSuccessCounter(nil),
+			swarm.WithIPv6BlackHoleSuccessCounter(nil)),
 	}
 	if slices.ContainsFunc(h.cfg.Listen, isQUIC) || slices.ContainsFunc(h.cfg.Static, isQUIC) {
 		options = append(options, libp2p.Transport(quic.NewTransport))

@@ -117,7 +117,7 @@ func (s *Session) encodeCompact(w *writer, p *Event) bool {
 	if !ok || p.Log.Box == "" {
 		return false
 	}
-	trial := &writer{s: s}
+	trial := &writer{s: s, before: w.before}
 	s.writeCompact(trial, place{logName{f.room, p.Log.Box, p.Log.Epoch}, p.Log.Seq}, f)
 	// The proof: read it as the far end will. Names explained here are not put anywhere, only given back.
 	far := &Session{codec: s.codec, tag: s.tag, in: s.out, out: s.in, trail: s.trail, dry: true}
@@ -134,7 +134,7 @@ func (s *Session) encodeCompact(w *writer, p *Event) bool {
 func (s *Session) writeCompact(w *writer, at place, f parts) {
 	w.place(at.log, at.seq)
 	w.author(f)
-	refs, known, depth, ts := s.ancestors(at, f.prev)
+	refs, known, depth, ts := w.ancestors(at, f.prev)
 	body, coding := s.writeBody(f)
 	fl := body << bodyShift
 	switch {
@@ -229,12 +229,12 @@ func (r *reader) author() author {
 
 // ancestors finds how to refer to the previous events: by place where both sides remember them (a zero place
 // otherwise), and what derives from them. known says that all of them are.
-func (s *Session) ancestors(at place, prev []event.ID) (refs []place, known bool, depth, ts int64) {
+func (w *writer) ancestors(at place, prev []event.ID) (refs []place, known bool, depth, ts int64) {
 	known = true
 	for _, id := range prev {
-		p := s.find(at, id)
+		p := w.find(at, id)
 		refs = append(refs, p)
-		k, ok := s.recall(p)
+		k, ok := w.s.recall(p)
 		if !ok {
 			known = false
 			continue
@@ -245,26 +245,22 @@ func (s *Session) ancestors(at place, prev []event.ID) (refs []place, known bool
 }
 
 // find looks for an event that the far end is sure to remember, first where it mostly is.
-func (s *Session) find(at place, id event.ID) place {
-	before := place{at.log, at.seq - 1}
-	if k, ok := s.recall(before); ok && k.id == id && s.shared(before, k) {
-		return before
+func (w *writer) find(at place, id event.ID) place {
+	last := place{at.log, at.seq - 1}
+	if k, ok := w.s.recall(last); ok && k.id == id && w.shared(last, k) {
+		return last
 	}
-	return s.lookup(at.log.room, id)
+	return w.lookup(at.log.room, id)
 }
 
 // lookup looks for an event of a room that the far end is sure to remember; the zero place if there is none.
-func (s *Session) lookup(room event.RoomID, id event.ID) place {
-	if p, ok := s.byID[id]; ok && p.log.room == room {
-		if k, ok := s.recall(p); ok && k.id == id && s.shared(p, k) {
+func (w *writer) lookup(room event.RoomID, id event.ID) place {
+	if p, ok := w.s.byID[id]; ok && p.log.room == room {
+		if k, ok := w.s.recall(p); ok && k.id == id && w.shared(p, k) {
 			return p
 		}
 	}
 	return place{}
-}
-
-func (s *Session) shared(p place, k known) bool {
-	return k.arrived && p.seq+useRecent > s.trail[p.log].top
 }
 
 // event writes a reference to an event.

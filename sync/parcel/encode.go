@@ -22,7 +22,7 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 	var lent Ticket
 	defer func() { s.takeBack(lent) }()
 	for i, p := range parcels {
-		w := &writer{s: s, inline: s.tag == 0}
+		w := &writer{s: s, inline: s.tag == 0, before: &ticket}
 		form, err := s.encode(w, p)
 		if err != nil {
 			if took > 0 {

@@ -50,7 +50,7 @@ func putIDs(content []byte, ids []event.ID) []byte {
 // ids writes the events that a content names.
 func (w *writer) ids(room event.RoomID, ids []event.ID) {
 	for _, id := range ids {
-		w.event(w.s.lookup(room, id), id)
+		w.event(w.lookup(room, id), id)
 	}
 }
 

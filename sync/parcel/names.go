@@ -9,6 +9,27 @@ import (
 	"hallig/sync/peer"
 )
 
+// sizeOf is about how much memory a name holds.
+func sizeOf(value any) int {
+	switch v := value.(type) {
+	case string:
+		return len(v)
+	case event.RoomID:
+		return len(v)
+	case event.ID:
+		return len(v)
+	case peer.ID:
+		return len(v)
+	case logName:
+		return len(v.room) + len(v.box)
+	case author:
+		return len(v.version) + len(v.sender) + len(v.key) + len(v.auth)
+	case frame:
+		return len(v.typ) + len(v.json)
+	}
+	return maxName + 1 // a table that was forgotten here is not remembered
+}
+
 // How each table's names look when they are explained.
 
 func (w *writer) name(s string) {

@@ -298,7 +298,7 @@ func TestEventsComeOutTheSame(t *testing.T) {
 						t.Fatal(err)
 					}
 					sameEvent(t, got[0], ev)
-					w := &writer{s: e.ends[0]}
+					w := &writer{s: e.ends[0]} // as if alone
 					if e.ends[0].encodeCompact(w, ev) {
 						compact++
 					}
@@ -586,4 +586,76 @@ func TestSentences(t *testing.T) {
 	if n < 200 || c > 115 || m > 405 {
 		t.Errorf("%d sentences take %.1f bytes clear, %.1f encrypted", n, c, m)
 	}
+}
+
+// TestMemoryIsBounded: whatever one end sends, the other remembers no more than it promised, and what is too much to
+// remember still arrives.
+func TestMemoryIsBounded(t *testing.T) {
+	e := newExchange(t, 0)
+	for i := range 3 * maxEntries {
+		long := strings.Repeat("x", i%2000)
+		want := &EDU{Seq: 1, Type: fmt.Sprint(i, long), Content: []byte("{}")}
+		if got, _ := e.send(0, want); !reflect.DeepEqual(got[0], want) {
+			t.Fatalf("EDU %d came out as %+v", i, got[0])
+		}
+	}
+	s := e.ends[1]
+	if n := len(s.in[tableText].names); n >= maxEntries {
+		t.Errorf("%d names are remembered", n)
+	}
+	if s.size[1] > maxNames {
+		t.Errorf("%d bytes of names are remembered", s.size[1])
+	}
+	hostile := &Session{codec: s.codec, tag: s.tag, trail: map[logName]*trail{}, byID: map[event.ID]place{}}
+	for n := uint64(1); n < 3*maxEntries; n++ {
+		w := writer{}
+		w.uvarint(1)
+		w.uvarint(n<<2 | 1)
+		w.text(strings.Repeat("y", int(n%1500)))
+		w.uvarint(1)
+		w.text("")
+		w.raw([]byte{0})
+		if _, err := hostile.Decode(append([]byte{s.tag, byte(KindEDU)<<4 | lastBit}, w.b...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(hostile.in[tableText].names); n >= maxEntries || hostile.size[1] > 2*maxNames+maxName {
+		t.Errorf("%d names, %d bytes are remembered of a hostile box", n, hostile.size[1])
+	}
+}
+
+// TestBatch: events that travel together lean on each other.
+func TestBatch(t *testing.T) {
+	r := newRoom(t, "12", 1)
+	e := newExchange(t, 0)
+	var batch []Parcel
+	for range 20 {
+		batch = append(batch, r.say(0, "Der Pegel steigt weiter, wir bleiben am Deich."))
+	}
+	got, n := e.send(0, batch...)
+	for i, p := range batch {
+		sameEvent(t, got[i], p.(*Event))
+	}
+	if n > 20*100+200 {
+		t.Errorf("20 events take %d bytes", n)
+	}
+	// A second message before the first is known to have arrived may lean on nothing of it.
+	msg, _, ticket, err := e.ends[0].Encode(MaxMessage, r.say(1, "eins"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := r.say(1, "zwei")
+	later, _, _, err := e.ends[0].Encode(MaxMessage, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := e.ends[1].Decode(later); err != nil {
+		t.Fatal(err)
+	} else {
+		sameEvent(t, got[0], next)
+	}
+	if _, err := e.ends[1].Decode(msg); err != nil {
+		t.Fatal(err)
+	}
+	e.ends[0].Arrived(ticket)
 }

@@ -66,7 +66,7 @@ func (w *writer) receipt(seq uint64, x receipt) {
 	w.uvarint(seq)
 	w.room(x.room)
 	w.name(x.user)
-	at := w.s.lookup(x.room, x.id)
+	at := w.lookup(x.room, x.id)
 	k, _ := w.s.recall(at)
 	w.event(at, x.id)
 	w.varint(x.ts - k.ts)

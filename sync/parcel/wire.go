@@ -5,6 +5,7 @@ package parcel
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // writer collects the bytes of one message and remembers what it explained on the way.
@@ -14,6 +15,17 @@ type writer struct {
 	inline bool // explain everything in full, remember nothing: for readers without this session's memory
 	told   []told
 	sent   []place
+	before *Ticket // what earlier parcels of the same message explain: they are read first
+}
+
+// clear says that a number may stand alone: the far end has its explanation, or reads it earlier in this message.
+func (w *writer) clear(n name, t told) bool {
+	return n.arrived || slices.Contains(w.told, t) || w.before != nil && slices.Contains(w.before.told, t)
+}
+
+// shared says that the far end remembers an event, or reads it earlier in this message.
+func (w *writer) shared(p place, k known) bool {
+	return p.seq+useRecent > w.s.trail[p.log].top && (k.arrived || w.before != nil && slices.Contains(w.before.sent, p))
 }
 
 func (w *writer) byte(c byte)      { w.b = append(w.b, c) }
