@@ -14,8 +14,8 @@ import (
 // accessLife is how long an access token lives that came with a refresh token.
 const accessLife = time.Hour
 
-// seenEvery is how often last-seen is written for a device.
-const seenEvery = time.Minute
+// seenEvery is how often last-seen is written for a device: rarely, for each time costs the card a flush.
+const seenEvery = 5 * time.Minute
 
 // maxSessions bounds the cache of tokens.
 const maxSessions = 4096

@@ -39,3 +39,45 @@ func BenchmarkSyncInitial(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkWakeHundred is one message to a room in which a hundred phones wait.
+func BenchmarkWakeHundred(b *testing.B) {
+	h := newHouse(b)
+	anna := h.person("anna")
+	id := anna.create("public_chat")
+	type told struct {
+		p    *person
+		next string
+	}
+	answers := make(chan told, 100)
+	var people []*person
+	for i := range 100 {
+		p := h.person(fmt.Sprintf("p%d", i))
+		p.join(id)
+		people = append(people, p)
+	}
+	for _, p := range people {
+		p.sync(`{"room":{"state":{"lazy_load_members":true}}}`)
+	}
+	for b.Loop() {
+		for _, p := range people {
+			go func() {
+				s, err := p.ask(SyncRequest{Since: p.since, Timeout: patience})
+				if err != nil {
+					b.Error(err)
+					answers <- told{p, p.since}
+					return
+				}
+				answers <- told{p, s.Next}
+			}()
+		}
+		for range people {
+			h.waitForPoll()
+		}
+		anna.say(id, "x")
+		for range people {
+			a := <-answers
+			a.p.since = a.next
+		}
+	}
+}

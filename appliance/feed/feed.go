@@ -48,10 +48,11 @@ type Feed struct {
 
 	boot int64 // position at the start: no room that changed later is missing in changed
 
-	bodies *cache[bodyKey, *body]            // client form of events
-	facts  *cache[int64, fact]               // what visibility needs of state events
-	counts *cache[countKey, unread]          // unread counters, carried on from sync to sync
-	homes  *cache[event.UserID, home]        // where a user belongs
+	bodies *cache[bodyKey, *body]     // client form of events
+	facts  *cache[int64, fact]        // what visibility needs of state events
+	counts *cache[countKey, unread]   // unread counters, carried on from sync to sync
+	homes  *cache[event.UserID, home] // where a user belongs
+	pushes *cache[event.UserID, asOfPushRules]
 	boxes  *cache[boxKey, box]               // what a device has
 	wrong  *cache[correctionKey, correction] // what a client must have got wrong
 	sent   *cache[sentKey, int64]            // lazy members: token position with which a device was given a member event
@@ -88,6 +89,7 @@ func New(db *store.DB, rooms *room.Rooms, opt Options) *Feed {
 		facts:   newCache[int64, fact](8192),
 		counts:  newCache[countKey, unread](4096),
 		homes:   newCache[event.UserID, home](2048),
+		pushes:  newCache[event.UserID, asOfPushRules](256),
 		boxes:   newCache[boxKey, box](4096),
 		wrong:   newCache[correctionKey, correction](2048),
 		sent:    newCache[sentKey, int64](1 << 15),

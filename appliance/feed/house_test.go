@@ -37,7 +37,7 @@ func newHouse(t testing.TB) *house { return newBox(t, "box.test") }
 func newBox(t testing.TB, name string) *house {
 	_, key, err := ed25519.GenerateKey(nil)
 	ok(t, err)
-	h := &house{t: t, name: name, settled: make(chan struct{}, 64), path: filepath.Join(t.TempDir(), "hallig.db"), key: event.Key{ID: "ed25519:1", Private: key}}
+	h := &house{t: t, name: name, settled: make(chan struct{}, 1024), path: filepath.Join(t.TempDir(), "hallig.db"), key: event.Key{ID: "ed25519:1", Private: key}}
 	h.open()
 	t.Cleanup(h.close)
 	return h

@@ -34,7 +34,7 @@ const mainThread = "main"
 
 // ruleset is the reader's push rules with what their conditions ask for, fetched when first asked.
 type ruleset struct {
-	set   account.PushRules
+	set   *account.PushRules
 	words map[string]*regexp.Regexp
 }
 
@@ -131,14 +131,32 @@ func (s *syncer) unseen(id event.RoomID, after int64, pg page) ([]*store.Event, 
 		slices.Reverse(es)
 	}
 	if s.rules == nil && len(es) > 0 {
-		set, err := account.ReadPushRules(s.Read, s.user)
-		if err != nil {
+		s.rules = newRuleset()
+		var err error
+		if s.rules.set, err = s.pushRules(); err != nil {
 			return nil, err
 		}
-		s.rules = newRuleset()
-		s.rules.set = set
 	}
 	return es, nil
+}
+
+// asOfPushRules are a user's rules with the position at which they were read.
+type asOfPushRules struct {
+	pos int64
+	set *account.PushRules // never changed
+}
+
+// pushRules reads the user's rules, from memory when nothing has changed for the user.
+func (s *syncer) pushRules() (*account.PushRules, error) {
+	if r, ok := s.f.pushes.find(s.user); ok && s.recent.quiet(r.pos) {
+		return r.set, nil
+	}
+	set, err := account.ReadPushRules(s.Read, s.user)
+	if err != nil {
+		return nil, err
+	}
+	s.f.pushes.put(s.user, asOfPushRules{s.pos, &set})
+	return &set, nil
 }
 
 // readUpTo gives the positions of the reader's receipts by thread; what came before the joining is read. moved says that they
@@ -188,7 +206,7 @@ func (s *syncer) notifies(id event.RoomID, e *store.Event) (notify, highlight bo
 	if e.StateKey != nil {
 		x.root["state_key"] = *e.StateKey
 	}
-	set := &s.rules.set
+	set := s.rules.set
 	for _, list := range [][]account.PushRule{set.Override, set.Content, set.Room, set.Sender, set.Underride} {
 		for i := range list {
 			p := &list[i]
