@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"hallig/appliance/account"
@@ -46,6 +47,7 @@ type Config struct {
 	Limits           Limits       // zero: the defaults
 	Appservices      []Appservice // application services that may act for their users
 	Home             http.Handler // pages outside /_matrix; nil: 404
+	Federation       http.Handler // takes /_matrix/federation and /_matrix/key on this port too; nil: 404
 
 	// SlowAfter is how long a request that needs another server may keep its client waiting before it goes on in the
 	// background; 0: 20 s.
@@ -133,6 +135,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Home.ServeHTTP(w, r)
 		return
 	}
+	if methods == nil && h.Federation != nil && federationPath(r.URL.Path) {
+		h.Federation.ServeHTTP(w, r)
+		return
+	}
 	cors(w.Header())
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusNoContent)
@@ -180,12 +186,12 @@ func (h *Handler) dispatch(ctx context.Context, e *endpoint, c *call) (any, erro
 
 // apiPath says whether a path belongs to an API rather than to the pages.
 func apiPath(p string) bool {
-	for _, prefix := range []string{"/_matrix", "/_synapse", "/.well-known/matrix"} {
-		if len(p) >= len(prefix) && p[:len(prefix)] == prefix {
-			return true
-		}
-	}
-	return false
+	return strings.HasPrefix(p, "/_matrix") || strings.HasPrefix(p, "/_synapse") || strings.HasPrefix(p, "/.well-known/matrix")
+}
+
+// federationPath says whether a path is one that servers ask, not clients.
+func federationPath(p string) bool {
+	return strings.HasPrefix(p, "/_matrix/federation/") || strings.HasPrefix(p, "/_matrix/key/")
 }
 
 // cors lets web clients of any origin in. https://spec.matrix.org/v1.13/client-server-api/#web-browser-clients

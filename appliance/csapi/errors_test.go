@@ -119,8 +119,12 @@ func TestRateLimit(t *testing.T) {
 func TestHomePageAndVersions(t *testing.T) {
 	b := newBox(t, func(c *Config) {
 		c.PublicBaseURL, c.FederationHost = "https://box.example:8443", "box.example:8448"
+		c.Federation = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) })
 		c.Home = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	})
+	if status, _, _ := b.raw("PATCH", "/_matrix/federation/v1/version", "", ""); status != 405 {
+		t.Errorf("federation: %d", status)
+	}
 	if status, head, _ := b.raw("GET", "/", "", ""); status != 418 || head.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("home: %d %v", status, head)
 	}

@@ -51,6 +51,10 @@ func (h *Handler) leaveRoom(ctx context.Context, user event.UserID, id event.Roo
 		return nil, err
 	}
 	_, err = h.Rooms.Send(ctx, d)
+	if err != nil && m.Membership == "invite" && isForbidden(err) && !h.localInvite(ctx, m) {
+		// The invite from another server is here before the room's own history tells of it.
+		return nil, h.leaveRemote(ctx, id, user, reason)
+	}
 	return nil, err
 }
 

@@ -367,7 +367,9 @@ func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, 
 			h.carryUser(ctx, user, h.predecessor(ctx, id), id)
 			return nil
 		}
-		if !elsewhere(err) || len(servers) == 0 || h.Remote == nil {
+		// An invite from another server may be here before the room's own history tells of it.
+		ahead := m.Membership == "invite" && isForbidden(err) && !h.localInvite(ctx, m)
+		if !elsewhere(err) && !ahead || len(servers) == 0 || h.Remote == nil {
 			return err
 		}
 	}
@@ -423,6 +425,11 @@ func (h *Handler) candidates(ctx context.Context, id event.RoomID, user event.Us
 func elsewhere(err error) bool {
 	code, _, _ := told(err)
 	return code == "M_UNABLE_TO_GRANT_JOIN" || code == "M_UNABLE_TO_AUTHORISE_JOIN"
+}
+
+func isForbidden(err error) bool {
+	code, _, _ := told(err)
+	return code == "M_FORBIDDEN"
 }
 
 func (h *Handler) knock(ctx context.Context, c *call) (any, error) {

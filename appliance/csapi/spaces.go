@@ -16,10 +16,15 @@ import (
 // preview is what is shown of a room to who may enter it.
 type preview struct {
 	publicRoom
-	Allowed    []event.RoomID    `json:"allowed_room_ids,omitempty"`
-	Encryption string            `json:"encryption,omitempty"`
-	Membership string            `json:"membership,omitempty"`
-	Children   []json.RawMessage `json:"children_state,omitempty"`
+	Allowed    []event.RoomID `json:"allowed_room_ids,omitempty"`
+	Encryption string         `json:"encryption,omitempty"`
+	Membership string         `json:"membership,omitempty"`
+}
+
+// spaceRoom is one room of a walk through a space.
+type spaceRoom struct {
+	*preview
+	Children []json.RawMessage `json:"children_state"`
 }
 
 // preview collects a room for a user; nil when the user may not know of it.
@@ -153,7 +158,7 @@ type spaceWalk struct {
 	suggested bool
 	most      int
 	seen      map[event.RoomID]bool
-	rooms     []*preview
+	rooms     []*spaceRoom
 }
 
 func (w *spaceWalk) visit(ctx context.Context, id event.RoomID, depth int) error {
@@ -165,9 +170,9 @@ func (w *spaceWalk) visit(ctx context.Context, id event.RoomID, depth int) error
 	if err != nil || p == nil {
 		return err
 	}
-	p.Children = []json.RawMessage{}
-	w.rooms = append(w.rooms, p)
-	if p.Type != "m.space" || depth >= w.depth {
+	room := &spaceRoom{p, []json.RawMessage{}}
+	w.rooms = append(w.rooms, room)
+	if p.Type != "m.space" {
 		return nil
 	}
 	children, err := w.h.children(ctx, id)
@@ -179,8 +184,11 @@ func (w *spaceWalk) visit(ctx context.Context, id event.RoomID, depth int) error
 		if w.suggested && !ch.suggested {
 			continue
 		}
-		p.Children = append(p.Children, ch.raw)
+		room.Children = append(room.Children, ch.raw)
 		next = append(next, ch.id)
+	}
+	if depth >= w.depth {
+		return nil
 	}
 	for _, ch := range next {
 		if err := w.visit(ctx, ch, depth+1); err != nil {
