@@ -27,6 +27,7 @@ const (
 	resendAfter  = 15 * time.Second // a server that has not heard of an event by then has lost it
 	resendsMost  = 4                // then it is parked, and the room goes on
 	refusalsMost = 3                // of a whole transaction, before it is cut smaller
+	hangs        = 2 * time.Second  // a request without an answer by then, when the link has just come up
 	fewServers   = 10
 	probeFew     = 30 * time.Second
 )
@@ -44,6 +45,8 @@ type dest struct {
 	spoke   atomic.Bool  // it has sent us events since we looked what else it has
 
 	mu     sync.Mutex
+	abort  context.CancelFunc // of the request under way; nil when there is none
+	began  time.Time          // that request
 	marked map[event.RoomID]bool
 	hints  map[string]edu // typing: gone when not taken along
 	st     Status
@@ -289,15 +292,42 @@ func (d *dest) push(ctx context.Context, must bool) (bool, error) {
 		}
 		d.pending = out
 	}
+	once, done := d.underWay(ctx)
 	d.s.sem <- struct{}{}
-	errs, err := d.s.c.Client.Push(ctx, d.name, d.pending.id, d.pending.body)
+	errs, err := d.s.c.Client.Push(once, d.name, d.pending.id, d.pending.body)
 	<-d.s.sem
+	done()
 	if err != nil {
 		return false, d.notTaken(ctx, err)
 	}
 	d.contact = time.Now()
 	d.taken(errs)
 	return true, nil
+}
+
+// underWay makes a request abortable: one that was sent into a dead network would otherwise wait for its answer long after the network is back.
+func (d *dest) underWay(ctx context.Context) (once context.Context, done func()) {
+	once, cancel := context.WithCancel(ctx)
+	d.mu.Lock()
+	d.abort, d.began = cancel, time.Now()
+	d.mu.Unlock()
+	return once, func() {
+		d.mu.Lock()
+		d.abort = nil
+		d.mu.Unlock()
+		cancel()
+	}
+}
+
+// hurry has the server spoken to at once; a request that hangs is given up and sent anew.
+func (d *dest) hurry() {
+	d.linkUp.Store(true)
+	d.mu.Lock()
+	if d.abort != nil && time.Since(d.began) > hangs {
+		d.abort()
+	}
+	d.mu.Unlock()
+	poke(d.wake)
 }
 
 // notTaken handles a transaction that failed. One that is refused for what is in it is cut smaller in the end, until the

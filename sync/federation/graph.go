@@ -151,7 +151,7 @@ func (c *Client) Push(ctx context.Context, server, txn string, body json.RawMess
 			Error string `json:"error"`
 		} `json:"pdus"`
 	}
-	if err := c.ask(ctx, server, call{method: http.MethodPut, path: v1("send", txn), body: body, patient: true}, &out); err != nil {
+	if err := c.ask(ctx, server, call{method: http.MethodPut, path: v1("send", txn), body: body}, &out); err != nil {
 		return nil, err
 	}
 	errs := map[event.ID]string{}

@@ -139,8 +139,7 @@ func (s *Sender) LinkUp(server string) {
 	defer s.mu.Unlock()
 	for name, d := range s.dests {
 		if server == "" || server == name {
-			d.linkUp.Store(true)
-			poke(d.wake)
+			d.hurry()
 		}
 	}
 	if server != "" && s.dests[server] == nil {
