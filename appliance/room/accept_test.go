@@ -657,3 +657,30 @@ func TestManyEnds(t *testing.T) {
 	}
 	sameState(t, a, b, room)
 }
+
+// What came before the join comes in as news: it is the newest event, and yet not the end of the graph, also after a restart.
+func TestLateAncestorIsNoEnd(t *testing.T) {
+	a, b := newBox(t, "a"), newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice, Preset: "public_chat"})
+	late := a.pdu(a.send(text(room, alice, "vor dem Beitritt")))
+	join := joinRemote(t, a, b, room, carol)
+	before, err := a.StateBefore(t.Context(), late.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustAccept(Incoming{PDU: late, From: Source{"federation", "a"}, State: slices.Collect(maps.Values(before))}, Accepted)
+	for range 2 {
+		if got := b.ends(room); !slices.Equal(got, []event.ID{join.ID}) {
+			t.Errorf("ends %v, want the join", got)
+		}
+		b.reopen()
+	}
+	next := b.pdu(b.send(text(room, carol, "danach")))
+	if !slices.Equal(next.Prev, []event.ID{join.ID}) {
+		t.Errorf("the next event follows %v, want the join", next.Prev)
+	}
+	b.reopen()
+	if got := b.ends(room); !slices.Equal(got, []event.ID{next.ID}) {
+		t.Errorf("ends %v, want the next event", got)
+	}
+}

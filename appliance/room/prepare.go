@@ -78,6 +78,9 @@ func (l *live) newGroup(p *prepared, parent group, s store.State) group {
 // advance makes an accepted event an end of the graph and finds the current state that follows.
 func (l *live) advance(k *look, p *prepared, after group) error {
 	if l.gaps[p.pdu.ID] { // an accepted event builds on it already: it fills a hole and is no end
+		if !l.explicit { // the newest event is no longer the end: the row has to say which is
+			p.setTips, p.tips, l.explicit = true, nids(l.tips), true
+		}
 		return nil
 	}
 	covered := make(map[event.ID]bool, len(p.pdu.Prev))
@@ -100,10 +103,7 @@ func (l *live) advance(k *look, p *prepared, after group) error {
 		}
 	}
 	if len(tips) > 1 {
-		for _, t := range tips {
-			p.tips = append(p.tips, t.nid)
-		}
-		p.setTips = true
+		p.setTips, p.tips = true, nids(tips)
 	} else {
 		p.setTips = l.explicit || was == 0
 	}
@@ -113,6 +113,13 @@ func (l *live) advance(k *look, p *prepared, after group) error {
 	l.explicit = len(tips) > 1
 	l.tips = tips
 	return nil
+}
+
+func nids(tips []tip) (list []int64) {
+	for _, t := range tips {
+		list = append(list, t.nid)
+	}
+	return list
 }
 
 // setCurrent makes cur the current state and notes who came and went by it.
