@@ -512,6 +512,21 @@ func TestMissingEvents(t *testing.T) {
 	sameState(t, a, b, room)
 }
 
+// memory gives the ends and the current state as the room in memory has them.
+func (b *box) memory(room event.RoomID) (ends []event.ID, s store.State) {
+	b.t.Helper()
+	l, err := b.enter(context.Background(), room)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer l.mu.Unlock()
+	for _, t := range l.tips {
+		ends = append(ends, t.id)
+	}
+	slices.Sort(ends)
+	return ends, l.cur.state
+}
+
 // Whatever the order in which two branches arrive (ancestors before children), both boxes come to the same state.
 func TestAnyOrderSameState(t *testing.T) {
 	for seed := range uint64(8) {
@@ -528,6 +543,13 @@ func TestAnyOrderSameState(t *testing.T) {
 			y := b
 			if x == b {
 				y = a
+			}
+			if rng.IntN(8) == 0 { // what memory says is what the disk says
+				ends, st := x.memory(room)
+				x.reopen()
+				if got, after := x.memory(room); !slices.Equal(got, ends) || !after.Equal(st) {
+					t.Fatalf("seed %d: after a restart ends %v, want %v", seed, got, ends)
+				}
 			}
 			switch rng.IntN(5) {
 			case 0:
