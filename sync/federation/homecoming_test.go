@@ -396,8 +396,10 @@ func (h *home) joined(c *matrixclient.Client, id string) []string {
 }
 
 // TestTrafficBesideEvents: to-device messages, device keys, receipts and profiles travel both ways.
-func TestTrafficBesideEvents(t *testing.T) {
-	h := newHome(t)
+func TestTrafficBesideEvents(t *testing.T) { newHome(t).trafficBesideEvents() }
+
+func (h *home) trafficBesideEvents() {
+	t := h.T
 	ctx := t.Context()
 	id := must[string](h)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat"}))
 	must[string](h)(h.carl.Join(ctx, id, h.box.name))
