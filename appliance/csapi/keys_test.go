@@ -144,7 +144,7 @@ func contains(list []string, s string) bool {
 func TestCrossSigning(t *testing.T) {
 	b := newBox(t)
 	alice := newDevice(b, b.user("alice"), 0)
-	upload := func(auth object) (error, ed25519.PrivateKey, string) {
+	upload := func(auth object) (ed25519.PrivateKey, string, error) {
 		masterPub, master, err := ed25519.GenerateKey(nil)
 		b.ok(err)
 		selfPub, _, err := ed25519.GenerateKey(nil)
@@ -157,13 +157,13 @@ func TestCrossSigning(t *testing.T) {
 		if auth != nil {
 			body["auth"] = auth["auth"]
 		}
-		return alice.Do(b.ctx, "POST", matrixclient.Path("keys", "device_signing", "upload"), body, nil), master, b64(masterPub)
+		return master, b64(masterPub), alice.Do(b.ctx, "POST", matrixclient.Path("keys", "device_signing", "upload"), body, nil)
 	}
-	err, _, _ := upload(nil)
+	_, _, err := upload(nil)
 	b.ok(err) // the first upload needs no proof
-	err, _, _ = upload(nil)
+	_, _, err = upload(nil)
 	b.refused("replacing keys", err, 401, "")
-	err, master, pub := upload(withPassword(b, err, "alice", "password-alice"))
+	master, pub, err := upload(withPassword(b, err, "alice", "password-alice"))
 	b.ok(err)
 
 	var q struct {
