@@ -182,6 +182,7 @@ func (b *Box) serveHTTP(ctx context.Context, g *errgroup.Group, what string, l n
 	})
 	g.Go(func() error {
 		<-ctx.Done()
+		b.feed.Close() // lets long polls go; a second call does nothing
 		grace, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer stop()
 		if err := srv.Shutdown(grace); err != nil {

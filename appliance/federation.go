@@ -152,6 +152,8 @@ func (u *users) EDU(ctx context.Context, origin, kind string, content json.RawMe
 		return u.accounts.ReceiveReceipts(ctx, origin, content)
 	case "m.typing":
 		return u.feed.ReceiveTyping(ctx, origin, content)
+	case "m.presence":
+		return u.feed.ReceivePresence(ctx, origin, content)
 	}
 	return nil
 }

@@ -180,14 +180,28 @@ func (p *performance) rule(ctx context.Context) error {
 
 // settle waits until the users named have seen every acknowledged event.
 func (p *performance) settle(ctx context.Context, patience time.Duration, who []*person) error {
-	last := time.Now()
+	last, progress, least := time.Now(), time.Now(), -1
 	return p.tally.wait(ctx, patience, func() bool {
 		all := true
 		line := ""
-		for _, w := range who {
+		sum, centre := 0, 0
+		for i, w := range who {
 			n := len(p.tally.missing(w.place))
 			all = all && n == 0
+			sum += n
+			if i == 2 {
+				centre = n
+			}
 			line += fmt.Sprintf("  %s lacks %d", w.place, n)
+		}
+		if sum != least {
+			least, progress = sum, time.Now()
+		}
+		if centre > 0 && centre == sum && time.Since(progress) > 5*time.Second {
+			progress = time.Now()
+			if found, err := p.tally.audit(ctx, p.people[2].place, p.people[2].Client, p.room); err == nil && found > 0 {
+				say("%d events stand in the timeline of %s that its running /sync had passed over", found, p.people[2].place)
+			}
 		}
 		if !all && time.Since(last) > 10*time.Second {
 			last = time.Now()

@@ -33,7 +33,7 @@ var Rooms = map[string]Room{
 	"sync/federation":    {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account", "appliance/feed", "appliance/media", "sync/peer"}},
 	"sync/outbox":        {Uses: []string{"appliance/event", "appliance/store", "sync/parcel", "sync/recon", "sync/peer"}},
 	"sync/inbox":         {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "sync/parcel", "sync/recon", "sync/peer"}},
-	"sync/link":          {Uses: []string{"appliance/event", "appliance/store", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
+	"sync/link":          {Uses: []string{"appliance/event", "appliance/store", "appliance/room", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
 	"sync/p2p":           {Uses: []string{"sync/peer"}},
 	"radio":              {Uses: []string{"radio/frame", "radio/arq", "radio/serial"}},
 	"radio/frame":        {Pure: true},
