@@ -36,20 +36,22 @@ type world struct {
 
 // box is a real store, real rooms, a real link; its phones are function calls.
 type box struct {
-	w      *world
-	name   string // server name
-	dir    string
-	key    ed25519.PrivateKey
-	sign   event.Key
-	peer   peer.Peer
-	roster peer.Roster
+	w       *world
+	name    string // server name
+	dir     string
+	key     ed25519.PrivateKey
+	sign    event.Key
+	peer    peer.Peer
+	roster  peer.Roster
+	handler http.Handler // nil: serve
 
-	plugs []func() Transport // what it is plugged into; a port belongs to one life of a box
-	db    *store.DB
-	rooms *room.Rooms
-	link  *Link
-	stop  context.CancelFunc
-	ended chan struct{}
+	plugs  []func() Transport // what it is plugged into; a port belongs to one life of a box
+	db     *store.DB
+	rooms  *room.Rooms
+	link   *Link
+	stop   context.CancelFunc
+	ended  chan struct{}
+	halted bool
 
 	mu   sync.Mutex
 	edus []string // "kind content" of EDUs taken, in order
@@ -126,12 +128,12 @@ func (b *box) start() {
 		transports = append(transports, plug())
 	}
 	b.link, err = New(ctx, Config{Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
-		Transports: transports, Handler: http.HandlerFunc(b.serve), Observe: b.observe, Log: b.logger()})
+		Transports: transports, Handler: b.answers(), Observe: b.observe, Log: b.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
-	b.ended = make(chan struct{})
+	b.ended, b.halted = make(chan struct{}), false
 	go func() { // halt waits for it
 		defer close(b.ended)
 		if err := b.link.Run(ctx); err != nil {
@@ -140,8 +142,16 @@ func (b *box) start() {
 	}()
 }
 
+func (b *box) answers() http.Handler {
+	if b.handler != nil {
+		return b.handler
+	}
+	return http.HandlerFunc(b.serve)
+}
+
 // halt stops the box; its memory is lost, its disk stays.
 func (b *box) halt() {
+	b.halted = true
 	b.stop()
 	<-b.ended
 	if err := b.db.Close(); err != nil {
@@ -157,7 +167,9 @@ func (w *world) start() {
 
 func (w *world) halt() {
 	for _, b := range w.boxes {
-		b.halt()
+		if !b.halted {
+			b.halt()
+		}
 	}
 }
 
@@ -407,12 +419,15 @@ func (b *box) tryJoin(ctx context.Context, through *box, id event.RoomID, local 
 }
 
 // timeline lists the shown messages of a room, in this box's order.
-func (b *box) timeline(id event.RoomID) (out []event.ID) {
+func (b *box) timeline(id event.RoomID) []event.ID { return b.all(id, "m.room.message") }
+
+// all lists the events of one type that the box shows in a room, in its order.
+func (b *box) all(id event.RoomID, typ string) (out []event.ID) {
 	b.w.t.Helper()
 	err := b.db.View(b.w.t.Context(), func(r *store.Read) error {
 		rows, err := r.RoomEventsBetween(id, store.MinPos, 1<<62, 0, false)
 		for _, e := range rows {
-			if e.Type == "m.room.message" {
+			if e.Type == typ {
 				out = append(out, e.ID)
 			}
 		}

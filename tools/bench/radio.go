@@ -14,10 +14,10 @@ import (
 	sim "hallig/tools/bench/goodput"
 )
 
-// wireBytes runs the measurement of package wire: two whole boxes over a simulated line in virtual time, which only the
-// testing package offers.
+// wireBytes runs the measurement that stands beside the link: two boxes with real stores and links over a simulated line in
+// virtual time, which only the testing package offers.
 func wireBytes(ctx context.Context, b *bench) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestWireBytes$", "hallig/tools/bench/wire")
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestWireBytes$", "hallig/sync/link")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
