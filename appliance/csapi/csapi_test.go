@@ -55,7 +55,7 @@ func newBox(t testing.TB, change ...func(*Config)) *box {
 		t.Fatal(err)
 	}
 	rooms := room.New(db, room.Identity{Server: boxName, Key: event.Key{ID: "ed25519:a", Private: key}}, room.Options{Log: log})
-	feeds := feed.New(db, rooms, feed.Options{Log: log})
+	feeds := feed.New(db, rooms, feed.Options{Log: log, Presence: true})
 	files, err := media.Open(ctx, db, boxName, filepath.Join(dir, "media"), media.Options{MaxUpload: 1 << 20})
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,19 @@ func (h *Handler) uploadKeys(ctx context.Context, c *call) (any, error) {
 	if c.session.Device == "" {
 		return nil, invalid("this session has no device")
 	}
+	if len(req.DeviceKeys) > 0 && string(req.DeviceKeys) != "null" {
+		var keys struct {
+			Algorithms []string                     `json:"algorithms"`
+			Keys       map[string]string            `json:"keys"`
+			Signatures map[string]map[string]string `json:"signatures"`
+		}
+		if err := unmarshal(req.DeviceKeys, &keys); err != nil {
+			return nil, err
+		}
+		if keys.Algorithms == nil || keys.Keys == nil || keys.Signatures == nil {
+			return nil, badJSON("device_keys needs algorithms, keys and signatures")
+		}
+	}
 	counts, err := h.Accounts.UploadKeys(ctx, c.session, req)
 	return map[string]any{"one_time_key_counts": counts}, err
 }

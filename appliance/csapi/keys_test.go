@@ -132,6 +132,16 @@ func TestTwoClientsSetUpEncryption(t *testing.T) {
 	}
 }
 
+func TestKeysThatAreNone(t *testing.T) {
+	b := newBox(t)
+	alice := b.user("alice")
+	for _, keys := range []any{5, object{"user_id": alice.UserID, "device_id": alice.DeviceID}, object{"algorithms": object{}}} {
+		err := alice.Do(b.ctx, "POST", matrixclient.Path("keys", "upload"), object{"device_keys": keys}, nil)
+		b.refused("device keys that are none", err, 400, "M_BAD_JSON")
+	}
+	b.ok(alice.Do(b.ctx, "POST", matrixclient.Path("keys", "upload"), object{}, nil))
+}
+
 func contains(list []string, s string) bool {
 	for _, v := range list {
 		if v == s {

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
@@ -63,16 +65,32 @@ func (h *Handler) createRoom(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	h.carryUser(ctx, c.session.User, h.predecessor(ctx, id), id)
-	for _, u := range cr.Invite {
+	h.inviteAll(ctx, inviteRequest{sender: c.session.User, room: id, direct: req.IsDirect}, cr.Invite)
+	return map[string]any{"room_id": id}, nil
+}
+
+// createPatience is how long the answer to createRoom waits for invites to other servers.
+const createPatience = 5 * time.Second
+
+// inviteAll invites the users of other servers into a new room, all at once. The room is there whatever becomes of the
+// invites: what takes long goes on in the background, and who could not be reached can be invited again.
+func (h *Handler) inviteAll(ctx context.Context, q inviteRequest, users []event.UserID) {
+	ctx, stop := context.WithTimeout(ctx, createPatience)
+	defer stop()
+	var wg sync.WaitGroup
+	for _, u := range users {
 		if h.Accounts.Local(u) {
 			continue
 		}
-		// The room is there whatever becomes of the invites; who could not be reached can be invited again.
-		if err := h.inviteUser(ctx, inviteRequest{sender: c.session.User, room: id, target: u, direct: req.IsDirect}); err != nil {
-			h.log.Info("an invite of a new room did not get through", "room", id, "user", u, "err", err)
-		}
+		q := q
+		q.target = u
+		wg.Go(func() {
+			if err := h.inviteUser(ctx, q); err != nil {
+				h.log.Info("an invite of a new room did not get through yet", "room", q.room, "user", q.target, "err", err)
+			}
+		})
 	}
-	return map[string]any{"room_id": id}, nil
+	wg.Wait()
 }
 
 func (h *Handler) createRequest(ctx context.Context, creator event.UserID, req createRoomRequest) (room.CreateRequest, error) {

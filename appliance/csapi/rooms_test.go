@@ -549,3 +549,27 @@ func TestSyncTimesOut(t *testing.T) {
 		t.Errorf("a broken token: %d %v", status, body)
 	}
 }
+
+func TestPresenceStatus(t *testing.T) {
+	b := newBox(t)
+	alice, bob, carol := b.user("alice"), b.user("bob"), b.user("carol")
+	room := b.room(alice, matrixclient.CreateRoom{Preset: "public_chat"})
+	_, err := bob.Join(b.ctx, room)
+	b.ok(err)
+	s, err := bob.Sync(b.ctx, matrixclient.SyncOptions{})
+	b.ok(err)
+	at := matrixclient.Path("presence", alice.UserID, "status")
+	b.ok(alice.Do(b.ctx, "PUT", at, map[string]string{"presence": "unavailable", "status_msg": "auf dem Deich"}, nil))
+	b.refused("another's presence", bob.Do(b.ctx, "PUT", at, map[string]string{"presence": "online"}, nil), 403, "M_FORBIDDEN")
+	b.refused("an odd presence", alice.Do(b.ctx, "PUT", at, map[string]string{"presence": "odd"}, nil), 400, "M_INVALID_PARAM")
+	var p map[string]any
+	b.ok(bob.Do(b.ctx, "GET", at, nil, &p))
+	if p["presence"] != "unavailable" || p["status_msg"] != "auf dem Deich" {
+		t.Errorf("presence: %v", p)
+	}
+	b.refused("presence of a stranger", carol.Do(b.ctx, "GET", at, nil, nil), 403, "M_FORBIDDEN")
+	_, err = bob.Follow(b.ctx, s.NextBatch, func(r *matrixclient.SyncResponse) bool {
+		return slices.ContainsFunc(r.Presence.Events, func(e matrixclient.Event) bool { return e.Sender == alice.UserID })
+	})
+	b.ok(err)
+}

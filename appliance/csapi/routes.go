@@ -74,8 +74,8 @@ func (h *Handler) userRoutes() {
 	h.authed("POST", "/user/{user}/filter", h.saveFilter)
 	h.authed("GET", "/user/{user}/filter/{filter}", h.filter)
 	h.authed("POST", "/user_directory/search", h.searchUsers)
-	h.authed("PUT", "/presence/{user}/status", h.noPresence)
-	h.authed("GET", "/presence/{user}/status", h.noPresence)
+	h.authed("PUT", "/presence/{user}/status", h.setPresence)
+	h.authed("GET", "/presence/{user}/status", h.presence)
 }
 
 func (h *Handler) roomRoutes() {

@@ -62,8 +62,28 @@ func (h *Handler) typing(ctx context.Context, c *call) (any, error) {
 	return nil, nil
 }
 
-func (h *Handler) noPresence(context.Context, *call) (any, error) {
-	return nil, forbidden("presence is off on this server")
+// setPresence: https://spec.matrix.org/v1.13/client-server-api/#put_matrixclientv3presenceuseridstatus
+func (h *Handler) setPresence(_ context.Context, c *call) (any, error) {
+	user, err := c.self(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	var req struct {
+		Presence string  `json:"presence"`
+		Status   *string `json:"status_msg"`
+	}
+	if err := c.decode(&req); err != nil {
+		return nil, err
+	}
+	return nil, h.Feed.SetPresence(user, req.Presence, req.Status)
+}
+
+func (h *Handler) presence(ctx context.Context, c *call) (any, error) {
+	user, err := userParam(c.params[0])
+	if err != nil {
+		return nil, err
+	}
+	return h.Feed.Presence(ctx, c.session.User, user)
 }
 
 // receipt: https://spec.matrix.org/v1.13/client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
