@@ -56,6 +56,7 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
+		h.dropStrangers()
 		h.dialMissing(ctx, static)
 		select {
 		case <-ctx.Done():
@@ -140,6 +141,15 @@ func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, stat
 		return
 	}
 	h.run(id, stream)
+}
+
+// dropStrangers closes connections that were let in for pairing once there is no code to take any more.
+func (h *Host) dropStrangers() {
+	for _, id := range h.host.Network().Peers() {
+		if !(*gate)(h).admits(id) {
+			_ = h.host.Network().ClosePeer(id) // closed already is fine
+		}
+	}
 }
 
 // dial tries all known addresses of a box until one answers, for at most connectTimeout and a handshake.

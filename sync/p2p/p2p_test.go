@@ -21,6 +21,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"hallig/sync/peer"
 )
@@ -195,8 +196,8 @@ func refused(t *testing.T, from, to *testHost) {
 		return
 	}
 	// libp2p lets the dialler believe in a connection until the other side's refusal arrives.
-	for _, p := range []string{string(protocolParcel), string(protocolHTTP), string(protocolPair)} {
-		s, err := from.host.NewStream(network.WithNoDial(ctx, "test"), info.ID, protocolParcel)
+	for _, p := range []protocol.ID{protocolParcel, protocolHTTP, protocolPair} {
+		s, err := from.host.NewStream(network.WithNoDial(ctx, "test"), info.ID, p)
 		if err != nil {
 			continue
 		}
@@ -242,6 +243,15 @@ func TestStrangerGetsOnlyPairing(t *testing.T) {
 		}
 	}
 	c.allow(info.ID, -1)
+	// When the code is gone, so is the stranger's connection.
+	gone := make(chan struct{}, 8)
+	c.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { gone <- struct{}{} }})
+	a.HideCode()
+	a.look()
+	await(t, "end of the stranger's connection", gone)
+	if code, _, err = a.ShowCode(time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.Take(t.Context(), code.String(), a.Addrs()[0]); err != nil {
 		t.Errorf("pairing after all that: %v", err)
 	}

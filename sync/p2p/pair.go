@@ -67,6 +67,7 @@ func (h *Host) handlePair(s network.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(time.Now().Add(pairTimeout)) // a stream without deadlines ends with its connection
 	far := s.Conn().RemotePeer()
+	h.allow(far, 1)
 	p, err := h.show(s, far)
 	switch {
 	case err != nil:
@@ -75,23 +76,20 @@ func (h *Host) handlePair(s network.Stream) {
 	default:
 		h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
 	}
-	if _, paired := h.paired(far); !paired {
-		h.spawn(func() { h.dropStranger(far) })
-	}
+	h.spawn(func() { h.release(far) })
 }
 
-// dropStranger closes the connection to an unpaired box, a moment later so that the reason gets through.
-func (h *Host) dropStranger(id libpeer.ID) {
+// release lets go of a box that was admitted for pairing, a moment later so that the last word gets through. If it is no
+// pair now, the connection goes with the next look.
+func (h *Host) release(id libpeer.ID) {
+	wait := time.NewTimer(time.Second)
+	defer wait.Stop()
 	select {
-	case <-time.After(time.Second):
+	case <-wait.C:
 	case <-h.ctx.Done():
 	}
-	h.mu.Lock()
-	busy := h.taking[id] > 0
-	h.mu.Unlock()
-	if _, paired := h.paired(id); !paired && !busy {
-		_ = h.host.Network().ClosePeer(id) // gone already is fine
-	}
+	h.allow(id, -1)
+	h.look()
 }
 
 func (h *Host) show(s network.Stream, far libpeer.ID) (peer.Peer, error) {
@@ -250,7 +248,7 @@ func (h *Host) takeFrom(ctx context.Context, c peer.Code, info libpeer.AddrInfo)
 	_ = s.SetDeadline(time.Now().Add(pairTimeout)) // a stream without deadlines ends with its connection
 	p, err := h.exchange(s, c, key)
 	if err != nil {
-		h.spawn(func() { h.dropStranger(info.ID) })
+		h.look()
 		return peer.Peer{}, err
 	}
 	h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
