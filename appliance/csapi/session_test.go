@@ -25,6 +25,12 @@ func TestSessions(t *testing.T) {
 	if phone.DeviceID != "PHONE" {
 		t.Errorf("device id %q", phone.DeviceID)
 	}
+	shout := matrixclient.New(b.url)
+	b.ok(shout.Login(b.ctx, "ALICE", "password-alice", "PHONE")) // the same device, with the name in capitals
+	if shout.UserID != alice.UserID {
+		t.Errorf("logged in as %s", shout.UserID)
+	}
+	phone = shout
 	var list struct {
 		Devices []object `json:"devices"`
 	}

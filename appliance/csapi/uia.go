@@ -18,7 +18,7 @@ import (
 const uiaLife = time.Hour
 
 // maxUIA bounds the sessions kept; the oldest go first.
-const maxUIA = 2048
+const maxUIA = 1024
 
 // uiaSessions keeps what was proven in which session of User-Interactive Authentication.
 // https://spec.matrix.org/v1.13/client-server-api/#user-interactive-authentication-api
@@ -58,7 +58,7 @@ func (u *uiaSessions) begin(purpose string, first json.RawMessage) string {
 	if len(u.open) >= maxUIA {
 		delete(u.open, oldest)
 	}
-	if len(first) > 16<<10 { // only small requests are worth keeping
+	if len(first) > 4<<10 { // only small requests are worth keeping
 		first = nil
 	}
 	u.open[id] = &uiaSession{started: now, purpose: purpose, first: first}
