@@ -49,6 +49,7 @@ type testBox struct {
 	handler http.Handler
 	url     string // of the client API
 	changed chan struct{}
+	boxes   sync.Map // names of paired boxes
 	seen    *requestLog
 }
 
@@ -150,7 +151,8 @@ func (b *testBox) start() {
 			}
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log})
-	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second})
+	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second,
+		IsBox: func(server string) bool { _, ok := b.boxes.Load(server); return ok }})
 	b.handler = NewHandler(HandlerConfig{Local: l, DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log,
 		Heard: func(server string) { b.ring.Reachable(server); b.sender.Heard(server) }})
 	b.seen.mu.Lock()

@@ -71,14 +71,26 @@ func (d *dest) collectRoom(r *store.Read, id event.RoomID, f *ledger, to int64, 
 	if f.gone {
 		upper = min(to, departed)
 	}
+	if len(f.carry) > 0 {
+		evs, err := d.nextCarried(r, f, free)
+		for _, e := range evs {
+			out.pdus = append(out.pdus, owed{room: id, Outgoing: e})
+		}
+		return err
+	}
 	evs, err := r.OutgoingEvents(d.s.c.Local.Server, d.name, id, f.sent, upper, free)
+	if err != nil {
+		return err
+	}
+	all := len(evs) < free
+	evs, held, err := d.upToHold(r, id, f, evs)
 	if err != nil {
 		return err
 	}
 	for _, e := range evs {
 		out.pdus = append(out.pdus, owed{room: id, Outgoing: e})
 	}
-	if len(evs) < free {
+	if all && !held {
 		out.looked[id] = upper
 	}
 	return nil
@@ -105,6 +117,7 @@ func (d *dest) taken(errs map[event.ID]string) {
 	for _, o := range out.pdus {
 		f := d.rooms[o.room]
 		f.sent = max(f.sent, o.Pos)
+		d.carried(f, o.ID)
 		f.window = append(f.window, store.Outgoing{ID: o.ID, Pos: o.Pos})
 		f.sentAt, f.wait = now, checkIdle
 		if len(f.window) >= window {
@@ -147,6 +160,15 @@ func (d *dest) taken(errs map[event.ID]string) {
 func (d *dest) confirm(ctx context.Context) (wait time.Duration, done bool, err error) {
 	wait = retryMost
 	for id, f := range d.rooms {
+		if len(f.hold) > 0 {
+			left, free, err := d.release(ctx, id, f)
+			if err != nil {
+				return 0, false, err
+			}
+			if done = done || free; !free {
+				wait = min(wait, left)
+			}
+		}
 		if len(f.window) == 0 {
 			continue
 		}
@@ -210,6 +232,9 @@ func (d *dest) confirmed(id event.RoomID, f *ledger) {
 func (d *dest) resend(ctx context.Context, id event.RoomID, f *ledger) error {
 	if f.tries++; f.tries < resendsMost {
 		d.log.Info("server has not kept what it took; sending again", "room", id, "events", len(f.window))
+		for _, o := range f.window {
+			delete(d.known, o.ID) // what was carried is to be asked for again
+		}
 		f.sent, f.window, f.dirty = f.cursor, nil, true
 		return nil
 	}

@@ -60,7 +60,8 @@ type dest struct {
 	retryAt  time.Time
 	contact  time.Time // of the last answer
 	pull     pullPlan
-	parked   []event.ID // to be offered once more
+	parked   []event.ID        // to be offered once more
+	known    map[event.ID]bool // other boxes' events that the server knows
 }
 
 // ledger is what a server has of one room. cursor <= confirmed < window's positions <= sent.
@@ -75,6 +76,12 @@ type ledger struct {
 	tries   int
 	dirty   bool
 	gone    bool // the server has nobody in the room any more
+
+	since     int64      // where the server came in: nothing from before is carried
+	hold      []event.ID // other boxes' events that must be known there before we go on
+	holdAt    time.Time  // when to ask
+	holdTries int
+	carry     []store.Outgoing // other boxes' events that we bring, without their bytes
 }
 
 // outgoing is one transaction.
@@ -351,7 +358,8 @@ func (d *dest) notTaken(ctx context.Context, err error) error {
 			return perr
 		}
 		f := d.rooms[o.room]
-		f.sent = o.Pos
+		f.sent = max(f.sent, o.Pos)
+		d.carried(f, o.ID)
 		f.dirty = true
 		d.most = MaxPDUs
 	}

@@ -6,11 +6,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"hallig/appliance/event"
+	"hallig/appliance/room"
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
 )
@@ -302,6 +305,75 @@ func TestNobodyNotices(t *testing.T) {
 	h.box.await("the central server's messages", func() bool { return h.box.has(id, theirs) })
 	c.until(t, mine)
 	h.equalState(id)
+}
+
+// TestTwoBoxesComeHome: two boxes go on talking with each other while both are cut off from the central server. Their events build on each
+// other's, and the central server gets them from two sides.
+func TestTwoBoxesComeHome(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	other := newTestBox(t, h.box.ca)
+	bert := other.user("bert")
+	id := must[string](h)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat"}))
+	must[string](h)(h.anna.Join(ctx, id, h.peer.Name))
+	must[string](h)(bert.Join(ctx, id, h.peer.Name))
+	power := map[string]any{"users": map[string]int{h.carl.UserID: 100, h.anna.UserID: 100, bert.UserID: 100}}
+	if _, err := h.carl.SetState(ctx, id, "m.room.power_levels", "", power); err != nil {
+		t.Fatal(err)
+	}
+	warm := slices.Concat(say(t, h.anna, id, 1, "vorher"), say(t, bert, id, 1, "vorher"), say(t, h.carl, id, 1, "vorher"))
+	for _, b := range []*testBox{h.box, other} {
+		b.await("the first messages", func() bool { return b.has(id, warm) })
+	}
+	c := follow(t, h.carl)
+	h.box.boxes.Store(other.name, true)
+	other.boxes.Store(h.box.name, true)
+	h.cut()
+	other.link.Cut()
+	carry := func(from, to *testBox, id string) { // what the link between boxes does
+		p, _, err := from.rooms.Event(ctx, event.ID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := to.rooms.Accept(ctx, room.Incoming{PDU: p, From: room.Source{Kind: "link", Server: from.name}})
+		if err != nil || res.Outcome != room.Accepted {
+			t.Fatalf("over the link: %v %v", res, err)
+		}
+	}
+	var written []string
+	topic := func(who *matrixclient.Client) string {
+		e, err := who.SetState(ctx, id, "m.room.topic", "", map[string]string{"topic": who.UserID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	for i := range 60 {
+		mine, theirs := say(t, h.anna, id, 1, "von Box zu Box"), say(t, bert, id, 2, "zurück")
+		if i == 30 {
+			mine, theirs = append(mine, topic(h.anna)), append(theirs, topic(bert))
+		}
+		for _, e := range mine {
+			carry(h.box, other, e)
+		}
+		for _, e := range theirs {
+			carry(other, h.box, e)
+		}
+		written = slices.Concat(written, mine, theirs, say(t, h.carl, id, 1, "an Land"))
+	}
+	written = append(written, topic(h.carl))
+	h.join()
+	other.link.Join()
+	start := time.Now()
+	h.box.sender.LinkUp("")
+	other.sender.LinkUp("")
+	for _, b := range []*testBox{h.box, other} {
+		b.await("everything", func() bool { return b.has(id, written) })
+	}
+	c.until(t, written)
+	t.Logf("all %d everywhere after %v", len(written), time.Since(start).Round(time.Millisecond))
+	h.equalState(id)
+	sameState(t, id, h.box, other)
 }
 
 // TestCentralInvites: invites the other way round, refused and taken, and messages, redactions and leaving.
