@@ -386,6 +386,8 @@ func (b *box) join(through *box, id event.RoomID, local string) {
 }
 
 func (b *box) tryJoin(ctx context.Context, through *box, id event.RoomID, local string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
 	var made, sent joined
 	if err := b.call(ctx, through.name, "/make_join/?room="+string(id)+"&user="+string(b.user(local)), nil, &made); err != nil {
 		return err

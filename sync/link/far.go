@@ -26,8 +26,9 @@ type far struct {
 	// What both ends remember of the conversation.
 	mine, theirs uint32 // nonces; theirs 0: none yet
 	session      *parcel.Session
-	gen          int // raised whenever the feed counts anew: what was read from it before no longer fits
-	forgets      int // times that what was under way was taken back
+	agreed       bool // the far end is known to hold its side of session: only then may it be used
+	gen          int  // raised whenever the feed counts anew: what was read from it before no longer fits
+	forgets      int  // times that what was under way was taken back
 
 	// Greetings.
 	said     uint32 // session of our last greeting
@@ -165,10 +166,7 @@ func (f *far) forget() {
 		f.stall.Stop()
 		f.stall = nil
 	}
-	// What waits in the queues stays; requests on their way are asked again.
-	for _, a := range f.asks {
-		a.sent = false
-	}
+	// What waits in the queues stays.
 }
 
 // begin greets in full on a way: who we are and where we stand, so that the far end can go on from there.
@@ -176,6 +174,9 @@ func (f *far) begin(w *way) {
 	f.said = draw()
 	w.saidAt = time.Now()
 	said, ack, gen := f.said, f.heard, w.gen
+	if !f.agreed {
+		ack = 0 // asks for an answer
+	}
 	f.l.work(func(ctx context.Context) func() {
 		h, err := f.l.out.Greeting(ctx, f.p)
 		return func() {
@@ -197,7 +198,7 @@ func (f *far) begin(w *way) {
 		f.askTimer.Stop()
 	}
 	f.askTimer = f.l.after(2*w.patience(), func() {
-		if w.gen == gen && f.active == w && f.heard == 0 && !f.closed {
+		if w.gen == gen && f.active == w && (f.heard == 0 || !f.agreed) && !f.closed {
 			f.begin(w) // no answer: one of the two did not hear
 		}
 	})
@@ -241,20 +242,26 @@ func (f *far) agreement() *parcel.Hello {
 // greetStandby says who is here on a way that only stands by.
 func (f *far) greetStandby(w *way) { f.l.bare(w, f.agreement()) }
 
-// agree takes the far end's word on the session.
+// agree takes the far end's word on the session. A session is used only when the far end has shown that it holds its
+// side: what is sent before could not be read there, and would count as explained here.
 func (f *far) agree(w *way, h *parcel.Hello) {
-	if f.session != nil && h.Session == f.theirs && h.Yours == f.mine {
-		return // both remember
-	}
-	if f.session == nil || h.Session != f.theirs {
+	switch {
+	case f.session == nil || h.Session != f.theirs:
 		f.restart(h)
-		return
-	}
-	// The far end is the one we know and has not heard of us, so it could read nothing: tell it, unless our greeting
-	// crosses with its own.
-	f.lost = true
-	if time.Since(w.saidAt) > w.patience() {
-		f.begin(w)
+		f.agreed = h.Yours == f.mine
+		f.greetStandby(w) // so that it knows that we hold ours
+	case h.Yours == f.mine: // both remember
+		if !f.agreed {
+			f.agreed = true
+			f.pump()
+		}
+	default:
+		// The far end is the one we know and has not heard of us, so it could read nothing: tell it, unless our greeting
+		// crosses with its own.
+		f.lost, f.agreed = true, false
+		if time.Since(w.saidAt) > w.patience() {
+			f.begin(w)
+		}
 	}
 }
 
@@ -268,6 +275,7 @@ func (f *far) restart(h *parcel.Hello) {
 	clear(f.told)
 	clear(f.bodies)
 	clear(f.serving)
+	f.dropBodies()
 	f.forget()
 }
 

@@ -35,6 +35,10 @@ func (l *Link) received(t Transport, addr string, msg []byte) {
 	if err != nil {
 		l.log.Warn("message could not be read", "transport", t.Name(), "bytes", len(msg), "err", err)
 	}
+	if f != nil && f.session != nil && !f.agreed && err == nil && msg[0] != 0 {
+		f.agreed = true // who writes in this session holds it
+		defer f.pump()
+	}
 	if f != nil {
 		l.c.Observe(Event{What: "arrived", Peer: f.p, Transport: t.Name(), Bytes: len(msg)})
 	}
@@ -112,7 +116,7 @@ func (f *far) broken(p *parcel.Broken) {
 	}
 	// It refers to something we do not remember: the two memories differ, so both begin anew.
 	f.mine = draw()
-	f.session, f.theirs = nil, 0
+	f.session, f.theirs, f.agreed = nil, 0, false
 	f.heard, f.lost = 0, true
 	f.forget()
 	f.begin(f.active)

@@ -137,13 +137,6 @@ func (f *far) ask() {
 			q := *a.request
 			q.Body, q.More = first, more
 			return &q
-		}, func() {
-			if f.asks[id] == a {
-				a.sent = false
-				if f.active != nil {
-					f.ask()
-				}
-			}
 		})
 	}
 }
@@ -156,36 +149,83 @@ func (f *far) chunkSize() int {
 	return 30 << 10
 }
 
-// sendBody queues a request or response with its body, in chunks where it is long. failed is called if a part did not
-// arrive, at most once.
-func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, head func(first []byte, more bool) parcel.Parcel, failed func()) {
-	once := false
-	done := func(arrived bool) {
-		if !arrived && !once {
-			once = true
-			failed()
-		}
+// sendBody queues a request or response with its body, in chunks where it is long. A part that does not arrive goes again
+// by itself as long as both ends remember the conversation; after that the asking side begins anew.
+func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, head func(first []byte, more bool) parcel.Parcel) {
+	session := f.session
+	var send func(priority int, p parcel.Parcel)
+	send = func(priority int, p parcel.Parcel) {
+		f.enqueue(priority, p, func(arrived bool) {
+			if !arrived && !f.closed && f.session == session {
+				send(priority, p)
+			}
+		})
 	}
 	if len(content) <= 24<<10 { // packed with the head, it surely fits one message
-		f.enqueue(priority, head(content, false), done)
+		send(priority, head(content, false))
 		return
 	}
 	packed := f.l.codec.Pack(content)
 	size := f.chunkSize()
 	first := min(size, len(packed))
-	f.enqueue(priority, head(packed[:first], true), done)
+	send(priority, head(packed[:first], true))
 	for at := first; at < len(packed); at += size {
 		end := min(at+size, len(packed))
-		f.enqueue(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]}, done)
+		send(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]})
 	}
 }
 
-// body is a long body that is being put together.
+// dropBodies forgets what waits to be sent of requests and responses: the far end has lost what came before.
+func (f *far) dropBodies() {
+	for i, q := range f.queues {
+		f.queues[i] = slices.DeleteFunc(q, func(e entry) bool {
+			k := e.p.Kind()
+			return k == parcel.KindRequest || k == parcel.KindResponse || k == parcel.KindChunk
+		})
+	}
+	for _, a := range f.asks {
+		a.sent = false
+	}
+}
+
+// body is a long body that is being put together. Parts may come in any order, more than once and cut in other ways.
 type body struct {
 	head  parcel.Parcel // nil: not here yet
-	parts map[uint64][]byte
-	size  int
-	total uint64 // 0: the last part is not here yet
+	data  []byte
+	have  []stretch // what of data is here: in order, apart from each other
+	total int       // 0: the last part is not here yet
+}
+
+type stretch struct{ from, to int }
+
+// put adds a part; false when it reaches too far.
+func (b *body) put(at uint64, part []byte) bool {
+	if at > maxBody || len(part) > maxBody-int(at) {
+		return false
+	}
+	n := stretch{int(at), int(at) + len(part)}
+	if n.to > len(b.data) {
+		b.data = append(b.data, make([]byte, n.to-len(b.data))...)
+	}
+	copy(b.data[n.from:], part)
+	b.have = append(b.have, n)
+	slices.SortFunc(b.have, func(x, y stretch) int { return x.from - y.from })
+	joined := b.have[:1]
+	for _, s := range b.have[1:] {
+		last := &joined[len(joined)-1]
+		if s.from <= last.to {
+			last.to = max(last.to, s.to)
+			continue
+		}
+		joined = append(joined, s)
+	}
+	b.have = joined
+	return true
+}
+
+// whole says whether all parts are here.
+func (b *body) whole() bool {
+	return b.head != nil && b.total > 0 && len(b.have) == 1 && b.have[0] == (stretch{0, b.total})
 }
 
 type chunkName struct {
@@ -199,7 +239,7 @@ func (f *far) assemble(n chunkName) *body {
 		if len(f.bodies) > 64 {
 			clear(f.bodies) // their senders ask again
 		}
-		b = &body{parts: map[uint64][]byte{}}
+		b = &body{}
 		f.bodies[n] = b
 	}
 	return b
@@ -208,47 +248,30 @@ func (f *far) assemble(n chunkName) *body {
 func (f *far) chunk(c *parcel.Chunk) {
 	n := chunkName{c.ID, c.Answer}
 	b := f.assemble(n)
-	if _, ok := b.parts[c.Offset]; !ok {
-		b.parts[c.Offset] = c.Data
-		b.size += len(c.Data)
-	}
 	if c.Last {
-		b.total = c.Offset + uint64(len(c.Data))
+		b.total = int(min(c.Offset, maxBody)) + len(c.Data)
 	}
-	f.complete(n, b)
+	f.complete(n, b, b.put(c.Offset, c.Data))
 }
 
 func (f *far) begun(n chunkName, head parcel.Parcel, first []byte) {
 	b := f.assemble(n)
 	b.head = head
-	if _, ok := b.parts[0]; !ok {
-		b.parts[0] = first
-		b.size += len(first)
-	}
-	f.complete(n, b)
+	f.complete(n, b, b.put(0, first))
 }
 
 // complete hands a body on when all its parts are here.
-func (f *far) complete(n chunkName, b *body) {
-	if b.size > maxBody {
+func (f *far) complete(n chunkName, b *body, fits bool) {
+	if !fits {
 		delete(f.bodies, n)
 		f.l.log.Warn("body too long", "peer", f.p.Server)
 		return
 	}
-	if b.head == nil || b.total == 0 || uint64(b.size) < b.total {
+	if !b.whole() {
 		return
 	}
 	delete(f.bodies, n)
-	var packed []byte
-	for uint64(len(packed)) < b.total {
-		part := b.parts[uint64(len(packed))]
-		if len(part) == 0 {
-			f.l.log.Warn("body with a hole", "peer", f.p.Server)
-			return
-		}
-		packed = append(packed, part...)
-	}
-	content, err := f.l.codec.Unpack(packed, maxBody)
+	content, err := f.l.codec.Unpack(b.data[:b.total], maxBody)
 	if err != nil {
 		f.l.log.Warn("body could not be unpacked", "peer", f.p.Server, "err", err)
 		return
@@ -324,10 +347,6 @@ func (f *far) respond(s *served) {
 		r := *s.response
 		r.Body, r.More = first, more
 		return &r
-	}, func() {
-		if !f.closed && time.Since(s.at) < keepAnswers {
-			f.respond(s)
-		}
 	})
 }
 

@@ -16,12 +16,12 @@ import (
 // pump sends what the active way takes, the most urgent first: what waits in the queues, then EDUs, then events.
 func (f *far) pump() {
 	w := f.active
-	if w == nil || f.session == nil || f.closed {
+	if w == nil || f.session == nil || !f.agreed || f.closed {
 		return
 	}
 	f.ask()
 	f.read(w)
-	for f.active == w && f.session != nil {
+	for f.active == w && f.session != nil && f.agreed {
 		if !f.sendOne(w) {
 			return
 		}
@@ -185,7 +185,10 @@ func (m *message) done(err error) {
 		if m.feed && m.forgets == f.forgets { // whether it arrived is not known: all that is not kept goes again
 			f.again()
 		}
-		return // the transport says when there is room, or that the way is up again
+		if m.w == f.active { // it gave up one message, not the way: try again, but not at once
+			f.l.after(m.w.patience()/8, f.pump)
+		}
+		return
 	}
 	if m.edus && m.gen == f.gen {
 		f.eduBusy = false
