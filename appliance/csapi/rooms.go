@@ -423,9 +423,11 @@ func (h *Handler) candidates(ctx context.Context, id event.RoomID, user event.Us
 		})
 	}
 	all = append(all, named...)
-	all = append(all, inRoom...)
-	if _, server, ok := strings.Cut(string(id), ":"); ok {
-		all = append(all, server)
+	if len(named) == 0 { // a client that names servers means these
+		all = append(all, inRoom...)
+		if _, server, ok := strings.Cut(string(id), ":"); ok {
+			all = append(all, server)
+		}
 	}
 	seen := map[string]bool{h.ServerName: true}
 	var out []string
