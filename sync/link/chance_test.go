@@ -82,7 +82,7 @@ func play(t *testing.T, w *world, seed uint64) {
 	}
 	delete(users, string(p.boxes[0].user("u")))
 	p.boxes[0].state(p.id, "u", "m.room.power_levels", "", map[string]any{"users": users})
-	pass(2 * time.Minute)
+	pass(15 * time.Minute)
 	for range 120 {
 		p.step(t)
 	}

@@ -126,15 +126,16 @@ func (f *far) eduPriority() int {
 
 // message is one message on its way.
 type message struct {
-	f       *far
-	w       *way
-	gen     int // the far's
-	forgets int // the far's: what it has taken back since is sent again anyway
-	ticket  parcel.Ticket
-	session *parcel.Session
-	entries []entry
-	feed    bool // carries events or EDUs of the feed
-	edus    bool
+	f        *far
+	w        *way
+	gen      int // the far's
+	forgets  int // the far's: what it has taken back since is sent again anyway
+	ticket   parcel.Ticket
+	session  *parcel.Session
+	priority int
+	entries  []entry
+	feed     bool // carries events or EDUs of the feed
+	edus     bool
 }
 
 // transmit encodes parcels, as many as fit, and sends them; it says how many went.
@@ -151,7 +152,7 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		f.l.log.Error("parcel could not be written and is dropped", "peer", f.p.Server, "kind", parcels[0].Kind(), "err", err)
 		return min(1, own), 0
 	}
-	m.f, m.w, m.gen, m.forgets, m.ticket, m.session = f, w, f.gen, f.forgets, ticket, f.session
+	m.f, m.w, m.gen, m.forgets, m.ticket, m.session, m.priority = f, w, f.gen, f.forgets, ticket, f.session, priority
 	if took > own {
 		kept := parcels[own].(*parcel.Kept)
 		m.entries = append(m.entries, entry{kept, func(arrived bool) {
@@ -176,8 +177,11 @@ func (m *message) done(err error) {
 		f.session.Arrived(m.ticket)
 	}
 	for _, e := range m.entries {
-		if e.done != nil {
+		switch {
+		case e.done != nil:
 			e.done(err == nil)
+		case err != nil && m.session == f.session: // wants, answers to wants: twice does no harm
+			f.queues[m.priority] = append(f.queues[m.priority], e)
 		}
 	}
 	if err != nil {
