@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ import (
 )
 
 const (
-	lookEvery      = time.Second
+	lookEvery      = 500 * time.Millisecond
 	retryEvery     = 700 * time.Millisecond
 	firstAnswer    = 1200 * time.Millisecond // how long the first attempt at an address waits
 	connectTimeout = 6 * time.Second         // all attempts at an address
@@ -101,9 +102,10 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 		return
 	}
 	for _, p := range h.roster.All() {
-		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id {
+		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) {
 			continue
 		}
+		h.tried[p.ID] = time.Now()
 		far, err := libpeer.Decode(string(p.ID))
 		if err != nil {
 			continue // a roster with such an entry was refused when it was read
@@ -120,6 +122,11 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 	}
 }
 
+// patience is how long to wait after an attempt, if the box was reached and has refused so often since.
+func patience(refused int) time.Duration {
+	return min(lookEvery/2<<min(refused, 10), 15*time.Second)
+}
+
 // reach tries to connect to a box, and to open the parcel stream where this side is the one to open it; then it stays
 // as long as that stream lives. dial ends the trying early.
 func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) {
@@ -131,16 +138,49 @@ func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, stat
 		h.expect(dial, id, far)
 		return
 	}
-	open, cancel := context.WithTimeout(network.WithNoDial(dial, "connected above"), openTimeout)
-	stream, err := h.host.NewStream(open, far, protocolParcel)
-	cancel()
+	stream, err := h.open(dial, far)
 	if err != nil {
-		// The connection is a dead one that nobody has noticed, or the far end does not want us (yet).
 		h.log.Debug("open parcel stream", "peer", id.Short(), "err", err)
-		_ = links.ClosePeer(far) // closed already is fine
+		if errors.Is(err, context.DeadlineExceeded) {
+			_ = links.ClosePeer(far) // a dead connection that nobody has noticed; closed already is fine
+			return
+		}
+		h.mu.Lock() // the far end does not want us, or not yet: it may be about to store the pair
+		h.refused[id]++
+		h.mu.Unlock()
 		return
 	}
 	h.run(id, stream)
+}
+
+// open opens the parcel stream and waits for the far end's first word: until then nobody knows whether it takes part.
+func (h *Host) open(ctx context.Context, far libpeer.ID) (network.Stream, error) {
+	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected above"), openTimeout)
+	defer cancel()
+	s, err := h.host.NewStream(ctx, far, protocolParcel)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() }) // frees the read below
+	defer stop()
+	word := []byte{1} // "nothing has arrived here"
+	if _, err = s.Write(word); err == nil {
+		_, err = io.ReadFull(s, word)
+	}
+	if err == nil && word[0] != 1 {
+		err = fmt.Errorf("first word of the far end is %d", word[0])
+	}
+	if err == nil && !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = s.Reset()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("open parcel stream: %w", err)
+	}
+	return s, nil
 }
 
 // dropStrangers closes connections that were let in for pairing once there is no code to take any more.

@@ -93,6 +93,8 @@ type Host struct {
 	taking  map[libpeer.ID]int // unpaired boxes that this box asks to pair
 	wires   map[peer.ID]*wire
 	dialing map[peer.ID]context.CancelFunc
+	refused map[peer.ID]int          // attempts that the far end turned down, since it last wanted anything of us
+	tried   map[peer.ID]time.Time    // when the last attempt began: two that fail at once must not become a storm
 	found   map[libpeer.ID]time.Time // heard by mDNS, paired or not
 	serving *callbacks
 	closed  bool
@@ -126,7 +128,7 @@ func New(cfg Config) (*Host, error) {
 		cfg: cfg, id: peer.IDOf(cfg.Box.Public().(ed25519.PublicKey)), log: cfg.Log, start: time.Now(), life: signOfLife, quiet: silenceLimit,
 		accept: make(chan net.Conn), kick: make(chan struct{}, 1),
 		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
-		dialing: make(map[peer.ID]context.CancelFunc), found: make(map[libpeer.ID]time.Time),
+		dialing: make(map[peer.ID]context.CancelFunc), tried: make(map[peer.ID]time.Time), refused: make(map[peer.ID]int), found: make(map[libpeer.ID]time.Time),
 	}
 	h.asking = h.newRoundTripper()
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -176,7 +178,12 @@ func (h *Host) listen() error {
 	h.host.SetStreamHandler(protocolHTTP, h.handleHTTP)
 	h.host.SetStreamHandler(protocolPair, h.handlePair)
 	h.host.Network().Notify(&network.NotifyBundle{
-		ConnectedF:    func(network.Network, network.Conn) { h.look() },
+		ConnectedF: func(_ network.Network, c network.Conn) {
+			if c.Stat().Direction == network.DirInbound {
+				h.welcome(peer.ID(c.RemotePeer().String()))
+			}
+			h.look()
+		},
 		DisconnectedF: func(network.Network, network.Conn) { h.look() },
 	})
 	return nil
@@ -289,6 +296,13 @@ func (h *Host) paired(id libpeer.ID) (peer.Peer, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.roster.ByID(peer.ID(id.String()))
+}
+
+// welcome forgets that a box refused us.
+func (h *Host) welcome(id peer.ID) {
+	h.mu.Lock()
+	delete(h.refused, id)
+	h.mu.Unlock()
 }
 
 // look makes the dialler look again without waiting for its tick.

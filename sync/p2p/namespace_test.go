@@ -83,7 +83,7 @@ func TestFindByMDNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), inTime)
 	defer cancel()
 	if p, err := b.Take(ctx, code.String(), ""); err != nil || p.ID != a.ID() {
 		t.Fatalf("Take by mDNS: %s, %v", p.ID.Short(), err)

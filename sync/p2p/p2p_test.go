@@ -26,8 +26,8 @@ import (
 	"hallig/sync/peer"
 )
 
-// patience bounds a wait for something that has to come; a test that runs into it fails.
-const patience = 20 * time.Second
+// inTime bounds a wait for something that has to come; a test that runs into it fails.
+const inTime = 20 * time.Second
 
 // testHost is a host with what it told its user.
 type testHost struct {
@@ -87,8 +87,8 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(patience):
-		t.Fatalf("no %s after %s", what, patience)
+	case <-time.After(inTime):
+		t.Fatalf("no %s after %s", what, inTime)
 		panic("unreachable")
 	}
 }
@@ -179,6 +179,11 @@ func TestRemovedBoxIsCutOff(t *testing.T) {
 		t.Error("sent to a removed box")
 	}
 	refused(t, b, a)
+	select {
+	case addr := <-b.up:
+		t.Errorf("b believes that it has %s again", addr)
+	default:
+	}
 }
 
 // refused checks that a host gets no stream of any kind to another.

@@ -149,6 +149,7 @@ func (h *Host) keep(p peer.Peer) error {
 	}
 	h.mu.Lock()
 	h.roster = h.roster.With(p)
+	delete(h.refused, p.ID)
 	h.mu.Unlock()
 	h.look()
 	return nil
@@ -283,7 +284,10 @@ func (h *Host) exchange(s network.Stream, c peer.Code, key ed25519.PublicKey) (p
 	if err := h.keep(p); err != nil {
 		return peer.Peer{}, err
 	}
-	return p, writePair(s, statusOK, msg)
+	if err := writePair(s, statusOK, msg); err != nil {
+		h.log.Debug("last message of pairing", "err", err) // both have stored the pair; only the code stays open
+	}
+	return p, nil
 }
 
 func (h *Host) allow(id libpeer.ID, n int) {

@@ -89,6 +89,7 @@ func (h *Host) run(id peer.ID, s network.Stream) {
 		old := h.wires[id]
 		if old == nil {
 			w.calls = h.serving
+			delete(h.refused, id)
 			h.wires[id] = w
 			h.wg.Add(1)
 			h.mu.Unlock()
