@@ -106,6 +106,7 @@ func (h *Handler) roomRoutes() {
 	for _, path := range []string{"", "/{rel}", "/{rel}/{type}"} {
 		h.enter("GET", "/_matrix/client/v1/rooms/{room}/relations/{event}"+path, true, limitNone, h.relations)
 	}
+	h.enter("GET", "/_matrix/client/v1/rooms/{room}/threads", true, limitNone, h.threads)
 	h.enter("GET", "/_matrix/client/v1/rooms/{room}/hierarchy", true, limitNone, h.hierarchy)
 	h.enter("GET", "/_matrix/client/v1/room_summary/{room}", true, limitNone, h.roomSummary)
 	h.enter("GET", "/_matrix/client/unstable/im.nheko.summary/summary/{room}", true, limitNone, h.roomSummary) // its name before v1.15
