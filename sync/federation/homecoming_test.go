@@ -310,6 +310,11 @@ func TestNobodyNotices(t *testing.T) {
 // TestTwoBoxesComeHome: two boxes go on talking with each other while both are cut off from the central server. Their events build on each
 // other's, and the central server gets them from two sides.
 func TestTwoBoxesComeHome(t *testing.T) {
+	t.Run("each by its own way", func(t *testing.T) { twoBoxesComeHome(t, false) })
+	t.Run("one carries for both", func(t *testing.T) { twoBoxesComeHome(t, true) })
+}
+
+func twoBoxesComeHome(t *testing.T, oneIsSilent bool) {
 	h := newHome(t)
 	ctx := t.Context()
 	other := newTestBox(t, h.box.ca)
@@ -362,15 +367,19 @@ func TestTwoBoxesComeHome(t *testing.T) {
 		written = slices.Concat(written, mine, theirs, say(t, h.carl, id, 1, "an Land"))
 	}
 	written = append(written, topic(h.carl))
+	last := say(t, h.anna, id, 1, "das Letzte")
+	carry(h.box, other, last[0])
+	written = append(written, last...)
+	other.sender.silent.Store(oneIsSilent)
 	h.join()
 	other.link.Join()
 	start := time.Now()
 	h.box.sender.LinkUp("")
 	other.sender.LinkUp("")
+	c.until(t, written)
 	for _, b := range []*testBox{h.box, other} {
 		b.await("everything", func() bool { return b.has(id, written) })
 	}
-	c.until(t, written)
 	t.Logf("all %d everywhere after %v", len(written), time.Since(start).Round(time.Millisecond))
 	h.equalState(id)
 	sameState(t, id, h.box, other)
