@@ -220,7 +220,7 @@ func TestStrangerGetsOnlyPairing(t *testing.T) {
 	refused(t, c, a)
 	// While a code is on show a stranger may ask to pair, and nothing else.
 	a.HideCode()
-	code, _, err := a.ShowCode(time.Minute)
+	_, _, err := a.ShowCode(time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,8 @@ func TestStrangerGetsOnlyPairing(t *testing.T) {
 	a.HideCode()
 	a.look()
 	await(t, "end of the stranger's connection", gone)
-	if code, _, err = a.ShowCode(time.Minute); err != nil {
+	code, _, err := a.ShowCode(time.Minute)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Take(t.Context(), code.String(), a.Addrs()[0]); err != nil {
