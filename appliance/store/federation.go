@@ -3,6 +3,8 @@
 package store
 
 import (
+	"encoding/json"
+
 	"hallig/appliance/event"
 )
 
@@ -183,9 +185,9 @@ type Outgoing struct {
 	JSON []byte
 }
 
-// OutgoingEvents gives what a server is owed of a room's events with after < pos <= to: those of our own users, and those
-// of others (but not the server's own) that were made through us; oldest first.
-func (r *Read) OutgoingEvents(own, dest string, room event.RoomID, after, to int64, limit int) ([]Outgoing, error) {
+// OutgoingEvents gives what a server is owed of a room's events with after < pos <= to: those of our own users, those
+// of others (but not the server's own) that were made through us, and those of users of the servers in with; oldest first.
+func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID, after, to int64, limit int) ([]Outgoing, error) {
 	nid, err := r.findRoom(room)
 	if nid == 0 || err != nil {
 		return nil, err
@@ -200,10 +202,24 @@ func (r *Read) OutgoingEvents(own, dest string, room event.RoomID, after, to int
 	} else if n != nil {
 		them = n.nid
 	}
+	servers := []int64{us.nid}
+	for _, name := range with {
+		n, err := r.db.names.find(kindServer, name, nil)
+		if err != nil {
+			return nil, err
+		}
+		if n != nil {
+			servers = append(servers, n.nid)
+		}
+	}
+	list, err := json.Marshal(servers)
+	if err != nil {
+		return nil, err
+	}
 	var out []Outgoing
 	err = r.each(`SELECT e.id, e.pos, e.json FROM event e JOIN usr u ON u.nid=e.sender WHERE e.room=?1 AND e.pos>?2 AND e.pos<=?3
-		AND (u.server=?4 OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=e.id)) ORDER BY e.pos LIMIT ?6`,
-		args(nid, after, to, us.nid, them, limit), func(row *Row) error {
+		AND (u.server IN (SELECT value FROM json_each(?4)) OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=e.id)) ORDER BY e.pos LIMIT ?6`,
+		args(nid, after, to, string(list), them, limit), func(row *Row) error {
 			var o Outgoing
 			var id []byte
 			err := row.Scan(&id, &o.Pos, &o.JSON)

@@ -16,10 +16,11 @@ import (
 // central server has not seen. It would ask for the gap, up to ten or twenty events, and then take what follows with a state
 // that somebody tells it, or mark what it cannot place as rejected for good (Dendrite does). So an event of ours
 // waits until the server knows the other box's event; the other box may be bringing it this moment. If it does not, we
-// bring it: the event is signed by its own server, and the server needs it whoever carries it.
+// bring it, and go on so until our backlog is gone: the event is signed by its own server, the central server needs it whoever
+// carries it, and takes no notice of what it gets twice.
 
 const (
-	holdFor    = 250 * time.Millisecond // the other box's own way gets this much time
+	holdFor    = 400 * time.Millisecond // the other box's own way gets this much time
 	carryMost  = 5000
 	rememberIn = 10000 // ids of which we know that the server knows them
 )
@@ -35,10 +36,10 @@ func (d *dest) learn(ids ...event.ID) {
 	}
 }
 
-// hasBoxes says whether other boxes are, or were, in a room.
-func (d *dest) hasBoxes(r *store.Read, id event.RoomID) (bool, error) {
+// boxesIn lists the other boxes in a room.
+func (d *dest) boxesIn(r *store.Read, id event.RoomID) ([]string, error) {
 	servers, err := r.Servers(id)
-	return slices.ContainsFunc(servers, d.s.c.IsBox), err
+	return slices.DeleteFunc(servers, func(s string) bool { return !d.s.c.IsBox(s) }), err
 }
 
 // upToHold cuts a room's events before the first that builds on another box's event which the server may not know.
@@ -46,7 +47,7 @@ func (d *dest) upToHold(r *store.Read, id event.RoomID, f *ledger, evs []store.O
 	if len(evs) == 0 {
 		return evs, false, nil
 	}
-	if boxes, err := d.hasBoxes(r, id); err != nil || !boxes {
+	if boxes, err := d.boxesIn(r, id); err != nil || len(boxes) == 0 {
 		return evs, false, err
 	}
 	for i, e := range evs {
@@ -114,6 +115,7 @@ func (d *dest) release(ctx context.Context, id event.RoomID, f *ledger) (wait ti
 		if f.carry, err = d.toCarry(ctx, lack, f); err != nil {
 			return 0, false, err
 		}
+		f.relay = true // until nothing waits any more: the rest of the backlog is of the same kind
 		d.log.Info("carrying events of another box, on which ours build", "room", id, "events", len(f.carry))
 	}
 	d.learn(f.hold...)

@@ -78,14 +78,21 @@ func (d *dest) collectRoom(r *store.Read, id event.RoomID, f *ledger, to int64, 
 		}
 		return err
 	}
-	evs, err := r.OutgoingEvents(d.s.c.Local.Server, d.name, id, f.sent, upper, free)
+	var with []string
+	if f.relay {
+		if with, err = d.boxesIn(r, id); err != nil {
+			return err
+		}
+	}
+	evs, err := r.OutgoingEvents(d.s.c.Local.Server, d.name, with, id, f.sent, upper, free)
 	if err != nil {
 		return err
 	}
-	all := len(evs) < free
-	evs, held, err := d.upToHold(r, id, f, evs)
-	if err != nil {
-		return err
+	all, held := len(evs) < free, false
+	if !f.relay {
+		if evs, held, err = d.upToHold(r, id, f, evs); err != nil {
+			return err
+		}
 	}
 	for _, e := range evs {
 		out.pdus = append(out.pdus, owed{room: id, Outgoing: e})
@@ -101,7 +108,7 @@ func (d *dest) lookedThrough(out *outgoing) {
 	for id, upper := range out.looked {
 		f := d.rooms[id]
 		f.sent = max(f.sent, upper)
-		f.dirty = false
+		f.dirty, f.relay = false, false
 		if f.gone && len(f.window) == 0 {
 			delete(d.rooms, id)
 			d.s.c.DB.Lazy(func(tx *store.Tx) error { return tx.DropFederationCursor(d.name, id) })
@@ -118,6 +125,9 @@ func (d *dest) taken(errs map[event.ID]string) {
 		f := d.rooms[o.room]
 		f.sent = max(f.sent, o.Pos)
 		d.carried(f, o.ID)
+		if f.relay {
+			d.learn(o.ID)
+		}
 		f.window = append(f.window, store.Outgoing{ID: o.ID, Pos: o.Pos})
 		f.sentAt, f.wait = now, checkIdle
 		if len(f.window) >= window {

@@ -82,6 +82,7 @@ type ledger struct {
 	holdAt    time.Time  // when to ask
 	holdTries int
 	carry     []store.Outgoing // other boxes' events that we bring, without their bytes
+	relay     bool             // we bring the other boxes' events along until nothing waits
 }
 
 // outgoing is one transaction.
