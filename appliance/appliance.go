@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -155,9 +156,8 @@ func (b *Box) Run(ctx context.Context) error {
 	b.fed.run(ctx, g)
 	b.exchange.run(ctx, g)
 	g.Go(func() error { return b.refreshStale(ctx) })
-	if err := g.Wait(); err != nil && ctx.Err() == nil {
-		return err
-	} else if err != nil && !errors.Is(err, context.Canceled) {
+	debug.FreeOSMemory() // what only the start needed goes back to a small machine
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	b.log.Info("stopped cleanly")

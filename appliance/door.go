@@ -11,6 +11,7 @@ import (
 	"hallig/appliance/account"
 	"hallig/appliance/admin"
 	"hallig/appliance/store"
+	"hallig/sync/federation"
 	"hallig/sync/link"
 	"hallig/sync/peer"
 )
@@ -125,4 +126,13 @@ func (b *Box) observe(e link.Event) {
 		At: time.Now(), What: e.What, Event: string(e.Event), Room: string(e.Room), Peer: e.Peer.Server, Via: e.Transport,
 		Bytes: e.Bytes, Note: e.Note,
 	})
+}
+
+// observeServer does the same for what goes to servers that are not boxes, a transaction a line.
+func (b *Box) observeServer(t federation.Travel) {
+	out := admin.Travel{At: time.Now(), What: t.What, Peer: t.Server, Via: "https", Bytes: t.Bytes, Count: len(t.Events)}
+	if len(t.Events) > 0 {
+		out.Event = string(t.Events[len(t.Events)-1])
+	}
+	b.watchers.tell(out)
 }

@@ -87,7 +87,7 @@ func (b *Box) joinFederation() error {
 	})
 	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log})
 	f.sender = federation.NewSender(federation.SenderConfig{
-		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Log: log,
+		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Log: log,
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
 		Local: f.local, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
@@ -143,7 +143,7 @@ func (b *Box) joinClients() error {
 		ServerName: b.id.server, DB: b.db, Rooms: b.rooms, Feed: b.feed, Accounts: b.accounts, Media: b.media,
 		Remote: b.fed.client, Log: b.log.With("room", "csapi"),
 		OpenRegistration: b.cfg.OpenRegistration, SharedSecret: b.cfg.RegistrationSharedSecret,
-		PublicBaseURL: b.cfg.PublicURL, Presence: b.cfg.Presence,
+		PublicBaseURL: b.cfg.PublicURL, Federation: b.fed.handler,
 		Limits:      csapi.Limits{Off: b.cfg.NoRateLimits || b.cfg.OpenRegistration},
 		Appservices: services,
 		Home:        web.Handler(web.Page{ServerName: b.id.server, BaseURL: b.cfg.PublicURL}),

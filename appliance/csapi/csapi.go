@@ -43,7 +43,6 @@ type Config struct {
 	SharedSecret     string       // opens /_synapse/admin/v1/register; empty: closed
 	PublicBaseURL    string       // for .well-known/matrix/client; empty: taken from the request's Host
 	FederationHost   string       // "host:port" for .well-known/matrix/server; empty: not published
-	Presence         bool         // unused: presence is an option of the feed
 	Limits           Limits       // zero: the defaults
 	Appservices      []Appservice // application services that may act for their users
 	Home             http.Handler // pages outside /_matrix; nil: 404

@@ -223,6 +223,11 @@ func tooMany(err error) bool {
 
 // confirmed moves the cursor past the window. A cursor that a power cut takes back costs a repetition and nothing else.
 func (d *dest) confirmed(id event.RoomID, f *ledger) {
+	kept := Travel{What: "kept", Server: d.name}
+	for _, o := range f.window {
+		kept.Events = append(kept.Events, o.ID)
+	}
+	d.s.c.Observe(kept)
 	f.cursor = f.window[len(f.window)-1].Pos
 	f.window, f.errs, f.tries = nil, nil, 0
 	pos, gone := f.cursor, f.gone && !f.dirty

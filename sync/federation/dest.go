@@ -309,6 +309,13 @@ func (d *dest) push(ctx context.Context, must bool) (bool, error) {
 		return false, d.notTaken(ctx, err)
 	}
 	d.contact = time.Now()
+	if len(d.pending.pdus) > 0 {
+		sent := Travel{What: "sent", Server: d.name, Bytes: len(d.pending.body)}
+		for _, o := range d.pending.pdus {
+			sent.Events = append(sent.Events, o.ID)
+		}
+		d.s.c.Observe(sent)
+	}
 	d.taken(errs)
 	return true, nil
 }

@@ -24,11 +24,22 @@ type SenderConfig struct {
 	Rooms  *room.Rooms
 	Client *Client
 	Intake *Intake
+	// Observe is told what travels, for commentaries; it must not block. nil: nobody wants to know.
+	Observe func(Travel)
 	// IsBox says whether a server is a paired box: boxes get parcels from the link, never PUT /send. nil: none is.
 	IsBox func(server string) bool
 	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.
 	Probe time.Duration
 	Log   *slog.Logger // nil: silent
+}
+
+// Travel is one thing that happened to our events on their way to a server: "sent" in a transaction of so many bytes, or
+// "kept" when the server has shown that it holds them.
+type Travel struct {
+	What   string
+	Server string
+	Events []event.ID
+	Bytes  int
 }
 
 // Sender is the feed to all servers that are not boxes. Each has a goroutine of its own that pushes what the server is owed,
@@ -55,6 +66,9 @@ const concurrentRequests = 8
 func NewSender(c SenderConfig) *Sender {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Observe == nil {
+		c.Observe = func(Travel) {}
 	}
 	if c.IsBox == nil {
 		c.IsBox = func(string) bool { return false }

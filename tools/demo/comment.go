@@ -30,6 +30,10 @@ func (c *commentator) follow(ctx context.Context, dir string) error {
 }
 
 func (c *commentator) tell(t admin.Travel) {
+	if t.Via == "https" {
+		c.tellServer(t)
+		return
+	}
 	switch t.What {
 	case "sent":
 		if t.Event == "" {
@@ -47,5 +51,17 @@ func (c *commentator) tell(t admin.Travel) {
 		}
 	case "up", "down", "carries":
 		say("    %s: %s %s", c.box, t.Via, fmt.Sprint(t.What))
+	}
+}
+
+// tellServer tells of a transaction to the central server, or of its confirmation.
+func (c *commentator) tellServer(t admin.Travel) {
+	switch {
+	case t.What == "sent" && t.Count > 1:
+		say("    %s: %d events go to the centre by https, %d B, up to %.10s…", c.box, t.Count, t.Bytes, t.Event)
+	case t.What == "sent":
+		say("    %s: event %.10s… goes to the centre by https, %d B", c.box, t.Event, t.Bytes)
+	case t.What == "kept" && t.Count > 1:
+		say("    %s: %d events are kept by the centre, up to %.10s…", c.box, t.Count, t.Event)
 	}
 }
