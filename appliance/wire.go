@@ -42,7 +42,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account")})
 	b.feed = feed.New(b.db, b.rooms, feed.Options{
 		Presence: b.cfg.Presence,
-		Log: b.log.With("room", "feed"),
+		Log:      b.log.With("room", "feed"),
 		OnTyping: func(id event.RoomID, user event.UserID, typing bool) {
 			b.fed.sender.Typing(context.WithoutCancel(ctx), id, user, typing)
 			b.typing(context.WithoutCancel(ctx), id, user, typing)
