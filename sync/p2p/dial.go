@@ -105,11 +105,11 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) {
 			continue
 		}
-		h.tried[p.ID] = time.Now()
 		far, err := libpeer.Decode(string(p.ID))
-		if err != nil {
-			continue // a roster with such an entry was refused when it was read
+		if err != nil || h.taking[far] > 0 {
+			continue // no id, which cannot be in a roster; or pairing still, and one of the two has not stored the other
 		}
+		h.tried[p.ID] = time.Now()
 		dial, cancel := context.WithCancel(ctx)
 		h.dialing[p.ID] = cancel
 		h.wg.Go(func() {

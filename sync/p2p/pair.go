@@ -73,10 +73,12 @@ func (h *Host) handlePair(s network.Stream) {
 	case err != nil:
 		h.log.Info("pairing failed", "peer", peer.ID(far.String()).Short(), "err", err)
 		_ = writePair(s, statusOf(err), nil) // the far end sees the stream end anyway
+		h.spawn(func() { h.release(far) })
 	default:
 		h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
+		h.allow(far, -1)
+		h.look()
 	}
-	h.spawn(func() { h.release(far) })
 }
 
 // release lets go of a box that was admitted for pairing, a moment later so that the last word gets through. If it is no
@@ -232,6 +234,7 @@ func (h *Host) takeFrom(ctx context.Context, c peer.Code, info libpeer.AddrInfo)
 		return peer.Peer{}, peer.ErrWrongCode // not worth a try of the other box's
 	}
 	h.allow(info.ID, 1)
+	defer h.look() // after the next line's: as a pair, or no longer admitted
 	defer h.allow(info.ID, -1)
 	ctx, cancel := context.WithTimeout(ctx, pairTimeout)
 	defer cancel()
@@ -249,7 +252,6 @@ func (h *Host) takeFrom(ctx context.Context, c peer.Code, info libpeer.AddrInfo)
 	_ = s.SetDeadline(time.Now().Add(pairTimeout)) // a stream without deadlines ends with its connection
 	p, err := h.exchange(s, c, key)
 	if err != nil {
-		h.look()
 		return peer.Peer{}, err
 	}
 	h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
