@@ -45,12 +45,6 @@ func (tx *Tx) boxN(id string) (int64, error) {
 	return n, err
 }
 
-func (r *Read) findBox(id string) (int64, error) {
-	var n int64
-	_, err := r.one(`SELECT n FROM box WHERE id = ?`, args(id), &n)
-	return n, err
-}
-
 // OpenExchange says who this box is and gives the epoch of its logs: the stored one, or draw when there is none yet or
 // the data directory has come from another box.
 func (tx *Tx) OpenExchange(box string, draw uint32) (epoch uint32, err error) {
