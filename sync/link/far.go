@@ -39,16 +39,17 @@ type far struct {
 	askTimer *time.Timer
 
 	// What waits to be sent, the most urgent first.
-	queues  [parcel.Bulk + 1][]entry
-	feed    *outbox.Feed
-	items   []outbox.Item // read from the feed
-	more    bool          // the feed may have more
-	reading bool
-	edus    []*parcel.EDU // read from the queue; sent one message at a time
-	edusDue bool
-	eduBusy bool
-	eduHold *time.Timer // receipts wait
-	eduLate bool        // they have waited long enough
+	queues   [parcel.Bulk + 1][]entry
+	feed     *outbox.Feed
+	items    []outbox.Item // read from the feed
+	more     bool          // the feed may have more
+	reading  bool
+	starting int           // greetings that are being taken
+	edus     []*parcel.EDU // read from the queue; sent one message at a time
+	edusDue  bool
+	eduBusy  bool
+	eduHold  *time.Timer // receipts wait
+	eduLate  bool        // they have waited long enough
 
 	told    map[naming]bool // names that the far end has, in this session
 	telling bool            // a message that explains names is under way
@@ -294,6 +295,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 	}
 	whole := *f.parts
 	f.parts = nil
+	f.starting++ // what is read from the feed now would be counted twice or not at all
 	lost := f.lost || whole.Ack == 0
 	f.lost = false
 	gen := f.gen
@@ -301,6 +303,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 		err := f.feed.Start(ctx, whole, lost)
 		note, dropped, derr := f.l.out.Diverged(ctx, whole)
 		return func() {
+			f.starting--
 			if err != nil || derr != nil {
 				if ctx.Err() == nil {
 					f.l.log.Error("greeting could not be used", "peer", f.p.Server, "err", err, "compare", derr)
@@ -316,6 +319,10 @@ func (f *far) greeted(w *way, h recon.Hello) {
 			for _, id := range dropped {
 				f.l.log.Warn("same events, other state", "room", id, "peer", f.p.Server)
 			}
+			if lost {
+				f.gen++
+				f.items, f.edus, f.eduBusy, f.reading = nil, nil, false, false
+			}
 			f.started(w, whole, note)
 		}
 	})
@@ -324,8 +331,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 // started goes on from where the far end stands.
 func (f *far) started(w *way, h recon.Hello, note recon.Note) {
 	f.heard, f.farEpoch = h.Session, h.Epoch
-	f.items, f.more, f.edus, f.eduBusy, f.edusDue = nil, true, nil, false, true
-	f.gen++ // items read before stand no longer where the feed does
+	f.more, f.edusDue = true, true
 	if !note.Empty() {
 		f.enqueue(parcel.Routine, &parcel.EDU{Type: eduNote, Content: note.Append(nil)}, nil)
 	}

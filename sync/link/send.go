@@ -61,7 +61,7 @@ func (f *far) sendOne(w *way) bool {
 
 // read fetches what the feed has, beside the loop.
 func (f *far) read(w *way) {
-	if f.heard == 0 {
+	if f.heard == 0 || f.starting > 0 {
 		return
 	}
 	if f.edusDue && len(f.edus) == 0 && !f.eduBusy {
