@@ -44,6 +44,7 @@ var Rooms = map[string]Room{
 	"tools/layers":       {Uses: []string{"..."}},
 	"tools/bench":        {Uses: []string{"..."}},
 	"tools/demo":         {Uses: []string{"..."}},
+	"tools/lab":          {Uses: []string{"..."}},
 	"tools/matrixclient": {},
 	"tools/testpeer":     {},
 }
