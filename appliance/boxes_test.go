@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hallig/tools/matrixclient"
+)
+
+const inNamespace = "HALLIG_TEST_NAMESPACE"
+
+// inside runs the named test in a network namespace of its own, with nothing in it but a loopback that can be taken away;
+// the caller returns if it answers false.
+func inside(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inNamespace) != "" {
+		setLoopback(t, true)
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		t.Errorf("in its namespace: %v\n%s", err, out)
+	case err != nil:
+		t.Logf("this machine gives no network namespaces, so nothing was tested here: %v", err)
+	default:
+		t.Logf("%s", out)
+	}
+	return false
+}
+
+func setLoopback(t *testing.T, up bool) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := uint16(unix.IFF_LOOPBACK | unix.IFF_MULTICAST)
+	if up {
+		flags |= unix.IFF_UP | unix.IFF_RUNNING
+	}
+	ifr.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// running is a whole box; its phones reach it without a network.
+type running struct {
+	*Box
+	t    *testing.T
+	stop context.CancelFunc
+	done chan error
+}
+
+func startBox(t *testing.T, name string) *running {
+	t.Helper()
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("HALLIG_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("box", name)
+	}
+	b, err := Open(t.Context(), Config{
+		Data: dir, ServerName: name, Listen: "127.0.0.1:0", OpenRegistration: true, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}},
+	}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	r := &running{Box: b, t: t, stop: stop, done: make(chan error, 1)}
+	go func() { r.done <- b.Run(ctx) }() // the clean-up waits for it
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-r.done, b.Close()); err != nil {
+			t.Errorf("%s ended badly: %v", name, err)
+		}
+	})
+	return r
+}
+
+// RoundTrip hands a phone's request to the box.
+func (r *running) RoundTrip(req *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	if req.Body == nil {
+		req.Body = http.NoBody
+	}
+	in := httptest.NewRequestWithContext(req.Context(), req.Method, req.URL.String(), req.Body)
+	in.Header = req.Header
+	r.clients.ServeHTTP(w, in)
+	return w.Result(), nil
+}
+
+func (r *running) user(name string) *matrixclient.Client {
+	r.t.Helper()
+	c := matrixclient.New("http://phone")
+	c.HTTP = &http.Client{Transport: r}
+	if err := c.Register(r.t.Context(), name, "Rungholt lebt 1362", ""); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// phone follows /sync and remembers what came.
+type phone struct {
+	*matrixclient.Client
+	t      *testing.T
+	since  string
+	events map[string]matrixclient.Event // timelines, by id
+	order  []string
+	other  []string // "type content" of to-device and ephemeral events
+	lists  []string // users whose device lists changed
+}
+
+func (r *running) phone(name string) *phone {
+	return &phone{Client: r.user(name), t: r.t, events: map[string]matrixclient.Event{}}
+}
+
+// until syncs until ok.
+func (p *phone) until(within time.Duration, what string, ok func() bool) time.Duration {
+	p.t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > within {
+			p.t.Fatalf("%s: %s: not within %s", p.UserID, what, within)
+		}
+		r, err := p.Sync(p.t.Context(), matrixclient.SyncOptions{Since: p.since, Timeout: 500 * time.Millisecond, Filter: `{"room":{"timeline":{"limit":100}}}`})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.since = r.NextBatch
+		for _, room := range r.Rooms.Join {
+			for _, e := range room.Timeline.Events {
+				if _, twice := p.events[e.ID]; twice {
+					p.t.Errorf("%s: %s came twice", p.UserID, e.ID)
+				}
+				p.events[e.ID] = e
+				p.order = append(p.order, e.ID)
+			}
+			for _, e := range room.Ephemeral.Events {
+				p.other = append(p.other, e.Type+" "+string(e.Content))
+			}
+		}
+		for _, e := range r.ToDevice.Events {
+			p.other = append(p.other, e.Type+" "+string(e.Content))
+		}
+		p.lists = append(p.lists, r.DeviceLists.Changed...)
+	}
+	return time.Since(began)
+}
+
+func (p *phone) has(ids ...string) func() bool {
+	return func() bool {
+		for _, id := range ids {
+			if _, ok := p.events[id]; !ok {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func (p *phone) heard(part string) func() bool {
+	return func() bool {
+		for _, o := range p.other {
+			if strings.Contains(o, part) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func (p *phone) say(room, text string) string {
+	p.t.Helper()
+	id, err := p.SendText(p.t.Context(), room, text)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return id
+}
+
+func (p *phone) call(method, path, body string) json.RawMessage {
+	p.t.Helper()
+	resp, err := p.Raw(p.t.Context(), method, path, "application/json", strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		p.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, raw, err)
+	}
+	return raw
+}
+
+// sameState compares the state that two phones are shown.
+func sameState(t *testing.T, room string, a, b *phone) {
+	t.Helper()
+	states := [2]map[string]string{}
+	for i, p := range []*phone{a, b} {
+		events, err := p.State(t.Context(), room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		states[i] = map[string]string{}
+		for _, e := range events {
+			states[i][e.Type+" "+*e.StateKey] = e.ID
+		}
+	}
+	if got, want := fmt.Sprint(states[1]), fmt.Sprint(states[0]); got != want {
+		t.Errorf("state differs:\n%s\n%s", got, want)
+	}
+}
+
+// TestTwoBoxesOnANetwork is the story of two boxes on an IP network: they find each other by mDNS and pair by a code, a
+// user is invited across, everything travels both ways; the network goes, both write on, it comes back.
+func TestTwoBoxesOnANetwork(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	ctx := t.Context()
+	a, b, stranger := startBox(t, "a.test"), startBox(t, "b.test"), startBox(t, "c.test")
+	anna, bert, carl := a.phone("anna"), b.phone("bert"), stranger.phone("carl")
+	code, err := a.adminOptions().ShowCode(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.takeCode(ctx, code.Code, ""); err != nil {
+		t.Fatal(err)
+	}
+	room, err := anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Lage", Invite: []string{bert.UserID}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bert.Join(ctx, room); err != nil {
+		t.Fatal(err)
+	}
+	if err := anna.Invite(ctx, room, carl.UserID); err == nil {
+		t.Error("an invite reached a box that is not paired")
+	}
+	first := anna.say(room, "Land unter")
+	bert.until(10*time.Second, "a message of anna", bert.has(first))
+	answer := bert.say(room, "verstanden")
+	anna.until(10*time.Second, "bert's answer", anna.has(answer))
+
+	t.Run("receipts, redactions, to-device and keys travel", func(t *testing.T) {
+		bert.call("POST", matrixclient.Path("rooms", room, "receipt", "m.read", first), "{}")
+		anna.until(10*time.Second, "bert's receipt", anna.heard(bert.UserID))
+		redaction, err := anna.Redact(ctx, room, first, "Irrtum")
+		if err != nil {
+			t.Fatal(err)
+		}
+		bert.until(10*time.Second, "the redaction", bert.has(redaction))
+		if e, err := bert.Event(ctx, room, first); err != nil || e.Body() != "" {
+			t.Errorf("bert still reads %q, %v", e.Body(), err)
+		}
+		keys := fmt.Sprintf(`{"device_keys":{"user_id":%q,"device_id":%q,"algorithms":["m.megolm.v1.aes-sha2"],"keys":{"ed25519:%s":"abc"},"signatures":{}},
+			"one_time_keys":{"signed_curve25519:AAAA":{"key":"one","signatures":{}}}}`, bert.UserID, bert.DeviceID, bert.DeviceID)
+		bert.call("POST", matrixclient.Path("keys", "upload"), keys)
+		anna.until(10*time.Second, "news of bert's devices", func() bool { return strings.Contains(fmt.Sprint(anna.lists), bert.UserID) })
+		if got := anna.call("POST", matrixclient.Path("keys", "query"), fmt.Sprintf(`{"device_keys":{%q:[]}}`, bert.UserID)); !strings.Contains(string(got), `"abc"`) {
+			t.Errorf("keys/query gave %s", got)
+		}
+		if got := anna.call("POST", matrixclient.Path("keys", "claim"), fmt.Sprintf(`{"one_time_keys":{%q:{%q:"signed_curve25519"}}}`, bert.UserID, bert.DeviceID)); !strings.Contains(string(got), `"one"`) {
+			t.Errorf("keys/claim gave %s", got)
+		}
+		anna.call("PUT", matrixclient.Path("sendToDevice", "m.room_key", "t1"), fmt.Sprintf(`{"messages":{%q:{%q:{"secret":"geheim"}}}}`, bert.UserID, bert.DeviceID))
+		bert.until(10*time.Second, "a to-device message", bert.heard("geheim"))
+	})
+
+	setLoopback(t, false)
+	var ids []string
+	for i := range 30 {
+		ids = append(ids, anna.say(room, fmt.Sprint("Insel A ", i)), bert.say(room, fmt.Sprint("Insel B ", i)))
+	}
+	topic, err := anna.SetState(ctx, room, "m.room.topic", "", map[string]string{"topic": "Sicht von A"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids = append(ids, topic)
+	anna.until(20*time.Second, "some time without a network", waited(8*time.Second))
+	setLoopback(t, true)
+	back := time.Now()
+	anna.until(20*time.Second, "everything of the other island", anna.has(ids...))
+	bert.until(20*time.Second, "everything of the other island", bert.has(ids...))
+	if took := time.Since(back); took > 5*time.Second {
+		t.Errorf("both had everything %s after the network came back, want 5 s at most", took)
+	} else {
+		t.Logf("both had everything %s after the network came back", took)
+	}
+	last := bert.say(room, "wieder da")
+	anna.until(10*time.Second, "bert's last word", anna.has(last))
+	sameState(t, room, anna, bert)
+}
+
+func waited(d time.Duration) func() bool {
+	from := time.Now()
+	return func() bool { return time.Since(from) > d }
+}
