@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hallig/radio/ether"
+	"hallig/radio/serial"
+	"hallig/sync/peer"
 	"hallig/tools/matrixclient"
 )
 
@@ -83,15 +87,18 @@ type running struct {
 }
 
 func startBox(t *testing.T, name string) *running {
+	return startWith(t, Config{Data: t.TempDir(), ServerName: name, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}}})
+}
+
+func startWith(t *testing.T, cfg Config) *running {
 	t.Helper()
-	dir := t.TempDir()
+	name := cfg.ServerName
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("HALLIG_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("box", name)
 	}
-	b, err := Open(t.Context(), Config{
-		Data: dir, ServerName: name, Listen: "127.0.0.1:0", OpenRegistration: true, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}},
-	}, log)
+	cfg.Listen, cfg.OpenRegistration = "127.0.0.1:0", true
+	b, err := Open(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,4 +332,87 @@ func TestTwoBoxesOnANetwork(t *testing.T) {
 func waited(d time.Duration) func() bool {
 	from := time.Now()
 	return func() bool { return time.Since(from) > d }
+}
+
+// paired makes two boxes know each other without a network between them, as after a pairing at home.
+func paired(t *testing.T, boxes ...*running) {
+	t.Helper()
+	for _, b := range boxes {
+		statement, err := peer.State(b.id.box, peer.Peer{
+			Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: 1,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := peer.ReadStatement(statement)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range boxes {
+			if other != b {
+				if err := other.addPeer(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+// TestTwoBoxesOnALine: two boxes that have nothing but a serial line between them. A user is invited across, joins, and
+// they talk; the line is cut and comes back.
+func TestTwoBoxesOnALine(t *testing.T) {
+	ctx := t.Context()
+	const rate = 9600
+	ptys := [2]*serial.PTY{}
+	for i := range ptys {
+		var err error
+		if ptys[i], err = serial.NewPTY(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := ether.NewLine(ptys[0], ptys[1], ether.Config{BitsPerSecond: rate, FrameLoss: 0.05, Seed: 1})
+	lineCtx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- line.Run(lineCtx) }() // the clean-up waits for it
+	t.Cleanup(func() { stop(); <-ended })
+	boxes := [2]*running{}
+	for i, name := range []string{"a.test", "b.test"} {
+		boxes[i] = startWith(t, Config{Data: t.TempDir(), ServerName: name, P2P: P2PConfig{Off: true},
+			Serial: []SerialConfig{{Device: ptys[i].Device, Baud: rate, HalfDuplex: true}}})
+	}
+	paired(t, boxes[:]...)
+	anna, bert := boxes[0].phone("anna"), boxes[1].phone("bert")
+	room, err := anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Funk", Topic: "nur über die Leitung"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	anna.until(20*time.Second, "contact over the line", func() bool {
+		s := boxes[0].exchange.link.Status()
+		return len(s) == 1 && s[0].Carries != "" && s[0].Greeted
+	})
+	if err := anna.Invite(ctx, room, bert.UserID); err != nil {
+		t.Fatalf("invite over the line: %v", err)
+	}
+	began := time.Now()
+	if _, err := bert.Join(ctx, room); err != nil {
+		t.Fatalf("join over the line: %v", err)
+	}
+	a, b := line.Counters(0).Bytes, line.Counters(1).Bytes
+	t.Logf("joined over the line in %s; invite and join took %d + %d bytes", time.Since(began).Round(time.Millisecond), a, b)
+	var ids []string
+	for i := range 5 {
+		ids = append(ids, anna.say(room, fmt.Sprint("Funkspruch A ", i)), bert.say(room, fmt.Sprint("Funkspruch B ", i)))
+	}
+	anna.until(30*time.Second, "the talk", anna.has(ids...))
+	bert.until(30*time.Second, "the talk", bert.has(ids...))
+	line.Cut(true)
+	for i := range 5 {
+		ids = append(ids, anna.say(room, fmt.Sprint("allein A ", i)), bert.say(room, fmt.Sprint("allein B ", i)))
+	}
+	anna.until(30*time.Second, "the line to be missed", waited(4*time.Second))
+	line.Cut(false)
+	took := anna.until(40*time.Second, "everything after the cut", anna.has(ids...))
+	bert.until(40*time.Second, "everything after the cut", bert.has(ids...))
+	t.Logf("everything was there %s after the line came back", took.Round(time.Millisecond))
+	sameState(t, room, anna, bert)
 }

@@ -49,6 +49,8 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
+	slog.SetDefault(log)
 	box, err := appliance.Open(ctx, cfg, log)
 	if err != nil {
 		return err
