@@ -61,10 +61,18 @@ func (tx *Tx) DeleteToDevice(user event.UserID, device string, upTo int64) error
 	return tx.exec(`DELETE FROM to_device WHERE user_id = ? AND device_id = ? AND pos <= ?`, user, device, upTo)
 }
 
-// TakeOnce says whether a message id of an origin is new, and remembers it.
+// keptOnce is how many message ids of one origin are remembered. An origin repeats only what it has no answer to, and it
+// sends in order: far fewer than these are ever unanswered.
+const keptOnce = 10_000
+
+// TakeOnce says whether a message id of an origin is new, and remembers it among the newest of that origin.
 func (tx *Tx) TakeOnce(origin, message string) (bool, error) {
-	n, err := tx.execN(`INSERT OR IGNORE INTO to_device_seen (origin, message_id) VALUES (?, ?)`, origin, message)
-	return n == 1, err
+	taken, err := tx.execN(`INSERT OR IGNORE INTO to_device_seen (origin, message_id, n)
+		VALUES (?1, ?2, 1 + (SELECT coalesce(max(n), 0) FROM to_device_seen WHERE origin = ?1))`, origin, message)
+	if err != nil || taken == 0 {
+		return false, err
+	}
+	return true, tx.exec(`DELETE FROM to_device_seen WHERE origin = ?1 AND n <= (SELECT max(n) FROM to_device_seen WHERE origin = ?1) - ?2`, origin, keptOnce)
 }
 
 // ReceiptRow is how far a user has read a room, or a thread of it.

@@ -150,12 +150,16 @@ CREATE TABLE to_device (
   PRIMARY KEY (user_id, device_id, pos)
 ) STRICT, WITHOUT ROWID;
 
--- What was taken already: from servers by message id, from own devices by transaction id (origin = user|device).
+-- What was taken already: from servers by message id, from own devices by transaction id (origin = user|device). The
+-- newest of each origin are kept, by count and not by time: a clock may be wrong, and a repetition may be months late.
 CREATE TABLE to_device_seen (
   origin     TEXT NOT NULL,
   message_id TEXT NOT NULL,
+  n          INTEGER NOT NULL,             -- counts the origin's messages
   PRIMARY KEY (origin, message_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX to_device_seen_n ON to_device_seen (origin, n);
 
 CREATE TABLE receipt (
   room_id  TEXT NOT NULL,
