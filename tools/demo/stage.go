@@ -70,7 +70,7 @@ func build(ctx context.Context, hallig, dir string, names []string) (s *stage, e
 			return s, err
 		}
 		b.config["p2p"] = map[string]any{"off": true}
-		b.config["serial"] = []map[string]any{{"device": s.cable.devices[i], "baud": 9600, "bits_per_second": lineRate}}
+		b.config["serial"] = []map[string]any{{"device": s.cable.ends[i].Device, "baud": 9600, "bits_per_second": lineRate}}
 		if err := b.start(ctx); err != nil {
 			return s, err
 		}
