@@ -250,7 +250,7 @@ func pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// failed notes a failure and plans the next try: soon at first, later at the length of a quarter of the outage so far, never more than
+// failed notes a failure and plans the next try: soon at first, later at the length of an eighth of the outage so far, never more than
 // a minute apart. A link that comes up, or a word from the server, ends the wait.
 func (d *dest) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil {
@@ -262,7 +262,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)
 	}
-	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/4, retryMost))
+	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/8, retryMost))
 	d.retryAt = now.Add(wait)
 	d.mu.Lock()
 	clear(d.hints)
