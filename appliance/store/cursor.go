@@ -61,13 +61,6 @@ func (tx *Tx) SetPeerKept(box string, log int64, kept uint64, down bool) error {
 		ON CONFLICT (box, log) DO UPDATE SET kept = excluded.kept WHERE ?4 OR kept < excluded.kept`, n, log, kept, down)
 }
 
-// PeerKept says how far a peer is known to be in a log.
-func (r *Read) PeerKept(box string, log int64) (uint64, error) {
-	var kept int64
-	_, err := r.one(`SELECT k.kept FROM peer_kept k JOIN box b ON b.n = k.box WHERE b.id = ? AND k.log = ?`, args(box, log), &kept)
-	return uint64(kept), err
-}
-
 // EDUsKept says up to which number the EDUs of a peer's epoch have had their effect here.
 func (r *Read) EDUsKept(box string, epoch uint32) (uint64, error) {
 	var kept int64

@@ -62,17 +62,3 @@ func (tx *Tx) DropEDUsOf(dest string, seqs []int64) error {
 	}
 	return nil
 }
-
-// EDUDests lists the servers that something waits for.
-func (r *Read) EDUDests() ([]string, error) {
-	var out []string
-	err := r.each(`SELECT DISTINCT dest FROM edu_out ORDER BY dest`, nil, func(row *Row) error {
-		var s string
-		if err := row.Scan(&s); err != nil {
-			return err
-		}
-		out = append(out, s)
-		return nil
-	})
-	return out, err
-}

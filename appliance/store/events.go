@@ -50,9 +50,6 @@ type Event struct {
 // Is reports whether all the flags are set.
 func (e *Event) Is(f Flags) bool { return e.Flags&f == f }
 
-// Shown reports whether clients may come to see it in a timeline.
-func (e *Event) Shown() bool { return e.Pos != 0 }
-
 // idBytes is the stored form of an event id: the 32 bytes of the hash, or the text where that would not give the same text back (old room versions).
 func idBytes(id event.ID) []byte {
 	s := string(id)
@@ -193,26 +190,6 @@ func (r *Read) LastPos(room event.RoomID, to int64) (pos int64, err error) {
 	}
 	_, err = r.one(`SELECT pos FROM event WHERE room=? AND pos<=? AND pos IS NOT NULL ORDER BY pos DESC LIMIT 1`, args(nid, to), &pos)
 	return pos, err
-}
-
-// FirstPos is the position of the oldest shown event of a room we have; 0 when there is none.
-func (r *Read) FirstPos(room event.RoomID) (pos int64, err error) {
-	nid, err := r.findRoom(room)
-	if nid == 0 || err != nil {
-		return 0, err
-	}
-	_, err = r.one(`SELECT pos FROM event WHERE room=? AND pos IS NOT NULL ORDER BY pos LIMIT 1`, args(nid), &pos)
-	return pos, err
-}
-
-// CountEvents counts the shown events of a room with after < pos <= to.
-func (r *Read) CountEvents(room event.RoomID, after, to int64) (n int64, err error) {
-	nid, err := r.findRoom(room)
-	if nid == 0 || err != nil {
-		return 0, err
-	}
-	_, err = r.one(`SELECT count(*) FROM event WHERE room=? AND pos>? AND pos<=?`, args(nid, after, to), &n)
-	return n, err
 }
 
 // Neighbour gives the nearest later event of the room whose state is known; nil when there is none.

@@ -217,18 +217,6 @@ func (tx *Tx) raiseKept(log int64) (uint64, error) {
 	return uint64(kept), tx.exec(`UPDATE log SET kept = ? WHERE n = ?`, kept, log)
 }
 
-// SkipLog notes that a giver declared everything of a log up to a number to be not for this box.
-func (tx *Tx) SkipLog(room event.RoomID, box string, epoch uint32, upTo uint64) (kept uint64, err error) {
-	log, err := tx.logN(room, box, epoch)
-	if err != nil {
-		return 0, err
-	}
-	if err := tx.exec(`UPDATE log SET kept = ? WHERE n = ? AND kept < ?`, upTo, log, upTo); err != nil {
-		return 0, err
-	}
-	return tx.raiseKept(log)
-}
-
 // LogEntries lists a log's places after a number, in order.
 func (r *Read) LogEntries(log int64, after uint64, limit int) ([]LogEntry, error) {
 	var out []LogEntry
@@ -243,12 +231,6 @@ func (r *Read) LogEntries(log int64, after uint64, limit int) ([]LogEntry, error
 		return nil
 	})
 	return out, err
-}
-
-// SharedRooms lists the rooms where a server has a joined member.
-func (r *Read) SharedRooms(server string) ([]event.RoomID, error) {
-	return r.rooms(`SELECT DISTINCT m.room FROM member m JOIN usr u ON u.nid = m.usr JOIN server s ON s.nid = u.server
-		WHERE s.name = ? AND m.membership = 2 ORDER BY m.room`, server)
 }
 
 // DueRooms lists the rooms whose log entries may be due to a server: those it is in, and those it was in.

@@ -51,15 +51,6 @@ func (tx *Tx) SetMember(m Membership) error {
 	return tx.exec(`DELETE FROM stripped WHERE room=? AND usr=?`, room, user)
 }
 
-// ClearMembers forgets all memberships of a room: before the state of another server's view is installed.
-func (tx *Tx) ClearMembers(room event.RoomID) error {
-	nid, err := tx.findRoom(room)
-	if nid == 0 || err != nil {
-		return err
-	}
-	return tx.exec(`DELETE FROM member WHERE room=?`, nid)
-}
-
 // Forget hides a room that the user has left; false when there was nothing to forget.
 func (tx *Tx) Forget(room event.RoomID, user event.UserID) (bool, error) {
 	r, err := tx.findRoom(room)
@@ -250,22 +241,4 @@ func (r *Read) RoomsWith(server string) ([]event.RoomID, error) {
 		return nil, err
 	}
 	return r.roomList(`SELECT DISTINCT m.room FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.membership=2`, n.nid)
-}
-
-// SharedUsers lists the users joined to any room that the user is joined to, the user too: who cares about a change of devices or profile.
-func (r *Read) SharedUsers(user event.UserID) (users []event.UserID, err error) {
-	un, err := r.findUser(user)
-	if un == 0 || err != nil {
-		return nil, err
-	}
-	err = r.each(`SELECT DISTINCT o.usr FROM member m JOIN member o ON o.room=m.room AND o.membership=2 WHERE m.usr=? AND m.membership=2`, args(un), func(row *Row) error {
-		var n int64
-		if err := row.Scan(&n); err != nil {
-			return err
-		}
-		u, err := r.userText(n)
-		users = append(users, u)
-		return err
-	})
-	return users, err
 }

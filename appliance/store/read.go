@@ -8,7 +8,7 @@ package store
 // What feed may build on (files named beside each):
 //
 //	positions     DB.Published before View; the snapshot holds at least everything up to it. Ask for (after, published].
-//	timeline      RoomEventsBetween(room, after, to, limit, backwards), LastPos, FirstPos, CountEvents  events.go
+//	timeline      RoomEventsBetween(room, after, to, limit, backwards), LastPos  events.go
 //	              Only shown events have a position: rejected, soft-failed and outlier events never come up here.
 //	              History fetched later has negative positions that rise with depth, so paging back goes from positive into negative ones.
 //	state deltas  StateDeltas(room, after, to): changes of the current state with the event they replaced      state.go
