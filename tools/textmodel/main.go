@@ -3,7 +3,8 @@
 // Textmodel trains the text model of sync/parcel/prose and writes its file. It is run by hand when the texts or the
 // contexts change; the file is committed, as every box must carry the very same one.
 //
-//	go run ./tools/textmodel -o sync/parcel/prose/model.bin -check de.txt tools/textmodel/operations_de.txt:8 everyday.txt:1
+//	go run ./tools/textmodel -o sync/parcel/prose/model.bin -check de.txt tools/textmodel/operations.txt:8 \
+//	    tools/textmodel/vocabulary_de.txt:6 everyday.txt:1 laws.txt:0.3 english.txt:0.3
 //
 // Each file has one text a line; the number behind the colon is its weight. SOURCES.md beside this file says
 // which texts the committed model was made of.
