@@ -51,6 +51,9 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 	if b.exchange.host == nil {
 		return admin.Peer{}, errNoNetwork
 	}
+	if _, _, err := peer.ParseCode(code); err != nil { // said before anybody is looked for
+		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; the other box shows it again with: hallig pair"}
+	}
 	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()
 	p, err := b.exchange.host.Take(ctx, code, address)
