@@ -341,9 +341,8 @@ func TestRedaction(t *testing.T) {
 		if string(e.Content) != "{}" || !strings.Contains(string(e.Unsigned), "bitte nicht") {
 			t.Errorf("version %s: redacted event is %s, unsigned %s", version, e.Content, e.Unsigned)
 		}
-		if _, err = bob.Redact(b.ctx, room, "$nothing", ""); err == nil {
-			t.Errorf("version %s: an unknown event can be redacted", version)
-		}
+		_, err = bob.Redact(b.ctx, room, "$nothing", "") // it may be on its way: the redaction waits for it
+		b.ok(err)
 	}
 }
 

@@ -424,6 +424,14 @@ func TestRedaction(t *testing.T) {
 				t.Error("bob redacted alice's message")
 			}
 			redact.Sender = alice
+			elsewhere := redact
+			elsewhere.Room = b.create(CreateRequest{Creator: alice, Version: version})
+			if _, err := b.Send(t.Context(), elsewhere); err == nil {
+				t.Error("an event of another room was redacted")
+			}
+			unknown := redact
+			unknown.Redacts = "$not-here-yet"
+			b.send(unknown) // waits for its event
 			by := b.send(redact)
 			p, m, err := b.Event(t.Context(), id)
 			if err != nil {

@@ -231,7 +231,10 @@ func (l *live) checkRedaction(k *look, d Draft) error {
 	if err != nil {
 		return err
 	}
-	if row == nil || row.Room != d.Room {
+	if row == nil {
+		return nil // it may be on its way to us: the redaction waits for it
+	}
+	if row.Room != d.Room {
 		return notFound("event %s is not in this room", d.Redacts)
 	}
 	if row.Sender == d.Sender {
