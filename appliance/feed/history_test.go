@@ -272,6 +272,23 @@ func TestRedactionIsShown(t *testing.T) {
 	}
 }
 
+// Where events were given an end is given; where none were left there is none.
+func TestMessagesEnd(t *testing.T) {
+	h := newHouse(t)
+	anna := h.person("anna")
+	id := anna.create("public_chat")
+	anna.say(id, "one")
+	for _, dir := range []string{"b", "f"} {
+		chunk, _, end := anna.messages(id, MessagesRequest{Dir: dir, Limit: 50})
+		if len(chunk) == 0 || end == "" {
+			t.Fatalf("%s: %d events, end %q", dir, len(chunk), end)
+		}
+		if chunk, _, end = anna.messages(id, MessagesRequest{Dir: dir, From: end}); len(chunk) != 0 || end != "" {
+			t.Errorf("%s: after the last %d events, end %q", dir, len(chunk), end)
+		}
+	}
+}
+
 func TestStateAndMembers(t *testing.T) {
 	h := newHouse(t)
 	anna, bert, carl := h.person("anna"), h.person("bert"), h.person("carl")
@@ -316,6 +333,11 @@ func TestStateAndMembers(t *testing.T) {
 	}
 	if got := list(MembersRequest{At: at, Membership: "join"}); !slices.Equal(got, []event.UserID{anna.id, bert.id}) {
 		t.Errorf("members at the token %v", got)
+	}
+	whole, err := anna.ask(SyncRequest{})
+	ok(t, err)
+	if got := list(MembersRequest{At: whole.room(id).Timeline.PrevBatch}); !slices.Equal(got, []event.UserID{anna.id}) {
+		t.Errorf("members at the room's beginning %v", got)
 	}
 	raw, err := h.feed.JoinedMembers(t.Context(), anna.id, id)
 	ok(t, err)
@@ -423,6 +445,15 @@ func TestPresence(t *testing.T) {
 	if got.Presence != "unavailable" || got.Status != status {
 		t.Errorf("asked: %+v", got)
 	}
+	carl.join(id)
+	if s := anna.sync(""); len(s.Presence.Events) != 1 || s.Presence.Events[0].Sender != carl.id {
+		t.Errorf("carl has come: %+v", s.Presence)
+	}
+	if s := anna.sync(""); len(s.Presence.Events) != 0 {
+		t.Errorf("carl's presence came twice: %+v", s.Presence)
+	}
+	carl.leave(id)
+	anna.sync("")
 	_, err = h.feed.Presence(t.Context(), anna.id, carl.id)
 	wantCode(t, err, "M_FORBIDDEN")
 	ok(t, h.feed.ReceivePresence(t.Context(), "far.test", json.RawMessage(fmt.Sprintf(`{"push":[{"user_id":%q,"presence":"online"}]}`, bert.id))))

@@ -24,7 +24,7 @@ type MessagesRequest struct {
 // MessagesResponse is GET /messages.
 type MessagesResponse struct {
 	Start string            `json:"start"`
-	End   string            `json:"end,omitempty"` // "": there is no more
+	End   string            `json:"end,omitempty"` // "": the chunk is empty and there is no more
 	Chunk []json.RawMessage `json:"chunk"`
 	State []json.RawMessage `json:"state,omitempty"`
 
@@ -175,8 +175,8 @@ func (f *Feed) Messages(ctx context.Context, user event.UserID, device string, i
 		if out.Chunk, err = l.clients(w.events, shape{room: true}); err != nil {
 			return err
 		}
-		if !w.done {
-			out.End = place(w.at)
+		if !w.done || len(w.events) > 0 {
+			out.End = place(w.at) // clients take a missing end for a failure when there were events
 		}
 		if x.back && w.done && req.To == "" {
 			gaps, err := l.Gaps(id)

@@ -161,8 +161,9 @@ func (f *Feed) polling(user event.UserID, state string) func() {
 	}
 }
 
-// presences gives the statuses that changed after a serial, or all that are not offline.
-func (f *Feed) presences(serial int64, first bool) map[event.UserID]PresenceStatus {
+// presences gives the statuses that changed after a serial, or all that are not offline; also those of users whom the reader
+// has come to know since, who are not offline.
+func (f *Feed) presences(serial int64, first bool, came map[event.UserID]bool) map[event.UserID]PresenceStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if serial > f.typed {
@@ -170,7 +171,7 @@ func (f *Feed) presences(serial int64, first bool) map[event.UserID]PresenceStat
 	}
 	out := map[event.UserID]PresenceStatus{}
 	for u, p := range f.present {
-		if first && p.state != "offline" || !first && p.serial > serial {
+		if (first || came[u]) && p.state != "offline" || !first && p.serial > serial {
 			out[u] = f.tell(p)
 		}
 	}
@@ -187,7 +188,7 @@ func (s *syncer) presence() error {
 	if !x.kind("m.presence") {
 		return nil
 	}
-	now := s.f.presences(s.since.typing, s.first)
+	now := s.f.presences(s.since.typing, s.first, s.came)
 	for _, u := range sorted(now) {
 		if u == s.user || s.ignored[u] || x.Senders != nil && !slices.Contains(x.Senders, u) || slices.Contains(x.NotSenders, u) {
 			continue

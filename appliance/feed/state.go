@@ -67,6 +67,13 @@ func (f *Feed) Members(ctx context.Context, user event.UserID, device string, id
 			if s, err = l.rewind(id, s, group, t.pos); err != nil {
 				return err
 			}
+			if had, err := l.hasMembers(s); err != nil {
+				return err
+			} else if !had {
+				if s, err = l.beginning(id); err != nil {
+					return err
+				}
+			}
 		}
 		out.Chunk, err = l.memberChunk(s, req)
 		return err
@@ -102,6 +109,40 @@ func (l *look) rewind(id event.RoomID, s store.State, group, pos int64) (store.S
 		s = s.With(k, deltas[i].Old)
 	}
 	return s, nil
+}
+
+// hasMembers says whether a state names any member.
+func (l *look) hasMembers(s store.State) (bool, error) {
+	for _, x := range s {
+		typ, _, err := l.f.db.StateKeyText(x.Key)
+		if err != nil || x.Event != 0 && typ == "m.room.member" {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// beginning is the first state of a room that has a member: what a token stands for that lies before all we have of the
+// room, as the prev_batch of a timeline that shows the creation does.
+func (l *look) beginning(id event.RoomID) (store.State, error) {
+	es, err := l.RoomEventsBetween(id, store.MinPos, l.pos, defaultTimeline, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range es {
+		_, after, err := l.groups(e)
+		if err != nil {
+			return nil, err
+		}
+		s, err := l.Group(after)
+		if err != nil {
+			return nil, err
+		}
+		if had, err := l.hasMembers(s); had || err != nil {
+			return s, err
+		}
+	}
+	return nil, nil
 }
 
 func (l *look) memberChunk(s store.State, req MembersRequest) ([]json.RawMessage, error) {

@@ -161,9 +161,6 @@ func (s *syncer) build() error {
 	s.recent.rooms(s.f, memberships)
 	var typed int64
 	s.typing, typed = s.f.typedSince(s.since.typing)
-	if err := s.presence(); err != nil {
-		return err
-	}
 	if err := s.accountData(); err != nil {
 		return err
 	}
@@ -176,12 +173,15 @@ func (s *syncer) build() error {
 		if m.Membership == "join" {
 			s.joined[m.Room] = true
 		}
-		if m.Forgotten || !s.filter.Room.room(m.Room) {
+		if m.Forgotten && (s.full || m.Pos <= s.since.pos) || !s.filter.Room.room(m.Room) {
 			continue
 		}
 		if err := s.room(m); err != nil {
 			return err
 		}
+	}
+	if err := s.presence(); err != nil {
+		return err
 	}
 	next := token{pos: s.pos, typing: typed, toDevice: s.pos}
 	if err := s.mail(&next); err != nil {

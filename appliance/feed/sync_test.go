@@ -328,6 +328,8 @@ func TestInvitesAndLeaving(t *testing.T) {
 	if got := bodies(bert.history(id)); !slices.Equal(got, []string{"secret", "for bert", "last words"}) {
 		t.Errorf("history of one who was banned after leaving: %q", got)
 	}
+	other := bert.create("private_chat")
+	bert.sync("")
 	carl := h.person("carl")
 	anna.must(id, carl, "invite")
 	carl.leave(id)
@@ -335,6 +337,13 @@ func TestInvitesAndLeaving(t *testing.T) {
 	_, err = h.feed.Messages(t.Context(), carl.id, carl.dev, id, MessagesRequest{})
 	wantCode(t, err, "M_FORBIDDEN") // was never in
 	wantCode(t, h.feed.Forget(t.Context(), anna.id, id), "M_UNKNOWN")
+	late := bert.since
+	bert.must(other, bert, "leave")
+	ok(t, h.feed.Forget(t.Context(), bert.id, other))
+	if s, err := bert.ask(SyncRequest{Since: late}); err != nil || s.Rooms.Leave[other] == nil {
+		t.Errorf("the leaving of a room that was forgotten at once is not told: %v", err)
+	}
+	bert.sync("")
 	ok(t, h.feed.Forget(t.Context(), bert.id, id))
 	s, err = bert.ask(SyncRequest{Filter: `{"room":{"include_leave":true}}`})
 	ok(t, err)
