@@ -3,6 +3,7 @@
 package room
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -443,6 +444,20 @@ func TestLeaveUnknownRoom(t *testing.T) {
 	}
 	if ms, err := b.Members(t.Context(), room); err != nil || ms[carol] != "leave" {
 		t.Errorf("members %v, %v", ms, err)
+	}
+	err = b.db.View(t.Context(), func(rd *store.Read) error {
+		m, err := rd.MembershipOf(room, carol)
+		if err != nil {
+			return err
+		}
+		e, err := rd.EventByNID(m.Event)
+		if err == nil && (e == nil || e.Sender != carol || !bytes.Contains(e.JSON, []byte(`"membership":"leave"`))) {
+			t.Errorf("clients are shown %+v", e)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

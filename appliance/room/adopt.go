@@ -232,18 +232,46 @@ func (r *Rooms) LeaveUnknown(ctx context.Context, room event.RoomID, user event.
 	if leave != nil {
 		return r.outOfBand(ctx, leave.Version, leave, nil)
 	}
-	return tellable(r.db.Do(ctx, func(tx *store.Tx) error {
-		m, err := tx.MembershipOf(room, user)
+	leave, err := r.ownLeave(ctx, room, user)
+	if err != nil {
+		return tellable(err)
+	}
+	return r.outOfBand(ctx, leave.Version, leave, nil)
+}
+
+// ownLeave makes the event of a leaving that no other server was told of: the user's clients want one to see.
+func (r *Rooms) ownLeave(ctx context.Context, room event.RoomID, user event.UserID) (*event.PDU, error) {
+	var was *store.Event
+	var v *event.Version
+	err := r.view(ctx, func(rd *store.Read) error {
+		m, err := rd.MembershipOf(room, user)
 		if err != nil {
 			return err
 		}
 		if m.Membership == "" {
 			return notFound("you have no invite to room %s", room)
 		}
-		tx.TouchUser(user)
-		m.Membership, m.Pos = "leave", tx.NextPos()
-		return tx.SetMember(m)
-	}))
+		if was, err = rd.EventByNID(m.Event); err != nil {
+			return err
+		}
+		row, err := rd.Room(room)
+		if err != nil {
+			return err
+		}
+		if row != nil {
+			v, _ = event.Lookup(row.Version)
+		}
+		if was == nil || v == nil {
+			return fmt.Errorf("leave %s: the invite or the room's version is not known", room)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	key := string(user)
+	return event.Build(v, event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: json.RawMessage(`{"membership":"leave"}`),
+		Prev: []event.ID{was.ID}, Auth: []event.ID{was.ID}, Depth: was.Depth + 1, TS: r.opt.Clock().UnixMilli()}, r.id.Server, r.id.Key)
 }
 
 // takenBack hears that a local user was put out of a room that we do not hold: an invite is taken back, a knock is refused, a ban.
