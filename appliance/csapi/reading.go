@@ -77,7 +77,9 @@ func (h *Handler) messages(ctx context.Context, c *call) (any, error) {
 		return out, err
 	}
 	if h.Remote == nil {
-		out.End = "" // nobody can be asked: for this reader the history ends here
+		if len(out.Chunk) == 0 {
+			out.End = "" // nobody can be asked: for this reader the history ends here
+		}
 		return out, nil
 	}
 	if err := h.backfill(ctx, id, max(req.Limit, 50)); err != nil {
