@@ -153,6 +153,7 @@ func (d *Discovery) place(ctx context.Context, server string) (place, error) {
 		return p, err
 	}
 	d.mu.Lock()
+	bound(d.found)
 	d.found[server] = p
 	d.mu.Unlock()
 	return p, nil

@@ -308,6 +308,7 @@ func (r *KeyRing) known(ctx context.Context, server string) ([]store.ServerKey, 
 		return nil, fmt.Errorf("look up keys of %s: %w", server, err)
 	}
 	r.mu.Lock()
+	bound(r.cache)
 	r.cache[server] = keys
 	r.mu.Unlock()
 	return keys, nil
@@ -341,12 +342,24 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 		}
 		if err != nil {
 			r.mu.Lock()
+			bound(r.notNow)
 			r.notNow[server] = time.Now().Add(askAgain + 2*time.Since(began)) // a server that lets us wait is not asked for each event anew
 			r.mu.Unlock()
 		}
 		return nil, err
 	})
 	return err
+}
+
+// maxRemembered is how many entries about other servers are kept in memory by one table.
+const maxRemembered = 10_000
+
+// bound empties a full table before one more entry: its keys are names that strangers send before anything is verified,
+// and what was lost is asked for again.
+func bound[K comparable, V any](m map[K]V) {
+	if len(m) >= maxRemembered {
+		clear(m)
+	}
 }
 
 // mayNotarise bounds how often one server is asked for the keys of another.
@@ -358,9 +371,7 @@ func (r *KeyRing) mayNotarise(giver, server string) bool {
 	if last, ok := r.asked[key]; ok && now.Sub(last).Abs() < 15*askAgain {
 		return false
 	}
-	if len(r.asked) > 10000 {
-		clear(r.asked)
-	}
+	bound(r.asked)
 	r.asked[key] = now
 	return true
 }

@@ -7,8 +7,12 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"hallig/appliance/store"
 )
 
 func document(t *testing.T, l Local, now time.Time, old map[string]OldKey) []byte {
@@ -135,5 +139,31 @@ func TestLearnRefusesWhatIsNotSigned(t *testing.T) {
 	}
 	if err := r.Learn(t.Context(), good, SourceTLS); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNamesOfStrangersAreBounded: anybody can put any name into X-Matrix, and no table may grow by that for ever.
+func TestNamesOfStrangersAreBounded(t *testing.T) {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "a.example", Key: testKey(0)}, DB: db,
+		Fetch: func(context.Context, string) ([]byte, error) { return nil, errors.New("away") }})
+	d := NewDiscovery(DiscoveryConfig{})
+	for i := range maxRemembered + 100 {
+		name := fmt.Sprintf("192.0.2.%d:%d", i%250, 1+i/250)
+		if _, err := r.Key(t.Context(), name, "ed25519:1", 0); !errors.Is(err, ErrKeyUnavailable) {
+			t.Fatalf("key of %s: %v", name, err)
+		}
+		if _, err := d.place(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, n := range map[string]int{"keys": len(r.cache), "absent servers": len(r.notNow), "places": len(d.found)} {
+		if n == 0 || n > maxRemembered {
+			t.Errorf("%d %s are remembered, want at most %d", n, what, maxRemembered)
+		}
 	}
 }
