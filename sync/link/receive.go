@@ -199,9 +199,25 @@ func (f *far) taken(t inbox.Taken, transport string) {
 		}
 	}
 	f.noteKept(t.Kept, 0)
+	f.passOn(t.Kept)
 	if len(t.Want) > 0 {
 		f.enqueue(parcel.Immediate, &parcel.Want{Room: t.Room, IDs: t.Want}, nil)
 		f.pump()
+	}
+}
+
+// passOn wakes the feeds of the other boxes: a place of a log may have been filled without a new event (we knew the event
+// already), and what stood behind that hole can be passed on now. No commit tells of it.
+func (f *far) passOn(logs []parcel.Vector) {
+	for _, o := range f.l.fars {
+		if o == f || len(logs) == 0 {
+			continue
+		}
+		for _, v := range logs {
+			o.feed.Touch(v.Room)
+		}
+		o.more = true
+		o.pump()
 	}
 }
 
@@ -327,6 +343,7 @@ func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
 			f.early = append(f.early, early)
 		}
 		f.noteKept(t.Kept, 0)
+		f.passOn(t.Kept)
 		if want != nil {
 			f.enqueue(parcel.Priority, want, nil)
 		}
