@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -166,8 +167,10 @@ func (b *Box) Run(ctx context.Context) error {
 
 // serveHTTP runs one HTTP server until ctx ends. Long polls are let go at once, other requests get some seconds.
 func (b *Box) serveHTTP(ctx context.Context, g *errgroup.Group, what string, l net.Listener, h http.Handler) {
+	var silent silentConns
 	srv := &http.Server{
 		Handler:           h,
+		ConnState:         silent.note,
 		ReadHeaderTimeout: 20 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -185,11 +188,45 @@ func (b *Box) serveHTTP(ctx context.Context, g *errgroup.Group, what string, l n
 		b.feed.Close() // lets long polls go; a second call does nothing
 		grace, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer stop()
+		silent.close()
 		if err := srv.Shutdown(grace); err != nil {
 			return srv.Close()
 		}
 		return nil
 	})
+}
+
+// silentConns are connections on which nothing was asked yet. Browsers and phones open some in advance, and Shutdown
+// would wait five seconds for their first word.
+type silentConns struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	closed bool
+}
+
+func (s *silentConns) note(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.conns, c)
+	case s.closed:
+		c.Close()
+	case s.conns == nil:
+		s.conns = map[net.Conn]bool{c: true}
+	default:
+		s.conns[c] = true
+	}
+}
+
+// close ends them, and those that still come.
+func (s *silentConns) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for c := range s.conns {
+		c.Close()
+	}
 }
 
 // Close lets go of listeners, database and lock. It is safe after a failed Open.
