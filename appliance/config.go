@@ -78,7 +78,9 @@ type P2PConfig struct {
 	Off    bool     `json:"off,omitempty"`
 	NoMDNS bool     `json:"no_mdns,omitempty"`
 	Listen []string `json:"listen,omitempty"` // multiaddresses; empty: every interface, port chosen by the system
-	Peers  []string `json:"peers,omitempty"`  // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see
+	// Announce is told to other boxes in place of the addresses listened on, where a router or a container forwards a port.
+	Announce []string `json:"announce,omitempty"`
+	Peers    []string `json:"peers,omitempty"` // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see
 }
 
 // SerialConfig is one line to one other box.

@@ -103,7 +103,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	if !b.cfg.P2P.Off {
 		x.host, err = p2p.New(p2p.Config{
 			Box: b.id.box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
-			Listen: b.cfg.P2P.Listen, Static: b.cfg.P2P.Peers, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
+			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: b.cfg.P2P.Peers, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
 		})
 		if err != nil {
 			return fmt.Errorf("start libp2p: %w", err)

@@ -62,7 +62,9 @@ type Config struct {
 
 	Listen []string // multiaddrs; default TCP port 4001 on every interface; a "/udp/N/quic-v1" address adds QUIC
 	Static []string // where paired boxes may be found: "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
-	NoMDNS bool     // neither announce this box nor look for others on the local network
+	// Announce, if set, is what others are told in place of the addresses listened on: a forwarded port, the host of a container.
+	Announce []string
+	NoMDNS   bool // neither announce this box nor look for others on the local network
 
 	// Reached, if set, is told the address at which this box reached a paired one, in the form of Static: whoever keeps
 	// it and gives it back finds the box again after a restart without mDNS.
@@ -73,19 +75,20 @@ type Config struct {
 
 // Host is this box on IP networks. Its methods are safe for concurrent use.
 type Host struct {
-	cfg    Config
-	id     peer.ID
-	host   host.Host
-	log    *slog.Logger
-	start  time.Time // zero of the monotonic clock that codes expire by
-	accept chan net.Conn
-	asking *roundTripper
-	kick   chan struct{} // something changed: look at once whom to dial
-	ctx    context.Context
-	stop   context.CancelFunc
-	wg     sync.WaitGroup // goroutines of ours that outlive a call
-	life   time.Duration  // how often a sign of life is given
-	quiet  time.Duration  // a far end unheard for so long is gone, whatever TCP hopes for
+	cfg      Config
+	id       peer.ID
+	host     host.Host
+	log      *slog.Logger
+	start    time.Time // zero of the monotonic clock that codes expire by
+	accept   chan net.Conn
+	asking   *roundTripper
+	announce []ma.Multiaddr // empty: what is listened on
+	kick     chan struct{}  // something changed: look at once whom to dial
+	ctx      context.Context
+	stop     context.CancelFunc
+	wg       sync.WaitGroup // goroutines of ours that outlive a call
+	life     time.Duration  // how often a sign of life is given
+	quiet    time.Duration  // a far end unheard for so long is gone, whatever TCP hopes for
 
 	mu      sync.Mutex // guards all below; no callback is called under it
 	roster  peer.Roster
@@ -171,6 +174,12 @@ func (h *Host) listen() error {
 	if slices.ContainsFunc(h.cfg.Listen, isQUIC) || slices.ContainsFunc(h.cfg.Static, isQUIC) {
 		options = append(options, libp2p.Transport(quic.NewTransport))
 	}
+	if h.announce, err = parseAddrs(h.cfg.Announce); err != nil {
+		return fmt.Errorf("start p2p: %w", err)
+	}
+	if len(h.announce) > 0 {
+		options = append(options, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return h.announce }))
+	}
 	if h.host, err = libp2p.New(options...); err != nil {
 		return fmt.Errorf("start p2p on %v: %w", h.cfg.Listen, err)
 	}
@@ -187,6 +196,18 @@ func (h *Host) listen() error {
 		DisconnectedF: func(network.Network, network.Conn) { h.look() },
 	})
 	return nil
+}
+
+func parseAddrs(texts []string) ([]ma.Multiaddr, error) {
+	var out []ma.Multiaddr
+	for _, s := range texts {
+		a, err := ma.NewMultiaddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("read address %q (like /ip4/192.0.2.7/tcp/4001): %w", s, err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 func isQUIC(s string) bool {
@@ -222,9 +243,12 @@ func (h *Host) ID() peer.ID { return h.id }
 
 // Addrs are the addresses this box can be reached at now, each with its peer id.
 func (h *Host) Addrs() []string {
-	addrs, err := h.host.Network().InterfaceListenAddresses()
-	if err != nil {
-		return nil
+	addrs := h.announce
+	if len(addrs) == 0 {
+		var err error
+		if addrs, err = h.host.Network().InterfaceListenAddresses(); err != nil {
+			return nil
+		}
 	}
 	var out []string
 	for _, a := range addrs {
