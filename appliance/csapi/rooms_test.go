@@ -3,6 +3,7 @@
 package csapi
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -344,6 +345,45 @@ func TestRedaction(t *testing.T) {
 		_, err = bob.Redact(b.ctx, room, "$nothing", "") // it may be on its way: the redaction waits for it
 		b.ok(err)
 	}
+}
+
+func TestTimestampToEventAndReports(t *testing.T) {
+	b := newBox(t)
+	alice, bob := b.user("alice"), b.user("bob")
+	room := b.room(alice, matrixclient.CreateRoom{Preset: "private_chat"})
+	one, err := alice.SendText(b.ctx, room, "eins")
+	b.ok(err)
+	first, err := alice.Event(b.ctx, room, one)
+	b.ok(err)
+	near := func(c *matrixclient.Client, ts int64, dir string) (id string, err error) {
+		var out struct {
+			ID string `json:"event_id"`
+			TS int64  `json:"origin_server_ts"`
+		}
+		path := fmt.Sprintf("/_matrix/client/v1/rooms/%s/timestamp_to_event?ts=%d&dir=%s", room, ts, dir)
+		err = c.Do(b.ctx, "GET", path, nil, &out)
+		return out.ID, err
+	}
+	if id, err := near(alice, first.TS, "b"); err != nil || id != one {
+		t.Errorf("backwards from its own time: %q, %v; want %q", id, err, one)
+	}
+	if id, err := near(alice, 0, "f"); err != nil || id == "" || id == one {
+		t.Errorf("forwards from the beginning: %q, %v", id, err)
+	}
+	_, err = near(alice, first.TS+1<<40, "f")
+	b.refused("forwards from the far future", err, 404, "M_NOT_FOUND")
+	_, err = near(alice, 1, "x")
+	b.refused("no direction", err, 400, "M_INVALID_PARAM")
+	_, err = near(bob, first.TS, "b")
+	b.refused("a stranger", err, 403, "M_FORBIDDEN")
+
+	report := matrixclient.Path("rooms", room, "report", one)
+	why := map[string]any{"reason": "unfreundlich"}
+	b.ok(alice.Do(b.ctx, "POST", report, why, nil))
+	b.refused("a stranger reports", bob.Do(b.ctx, "POST", report, why, nil), 404, "M_NOT_FOUND")
+	b.refused("of no event", alice.Do(b.ctx, "POST", matrixclient.Path("rooms", room, "report", "$none"), why, nil), 404, "M_NOT_FOUND")
+	b.ok(alice.Do(b.ctx, "POST", matrixclient.Path("rooms", room, "report"), why, nil))
+	b.refused("a stranger reports the room", bob.Do(b.ctx, "POST", matrixclient.Path("rooms", room, "report"), why, nil), 404, "M_NOT_FOUND")
 }
 
 func TestAliasesAndDirectory(t *testing.T) {

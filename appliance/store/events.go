@@ -173,6 +173,18 @@ func (r *Read) RoomEventsBetween(room event.RoomID, after, to int64, limit int, 
 	return r.events(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos>? AND pos<=? ORDER BY pos LIMIT ?`, nid, after, to, limit)
 }
 
+// EventsNear gives the room's shown events from a time on, nearest first: at or after ts, or at or before it if backwards; skip of them are left out.
+func (r *Read) EventsNear(room event.RoomID, ts int64, skip, limit int, backwards bool) ([]*Event, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	if backwards {
+		return r.events(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos IS NOT NULL AND ts<=? ORDER BY ts DESC, pos DESC LIMIT ? OFFSET ?`, nid, ts, limit, skip)
+	}
+	return r.events(`SELECT `+eventColumns+` FROM event WHERE room=? AND pos IS NOT NULL AND ts>=? ORDER BY ts, pos LIMIT ? OFFSET ?`, nid, ts, limit, skip)
+}
+
 // MinPos is below every position of history.
 const MinPos = -1 << 62
 
