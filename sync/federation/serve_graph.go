@@ -5,11 +5,13 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
 
 	"hallig/appliance/event"
+	"hallig/appliance/room"
 	"hallig/appliance/rules"
 )
 
@@ -241,8 +243,7 @@ func (h *Handler) seen(ctx context.Context, id event.RoomID, server string, pdus
 
 // open says whether history is open to all who are in the room now, as the present setting has it.
 func open(visibility *event.PDU) bool {
-	v := visibilityOf(visibility)
-	return v == "shared" || v == "world_readable"
+	return rules.ServerCanSee(visibilityOf(visibility), false, false)
 }
 
 func visibilityOf(p *event.PDU) string {
@@ -261,8 +262,10 @@ func visibilityOf(p *event.PDU) string {
 // mayRead asks the state before an event: was history open then, or a user of the server a member?
 func (h *Handler) mayRead(ctx context.Context, p *event.PDU, server string) (bool, error) {
 	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
-	if err != nil {
+	if unknown := (*room.Error)(nil); errors.As(err, &unknown) {
 		return false, nil // history of which we know no state: the present setting, which is not open, decides
+	} else if err != nil {
+		return false, err // a redacted copy would stay with the other server for good
 	}
 	var visibility *event.PDU
 	if id, ok := ids[rules.Key{Type: "m.room.history_visibility"}]; ok {
@@ -271,7 +274,7 @@ func (h *Handler) mayRead(ctx context.Context, p *event.PDU, server string) (boo
 		}
 	}
 	v := visibilityOf(visibility)
-	if v == "shared" || v == "world_readable" {
+	if rules.ServerCanSee(v, false, false) {
 		return true, nil
 	}
 	for k, id := range ids {
@@ -285,7 +288,7 @@ func (h *Handler) mayRead(ctx context.Context, p *event.PDU, server string) (boo
 		var c struct {
 			Membership string `json:"membership"`
 		}
-		if json.Unmarshal(m.Content, &c) == nil && (c.Membership == "join" || c.Membership == "invite" && v == "invited") {
+		if json.Unmarshal(m.Content, &c) == nil && rules.ServerCanSee(v, c.Membership == "join", c.Membership == "invite") {
 			return true, nil
 		}
 	}
