@@ -39,6 +39,7 @@ func TestRestrictedJoin(t *testing.T) {
 		}
 		fromC := say(t, cora, inner, 1, "auch drin")
 		b.await("cora's message", func() bool { return b.has(inner, fromC) })
+		a.await("cora's message", func() bool { return a.has(inner, fromC) })
 		sameState(t, inner, a, b, c)
 	}
 }
