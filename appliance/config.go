@@ -23,6 +23,9 @@ type Config struct {
 	Data string `json:"-"`
 	// Version is the program's own, for status and federation.
 	Version string `json:"-"`
+	// Restored says that Data was restored from a backup since the last start: numbers that paired boxes already know are
+	// not given out again. Once after each restore.
+	Restored bool `json:"-"`
 	// ServerName is the part behind the colon of each user's name. Empty: 16 characters of the box key under
 	// .hallig.internal. It is fixed when the first account exists.
 	ServerName string `json:"server_name,omitempty"`
@@ -77,7 +80,7 @@ type TLSConfig struct {
 type P2PConfig struct {
 	Off    bool     `json:"off,omitempty"`
 	NoMDNS bool     `json:"no_mdns,omitempty"`
-	Listen []string `json:"listen,omitempty"` // multiaddresses; empty: every interface, port chosen by the system
+	Listen []string `json:"listen,omitempty"` // multiaddresses; empty: TCP port 4001 on every interface, or another port when that is taken
 	// Announce is told to other boxes in place of the addresses listened on, where a router or a container forwards a port.
 	Announce []string `json:"announce,omitempty"`
 	Peers    []string `json:"peers,omitempty"` // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see

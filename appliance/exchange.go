@@ -5,6 +5,8 @@ package appliance
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,12 +103,17 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	}
 	var transports []link.Transport
 	if !b.cfg.P2P.Off {
-		x.host, err = p2p.New(p2p.Config{
+		cfg := p2p.Config{
 			Box: b.id.box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
 			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: b.cfg.P2P.Peers, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
-		})
+		}
+		if x.host, err = p2p.New(cfg); err != nil && len(cfg.Listen) == 0 {
+			b.log.Warn("the usual libp2p port is taken; using another one", "err", err)
+			cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"}
+			x.host, err = p2p.New(cfg)
+		}
 		if err != nil {
-			return fmt.Errorf("start libp2p: %w", err)
+			return fmt.Errorf("start libp2p: %w; name another address in p2p.listen of config.json, or switch it off with p2p.off", err)
 		}
 		transports = append(transports, x.host)
 	}
@@ -114,6 +121,12 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		port := radio.New(radioConfig(line, b))
 		x.ports = append(x.ports, port)
 		transports = append(transports, port)
+	}
+	if b.cfg.Restored {
+		if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.NewEpoch(newEpoch()) }); err != nil {
+			return fmt.Errorf("begin anew after a restore: %w", err)
+		}
+		b.log.Info("new epoch after a restore: paired boxes take what is written from now on for new")
 	}
 	in := inbox.New(inbox.Config{
 		DB: b.db, Rooms: b.rooms, Verify: b.fed.client.VerifyPDU, Later: func(err error) bool { return errors.Is(err, federation.ErrKeyUnavailable) },
@@ -140,6 +153,13 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		Observe: b.observe, Log: b.log.With("room", "link"),
 	})
 	return err
+}
+
+// newEpoch draws the number of a new epoch, which is never 0.
+func newEpoch() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint32(b[:]) | 1
 }
 
 func radioConfig(line SerialConfig, b *Box) radio.Config {

@@ -17,6 +17,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	open := f.Bool("open-registration", false, "everybody may register, without limits (test beds)")
 	listen := f.String("listen", "", "ADDR:PORT of the Client-Server API, plain HTTP (default 127.0.0.1:8008)")
 	federation := f.String("federation", "", "ADDR:PORT of the Server-Server API, TLS")
+	restored := f.Bool("restored", false, "the data directory was restored from a backup; once, at the first start after it")
 	quiet := f.Bool("quiet", false, "log warnings and errors only")
 	verbose := f.Bool("verbose", false, "log everything")
 	words, err := parse(f, args)
@@ -30,7 +31,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cfg.Version = version
+	cfg.Version, cfg.Restored = version, *restored
 	if *name != "" {
 		cfg.ServerName = *name
 	}
