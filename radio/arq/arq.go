@@ -14,6 +14,9 @@
 //     until the far end is heard again. A far end that restarts says hello with another epoch, and both begin afresh.
 //   - Selective repeat. Frames carry 8 bits of a 32-bit number, at most 64 are under way. An answer says "all before n,
 //     and of the following these": what was sent before the question and is not in the answer is sent again.
+//   - Full duplex. Both ends talk at once, so an acknowledgement may have been written before the question had been heard, and
+//     says nothing of what was sent with it. Questions bear the numbers 0 and 1 in turn, acknowledgements the number of the
+//     last question heard; only one that fits makes lost what it does not name. A question that is asked again keeps its number.
 //   - Turns (half duplex). A transmission ends in a frame with the poll bit. The far end answers: an acknowledgement
 //     alone gives the turn back, data end in a poll of their own. A lone message costs one frame and one acknowledgement, then
 //     the line is silent. A transmission lasts at most the key-down time. If the last frame is lost, silence passes the turn.
@@ -203,28 +206,31 @@ type Link struct {
 	peerMore bool
 
 	// the line
-	turn      turn
-	txFree    time.Time // when all our bytes have left
-	keyDownTo time.Time
-	fresh     bool      // nothing of this transmission has been sent
-	askOnly   bool      // this transmission is a bare question
-	contended bool      // it began on an idle line, so the far end may have begun too
-	tinyAt    time.Time // ask about the tiny messages under way; zero: none
-	asked     bool      // full duplex: a question is open
-	askedAt   uint64    // order of the last frame before the question
-	sinceAsk  int       // full duplex: bytes since the last question
-	deadline  time.Time // wait, asked
-	lastAsk   time.Time // deadline at its very latest
-	owe       bool
-	answerAt  time.Time // when the answer goes even if nothing rides along
-	notBefore time.Time
-	askedMore bool // our question said that more is coming
-	inBurst   bool // the far end is in the middle of a transmission
-	twice     bool // its last frame comes a second time
-	frameAt   time.Time
-	heardAt   time.Time
-	holdUntil time.Time // the far end goes first
-	srtt, dev time.Duration
+	turn       turn
+	txFree     time.Time // when all our bytes have left
+	keyDownTo  time.Time
+	fresh      bool      // nothing of this transmission has been sent
+	askOnly    bool      // this transmission is a bare question
+	contended  bool      // it began on an idle line, so the far end may have begun too
+	tinyAt     time.Time // ask about the tiny messages under way; zero: none
+	asked      bool      // full duplex: an answer is awaited
+	unanswered bool      // full duplex: the last question has not been answered, whether or not anybody still waits
+	odd        bool      // full duplex: its number
+	heard      bool      // number of the far end's last question
+	askedAt    uint64    // order of the last frame before the question
+	sinceAsk   int       // full duplex: bytes since the last question
+	deadline   time.Time // wait, asked
+	lastAsk    time.Time // deadline at its very latest
+	owe        bool
+	answerAt   time.Time // when the answer goes even if nothing rides along
+	notBefore  time.Time
+	askedMore  bool // our question said that more is coming
+	inBurst    bool // the far end is in the middle of a transmission
+	twice      bool // its last frame comes a second time
+	frameAt    time.Time
+	heardAt    time.Time
+	holdUntil  time.Time // the far end goes first
+	srtt, dev  time.Duration
 }
 
 // New makes a link without a port; Start begins.
@@ -315,6 +321,7 @@ func (l *Link) lose() {
 	l.suspect = 0
 	l.turn, l.owe, l.inBurst, l.asked, l.ackDue, l.rideDue, l.peerMore, l.helloOwed = idle, false, false, false, false, false, false, false
 	l.fails, l.srtt, l.dev, l.tinyAt = 0, 0, 0, time.Time{}
+	l.unanswered, l.odd, l.heard = false, false, false
 	l.my, l.peer = 0, 0
 	if was {
 		l.events = append(l.events, Event{Kind: Down})

@@ -63,27 +63,38 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 	if l.state != up {
 		l.contact(now) // it knows our epoch: as good as a hello
 	}
-	l.measure(now, &f, len(raw))
+	answer := f.Ack && l.answers(&f)
+	if answer {
+		l.measure(now, &f, len(raw))
+	}
 	if l.calm++; f.Type == frame.Control && f.Poll && now.Sub(l.lastValid) < l.cfg.KeepAlive/2 {
 		l.calm = 0 // it has missed an answer, or we its frame
 	}
 	l.fails, l.lastValid, l.frameAt = 0, now, now
 	l.peerMore = f.More
 	if f.Ack {
-		l.acknowledge(f.Next, f.Bitmap)
+		l.acknowledge(f.Next, f.Bitmap, answer)
 	}
 	if f.Type != frame.Control {
 		l.ackDue, l.rideDue = true, l.rideDue || f.End
 		l.accept(&f)
 	}
-	l.pass(now, &f)
+	if f.Poll {
+		l.heard = f.Odd
+	}
+	l.pass(now, &f, answer)
+}
+
+// answers says whether an acknowledgement was written when our last question had been heard. With turns nothing else can be.
+func (l *Link) answers(f *frame.Frame) bool {
+	return !l.cfg.FullDuplex || l.unanswered && f.Heard == l.odd
 }
 
 // pass decides whose turn it is after a frame.
-func (l *Link) pass(now time.Time, f *frame.Frame) {
+func (l *Link) pass(now time.Time, f *frame.Frame, answer bool) {
 	if l.cfg.FullDuplex {
-		if f.Ack {
-			l.asked = false
+		if answer {
+			l.asked, l.unanswered = false, false
 		}
 		if f.Poll {
 			l.oweAnswer(now, f.More, f.Type == frame.Control)
@@ -205,7 +216,7 @@ func (l *Link) bitmap() (m uint64) {
 // measure learns how long answers take beyond what the line explains.
 func (l *Link) measure(now time.Time, f *frame.Frame, n int) {
 	open := l.turn == wait || l.cfg.FullDuplex && l.asked
-	if !open || l.fails > 0 || !f.Ack || l.txFree.After(now) {
+	if !open || l.fails > 0 || l.txFree.After(now) {
 		return
 	}
 	took := max(0, now.Sub(l.txFree)-l.cfg.airtime(l.cfg.Framing.Size(n)))

@@ -193,8 +193,9 @@ func (l *Link) consume(p int, o *outFrame, n int) {
 	}
 }
 
-// acknowledge takes an answer: all before next have arrived, and those of the bitmap.
-func (l *Link) acknowledge(next uint32, bitmap uint64) {
+// acknowledge takes an acknowledgement: all before next have arrived, and those of the bitmap. If it answers our question,
+// what was sent before that and is not named was lost.
+func (l *Link) acknowledge(next uint32, bitmap uint64, answer bool) {
 	if int32(next-l.una) < 0 || int32(l.nxt-next) < 0 {
 		return // an old answer, or nonsense
 	}
@@ -210,7 +211,7 @@ func (l *Link) acknowledge(next uint32, bitmap uint64) {
 		case arrived && o.state != acked:
 			o.state, o.frame.Body = acked, nil
 			l.unacked[p]--
-		case !arrived && o.state == sent && o.order <= l.askedAt:
+		case answer && !arrived && o.state == sent && o.order <= l.askedAt:
 			o.state, o.quiet, l.calm = lost, false, 0
 		}
 		if blocked[p] = blocked[p] || o.state != acked; blocked[p] {

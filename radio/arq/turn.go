@@ -239,7 +239,7 @@ func (l *Link) burst(now time.Time) ([]byte, time.Time) {
 func (l *Link) bare(now time.Time) []byte {
 	unknown, _ := l.unresolved()
 	_, more := l.pending()
-	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), More: more, Poll: l.askOnly || unknown > 0}
+	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Heard: l.heard, More: more, Poll: l.askOnly || unknown > 0}
 	key := l.controlKey(f.Poll)
 	l.owe, l.ackDue = false, false
 	wire := l.transmit(now, &f, key)
@@ -265,7 +265,9 @@ func (l *Link) quietly(now time.Time, o *outFrame) []byte {
 	o.quiet = true
 	wire := l.emit(now, o, false, l.ackDue, false)
 	l.owe, l.ackDue = false, false
-	l.askedAt = l.order // any acknowledgement from now on tells of it
+	if !l.cfg.FullDuplex {
+		l.askedAt = l.order // any acknowledgement from now on tells of it
+	}
 	if l.tinyAt.IsZero() {
 		l.tinyAt = l.txFree.Add(tinyWait + l.random(tinyWait/4))
 	}
@@ -283,8 +285,9 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	f := o.frame
 	f.Poll, f.More, f.End = poll, more, o.quiet
 	if ack {
-		f.Ack, f.Next, f.Bitmap = true, l.rnext, l.bitmap()
+		f.Ack, f.Next, f.Bitmap, f.Heard = true, l.rnext, l.bitmap(), l.heard
 	}
+	l.number(&f)
 	l.order++
 	o.state, o.order = sent, l.order
 	key := l.dataKey(o)
@@ -299,17 +302,32 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	return wire
 }
 
+// number gives a question its number; one that is asked again, as no answer came, keeps it.
+func (l *Link) number(f *frame.Frame) {
+	if !f.Poll || !l.cfg.FullDuplex {
+		return
+	}
+	if !l.unanswered {
+		l.odd = !l.odd
+	}
+	f.Odd = l.odd
+}
+
 // await begins to wait for an answer; more: the far end knows that we have more to send, and does not dally.
 func (l *Link) await(more bool) {
 	l.askedMore = more
 	l.deadline = l.txFree.Add(l.patience() + l.backoff())
-	l.lastAsk = l.deadline.Add(2 * l.cfg.KeyDown)
-	l.askedAt = l.order
-	if l.cfg.FullDuplex {
-		l.asked, l.sinceAsk = true, 0
-	} else {
+	if !l.cfg.FullDuplex {
+		l.lastAsk = l.deadline.Add(2 * l.cfg.KeyDown)
+		l.askedAt = l.order
 		l.turn, l.askOnly = wait, false
+		return
 	}
+	l.lastAsk = l.deadline.Add(2 * l.cfg.frameAir()) // the frame it is sending, and the next with the answer
+	if !l.unanswered {
+		l.unanswered, l.askedAt = true, l.order
+	}
+	l.asked, l.sinceAsk = true, 0
 }
 
 // nextFull is Next with contact, full duplex: whoever has something sends it, and asks when its queue is empty or a
@@ -337,7 +355,8 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 			o.state = lost // the next one
 			return l.control(now, false), now
 		}
-		ack := l.owe || l.rideDue
+		// While frames are being lost, an answer that is lost too is made good by the next frame.
+		ack := l.owe || l.rideDue || l.peerMore && l.calm < calmAfter && !l.ackApart(o)
 		l.owe, l.rideDue = false, false
 		return l.emit(now, o, poll, ack, work), now
 	}
@@ -359,7 +378,8 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 
 // control is the bare frame of full duplex.
 func (l *Link) control(now time.Time, poll bool) []byte {
-	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Poll: poll}
+	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Heard: l.heard, Poll: poll}
+	l.number(&f)
 	l.owe, l.ackDue = false, false
 	wire := l.transmit(now, &f, l.controlKey(poll))
 	if poll {

@@ -6,10 +6,12 @@
 // A frame, before framing:
 //
 //	byte 0   type:2  poll:1  ack:1  keyed:1  more:1  priority:2 (its upper bits)
-//	data, whole:   seq:8   priority:1 (its lowest bit)  end:1  after:6   [next:8  n:8  bitmap:n bytes, when ack]  body
-//	control:       next:8  bitmap to the end
+//	data, whole:   seq:8   priority:1 (its lowest bit)  end:1  after:6   [next:8  heard:1  n:7  bitmap:n bytes, when ack]  body
+//	control:       next:8  bitmap to the end; instead of the priority: odd:1  heard:1
 //	hello:         body
 //	tag      4 bytes over the context and all of the above
+//
+// With poll, end has no meaning of its own: there it says odd.
 //
 // The context is never sent: both epochs and the full 32-bit numbers behind seq and next. So a frame of another epoch,
 // an echo of our own, or an old frame whose short number has come round again carries a wrong tag. The tag is CRC-32C,
@@ -59,6 +61,7 @@ var ErrMalformed = errors.New("malformed frame")
 type Frame struct {
 	Type  Type
 	Poll  bool // the sender asks for an answer
+	Odd   bool // with Poll: this question bears the number 1, otherwise 0
 	Keyed bool // tag is a MAC, body is encrypted
 	More  bool // the sender has more to send after this transmission
 
@@ -70,6 +73,7 @@ type Frame struct {
 	Ack    bool   // an acknowledgement rides along (always in control frames)
 	Next   uint32 // all numbers before it have arrived
 	Bitmap uint64 // bit i: number Next+1+i has arrived
+	Heard  bool   // Odd of the last question that had been heard
 
 	Body []byte
 }
@@ -79,17 +83,18 @@ func (f *Frame) Append(dst []byte) []byte {
 	if f.Priority >= Priorities || f.After > MaxAfter || len(f.Body) > MaxBody {
 		panic(fmt.Sprintf("frame out of range: priority %d, after %d, body %d", f.Priority, f.After, len(f.Body)))
 	}
+	odd := f.Poll && f.Odd
 	b0 := byte(f.Type)<<6 | bit(f.Poll)<<5 | bit(f.Ack)<<4 | bit(f.Keyed)<<3 | bit(f.More)<<2
 	switch f.Type {
 	case Hello:
 		return append(append(dst, b0), f.Body...)
 	case Control:
-		dst = append(dst, b0|1<<4, byte(f.Next))
+		dst = append(dst, b0|1<<4|bit(odd)<<1|bit(f.Heard), byte(f.Next))
 		return appendBitmap(dst, f.Bitmap)
 	}
-	dst = append(dst, b0|f.Priority>>1, byte(f.Seq), f.Priority&1<<7|bit(f.End)<<6|f.After)
+	dst = append(dst, b0|f.Priority>>1, byte(f.Seq), f.Priority&1<<7|bit(f.End && !f.Poll || odd)<<6|f.After)
 	if f.Ack {
-		dst = append(dst, byte(f.Next), byte(bitmapSize(f.Bitmap)))
+		dst = append(dst, byte(f.Next), bit(f.Heard)<<7|byte(bitmapSize(f.Bitmap)))
 		dst = appendBitmap(dst, f.Bitmap)
 	}
 	return append(dst, f.Body...)
@@ -110,10 +115,10 @@ func Parse(raw []byte) (Frame, error) {
 		f.Body = rest
 		return f, nil
 	case Control:
-		if !f.Ack || b&3 != 0 || len(rest) > 9 {
+		if !f.Ack || !f.Poll && b&2 != 0 || len(rest) > 9 {
 			return Frame{}, fmt.Errorf("control frame %08b of %d bytes: %w", b, len(raw), ErrMalformed)
 		}
-		f.Next = uint32(rest[0])
+		f.Odd, f.Heard, f.Next = b&2 != 0, b&1 != 0, uint32(rest[0])
 		var err error
 		f.Bitmap, err = parseBitmap(rest[1:])
 		return f, err
@@ -122,17 +127,21 @@ func Parse(raw []byte) (Frame, error) {
 		return Frame{}, fmt.Errorf("data header: %w", ErrMalformed)
 	}
 	f.Seq, f.Priority, f.After = uint32(rest[0]), b&3<<1|rest[1]>>7, rest[1]&MaxAfter
-	f.End = rest[1]&0x40 != 0
-	if f.Priority >= Priorities || f.End && f.Poll {
-		return Frame{}, fmt.Errorf("priority %d, end %v, poll %v: %w", f.Priority, f.End, f.Poll, ErrMalformed)
+	if mark := rest[1]&0x40 != 0; f.Poll {
+		f.Odd = mark
+	} else {
+		f.End = mark
+	}
+	if f.Priority >= Priorities {
+		return Frame{}, fmt.Errorf("priority %d: %w", f.Priority, ErrMalformed)
 	}
 	rest = rest[2:]
 	if f.Ack {
-		if len(rest) < 2 || rest[1] > 8 || len(rest) < 2+int(rest[1]) {
+		if len(rest) < 2 || rest[1]&0x7F > 8 || len(rest) < 2+int(rest[1]&0x7F) {
 			return Frame{}, fmt.Errorf("acknowledgement: %w", ErrMalformed)
 		}
-		n := int(rest[1])
-		f.Next = uint32(rest[0])
+		n := int(rest[1] & 0x7F)
+		f.Heard, f.Next = rest[1]&0x80 != 0, uint32(rest[0])
 		var err error
 		if f.Bitmap, err = parseBitmap(rest[2 : 2+n]); err != nil {
 			return Frame{}, err

@@ -20,6 +20,9 @@ var wireTable = []struct {
 	{"hello", Frame{Type: Hello, Poll: true, Body: []byte{1, 2}}, "20 0102"},
 	{"bare acknowledgement", Frame{Type: Control, Ack: true, Next: 0x107}, "d0 07"},
 	{"question with gaps", Frame{Type: Control, Ack: true, Poll: true, More: true, Next: 9, Bitmap: 0x8001}, "f4 09 0180"},
+	{"second question, after the first was heard", Frame{Type: Control, Ack: true, Poll: true, Odd: true, Heard: true, Next: 9}, "f3 09"},
+	{"second question with data", Frame{Type: Data, Ack: true, Poll: true, Odd: true, Heard: true, Priority: 3, Seq: 1, After: 1, Next: 2, Bitmap: 3},
+		"71 01 c1 0281 03"},
 	{"lone message", Frame{Type: Whole, Poll: true, Priority: 3, Seq: 0x2ff, Body: []byte("hi")}, "a1 ff 80 6869"},
 	{"bulk after 63", Frame{Type: Data, Priority: 4, After: 63, Seq: 5, Body: []byte{0}}, "42 05 3f 00"},
 	{"tiny, no answer", Frame{Type: Whole, End: true, Priority: 3, Seq: 2, Body: []byte{1}}, "81 02 c0 01"},
@@ -137,11 +140,10 @@ func TestParseRefuses(t *testing.T) {
 		"30 00 00000000",                         // hello with an acknowledgement
 		"28 00 00000000",                         // hello with keys
 		"c0 07 00000000",                         // control without acknowledgement
-		"d1 07 00000000",                         // control with a priority
+		"d2 07 00000000",                         // a number without a question
 		"d0 07 00 00000000",                      // bitmap that ends in zero
 		"d0 07 010101010101010101 00000000",      // bitmap of nine bytes
 		"83 00 80 00000000", "82 00 80 00000000", // priorities 7 and 5
-		"a0 00 40 00000000", // end and poll
 		"90 00 00 01 01 00000000", "90 00 00 01 09 010101010101010101 00000000",
 	} {
 		raw, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))

@@ -38,6 +38,8 @@ type Setup struct {
 	LossAs        ether.Loss
 	BitErrors     float64
 	KeyDown       time.Duration // 0: the link's own choice
+	Delay         time.Duration // propagation
+	Lag           time.Duration // an end acts late by up to so much, as on a busy machine
 	Seed          uint64
 }
 
@@ -52,6 +54,9 @@ type Sim struct {
 	wakes    [2]time.Time
 	arrivals arrivals
 	count    uint64
+	lag      time.Duration
+	rng      *rand.Rand
+	heard    [2]time.Time // when the last piece comes to an end's notice
 }
 
 // New makes a simulation; the ports open at its beginning.
@@ -59,7 +64,8 @@ func New(s Setup) *Sim {
 	sim := &Sim{
 		Now: time.Unix(1, 0),
 		Air: ether.NewAir(ether.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
-			FrameLoss: s.FrameLoss, LossAs: s.LossAs, BitErrors: s.BitErrors, Seed: s.Seed}),
+			FrameLoss: s.FrameLoss, LossAs: s.LossAs, BitErrors: s.BitErrors, Delay: s.Delay, Seed: s.Seed}),
+		lag: s.Lag, rng: rand.New(rand.NewPCG(s.Seed, 2)),
 	}
 	for i := range sim.Ends {
 		sim.Ends[i] = arq.New(arq.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
@@ -82,6 +88,9 @@ func (s *Sim) Kick(end int) {
 		wire, wake := l.Next(s.Now)
 		if wire == nil {
 			s.wakes[end] = wake
+			if !wake.IsZero() {
+				s.wakes[end] = s.late(wake)
+			}
 			return
 		}
 		lost := s.Lose != nil && s.Lose(end, wire)
@@ -89,10 +98,23 @@ func (s *Sim) Kick(end int) {
 			if lost {
 				continue
 			}
+			a.End = s.late(a.End)
+			if a.End.Before(s.heard[a.To]) {
+				a.End = s.heard[a.To]
+			}
+			s.heard[a.To] = a.End
 			s.count++
 			heap.Push(&s.arrivals, numbered{a, s.count})
 		}
 	}
+}
+
+// late is when an end takes notice of something that is due.
+func (s *Sim) late(due time.Time) time.Time {
+	if s.lag <= 0 {
+		return due
+	}
+	return due.Add(time.Duration(s.rng.Int64N(int64(s.lag))))
 }
 
 // Step goes to the next thing that happens, at most until the limit, and says whether there was one.
