@@ -91,7 +91,15 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 		s.Addresses = b.exchange.host.Addrs()
 	}
 	for _, p := range b.exchange.link.Status() {
-		s.Peers = append(s.Peers, b.peerStatus(p))
+		out := b.peerStatus(p)
+		err := b.db.View(ctx, func(r *store.Read) (err error) {
+			out.Queued, err = r.Queued(p.Peer.Server, string(p.Peer.ID), 100_000)
+			return err
+		})
+		if err != nil {
+			return s, err
+		}
+		s.Peers = append(s.Peers, out)
 	}
 	for _, f := range b.fed.sender.Status() {
 		srv := admin.Server{Name: f.Server, Queued: f.Unconfirmed}
@@ -104,7 +112,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 }
 
 func (b *Box) peerStatus(p link.PeerStatus) admin.Peer {
-	out := admin.Peer{ID: string(p.Peer.ID), ServerName: p.Peer.Server, Name: p.Peer.Name, Carrier: p.Carries, Queued: p.InFlight}
+	out := admin.Peer{ID: string(p.Peer.ID), ServerName: p.Peer.Server, Name: p.Peer.Name, Carrier: p.Carries}
 	if p.Carries != "" {
 		out.Links = append(out.Links, admin.Link{Transport: p.Carries, Up: true})
 	}

@@ -282,9 +282,12 @@ func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
 	}
 }
 
-// forgetPeer ends a pairing. Its server may then only be reached as any other server is.
+// forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is.
 func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	x := b.exchange
+	if p, ok := x.paired().ByServer(string(id)); ok {
+		id = p.ID // people know a box by its server name
+	}
 	if _, ok := x.paired().ByID(id); !ok {
 		return errNoSuchBox
 	}

@@ -97,7 +97,7 @@ func (a *Accounts) Register(ctx context.Context, req RegisterRequest) (Session, 
 			if t == nil || !valid(*t, now) {
 				return refuse(401, "M_FORBIDDEN", "this registration token is not valid")
 			}
-			if err := tx.UseRegistrationToken(req.Token); err != nil {
+			if err := tx.UseRegistrationToken(t.Token); err != nil {
 				return err
 			}
 			s.Admin = s.Admin || t.Admin

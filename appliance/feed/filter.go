@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	defaultTimeline = 10  // events of a room in one sync
-	maxTimeline     = 100 // as many as one answer may carry, whatever the filter says
+	defaultTimeline = 10   // events of a room in one sync
+	maxTimeline     = 1000 // as many as one answer may carry, whatever the filter says: a box that comes home gets hundreds at once
 	maxMessages     = 1000
 )
 

@@ -3,6 +3,8 @@
 package store
 
 import (
+	"strings"
+
 	"encoding/json"
 
 	"hallig/appliance/event"
@@ -142,9 +144,17 @@ func (r *Read) registrationTokens(sql string, a []any) ([]RegistrationTokenRow, 
 	return out, err
 }
 
-// RegistrationToken gives a token, nil when there is none.
+// RegistrationToken gives a token, nil when there is none. People type tokens on phones: case, dashes and
+// blanks do not count where that leaves one token only.
 func (r *Read) RegistrationToken(token string) (*RegistrationTokenRow, error) {
 	rows, err := r.registrationTokens(registrationSelect+` WHERE token = ?`, args(token))
+	if err == nil && len(rows) == 0 {
+		typed := strings.ToUpper(strings.NewReplacer("-", "", " ", "").Replace(token))
+		rows, err = r.registrationTokens(registrationSelect+` WHERE upper(replace(token, '-', '')) = ? LIMIT 2`, args(typed))
+		if len(rows) > 1 {
+			return nil, err // it could mean either
+		}
+	}
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}

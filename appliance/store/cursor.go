@@ -104,3 +104,14 @@ func (tx *Tx) KeepEDUs(box string, epoch uint32, upTo uint64) (bool, error) {
 		ON CONFLICT (box, epoch) DO UPDATE SET kept = excluded.kept WHERE kept < excluded.kept`, b, epoch, upTo)
 	return n > 0, err
 }
+
+// Queued counts the events of this box's own logs, in rooms where the server is now, that the box has not said it keeps. It
+// counts no further than most.
+func (r *Read) Queued(server, box string, most int) (n int, err error) {
+	_, err = r.one(`SELECT count(*) FROM (SELECT 1 FROM span s
+		JOIN log l ON l.room = s.room AND l.box = (SELECT box FROM exchange_self)
+		JOIN log_entry e ON e.log = l.n AND e.event > s.first
+		LEFT JOIN peer_kept k ON k.log = l.n AND k.box = (SELECT n FROM box WHERE id = ?)
+		WHERE s.server = ? AND s.last IS NULL AND e.seq > coalesce(k.kept, 0) LIMIT ?)`, args(box, server, most), &n)
+	return n, err
+}

@@ -24,8 +24,8 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig serve  --data DIR            run the box; all its state is in DIR
   hallig status --data DIR [--json]   what the box is doing, its links and peers
   hallig pair   --data DIR            show a pairing code for another box
-  hallig pair   --data DIR CODE       take the code that another box shows
-  hallig forget --data DIR BOX        end a pairing
+  hallig pair   --data DIR CODE [--at ADDRESS]   take the code that another box shows
+  hallig forget --data DIR BOX        end a pairing; BOX is its server name or id
   hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
@@ -33,6 +33,8 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
 Example, a box that phones on the same network can reach:
 
   hallig serve --data /var/lib/hallig --listen 0.0.0.0:8008 --name box1.feuerwehr.example
+
+--data is ./data, or $HALLIG_DATA, when it is left out.
 
 Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage.
 `
@@ -104,4 +106,13 @@ func parse(f *flag.FlagSet, args []string) ([]string, error) {
 		words = append(words, f.Arg(0))
 		args = f.Args()[1:]
 	}
+}
+
+// noWords parses the flags of a verb that takes no words.
+func noWords(f *flag.FlagSet, args []string) error {
+	words, err := parse(f, args)
+	if err == nil && len(words) > 0 {
+		return fmt.Errorf("%w: %q is not expected; hallig help shows examples", errUsage, words[0])
+	}
+	return err
 }

@@ -17,7 +17,7 @@ import (
 func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("status", errOut)
 	asJSON := f.Bool("json", false, "for scripts")
-	if _, err := parse(f, args); err != nil {
+	if err := noWords(f, args); err != nil {
 		return err
 	}
 	var s admin.Status
@@ -46,7 +46,11 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 			if l.Up {
 				state = "up"
 			}
-			fmt.Fprintf(out, "      %-16s %-4s sent %d B, received %d B\n", l.Transport, state, l.SentBytes, l.ReceivedBytes)
+			fmt.Fprintf(out, "      %-16s %-4s", l.Transport, state)
+			if l.BitsPerSecond > 0 {
+				fmt.Fprintf(out, " %d bit/s, sent %d B, received %d B", l.BitsPerSecond, l.SentBytes, l.ReceivedBytes)
+			}
+			fmt.Fprintln(out)
 		}
 	}
 	for _, srv := range s.Servers {
@@ -103,8 +107,11 @@ func token(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("token", errOut)
 	uses := f.Int("uses", 1, "how many accounts it makes; 0: no limit")
 	asAdmin := f.Bool("admin", false, "the accounts administer the box")
-	if _, err := parse(f, args); err != nil {
+	if err := noWords(f, args); err != nil {
 		return err
+	}
+	if *uses < 0 {
+		return fmt.Errorf("%w: --uses counts accounts; 0 means no limit", errUsage)
 	}
 	var answer struct{ Token string }
 	if err := appliance.Ask(ctx, *dir, "POST", "/token", map[string]any{"Uses": *uses, "Admin": *asAdmin}, &answer); err != nil {
@@ -117,7 +124,7 @@ func token(ctx context.Context, args []string, out, errOut io.Writer) error {
 func watch(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("watch", errOut)
 	asJSON := f.Bool("json", false, "one JSON value a line")
-	if _, err := parse(f, args); err != nil {
+	if err := noWords(f, args); err != nil {
 		return err
 	}
 	err := appliance.Watch(ctx, *dir, func(t admin.Travel) error {
