@@ -72,6 +72,7 @@ type KeyRing struct {
 	group singleflight.Group
 
 	mu     sync.Mutex
+	learnt uint64 // counts documents learnt, so that an older reading never covers a newer one
 	own    []byte
 	ownAt  time.Time
 	cache  map[string][]store.ServerKey // by server
@@ -161,6 +162,7 @@ func (r *KeyRing) Learn(ctx context.Context, doc []byte, source string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.cache, server) // the database merges; read it again
+	r.learnt++
 	delete(r.notNow, server)
 	if r.c.DB == nil {
 		r.cache[server] = keys
@@ -296,6 +298,7 @@ func (r *KeyRing) pick(known []store.ServerKey, keyID string, at int64) ed25519.
 func (r *KeyRing) known(ctx context.Context, server string) ([]store.ServerKey, error) {
 	r.mu.Lock()
 	keys, ok := r.cache[server]
+	learnt := r.learnt
 	r.mu.Unlock()
 	if ok || r.c.DB == nil {
 		return keys, nil
@@ -308,9 +311,11 @@ func (r *KeyRing) known(ctx context.Context, server string) ([]store.ServerKey, 
 		return nil, fmt.Errorf("look up keys of %s: %w", server, err)
 	}
 	r.mu.Lock()
-	bound(r.cache)
-	r.cache[server] = keys
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if r.learnt == learnt { // otherwise what was read may be older than what was learnt meanwhile
+		bound(r.cache)
+		r.cache[server] = keys
+	}
 	return keys, nil
 }
 

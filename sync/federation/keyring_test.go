@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -164,6 +165,35 @@ func TestNamesOfStrangersAreBounded(t *testing.T) {
 	for what, n := range map[string]int{"keys": len(r.cache), "absent servers": len(r.notNow), "places": len(d.found)} {
 		if n == 0 || n > maxRemembered {
 			t.Errorf("%d %s are remembered, want at most %d", n, what, maxRemembered)
+		}
+	}
+}
+
+// Many ask for the same unknown key at the same moment, as happens when a room is joined: all get it.
+func TestKeyForManyAtOnce(t *testing.T) {
+	for round := range 100 {
+		db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{Reserve: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := Local{Server: "far.test", Key: testKey(1)}
+		doc, err := NewKeyRing(KeyRingConfig{Local: far}).Document()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := NewKeyRing(KeyRingConfig{Local: Local{Server: "near.test", Key: testKey(2)}, DB: db,
+			Fetch: func(context.Context, string) ([]byte, error) { return doc, nil }})
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if _, err := r.Key(t.Context(), "far.test", far.Key.ID, 0); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
