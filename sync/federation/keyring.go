@@ -310,13 +310,19 @@ func (r *KeyRing) known(ctx context.Context, server string) ([]store.ServerKey, 
 	if err != nil {
 		return nil, fmt.Errorf("look up keys of %s: %w", server, err)
 	}
+	r.remember(server, keys, learnt)
+	return keys, nil
+}
+
+// remember caches what was read of a server when learnt documents had been learnt. If another has come since, the
+// reading may be older than it, and is not kept.
+func (r *KeyRing) remember(server string, keys []store.ServerKey, learnt uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.learnt == learnt { // otherwise what was read may be older than what was learnt meanwhile
+	if r.learnt == learnt {
 		bound(r.cache)
 		r.cache[server] = keys
 	}
-	return keys, nil
 }
 
 // fetch asks the server itself, once for all who ask at the same time, and not again within askAgain of a failure.
