@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 
 // Command bench measures a box as its users meet it: the real binary in a process of its own, the real disk, real
-// HTTP over loopback, and the real serial link in virtual time. It prints one line `bench NAME VALUE UNIT` for each figure,
+// HTTP over loopback, and the real serial link in virtual time. Each experiment is a function in a file of its own and a row of measures. It prints one line `bench NAME VALUE UNIT` for each figure,
 // after a line `# ...` that says how it was measured. Nothing here passes or fails; targets stand in the README.
 //
 //	go run ./tools/bench -hallig bin/hallig [-only name,name] [-dir DIR]
@@ -45,6 +45,7 @@ func (b *bench) say(name string, value float64, unit, how string) {
 	fmt.Printf("# %s: %s\nbench %s %s %s\n", name, how, name, number, unit)
 }
 
+// measures are in the order of the report; each stands in a file of its own.
 var measures = []measure{
 	{[]string{"start_to_versions_ms"}, startTime},
 	{[]string{"rss_idle_bytes", "rss_idle_p2p_bytes"}, idleMemory},
