@@ -32,7 +32,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 1
+	schemaVersion = 2
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -81,6 +81,7 @@ type DB struct {
 	checked        chan struct{} // closed when the check after an unclean stop is over
 	groups         *groupCache
 	names          names
+	ids            idCache
 
 	readers chan *conn // tokens: nil = not opened yet
 	nread   int
@@ -99,7 +100,9 @@ type DB struct {
 	w      *conn         // below: the writer's own
 	pos    int64
 	upTo   int64 // pos_ceiling as stored
-	failed error
+	// written: numbers of events that the write in progress may refer to.
+	written written
+	failed  error
 }
 
 // Open opens or creates the database file. Its directory must exist.
@@ -270,9 +273,25 @@ func (db *DB) schema() (names, scripts []string, err error) {
 	return names, scripts, nil
 }
 
-// migrate brings an older schema to ours, one step per version in one transaction. There is only version 1 so far.
+// migrations[i] brings schema i+1 to i+2. What a released program may have applied is never changed.
+var migrations = [schemaVersion - 1]string{
+	`-- 2: event.json may be compact (package compact). Rows stay as they are; an older program must not read new ones.`,
+}
+
+// migrate brings an older schema to ours in one transaction.
 func (db *DB) migrate(from int64) error {
-	return fmt.Errorf("no migration from schema %d", from)
+	if from < 1 {
+		return fmt.Errorf("no migration from schema %d", from)
+	}
+	if err := db.w.script("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	for i, step := range migrations[from-1:] {
+		if err := db.w.script(step); err != nil {
+			return errors.Join(fmt.Errorf("bring schema %d to %d: %w", int(from)+i, int(from)+i+1, err), db.w.script("ROLLBACK"))
+		}
+	}
+	return db.w.script(fmt.Sprintf(`PRAGMA user_version=%d; COMMIT`, schemaVersion))
 }
 
 // start reads the counters and marks the database as in use.

@@ -5,6 +5,7 @@ package store
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -72,6 +73,7 @@ func idText(b []byte) event.ID {
 	return event.ID(s[:])
 }
 
+// eventColumns are what scanEvent reads. json is as package compact writes it: only scanEvent makes JSON of it.
 const eventColumns = `nid, id, room, type, sender, skey, depth, ts, pos, before, after, flags, redacted, txn, reason, json`
 
 func (r *Read) scanEvent(row *Row) (*Event, error) {
@@ -108,7 +110,8 @@ func (r *Read) scanEvent(row *Row) (*Event, error) {
 	if txn != "" {
 		e.TxnDevice, e.TxnID, _ = strings.Cut(txn, "\x00")
 	}
-	return &e, nil
+	r.db.ids.put(e.NID, e.ID)
+	return &e, r.unpack(&e)
 }
 
 func (r *Read) event(sql string, args ...any) (e *Event, err error) {
@@ -250,13 +253,21 @@ func (tx *Tx) InsertEvent(e *Event, replace bool) error {
 	if after == e.Before {
 		after = 0 // read back as before
 	}
+	row, err := tx.packed(e, e.JSON)
+	if err != nil {
+		return err
+	}
 	verb := `INSERT`
 	if replace {
 		verb = `INSERT OR REPLACE`
 	}
-	return tx.exec(verb+` INTO event (`+eventColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+	err = tx.exec(verb+` INTO event (`+eventColumns+`) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		e.NID, idBytes(e.ID), room, typ.nid, sender, skey, e.Depth, e.TS, orNull(e.Pos), e.Before, after, e.Flags, orNull(e.RedactedBy),
-		txnColumn(e), textOrNull(e.Reason), e.JSON)
+		txnColumn(e), textOrNull(e.Reason), row)
+	if err == nil {
+		tx.db.written.put(e.NID, e.ID)
+	}
+	return err
 }
 
 func orNull(n int64) any {
@@ -282,7 +293,18 @@ func txnColumn(e *Event) any {
 
 // Redact puts the redacted form in place of an event: what was removed is gone from the row.
 func (tx *Tx) Redact(nid, by int64, json []byte) error {
-	return tx.exec(`UPDATE event SET json=?, redacted=?, flags=flags|? WHERE nid=?`, json, by, Redacted, nid)
+	e, err := tx.EventByNID(nid)
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		return fmt.Errorf("redact event number %d: it is missing", nid)
+	}
+	row, err := tx.packed(e, json)
+	if err != nil {
+		return err
+	}
+	return tx.exec(`UPDATE event SET json=?, redacted=?, flags=flags|? WHERE nid=?`, row, by, Redacted, nid)
 }
 
 // AwaitRedaction remembers a redaction whose target is not here yet.

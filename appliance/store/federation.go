@@ -217,16 +217,12 @@ func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID
 		return nil, err
 	}
 	var out []Outgoing
-	err = r.each(`SELECT e.id, e.pos, e.json FROM event e JOIN usr u ON u.nid=e.sender WHERE e.room=?1 AND e.pos>?2 AND e.pos<=?3
-		AND (u.server IN (SELECT value FROM json_each(?4)) OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=e.id)) ORDER BY e.pos LIMIT ?6`,
-		args(nid, after, to, string(list), them, limit), func(row *Row) error {
-			var o Outgoing
-			var id []byte
-			err := row.Scan(&id, &o.Pos, &o.JSON)
-			o.ID = idText(id)
-			out = append(out, o)
-			return err
-		})
+	events, err := r.events(`SELECT `+eventColumns+` FROM event WHERE room=?1 AND pos>?2 AND pos<=?3 AND EXISTS (SELECT 1 FROM usr u WHERE u.nid=event.sender
+		AND (u.server IN (SELECT value FROM json_each(?4)) OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=event.id))) ORDER BY pos LIMIT ?6`,
+		nid, after, to, string(list), them, limit)
+	for _, e := range events {
+		out = append(out, Outgoing{ID: e.ID, Pos: e.Pos, JSON: e.JSON})
+	}
 	return out, err
 }
 

@@ -240,6 +240,7 @@ func (db *DB) commit(batch []op) {
 	err := db.transact(tx, batch, errs)
 	if err != nil {
 		db.pos, db.upTo = pos, upTo
+		clear(db.written)
 		err = fmt.Errorf("commit: %w", outOfSpace(err))
 		db.log.Error("write to the database", "ops", len(batch), "err", err)
 	} else {
@@ -315,6 +316,7 @@ func (db *DB) step(tx *Tx, f func(*Tx) error) (opErr, err error) {
 	}
 	if opErr != nil {
 		*tx, db.pos, db.upTo = before, pos, upTo
+		clear(db.written)
 		if db.w.c.AutoCommit() { // SQLite gave the whole transaction up (disk full, I/O error)
 			return opErr, opErr
 		}

@@ -51,6 +51,7 @@ var measures = []measure{
 	{[]string{"rss_idle_bytes", "rss_idle_p2p_bytes"}, idleMemory},
 	{[]string{"accept_per_cpu_s", "accept_per_s", "disk_bytes_per_message", "flushes_per_message"}, accept},
 	{[]string{"disk_bytes_lone_message"}, loneMessage},
+	{[]string{"db_bytes_per_message_300", "db_bytes_per_message_300_e2ee"}, growth},
 	{[]string{"send_to_sync_p50_ms", "send_to_sync_p99_ms"}, sendToSync},
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
