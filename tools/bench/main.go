@@ -50,6 +50,7 @@ var measures = []measure{
 	{[]string{"start_to_versions_ms"}, startTime},
 	{[]string{"rss_idle_bytes", "rss_idle_p2p_bytes"}, idleMemory},
 	{[]string{"accept_per_cpu_s", "accept_per_s", "disk_bytes_per_message", "flushes_per_message"}, accept},
+	{[]string{"accept_remote_x_floor", "accept_remote_per_cpu_s"}, remote},
 	{[]string{"disk_bytes_lone_message"}, loneMessage},
 	{[]string{"db_bytes_per_message_300", "db_bytes_per_message_300_e2ee"}, growth},
 	{[]string{"send_to_sync_p50_ms", "send_to_sync_p99_ms"}, sendToSync},
