@@ -158,7 +158,7 @@ func (l *look) clients(es []*store.Event, s shape) ([]json.RawMessage, error) {
 	return out, nil
 }
 
-// stripped writes a state event as invites show it.
+// stripped writes a state event as invites show it. The create event also says which one it is and when it was made: since version 12 it names the room.
 func (l *look) stripped(e *store.Event) (json.RawMessage, error) {
 	b, err := l.body(e)
 	if err != nil {
@@ -169,6 +169,10 @@ func (l *look) stripped(e *store.Event) (json.RawMessage, error) {
 		key = *e.StateKey
 	}
 	out := append([]byte(`{"content":`), b.content...)
+	if e.Type == "m.room.create" {
+		out = append(append(out, `,"event_id":`...), quoted(string(e.ID))...)
+		out = strconv.AppendInt(append(out, `,"origin_server_ts":`...), e.TS, 10)
+	}
 	out = append(append(out, `,"sender":`...), quoted(string(e.Sender))...)
 	out = append(append(out, `,"state_key":`...), quoted(key)...)
 	return append(append(append(out, `,"type":`...), quoted(e.Type)...), '}'), nil

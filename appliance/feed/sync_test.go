@@ -281,6 +281,9 @@ func TestInvitesAndLeaving(t *testing.T) {
 	if inv == nil || find(inv.Invite.Events, "m.room.name", "") == nil || find(inv.Invite.Events, "m.room.member", string(bert.id)) == nil {
 		t.Fatalf("invite %+v", inv)
 	}
+	if create := find(inv.Invite.Events, "m.room.create", ""); create == nil || create.ID == "" || create.TS == 0 {
+		t.Errorf("the invite shows the create event as %+v", create)
+	}
 	if s := bert.sync(""); len(s.Rooms.Invite) != 0 {
 		t.Error("the invite came twice")
 	}

@@ -257,9 +257,10 @@ func (r *Rooms) planState(plan *roomPlan, q CreateRequest, preset string, power 
 	}
 	for _, s := range [][3]string{{"m.room.join_rules", "join_rule", rule}, {"m.room.history_visibility", "history_visibility", visibility},
 		{"m.room.guest_access", "guest_access", guest}} {
-		if !given[s[0]] {
-			add(s[0], "", map[string]string{s[1]: s[2]})
+		if given[s[0]] || s[2] == "forbidden" { // what holds without an event needs none
+			continue // https://spec.matrix.org/v1.19/client-server-api/#mroomguest_access
 		}
+		add(s[0], "", map[string]string{s[1]: s[2]})
 	}
 	for _, s := range q.InitialState {
 		if s.Type == "m.room.name" && q.Name != "" || s.Type == "m.room.topic" && q.Topic != "" {

@@ -81,7 +81,7 @@ func (l *live) make(k *look, d Draft, place bool) (*prepared, event.ID, error) {
 		return nil, "", notFound("this server is not in room %s", d.Room)
 	}
 	if d.Type == "m.room.create" && len(l.cur.state) > 0 {
-		return nil, "", forbidden("the room exists already")
+		return nil, "", refuse(http.StatusBadRequest, "M_BAD_JSON", "the room exists already: it has one create event")
 	}
 	if err := l.checkRedaction(k, d); err != nil {
 		return nil, "", err
@@ -102,6 +102,9 @@ func (l *live) make(k *look, d Draft, place bool) (*prepared, event.ID, error) {
 	}
 	pdu, thin, err := l.build(k, d, ends, before)
 	if err != nil {
+		return nil, "", err
+	}
+	if err := checkCreators(k, thin, before); err != nil {
 		return nil, "", err
 	}
 	denied, err := k.allowed(thin, before.state)
@@ -248,6 +251,24 @@ func (l *live) checkRedaction(k *look, d Draft) error {
 	}
 	if !may {
 		return forbidden("your power level does not allow to redact others' events")
+	}
+	return nil
+}
+
+// checkCreators refuses power levels that list a creator: no power of the sender's would make them right.
+// https://spec.matrix.org/v1.19/rooms/v12/#authorization-rules
+func checkCreators(k *look, thin *rules.Event, before group) error {
+	if thin.Power == nil || !thin.Version.Creators {
+		return nil
+	}
+	create, err := k.create(before.state)
+	if err != nil || create == nil || create.Create == nil {
+		return err
+	}
+	for _, u := range create.Create.Creators {
+		if _, ok := thin.Power.Users[u]; ok {
+			return refuse(http.StatusBadRequest, "M_BAD_JSON", "room version %s: creators have no power level of their own", thin.Version.ID)
+		}
 	}
 	return nil
 }
