@@ -293,6 +293,7 @@ func TestStateAndMembers(t *testing.T) {
 	h := newHouse(t)
 	anna, bert, carl := h.person("anna"), h.person("bert"), h.person("carl")
 	id := anna.create("public_chat", room.StateDraft{Type: "m.room.topic", Content: json.RawMessage(`{"topic":"old"}`)})
+	anna.say(id, "moin")
 	bert.join(id)
 	anna.sync("")
 	at := anna.since
