@@ -32,7 +32,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 2
+	schemaVersion = 3
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -276,6 +276,37 @@ func (db *DB) schema() (names, scripts []string, err error) {
 // migrations[i] brings schema i+1 to i+2. What a released program may have applied is never changed.
 var migrations = [schemaVersion - 1]string{
 	`-- 2: event.json may be compact (package compact). Rows stay as they are; an older program must not read new ones.`,
+	`-- 3: what is undecided in rooms' graphs. All that is staged is to be tried.
+CREATE TABLE auth_wait (
+	room    INTEGER NOT NULL,
+	id      BLOB NOT NULL,
+	child   INTEGER NOT NULL,
+	history INTEGER NOT NULL,
+	PRIMARY KEY (room, id, child)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX auth_wait_child ON auth_wait (child);
+CREATE TABLE unsure (
+	n     INTEGER PRIMARY KEY,
+	room  INTEGER NOT NULL,
+	event INTEGER NOT NULL UNIQUE,
+	given INTEGER NOT NULL
+) STRICT;
+CREATE INDEX unsure_room ON unsure (room);
+CREATE TABLE fed_todo (
+	room TEXT NOT NULL,
+	n    INTEGER NOT NULL,
+	PRIMARY KEY (room, n)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE fed_lack (
+	room  TEXT NOT NULL,
+	id    TEXT NOT NULL,
+	child INTEGER NOT NULL,
+	kind  INTEGER NOT NULL,
+	PRIMARY KEY (room, id, child)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX fed_lack_child ON fed_lack (child);
+CREATE INDEX fed_in_origin ON fed_in (origin);
+INSERT INTO fed_todo (room, n) SELECT room, n FROM fed_in;`,
 }
 
 // migrate brings an older schema to ours in one transaction.

@@ -58,15 +58,36 @@ type StagedPDU struct {
 	JSON     []byte
 }
 
-// StagePDU keeps an event until it can be accepted; one that is there already stays as it is.
+// StagePDU keeps an event until it can be accepted, and has it tried; one that is there already stays as it is.
 func (tx *Tx) StagePDU(p StagedPDU) error {
-	return tx.exec(`INSERT INTO fed_in (room, id, origin, verified, json) VALUES (?,?,?,?,?) ON CONFLICT (room, id) DO UPDATE SET origin=excluded.origin`,
-		string(p.Room), string(p.ID), p.Origin, p.Verified, p.JSON)
+	var n int64
+	_, err := tx.one(`INSERT INTO fed_in (room, id, origin, verified, json) VALUES (?,?,?,?,?) ON CONFLICT (room, id) DO UPDATE SET origin=excluded.origin RETURNING n`,
+		args(string(p.Room), string(p.ID), p.Origin, p.Verified, p.JSON), &n)
+	if err != nil {
+		return err
+	}
+	if err := tx.exec(`DELETE FROM fed_lack WHERE child=?`, n); err != nil {
+		return err
+	}
+	return tx.exec(`INSERT OR IGNORE INTO fed_todo (room, n) VALUES (?,?)`, string(p.Room), n)
 }
 
-// UnstagePDU forgets a staged event: it is accepted or refused.
+// UnstagePDU forgets a staged event, which is accepted or refused, and has those tried that waited for it.
 func (tx *Tx) UnstagePDU(room event.RoomID, id event.ID) error {
-	return tx.exec(`DELETE FROM fed_in WHERE room=? AND id=?`, string(room), string(id))
+	var n int64
+	found, err := tx.one(`DELETE FROM fed_in WHERE room=? AND id=? RETURNING n`, args(string(room), string(id)), &n)
+	if err != nil {
+		return err
+	}
+	if found {
+		if err := tx.exec(`DELETE FROM fed_todo WHERE room=? AND n=?`, string(room), n); err != nil {
+			return err
+		}
+		if err := tx.exec(`DELETE FROM fed_lack WHERE child=?`, n); err != nil {
+			return err
+		}
+	}
+	return tx.RetryStaged(room, id)
 }
 
 // StagedRooms lists the rooms in which events wait.
@@ -283,7 +304,12 @@ func (r *Read) ParkedPDUs(dest string) ([]event.ID, error) {
 
 // UnstageRoom forgets all staged events of a room that we have nobody in any more.
 func (tx *Tx) UnstageRoom(room event.RoomID) error {
-	return tx.exec(`DELETE FROM fed_in WHERE room=?`, string(room))
+	for _, sql := range []string{`DELETE FROM fed_in WHERE room=?`, `DELETE FROM fed_todo WHERE room=?`, `DELETE FROM fed_lack WHERE room=?`} {
+		if err := tx.exec(sql, string(room)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // GapDepth gives the least depth of an event here that has an ancestor we lack: where our knowledge of a room begins. 0 when
