@@ -17,26 +17,27 @@ import (
 // https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
 func (r *Rooms) Accept(ctx context.Context, in Incoming) (Result, error) {
 	for try := 0; ; try++ {
-		w, err := r.take(ctx, in)
-		if err == nil {
-			err = w.wait()
-		}
+		w := make([]waiting, 1)
+		r.takeRun(ctx, []Incoming{in}, w)
+		err := w[0].wait()
 		if errors.Is(err, errStale) && try < maxTries {
 			continue
 		}
-		return w.result(), tellable(err)
+		return w[0].result(), tellable(err)
 	}
 }
 
-// AcceptAll is Accept for many events in order, with one flush for as many as the writer takes at once.
-// Each gets its own answer, as if Accept had been called for one after the other.
+// AcceptAll is Accept for many events in order, with one flush for as many as the writer takes at once. What stands together and is of one room
+// is written as one act. Each gets its own answer, as if Accept had been called for one after the other.
 func (r *Rooms) AcceptAll(ctx context.Context, ins []Incoming) ([]Result, error) {
 	ws := make([]waiting, len(ins))
-	for i, in := range ins {
-		var err error
-		if ws[i], err = r.take(ctx, in); err != nil {
-			ws[i] = waiting{err: err}
+	for i := 0; i < len(ins); {
+		n := 1
+		for i+n < len(ins) && ins[i+n].PDU.RoomID == ins[i].PDU.RoomID {
+			n++
 		}
+		r.takeRun(ctx, ins[i:i+n], ws[i:i+n])
+		i += n
 	}
 	results := make([]Result, len(ins))
 	for i, w := range ws {
@@ -59,15 +60,26 @@ func (r *Rooms) AcceptAll(ctx context.Context, ins []Incoming) ([]Result, error)
 type waiting struct {
 	p      *prepared // nil: nothing to store
 	decide Result
-	answer <-chan error
+	answer *answer
 	err    error
 }
 
+// answer is the writer's, for all events of one act. It is waited for by one goroutine.
+type answer struct {
+	c    <-chan error
+	err  error
+	came bool
+}
+
 func (w waiting) wait() error {
-	if w.answer == nil {
+	a := w.answer
+	if a == nil {
 		return w.err
 	}
-	return <-w.answer
+	if !a.came {
+		a.err, a.came = <-a.c, true
+	}
+	return a.err
 }
 
 func (w waiting) result() Result {
@@ -77,46 +89,148 @@ func (w waiting) result() Result {
 	return w.decide
 }
 
-// take decides about an event and queues it.
-func (r *Rooms) take(ctx context.Context, in Incoming) (waiting, error) {
-	if in.From.Kind != "local" && in.PDU.CheckHash() != nil {
-		red, err := in.PDU.Redacted()
-		if err != nil {
-			return waiting{decide: Result{Outcome: Rejected, Reason: "content hash does not match: " + err.Error()}}, nil
+// takeRun decides about events of one room and queues them.
+func (r *Rooms) takeRun(ctx context.Context, ins []Incoming, ws []waiting) {
+	l, err := r.enter(ctx, ins[0].PDU.RoomID)
+	if err != nil {
+		for i := range ws {
+			ws[i].err = err
 		}
-		in.PDU = red
+		return
 	}
-	l, err := r.enter(ctx, in.PDU.RoomID)
-	if err != nil {
-		return waiting{}, err
-	}
-	if !l.in() && in.PDU.Type == "m.room.member" && in.PDU.StateKey != nil && event.UserID(*in.PDU.StateKey).Server() == r.id.Server {
+	if !l.in() {
 		l.mu.Unlock()
-		return r.takenBack(ctx, in)
+		r.takeOutside(ctx, ins, ws)
+		return
 	}
-	defer l.mu.Unlock()
-	w := waiting{}
-	err = r.view(ctx, func(rd *store.Read) (err error) {
-		w.p, w.decide, err = l.judge(&look{l: l, rd: rd}, in)
-		return err
-	})
+	t := taker{l: l}
+	for i, in := range ins {
+		t.note(ctx, in, &ws[i])
+	}
+	t.submit()
+	l.mu.Unlock()
+}
+
+// takeOutside takes events of a room that this server is not in, one by one.
+func (r *Rooms) takeOutside(ctx context.Context, ins []Incoming, ws []waiting) {
+	for i, in := range ins {
+		if in.PDU.Type == "m.room.member" && in.PDU.StateKey != nil && event.UserID(*in.PDU.StateKey).Server() == r.id.Server {
+			if in, refused := hashed(in); refused != nil {
+				ws[i].decide = *refused
+			} else if ws[i], ws[i].err = r.takenBack(ctx, in); ws[i].err != nil {
+				ws[i] = waiting{err: ws[i].err}
+			}
+			continue
+		}
+		l, err := r.enter(ctx, in.PDU.RoomID)
+		if err != nil {
+			ws[i].err = err
+			continue
+		}
+		t := taker{l: l}
+		t.note(ctx, in, &ws[i])
+		t.submit()
+		l.mu.Unlock()
+	}
+}
+
+// hashed takes an event whose content does not match its hash as what redaction leaves of it.
+func hashed(in Incoming) (_ Incoming, refused *Result) {
+	if in.From.Kind == "local" || in.PDU.CheckHash() == nil {
+		return in, nil
+	}
+	red, err := in.PDU.Redacted()
 	if err != nil {
+		return in, &Result{Outcome: Rejected, Reason: "content hash does not match: " + err.Error()}
+	}
+	in.PDU = red
+	return in, nil
+}
+
+// taker takes events into a room whose lock is held. What it has decided is submitted together.
+type taker struct {
+	l      *live
+	ps     []*prepared
+	answer *answer // of ps, once they are submitted
+}
+
+func (t *taker) submit() {
+	if len(t.ps) > 0 {
+		t.answer.c = t.l.submit(t.ps, nil)
+		t.ps, t.answer = nil, nil
+	}
+}
+
+// note takes one event and notes what waits for its answer.
+func (t *taker) note(ctx context.Context, in Incoming, w *waiting) {
+	in, refused := hashed(in)
+	if refused != nil {
+		w.decide = *refused
+		return
+	}
+	var err error
+	if *w, err = t.take(ctx, in); err != nil {
+		*w = waiting{err: err}
+	}
+}
+
+func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
+	l := t.l
+	unsaved := len(l.unsaved)
+	w := waiting{}
+	var err error
+	if w.p, w.decide, err = l.decide(ctx, in); err != nil {
 		return waiting{}, err
+	}
+	if len(l.unsaved) > unsaved { // they may rest on states that events not yet submitted bring
+		made := l.unsaved[unsaved:]
+		l.unsaved = l.unsaved[:unsaved:unsaved]
+		t.submit()
+		l.unsaved = append(l.unsaved, made...)
 	}
 	switch {
 	case w.p != nil:
 		l.keep(w.p)
-		w.answer = l.submit([]*prepared{w.p}, nil)
+		if t.answer == nil {
+			t.answer = &answer{}
+		}
+		t.ps, w.answer = append(t.ps, w.p), t.answer
 	case w.decide.Outcome == Missing:
 	case in.ExtraTx != nil: // nothing new, but the giver's cursor moves; after what is queued, on which "duplicate" rests
-		w.answer = l.submit(nil, in.ExtraTx)
-	case l.flight.count() > 0:
-		l.flight.drain()
-		if l.flight.failed(l.gen) {
-			return waiting{}, errStale
+		t.submit()
+		w.answer = &answer{c: l.submit(nil, in.ExtraTx)}
+	default:
+		if t.submit(); l.flight.count() > 0 {
+			l.flight.drain()
+			if l.flight.failed(l.gen) {
+				return waiting{}, errStale
+			}
 		}
 	}
 	return w, nil
+}
+
+// decide judges an event, from memory alone if that suffices.
+func (l *live) decide(ctx context.Context, in Incoming) (p *prepared, res Result, err error) {
+	k := &look{l: l}
+	if l.freshID[in.PDU.ID] == nil {
+		if err := l.r.db.Peek(ctx, func(rd *store.Read) error {
+			nid, err := rd.EventNID(in.PDU.ID)
+			if nid == 0 {
+				k.absent = in.PDU.ID
+			}
+			return err
+		}); err != nil {
+			return nil, Result{}, err
+		}
+	}
+	if p, res, err = l.judge(k, in); errors.Is(err, errNeedRead) {
+		err = l.r.view(ctx, func(rd *store.Read) (err error) {
+			p, res, err = l.judge(&look{l: l, rd: rd}, in)
+			return err
+		})
+	}
+	return p, res, err
 }
 
 // judge comes to a decision. A prepared event is to be stored; without one the result is the answer.
@@ -241,6 +355,9 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 	}
 	_, p.closeGap = l.gaps[p.pdu.ID]
 	for _, id := range p.pdu.Prev {
+		if l.isTip(id) {
+			continue
+		}
 		row, err := k.row(id)
 		if err != nil {
 			return err
@@ -263,6 +380,9 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 // placeHistory places an event whose state nobody told: the nearest later event's state decides who may see it.
 func (l *live) placeHistory(k *look, p *prepared) error {
 	p.info.Servers = l.serverList()
+	if k.rd == nil {
+		return errNeedRead
+	}
 	near, err := k.rd.Neighbour(l.id, store.HistoryPos(p.row.Depth, p.row.NID))
 	if near == nil || err != nil {
 		return err
@@ -334,6 +454,9 @@ func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
 	}
 	if row.Flags&(store.Outlier|store.Guessed) != 0 || row.After == 0 && row.Type != "m.room.create" {
 		return group{}, false, nil
+	}
+	if k.rd == nil {
+		return group{}, false, errNeedRead
 	}
 	s, err := k.rd.Group(row.After)
 	return group{nid: row.After, state: s}, true, err

@@ -66,6 +66,24 @@ func (r *Rooms) Event(ctx context.Context, id event.ID) (p *event.PDU, m Meta, e
 	return p, m, err
 }
 
+// Known tells which of the events are here with their place in the graph, accepted or not: nobody needs to look at them again.
+func (r *Rooms) Known(ctx context.Context, ids ...event.ID) (known map[event.ID]bool, err error) {
+	known = make(map[event.ID]bool)
+	err = r.view(ctx, func(rd *store.Read) error {
+		for _, id := range ids {
+			nid, flags, err := rd.EventFlags(id)
+			if err != nil {
+				return err
+			}
+			if nid != 0 && flags&store.Outlier == 0 {
+				known[id] = true
+			}
+		}
+		return nil
+	})
+	return known, err
+}
+
 func pduOf(rd *store.Read, row *store.Event) (*event.PDU, error) {
 	v, err := versionOf(rd, row.Room)
 	if err != nil {

@@ -312,9 +312,10 @@ func (l *live) write(tx *store.Tx, groups []newGroup, ps []*prepared, extra func
 
 // look answers questions about events, first from memory. Without a snapshot it answers errNeedRead where memory does not suffice.
 type look struct {
-	l   *live
-	rd  *store.Read
-	err error // of the last question that could not answer with an error
+	l      *live
+	rd     *store.Read
+	absent event.ID // is not in the database
+	err    error    // of the last question that could not answer with an error
 }
 
 var errNeedRead = errors.New("room: not in memory")
@@ -360,6 +361,9 @@ func (k *look) thinID(id event.ID) (*rules.Event, int64, error) {
 func (k *look) row(id event.ID) (*store.Event, error) {
 	if f := k.l.freshID[id]; f != nil {
 		return f.row, nil
+	}
+	if id == k.absent && id != "" {
+		return nil, nil
 	}
 	if k.rd == nil {
 		return nil, errNeedRead

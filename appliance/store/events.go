@@ -150,6 +150,12 @@ func (r *Read) EventNID(id event.ID) (nid int64, err error) {
 	return nid, err
 }
 
+// EventFlags gives the number and flags of an event id; 0 when we do not have it.
+func (r *Read) EventFlags(id event.ID) (nid int64, flags Flags, err error) {
+	_, err = r.one(`SELECT nid, flags FROM event WHERE substr(id, 1, 8)=substr(?1, 1, 8) AND id=?1`, args(idBytes(id)), &nid, &flags)
+	return nid, flags, err
+}
+
 // EventID is the id of a number; "" when there is none.
 func (r *Read) EventID(nid int64) (event.ID, error) {
 	var b []byte

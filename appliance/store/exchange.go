@@ -55,12 +55,14 @@ func (tx *Tx) OpenExchange(box string, draw uint32) (epoch uint32, err error) {
 	if ok, err := tx.one(`SELECT epoch FROM exchange_self WHERE box = ?`, args(n), &epoch); ok || err != nil {
 		return epoch, err
 	}
+	clear(tx.db.ownLogs)
 	return draw, tx.exec(`INSERT OR REPLACE INTO exchange_self (one, box, epoch) VALUES (1, ?, ?)`, n, draw)
 }
 
 // NewEpoch begins new logs and a new numbering of EDUs: to be called after every restore, because numbers may have been
 // given away since the backup was made.
 func (tx *Tx) NewEpoch(draw uint32) error {
+	clear(tx.db.ownLogs)
 	return tx.exec(`UPDATE exchange_self SET epoch = ?`, draw)
 }
 
@@ -160,22 +162,43 @@ func (tx *Tx) logN(room event.RoomID, box string, epoch uint32) (int64, error) {
 // NumberEvent puts an event that this box takes in first into its own log of the room and gives its number there; 0
 // before OpenExchange.
 func (tx *Tx) NumberEvent(room event.RoomID, nid int64) (seq uint64, err error) {
+	own := tx.db.ownLogs[room]
+	if own == nil {
+		if own, err = tx.ownLog(room); own == nil || err != nil {
+			return 0, err
+		}
+		if len(tx.db.ownLogs) >= maxOwnLogs {
+			clear(tx.db.ownLogs)
+		}
+		tx.db.ownLogs[room] = own
+	}
+	if err := tx.exec(`INSERT INTO log_entry (log, seq, event) VALUES (?, ?, ?)`, own.n, own.last+1, nid); err != nil {
+		return 0, fmt.Errorf("number event: %w", err)
+	}
+	own.last++
+	return uint64(own.last), nil
+}
+
+// ownLog is a log of this box and its last number: what the writer remembers of it.
+type ownLog struct{ n, last int64 }
+
+// maxOwnLogs bounds how many the writer remembers.
+const maxOwnLogs = 1 << 10
+
+// ownLog finds or makes this box's log of a room; nil before OpenExchange.
+func (tx *Tx) ownLog(room event.RoomID) (*ownLog, error) {
 	var epoch uint32
 	var self string
 	ok, err := tx.one(`SELECT b.id, s.epoch FROM exchange_self s JOIN box b ON b.n = s.box`, nil, &self, &epoch)
 	if !ok || err != nil {
-		return 0, err
+		return nil, err
 	}
-	log, err := tx.logN(room, self, epoch)
-	if err != nil {
-		return 0, err
+	var own ownLog
+	if own.n, err = tx.logN(room, self, epoch); err != nil {
+		return nil, err
 	}
-	var n int64
-	if _, err := tx.one(`INSERT INTO log_entry (log, seq, event)
-		SELECT ?, coalesce(max(seq), 0) + 1, ? FROM log_entry WHERE log = ? RETURNING seq`, args(log, nid, log), &n); err != nil {
-		return 0, fmt.Errorf("number event: %w", err)
-	}
-	return uint64(n), nil
+	_, err = tx.one(`SELECT coalesce(max(seq), 0) FROM log_entry WHERE log = ?`, args(own.n), &own.last)
+	return &own, err
 }
 
 // MarkEntry notes that this box is done with a place of another box's log: it has the event (nid) or has refused it for
@@ -184,6 +207,9 @@ func (tx *Tx) MarkEntry(room event.RoomID, box string, epoch uint32, seq, gap ui
 	log, err := tx.logN(room, box, epoch)
 	if err != nil {
 		return 0, err
+	}
+	if own := tx.db.ownLogs[room]; own != nil && own.n == log {
+		delete(tx.db.ownLogs, room)
 	}
 	// A place is filled once; only an entry without an event may still get one, and a gap may become known later.
 	if err := tx.exec(`INSERT INTO log_entry (log, seq, event, gap) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (log, seq) DO UPDATE

@@ -240,7 +240,7 @@ func (db *DB) commit(batch []op) {
 	err := db.transact(tx, batch, errs)
 	if err != nil {
 		db.pos, db.upTo = pos, upTo
-		clear(db.written)
+		db.unlearn()
 		err = fmt.Errorf("commit: %w", outOfSpace(err))
 		db.log.Error("write to the database", "ops", len(batch), "err", err)
 	} else {
@@ -316,7 +316,7 @@ func (db *DB) step(tx *Tx, f func(*Tx) error) (opErr, err error) {
 	}
 	if opErr != nil {
 		*tx, db.pos, db.upTo = before, pos, upTo
-		clear(db.written)
+		db.unlearn()
 		if db.w.c.AutoCommit() { // SQLite gave the whole transaction up (disk full, I/O error)
 			return opErr, opErr
 		}
@@ -325,6 +325,12 @@ func (db *DB) step(tx *Tx, f func(*Tx) error) (opErr, err error) {
 		}
 	}
 	return opErr, db.w.run(`RELEASE op`, nil, nil)
+}
+
+// unlearn makes the writer forget what it knows of rows that it wrote: some of them are gone.
+func (db *DB) unlearn() {
+	clear(db.written)
+	clear(db.ownLogs)
 }
 
 func (db *DB) tell(tx *Tx) {

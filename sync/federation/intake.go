@@ -3,10 +3,12 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -95,10 +97,26 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 	errs := make([]error, len(pdus))
 	var ins []room.Incoming
 	var at []int // which answer each of ins belongs to
+	ids := make([]event.ID, len(pdus))
 	for i, p := range pdus {
-		if in.known(ctx, p.ID) {
-			continue
+		ids[i] = p.ID
+	}
+	known, err := in.c.Rooms.Known(ctx, ids...)
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
 		}
+		return errs
+	}
+	order := make([]int, 0, len(pdus)) // what is of one room stands together
+	for i := range pdus {
+		if !known[ids[i]] {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(pdus[a].RoomID, pdus[b].RoomID) })
+	for _, i := range order {
+		p := pdus[i]
 		if in.took != nil {
 			in.took(origin)
 		}
@@ -141,8 +159,8 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 
 // known says whether an event is in the room for good, so that nobody needs to look at it again.
 func (in *Intake) known(ctx context.Context, id event.ID) bool {
-	_, meta, err := in.c.Rooms.Event(ctx, id)
-	return err == nil && !meta.Outlier
+	known, err := in.c.Rooms.Known(ctx, id)
+	return err == nil && known[id]
 }
 
 // stage keeps events until their ancestors are here, and wakes the lane.

@@ -115,25 +115,28 @@ func (h *Handler) takePDUs(ctx context.Context, origin string, raws []json.RawMe
 		return nil
 	}
 	var pdus []*event.PDU
+	rooms := map[event.RoomID]*entrance{}
 	for _, raw := range raws {
-		id, v, err := h.roomOf(ctx, raw)
-		if err != nil {
-			return nil, err
+		id := roomOf(raw)
+		e := rooms[id]
+		if e == nil {
+			var err error
+			if e, err = h.entrance(ctx, id, origin); err != nil {
+				return nil, err
+			}
+			rooms[id] = e
 		}
-		if v == nil {
+		if e.version == nil {
 			continue
 		}
-		p, err := event.Parse(v, raw)
+		p, err := event.Parse(e.version, raw)
 		if err != nil {
 			h.log.Info("PDU refused", "origin", origin, "room", id, "err", err)
 			continue
 		}
-		if err = h.checkACL(ctx, id, origin); err == nil {
-			err = h.checkResident(ctx, id)
-		}
-		if err == nil {
+		if e.refused == nil {
 			pdus = append(pdus, p)
-		} else if err = note(p.ID, err); err != nil {
+		} else if err = note(p.ID, e.refused); err != nil {
 			return nil, err
 		}
 	}
@@ -145,20 +148,44 @@ func (h *Handler) takePDUs(ctx context.Context, origin string, raws []json.RawMe
 	return results, nil
 }
 
-// roomOf finds the room of a PDU and its version; no version when the room is not ours to know.
-func (h *Handler) roomOf(ctx context.Context, raw json.RawMessage) (event.RoomID, *event.Version, error) {
-	var head struct {
+// roomOf reads the room that a PDU names; "" if it names none.
+func roomOf(raw json.RawMessage) event.RoomID {
+	if val, ok := event.Field(raw, "room_id"); ok {
+		id, _ := event.Text(val)
+		return event.RoomID(id)
+	}
+	var head struct { // a text that is not canonical
 		Room event.RoomID `json:"room_id"`
 	}
-	if json.Unmarshal(raw, &head) != nil || head.Room == "" {
-		return "", nil, nil
+	if json.Unmarshal(raw, &head) != nil {
+		return ""
 	}
-	v, err := h.c.Rooms.Version(ctx, head.Room)
+	return head.Room
+}
+
+// entrance is how a room stands to the server that sends, asked once for a transaction.
+type entrance struct {
+	version *event.Version // nil: the room is not ours to know
+	refused error          // what the server hears of its events
+}
+
+func (h *Handler) entrance(ctx context.Context, id event.RoomID, origin string) (*entrance, error) {
+	if id == "" {
+		return &entrance{}, nil
+	}
+	v, err := h.c.Rooms.Version(ctx, id)
 	var unknown *room.Error
 	if errors.As(err, &unknown) || err == nil && v.Readable {
-		return head.Room, nil, nil
+		return &entrance{}, nil
 	}
-	return head.Room, v, err
+	if err != nil {
+		return nil, err
+	}
+	e := &entrance{version: v}
+	if e.refused = h.checkACL(ctx, id, origin); e.refused == nil {
+		e.refused = h.checkResident(ctx, id)
+	}
+	return e, nil
 }
 
 // takeEDU hands an EDU on. What a server may not say for somebody else's users is dropped by Users.
