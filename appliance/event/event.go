@@ -43,6 +43,7 @@ type PDU struct {
 	signatures span // of the signatures object in json; zero: none
 	hashes     span
 	key        string // what StateKey points to
+	hashed     bool   // Parse has found the content hash right
 }
 
 type span struct{ from, to int }

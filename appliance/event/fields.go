@@ -11,12 +11,12 @@ import (
 // It tells whether obj is a canonical object; of anything else f sees nothing or a beginning.
 func Each(obj []byte, f func(key, val []byte) bool) bool {
 	var store [16]member
-	m, ok := membersOf(obj, verbatim, store[:])
+	list, ok := memberList(obj, verbatim, store[:])
 	if !ok {
 		return false
 	}
-	for i := range m.list {
-		if !f(unescape(m.key(i)), m.val(i)) {
+	for _, m := range list {
+		if !f(unescape(m.keyIn(obj)), m.valIn(obj)) {
 			break
 		}
 	}
@@ -26,13 +26,13 @@ func Each(obj []byte, f func(key, val []byte) bool) bool {
 // Field finds one member of a canonical JSON object.
 func Field(obj []byte, key string) (val []byte, ok bool) {
 	var store [16]member
-	m, ok := membersOf(obj, verbatim, store[:])
+	list, ok := memberList(obj, verbatim, store[:])
 	if !ok {
 		return nil, false
 	}
-	for i := range m.list {
-		if string(unescape(m.key(i))) == key {
-			return m.val(i), true
+	for _, m := range list {
+		if string(unescape(m.keyIn(obj))) == key {
+			return m.valIn(obj), true
 		}
 	}
 	return nil, false

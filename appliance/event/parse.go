@@ -35,6 +35,7 @@ func Parse(v *Version, raw []byte) (*PDU, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse event: %w", err)
 	}
+	p.hashed = p.checkHash() == nil // whoever reads from outside asks, mostly more than once
 	return p, nil
 }
 

@@ -32,6 +32,9 @@ type members struct {
 	list []member
 }
 
+func (m member) keyIn(b []byte) []byte { return b[m.key+1 : m.keyEnd-1] }
+func (m member) valIn(b []byte) []byte { return b[m.val:m.end] }
+
 func (m *members) key(i int) []byte { return m.b[m.list[i].key+1 : m.list[i].keyEnd-1] }
 func (m *members) val(i int) []byte { return m.b[m.list[i].val:m.list[i].end] }
 
@@ -66,7 +69,7 @@ func (s *scanner) value(i, depth int) int {
 	}
 	switch c := s.b[i]; c {
 	case '{':
-		return s.object(i, depth, nil)
+		return s.object(i, depth)
 	case '[':
 		return s.array(i, depth)
 	case '"':
@@ -89,42 +92,41 @@ func (s *scanner) word(i int, w string) int {
 	return -1
 }
 
-// object scans the object at i. Its members are noted in into, unless that is nil.
-func (s *scanner) object(i, depth int, into *members) int {
-	b := s.b
-	if i++; i < len(b) && b[i] == '}' {
+// object scans the object at i.
+func (s *scanner) object(i, depth int) int {
+	if i++; i < len(s.b) && s.b[i] == '}' {
 		return i + 1
 	}
-	var last []byte
+	var m member
 	for first := true; ; first = false {
-		if i >= len(b) || b[i] != '"' {
+		if !s.member(&m, i, depth, first) {
 			return -1
 		}
-		m := member{key: i}
-		if i = s.text(i); i < 0 || i >= len(b) || b[i] != ':' {
-			return -1
-		}
-		key := b[m.key+1 : i-1]
-		if !first && compareKeys(last, key) >= 0 {
-			return -1
-		}
-		last = key
-		m.keyEnd, m.val = i, i+1
-		if i = s.value(i+1, depth+1); i < 0 || i >= len(b) {
-			return -1
-		}
-		if m.end = i; into != nil {
-			into.list = append(into.list, m)
-		}
-		switch b[i] {
-		case ',':
-			i++
-		case '}':
-			return i + 1
-		default:
-			return -1
+		if i = m.end + 1; s.b[m.end] == '}' {
+			return i
 		}
 	}
+}
+
+// member scans the member of an object that begins at i and comes after m, which it takes the place of. What follows it is , or }.
+func (s *scanner) member(m *member, i, depth int, first bool) bool {
+	b := s.b
+	if i >= len(b) || b[i] != '"' {
+		return false
+	}
+	at := i
+	if i = s.text(i); i < 0 || i >= len(b) || b[i] != ':' {
+		return false
+	}
+	if !first && compareKeys(b[m.key+1:m.keyEnd-1], b[at+1:i-1]) >= 0 {
+		return false
+	}
+	*m = member{key: at, keyEnd: i, val: i + 1}
+	if i = s.value(i+1, depth+1); i < 0 || i >= len(b) {
+		return false
+	}
+	m.end = i
+	return b[i] == ',' || b[i] == '}'
 }
 
 func (s *scanner) array(i, depth int) int {
@@ -294,10 +296,26 @@ func unescape(s []byte) []byte {
 
 // membersOf lists the members of the canonical object b. into is storage to use. ok is false if b is no canonical object.
 func membersOf(b []byte, numbers int, into []member) (m members, ok bool) {
-	m = members{b: b, list: into[:0]}
+	list, ok := memberList(b, numbers, into)
+	return members{b: b, list: list}, ok
+}
+
+// memberList is membersOf without the text: what is done with that does not drive into from the caller's stack to the heap.
+func memberList(b []byte, numbers int, into []member) (list []member, ok bool) {
+	list = into[:0]
 	if len(b) < 2 || b[0] != '{' {
-		return m, false
+		return list, false
+	}
+	if b[1] == '}' {
+		return list, len(b) == 2
 	}
 	s := scanner{b: b, numbers: numbers}
-	return m, s.object(0, 1, &m) == len(b)
+	var m member
+	for i, first := 1, true; s.member(&m, i, 1, first); first = false {
+		list = append(list, m)
+		if i = m.end + 1; b[m.end] == '}' {
+			return list, i == len(b)
+		}
+	}
+	return list, false
 }

@@ -87,6 +87,13 @@ func with(m *members, key string, val []byte) []byte {
 
 // CheckHash tells whether the content hash matches; if not, the error wraps ErrHash and the event must be taken as Redacted().
 func (p *PDU) CheckHash() error {
+	if p.hashed {
+		return nil
+	}
+	return p.checkHash()
+}
+
+func (p *PDU) checkHash() error {
 	var store [20]member
 	m, ok := membersOf(p.json, p.Version.numbers(), store[:])
 	if !ok || p.hashes == (span{}) {

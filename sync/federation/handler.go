@@ -200,13 +200,6 @@ func (h *Handler) authenticate(q *request) error {
 	if uri == "" || !strings.HasPrefix(uri, "/") {
 		uri = q.URL.RequestURI()
 	}
-	var content []byte
-	if len(q.body) > 0 {
-		if !json.Valid(q.body) {
-			return errors.New("the body is no JSON")
-		}
-		content = q.body
-	}
 	err := errors.New("no X-Matrix authorization")
 	for _, header := range q.Header.Values("Authorization") {
 		var a Authorization
@@ -226,7 +219,7 @@ func (h *Handler) authenticate(q *request) error {
 			err = kerr
 			continue
 		}
-		if err = VerifyRequest(a, q.Method, uri, content, pub); err != nil {
+		if err = VerifyRequest(a, q.Method, uri, q.body, pub); err != nil {
 			continue
 		}
 		q.origin = a.Origin

@@ -234,6 +234,9 @@ func (s *Sender) Run(ctx context.Context) error {
 		if err := s.dispatch(ctx, &wg); err != nil && ctx.Err() == nil {
 			s.log.Error("find out who is owed new events", "err", err)
 		}
+		if !pause(ctx, pace) {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -241,6 +244,9 @@ func (s *Sender) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// pace is how long what is committed gathers after a look at who is owed it: a stream of events of others would have us look after each commit.
+const pace = 20 * time.Millisecond
 
 func (s *Sender) forgetDests() {
 	s.mu.Lock()
