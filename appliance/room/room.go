@@ -33,7 +33,9 @@ type Identity struct {
 // Options of New. The zero value is right.
 type Options struct {
 	Clock func() time.Time // origin_server_ts of our events; nil: the system's
-	Log   *slog.Logger
+	// Version is that of new rooms whose creator names none; nil: event.Default.
+	Version *event.Version
+	Log     *slog.Logger
 	// OnAppend runs in the transaction that stores an event; its error undoes the event. It must not ask Rooms anything.
 	OnAppend func(tx *store.Tx, e AppendInfo) error
 }
@@ -68,14 +70,18 @@ type Rooms struct {
 	thins *thinCache
 	txns  *txnMemory
 
-	mu   sync.Mutex
-	live map[event.RoomID]*live
+	mu      sync.Mutex
+	live    map[event.RoomID]*live
+	created int64 // origin_server_ts of the newest room made here
 }
 
 // New makes the door over a database.
 func New(db *store.DB, id Identity, opt Options) *Rooms {
 	if opt.Clock == nil {
 		opt.Clock = time.Now
+	}
+	if opt.Version == nil {
+		opt.Version = event.Default()
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -85,6 +91,9 @@ func New(db *store.DB, id Identity, opt Options) *Rooms {
 
 // Server is our server name.
 func (r *Rooms) Server() string { return r.id.Server }
+
+// DefaultVersion is the version of new rooms whose creator names none.
+func (r *Rooms) DefaultVersion() *event.Version { return r.opt.Version }
 
 // Error is what a client or a server may be told.
 type Error struct {

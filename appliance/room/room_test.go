@@ -468,3 +468,15 @@ func TestDraftsThatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// Since version 12 the create event names the room: rooms that are made alike at the same moment are still several.
+func TestRoomsMadeAtOnceAreSeveral(t *testing.T) {
+	b := newBoxWith(t, "a", Options{Clock: func() time.Time { return time.UnixMilli(1_790_000_000_000) }})
+	seen := map[event.RoomID]bool{}
+	for range 50 {
+		seen[b.create(CreateRequest{Creator: alice, Version: "12"})] = true
+	}
+	if len(seen) != 50 {
+		t.Errorf("50 rooms have %d ids", len(seen))
+	}
+}
