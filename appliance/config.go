@@ -62,6 +62,10 @@ type Config struct {
 	// Serial are the lines to other boxes.
 	Serial []SerialConfig `json:"serial,omitempty"`
 
+	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
+	// know 12 yet; a room keeps its version until it is upgraded.
+	RoomVersion string `json:"room_version,omitempty"`
+
 	// MediaQuotaBytes bounds all stored media. 0: 10 GiB.
 	MediaQuotaBytes int64 `json:"media_quota_bytes,omitempty"`
 	// UploadLimitBytes bounds one upload. 0: 50 MiB.
@@ -130,6 +134,9 @@ func (c *Config) check() error {
 	if c.ServerName != "" && !event.ValidServerName(c.ServerName) {
 		return fmt.Errorf("server_name %q is no server name (host or host:port)", c.ServerName)
 	}
+	if v, ok := event.Lookup(c.RoomVersion); c.RoomVersion != "" && (!ok || v.Readable) {
+		return fmt.Errorf("room_version %q is none that new rooms can have; leave it out for %s", c.RoomVersion, event.Default().ID)
+	}
 	for field, addr := range map[string]string{"listen": c.Listen, "federation": c.Federation} {
 		if addr == "" {
 			continue
@@ -159,4 +166,10 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// roomVersion is the version of new rooms; nil: the default.
+func (c *Config) roomVersion() *event.Version {
+	v, _ := event.Lookup(c.RoomVersion) // check has looked already
+	return v
 }

@@ -22,6 +22,8 @@ func TestLoadConfig(t *testing.T) {
 		{"half a key pair", `{"federation_tls":{"certificate":"a.pem"}}`, "come together"},
 		{"serial line without device", `{"serial":[{"baud":9600}]}`, "device is missing"},
 		{"negative rate", `{"serial":[{"device":"x","baud":-1}]}`, "negative"},
+		{"older rooms", `{"room_version":"10"}`, ""},
+		{"rooms nobody makes", `{"room_version":"1"}`, "none that new rooms can have"},
 		{"bad override", `{"server_addresses":{"a b":"1.2.3.4:1"}}`, "no server name"},
 	}
 	for _, tt := range tests {

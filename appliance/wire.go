@@ -31,7 +31,8 @@ func (b *Box) joinRooms(ctx context.Context) error {
 	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key}}
 	b.exchange = &exchangeParts{number: inbox.Number(b.id.server)}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
-		Log: b.log.With("room", "room"),
+		Version: b.cfg.roomVersion(),
+		Log:     b.log.With("room", "room"),
 		OnAppend: func(tx *store.Tx, e room.AppendInfo) error {
 			if err := b.exchange.appended(tx, e); err != nil {
 				return err
@@ -43,6 +44,9 @@ func (b *Box) joinRooms(ctx context.Context) error {
 	b.feed = feed.New(b.db, b.rooms, feed.Options{
 		Presence: b.cfg.Presence,
 		Log:      b.log.With("room", "feed"),
+		OnPresence: func(user event.UserID, now feed.PresenceStatus) {
+			b.fed.sender.Presence(context.WithoutCancel(ctx), user, presenceOf(user, now))
+		},
 		OnTyping: func(id event.RoomID, user event.UserID, typing bool) {
 			b.fed.sender.Typing(context.WithoutCancel(ctx), id, user, typing)
 			b.typing(context.WithoutCancel(ctx), id, user, typing)

@@ -65,7 +65,7 @@ func (h *Handler) capabilities(context.Context, *call) (any, error) {
 		"m.profile_fields":  on,
 		"m.3pid_changes":    off,
 		"m.get_login_token": on,
-		"m.room_versions":   map[string]any{"default": event.Default().ID, "available": available},
+		"m.room_versions":   map[string]any{"default": h.Rooms.DefaultVersion().ID, "available": available},
 	}}, nil
 }
 
