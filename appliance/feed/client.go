@@ -168,14 +168,36 @@ func (l *look) stripped(e *store.Event) (json.RawMessage, error) {
 	if e.StateKey != nil {
 		key = *e.StateKey
 	}
-	out := append([]byte(`{"content":`), b.content...)
-	if e.Type == "m.room.create" {
-		out = append(append(out, `,"event_id":`...), quoted(string(e.ID))...)
-		out = strconv.AppendInt(append(out, `,"origin_server_ts":`...), e.TS, 10)
+	return strippedEvent{Content: json.RawMessage(b.content), ID: e.ID, TS: e.TS, Sender: e.Sender, StateKey: key, Type: e.Type}.json()
+}
+
+// strippedEvent is a state event as invites and knocks show it.
+// https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+type strippedEvent struct {
+	Content  json.RawMessage `json:"content"`
+	ID       event.ID        `json:"event_id,omitempty"`         // this and the next of the room's creation only:
+	TS       int64           `json:"origin_server_ts,omitempty"` // since version 12 it names the room
+	Sender   event.UserID    `json:"sender"`
+	StateKey string          `json:"state_key"`
+	Type     string          `json:"type"`
+}
+
+func (e strippedEvent) json() (json.RawMessage, error) {
+	if e.Type != "m.room.create" {
+		e.ID, e.TS = "", 0
 	}
-	out = append(append(out, `,"sender":`...), quoted(string(e.Sender))...)
-	out = append(append(out, `,"state_key":`...), quoted(key)...)
-	return append(append(append(out, `,"type":`...), quoted(e.Type)...), '}'), nil
+	return json.Marshal(e)
+}
+
+// pruned gives the stripped form of what another server sent, which may be a whole PDU; nil for what has not the form of a state event.
+// https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+func pruned(raw json.RawMessage) (json.RawMessage, strippedEvent, error) {
+	var e strippedEvent
+	if json.Unmarshal(raw, &e) != nil || e.Type == "" || len(e.Content) == 0 {
+		return nil, e, nil
+	}
+	out, err := e.json()
+	return out, e, err
 }
 
 // quoted writes a JSON string.

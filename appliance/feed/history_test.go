@@ -5,6 +5,7 @@ package feed
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -126,6 +127,66 @@ func TestJoinedElsewhere(t *testing.T) {
 	}
 	if got := bodies(bert.history(id)); !slices.Equal(got, append(want, "live")) {
 		t.Errorf("forwards: %q", got)
+	}
+}
+
+// Where other servers have more between two events of a timeline, it begins after the hole and says so.
+func TestTimelineBeginsAfterAHole(t *testing.T) {
+	box, far := newHouse(t), newBox(t, "far.test")
+	bert, anna := box.person("bert"), far.person("anna")
+	id := anna.create("public_chat")
+	joinAcross(t, far, bert, id)
+	bert.sync("")
+	mine := bert.say(id, "mine")
+	for i := range 5 {
+		anna.say(id, fmt.Sprint("unheard ", i))
+	}
+	late, _, err := far.rooms.Event(t.Context(), anna.say(id, "heard"))
+	ok(t, err)
+	state, err := far.rooms.StateBefore(t.Context(), late.ID)
+	ok(t, err)
+	res, err := box.rooms.Accept(t.Context(), room.Incoming{PDU: late, From: room.Source{Kind: "federation", Server: far.name}, State: slices.Collect(maps.Values(state))})
+	ok(t, err)
+	if res.Outcome != room.Accepted {
+		t.Fatalf("%v: %s", res.Outcome, res.Reason)
+	}
+	r := bert.sync("").room(id)
+	if got := bodies(r.Timeline.Events); !slices.Equal(got, []string{"heard"}) || !r.Timeline.Limited {
+		t.Errorf("timeline %q, limited %v", got, r.Timeline.Limited)
+	}
+	m, err := box.feed.Messages(t.Context(), bert.id, bert.dev, id, MessagesRequest{From: r.Timeline.PrevBatch, Dir: "b", Limit: 1})
+	ok(t, err)
+	var e clientEvent
+	if len(m.Chunk) != 1 || json.Unmarshal(m.Chunk[0], &e) != nil || e.ID != mine {
+		t.Errorf("before the hole: %s", m.Chunk)
+	}
+}
+
+// Whoever comes into a room is told to page back for what was before.
+func TestNewcomersTimelineIsLimited(t *testing.T) {
+	h := newHouse(t)
+	anna, bert := h.person("anna"), h.person("bert")
+	id := anna.create("public_chat")
+	anna.say(id, "before")
+	bert.sync("")
+	bert.join(id)
+	if r := bert.sync(`{"room":{"timeline":{"types":["m.room.message"]}}}`).room(id); !r.Timeline.Limited || len(r.Timeline.Events) != 1 {
+		t.Errorf("limited %v, %d events", r.Timeline.Limited, len(r.Timeline.Events))
+	}
+}
+
+// What another server sent with an invite may be whole events; clients see the stripped form.
+func TestStrippedStateIsPruned(t *testing.T) {
+	whole := `{"auth_events":[],"content":{"room_version":"12"},"depth":1,"hashes":{"sha256":"x"},"origin_server_ts":7,"sender":"@a:far.test","signatures":{},"state_key":"","type":"m.room.create"}`
+	got, _, err := pruned(json.RawMessage(whole))
+	ok(t, err)
+	if want := `{"content":{"room_version":"12"},"origin_server_ts":7,"sender":"@a:far.test","state_key":"","type":"m.room.create"}`; string(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for _, bad := range []string{`7`, `{"type":1}`, `{"type":"m.room.name"}`, `[]`} {
+		if got, _, err := pruned(json.RawMessage(bad)); got != nil || err != nil {
+			t.Errorf("%s: %s %v", bad, got, err)
+		}
 	}
 }
 

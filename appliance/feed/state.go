@@ -89,7 +89,7 @@ func (l *look) rewind(id event.RoomID, s store.State, group, pos int64) (store.S
 	if pos <= 0 {
 		e, err := l.RoomEventsBetween(id, store.MinPos, pos, 1, true)
 		if err != nil || len(e) == 0 {
-			return s, err
+			return nil, err // before all we have of the room
 		}
 		_, after, err := l.groups(e[0])
 		if err != nil {

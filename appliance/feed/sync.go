@@ -279,20 +279,23 @@ var strippedTypes = []string{"m.room.create", "m.room.name", "m.room.avatar", "m
 // strippedState is what came with an invite or knock, or the room's own state when it is here, with the member event
 // itself; from is its sender.
 func (s *syncer) strippedState(m store.Membership) (state []json.RawMessage, from event.UserID, err error) {
-	if state, err = s.Stripped(m.Room, m.User); err != nil {
+	given, err := s.Stripped(m.Room, m.User)
+	if err != nil {
 		return nil, "", err
 	}
 	own := false
-	for _, raw := range state {
-		var x struct {
-			Type string `json:"type"`
-			Key  string `json:"state_key"`
+	for _, raw := range given {
+		raw, x, err := pruned(raw)
+		if err != nil {
+			return nil, "", err
 		}
-		if json.Unmarshal(raw, &x) == nil && x.Type == "m.room.member" && x.Key == string(m.User) {
-			own = true
+		if raw == nil {
+			continue
 		}
+		state = append(state, raw)
+		own = own || x.Type == "m.room.member" && x.StateKey == string(m.User)
 	}
-	if state == nil {
+	if given == nil {
 		for _, typ := range strippedTypes {
 			e, err := s.CurrentStateEvent(m.Room, typ, "")
 			if err != nil {

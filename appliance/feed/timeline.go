@@ -101,6 +101,25 @@ func (s *syncer) page(id event.RoomID, after, to int64, p past) (page, error) {
 	return out, nil
 }
 
+// cutAtHole lets a page begin at its newest event that builds on something we lack: a timeline must not look whole where other servers
+// have more between two of its events.
+func (s *syncer) cutAtHole(id event.RoomID, pg *page) error {
+	if len(pg.events) == 0 {
+		return nil
+	}
+	holes, err := s.AboveGaps(id)
+	if err != nil || len(holes) == 0 {
+		return err
+	}
+	for i, e := range slices.Backward(pg.events) {
+		if holes[e.NID] {
+			pg.events, pg.limited = pg.events[i:], true
+			break
+		}
+	}
+	return nil
+}
+
 // passes says whether an event is shown under a filter.
 func (s *syncer) passes(x *eventFilter, e *store.Event, p past) (bool, error) {
 	if s.ignored[e.Sender] && e.StateKey == nil {
@@ -152,13 +171,10 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !pg.limited && !was && len(pg.events) > 0 {
-		gaps, err := s.Gaps(m.Room)
-		if err != nil {
-			return nil, err
-		}
-		pg.limited = len(gaps) > 0 // there is more, at other servers
+	if err := s.cutAtHole(m.Room, &pg); err != nil {
+		return nil, err
 	}
+	pg.limited = pg.limited || !was && !s.first // whoever comes into a room has seen nothing of it: a client must page back for what was before
 	window := s.since.pos
 	if !was {
 		window = s.pos // what changed before does not matter: the whole state is told

@@ -362,6 +362,26 @@ func (r *Read) Gaps(room event.RoomID) ([]event.ID, error) {
 	return slices.Sorted(maps.Keys(children)), err
 }
 
+// AboveGaps gives the numbers of the events that name prev events we lack.
+func (r *Read) AboveGaps(room event.RoomID) (nids map[int64]bool, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT child FROM gap WHERE room=?`, args(nid), func(row *Row) error {
+		var n int64
+		if err := row.Scan(&n); err != nil {
+			return err
+		}
+		if nids == nil {
+			nids = make(map[int64]bool)
+		}
+		nids[n] = true
+		return nil
+	})
+	return nids, err
+}
+
 // GapChildren is Gaps that also says whether an event that was accepted names it (true) or only refused ones.
 func (r *Read) GapChildren(room event.RoomID) (gaps map[event.ID]bool, err error) {
 	gaps = make(map[event.ID]bool)
