@@ -135,6 +135,19 @@ func (u *users) ClaimKeys(ctx context.Context, req json.RawMessage) (json.RawMes
 	return json.Marshal(map[string]any{"one_time_keys": keys})
 }
 
+// presenceOf is one entry of an m.presence EDU.
+// https://spec.matrix.org/v1.19/server-server-api/#presence
+func presenceOf(user event.UserID, now feed.PresenceStatus) json.RawMessage {
+	raw, err := json.Marshal(struct {
+		User event.UserID `json:"user_id"`
+		feed.PresenceStatus
+	}{user, now})
+	if err != nil { // plain values always marshal
+		panic(err)
+	}
+	return raw
+}
+
 // EDU hands an EDU to the room that keeps its matter. Kinds that nobody here keeps are passed over.
 func (u *users) EDU(ctx context.Context, origin, kind string, content json.RawMessage) error {
 	switch kind {

@@ -276,6 +276,7 @@ type testUsers struct {
 
 	mu   sync.Mutex
 	edus []string
+	last string // content of the newest
 }
 
 func (u *testUsers) Profile(ctx context.Context, user event.UserID, _ string) (json.RawMessage, error) {
@@ -320,7 +321,7 @@ func (u *testUsers) ClaimKeys(ctx context.Context, req json.RawMessage) (json.Ra
 
 func (u *testUsers) EDU(ctx context.Context, origin, kind string, content json.RawMessage) error {
 	u.mu.Lock()
-	u.edus = append(u.edus, kind)
+	u.edus, u.last = append(u.edus, kind), string(content)
 	u.mu.Unlock()
 	switch kind {
 	case "m.direct_to_device":

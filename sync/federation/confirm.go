@@ -311,7 +311,7 @@ func (p *pullPlan) soon() { *p = pullPlan{} }
 // pullWhenDue asks for the newest events of the shared rooms and says when to look again.
 func (d *dest) pullWhenDue(ctx context.Context) (time.Duration, error) {
 	left := time.Until(d.pull.at)
-	if d.spoke.Swap(false) && left > pullFirst {
+	if d.late.Swap(false) && left > pullFirst {
 		left = pullFirst
 		d.pull.at, d.pull.gap = time.Now().Add(left), pullBusy
 	}

@@ -42,7 +42,7 @@ type dest struct {
 	linkUp  atomic.Bool // speak at once
 	failing atomic.Bool
 	triedAt atomic.Int64 // of the last failure, ns
-	spoke   atomic.Bool  // it has sent us events since we looked what else it has
+	late    atomic.Bool  // what it sent since we looked what else it has tells of an outage
 
 	mu     sync.Mutex
 	abort  context.CancelFunc // of the request under way; nil when there is none
@@ -103,7 +103,9 @@ type owed struct {
 
 func newDest(s *Sender, name string) *dest {
 	return &dest{s: s, name: name, log: s.log.With("server", name), wake: make(chan struct{}, 1), marked: map[event.RoomID]bool{},
-		hints: map[string]edu{}, rooms: map[event.RoomID]*ledger{}, most: MaxPDUs, st: Status{Server: name}}
+		hints: map[string]edu{}, rooms: map[event.RoomID]*ledger{}, most: MaxPDUs, st: Status{Server: name},
+		// Whoever comes in anew has just told us all, or been told all by us; to look again is for later, or when something hints at an outage.
+		contact: time.Now(), pull: pullPlan{at: time.Now().Add(pullMost), gap: pullMost}}
 }
 
 func (d *dest) mark(id event.RoomID) {

@@ -34,7 +34,7 @@ type IntakeConfig struct {
 type Intake struct {
 	c    IntakeConfig
 	log  *slog.Logger
-	took func(server string) // set by the Sender that looks what else a server has; nil: nobody does
+	late func(server string) // set by the Sender that looks what else a server has; nil: nobody does
 
 	mu    sync.Mutex
 	lanes map[event.RoomID]*lane
@@ -117,9 +117,7 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(pdus[a].RoomID, pdus[b].RoomID) })
 	for _, i := range order {
 		p := pdus[i]
-		if in.took != nil {
-			in.took(origin)
-		}
+		in.noteLate(origin, p)
 		ready, err := in.c.Client.checked(ctx, origin, p)
 		switch {
 		case err == nil:
@@ -140,6 +138,9 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		switch res.Outcome {
 		case room.Missing:
 			wait, waitAt = append(wait, ins[k].PDU), append(waitAt, at[k])
+			if in.late != nil {
+				in.late(origin)
+			}
 		case room.Rejected:
 			errs[at[k]] = &badPDU{"rejected: " + res.Reason}
 		default:
@@ -155,6 +156,16 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		}
 	}
 	return errs
+}
+
+// lateAfter is how old an event of a server's own user is when it tells of an outage that nobody here noticed.
+const lateAfter = 10 * time.Second
+
+// noteLate looks for signs that a server could not reach us for a while: it may have more than it will ever send.
+func (in *Intake) noteLate(origin string, p *event.PDU) {
+	if in.late != nil && p.Sender.Server() == origin && in.c.Client.now().Sub(time.UnixMilli(p.TS)) > lateAfter {
+		in.late(origin)
+	}
 }
 
 // known says whether an event is in the room for good, so that nobody needs to look at it again.

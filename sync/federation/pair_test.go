@@ -143,6 +143,48 @@ func TestInviteJoinRefuseWithdraw(t *testing.T) {
 }
 
 // TestThirdServerLearnsOfJoin: who joins through us is made known to the others by us.
+// Who has just come in through us was told all there is: nobody asks it what else it has, and it does not give us our own answer back.
+func TestQuietAfterAJoin(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert := a.user("anna"), b.user("bert")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	e, err := b.rooms.StateEvent(t.Context(), event.RoomID(id), "m.room.member", bert.UserID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.cursor(a.name, id), b.pos(string(e.ID)); got < want {
+		t.Errorf("the server that let us in is owed our events from %d, the join is %d", got, want)
+	}
+	fromA, fromB := say(t, anna, id, 3, "hin"), say(t, bert, id, 3, "her")
+	a.await("bert's words", func() bool { return a.has(id, fromB) })
+	b.await("anna's words", func() bool { return b.has(id, fromA) })
+	if n := b.seen.count("/make_"); n != 0 {
+		t.Errorf("the newcomer was asked %d times what it has", n)
+	}
+	if n := a.seen.count("/make_"); n != 1 { // the join itself
+		t.Errorf("%d requests for templates", n)
+	}
+}
+
+// Presence reaches the servers that share a room, and only those.
+func TestPresenceGoesToSharedRooms(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert := a.user("anna"), b.user("bert")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	warm := say(t, bert, id, 1, "warm")
+	a.await("the first message", func() bool { return a.has(id, warm) })
+	b.sender.Presence(t.Context(), event.UserID(bert.UserID), json.RawMessage(`{"user_id":"`+bert.UserID+`","presence":"online"}`))
+	a.await("bert's presence", func() bool {
+		a.users.mu.Lock()
+		defer a.users.mu.Unlock()
+		return slices.Contains(a.users.edus, "m.presence") && strings.Contains(a.users.last, bert.UserID)
+	})
+}
+
 func TestThirdServerLearnsOfJoin(t *testing.T) {
 	ca := testCA(t)
 	a, b, c := newTestBox(t, ca), newTestBox(t, ca), newTestBox(t, ca)

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"testing"
 
 	"hallig/appliance/event"
@@ -88,6 +90,16 @@ func TestServerACLShutsOut(t *testing.T) {
 		t.Errorf("a shut-out server's event: %v %v", errs, err)
 	}
 	v := must[*event.Version](t)(b.rooms.Version(t.Context(), event.RoomID(id)))
+	edus := fmt.Sprintf(`{"pdus":[],"edus":[{"edu_type":"m.typing","content":{"room_id":%q,"user_id":%q,"typing":true}},
+		{"edu_type":"m.receipt","content":{%q:{"m.read":{%q:{"event_ids":[%q],"data":{}}}},"!other:x":{}}}]}`, id, bert.UserID, id, bert.UserID, warm[0])
+	if _, err := b.client.Push(t.Context(), a.name, "shut-out-edus", json.RawMessage(edus)); err != nil {
+		t.Fatal(err)
+	}
+	a.users.mu.Lock()
+	if !slices.Equal(a.users.edus, []string{"m.receipt"}) || strings.Contains(a.users.last, id) {
+		t.Errorf("a shut-out server's EDUs: %v %s", a.users.edus, a.users.last)
+	}
+	a.users.mu.Unlock()
 	if _, err := b.client.History(t.Context(), a.name, event.RoomID(id), v, []event.ID{p.ID}, 10); !final(err) {
 		t.Errorf("a shut-out server's question: %v", err)
 	}

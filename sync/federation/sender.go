@@ -77,17 +77,17 @@ func NewSender(c SenderConfig) *Sender {
 		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
 	s.resendAfter.Store(int64(resendAfter))
 	s.retry.Store(int64(retryFirst))
-	c.Intake.took = s.took
+	c.Intake.late = s.late
 	c.DB.OnCommit(s.committed)
 	return s
 }
 
-// took notes that a server has sent us events: it may have more that it will never send.
-func (s *Sender) took(server string) {
+// late notes that what a server sent shows that it could not reach us for a while: it may have more that it will never send.
+func (s *Sender) late(server string) {
 	s.mu.Lock()
 	d := s.dests[server]
 	s.mu.Unlock()
-	if d != nil && !d.spoke.Swap(true) {
+	if d != nil && !d.late.Swap(true) {
 		poke(d.wake)
 	}
 }
@@ -129,6 +129,9 @@ func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
 		return nil
 	}
 	server := event.UserID(*p.StateKey).Server()
+	if server == s.c.Local.Server && a.From.Kind == "federation" && a.From.Server != "" && !s.c.IsBox(a.From.Server) {
+		return tx.AddFederationCursor(a.From.Server, p.RoomID, a.Pos) // our user came in through it: it has this event
+	}
 	if server == s.c.Local.Server || server == "" || s.c.IsBox(server) {
 		return nil
 	}
@@ -186,6 +189,39 @@ func (s *Sender) Typing(ctx context.Context, id event.RoomID, user event.UserID,
 	for _, server := range servers {
 		if d := s.dests[server]; d != nil && !d.failing.Load() {
 			d.hint(string(id)+" "+string(user), edu{Kind: "m.typing", Content: content})
+			poke(d.wake)
+		}
+	}
+}
+
+// Presence tells the servers that share a room with a local user how present the user is; best effort, nothing is kept.
+func (s *Sender) Presence(ctx context.Context, user event.UserID, status json.RawMessage) {
+	names := map[string]bool{}
+	err := s.c.DB.View(ctx, func(r *store.Read) error {
+		rooms, err := r.JoinedRooms(user)
+		if err != nil {
+			return err
+		}
+		for _, id := range rooms {
+			servers, err := r.Servers(id)
+			if err != nil {
+				return err
+			}
+			for _, name := range servers {
+				names[name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return // a hint that is lost hurts nobody
+	}
+	content, _ := json.Marshal(map[string]any{"push": []json.RawMessage{status}}) // JSON already
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range names {
+		if d := s.dests[name]; d != nil && !d.failing.Load() {
+			d.hint("presence "+string(user), edu{Kind: "m.presence", Content: content})
 			poke(d.wake)
 		}
 	}
@@ -285,8 +321,7 @@ func (s *Sender) findDests(ctx context.Context, wg *sync.WaitGroup) error {
 	}
 	for name := range names {
 		if d := s.dest(ctx, wg, name); d != nil {
-			d.linkUp.Store(true)
-			poke(d.wake)
+			d.hurry() // it was without us while we were stopped
 		}
 	}
 	return nil

@@ -212,16 +212,64 @@ func (h *Handler) entrance(ctx context.Context, id event.RoomID, origin string) 
 
 // takeEDU hands an EDU on. What a server may not say for somebody else's users is dropped by Users.
 func (h *Handler) takeEDU(ctx context.Context, origin string, e edu) error {
-	if h.c.Users == nil || e.Kind == "m.presence" { // presence is not followed across servers
+	if h.c.Users == nil {
 		return nil
 	}
-	err := h.c.Users.EDU(ctx, origin, e.Kind, e.Content)
+	content, err := h.admitted(ctx, origin, e)
+	if content == nil || err != nil {
+		return err
+	}
+	err = h.c.Users.EDU(ctx, origin, e.Kind, content)
 	var bad *room.Error
 	if errors.As(err, &bad) && bad.Code != "M_RESOURCE_LIMIT_EXCEEDED" {
 		h.log.Info("EDU refused", "origin", origin, "kind", e.Kind, "err", err)
 		return nil
 	}
 	return err
+}
+
+// admitted leaves out of an EDU what belongs to rooms whose access list shuts the server out; nil when nothing is left.
+// https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
+func (h *Handler) admitted(ctx context.Context, origin string, e edu) (json.RawMessage, error) {
+	shut := func(id event.RoomID) (bool, error) {
+		err := h.checkACL(ctx, id, origin)
+		var no *room.Error
+		if errors.As(err, &no) {
+			return true, nil
+		}
+		return false, err
+	}
+	switch e.Kind {
+	case "m.typing":
+		var c struct {
+			Room event.RoomID `json:"room_id"`
+		}
+		if json.Unmarshal(e.Content, &c) != nil {
+			return nil, nil
+		}
+		if out, err := shut(c.Room); out || err != nil {
+			return nil, err
+		}
+	case "m.receipt":
+		var rooms map[event.RoomID]json.RawMessage
+		if json.Unmarshal(e.Content, &rooms) != nil {
+			return nil, nil
+		}
+		all := len(rooms)
+		for id := range rooms {
+			out, err := shut(id)
+			if err != nil {
+				return nil, err
+			}
+			if out {
+				delete(rooms, id)
+			}
+		}
+		if len(rooms) < all {
+			return json.Marshal(rooms)
+		}
+	}
+	return e.Content, nil
 }
 
 // turns lets one transaction of a server in at a time.
