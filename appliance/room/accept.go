@@ -176,6 +176,15 @@ func (t *taker) note(ctx context.Context, in Incoming, w *waiting) {
 
 func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 	l := t.l
+	if !l.loaded { // an awaited event came before this one
+		if err := l.settle(ctx); err != nil {
+			return waiting{}, err
+		}
+	}
+	if l.many || l.awaited[in.PDU.ID] {
+		t.submit()
+		return l.takeAwaited(ctx, in)
+	}
 	unsaved := len(l.unsaved)
 	w := waiting{}
 	var err error
@@ -245,7 +254,7 @@ func (l *live) judge(k *look, in Incoming) (*prepared, Result, error) {
 	if err != nil {
 		return nil, Result{}, err
 	}
-	if old != nil && (in.Outlier || old.Flags&(store.Outlier|store.Rejected) == 0) {
+	if old != nil && (in.Outlier || !old.Is(store.Outlier)) {
 		return nil, duplicateOf(old), nil
 	}
 	thin, err := rules.Thin(in.PDU)
@@ -258,21 +267,24 @@ func (l *live) judge(k *look, in Incoming) (*prepared, Result, error) {
 	if err != nil {
 		return nil, Result{}, err
 	}
-	auth, missing, err := l.authEvents(k, in.PDU.Auth, missing)
+	auth, unknown, waits, err := l.authority(k, in.PDU.Auth)
 	if err != nil {
 		return nil, Result{}, err
+	}
+	if in.NoAuth {
+		waits = append(waits, unknown...)
+	} else {
+		missing = append(missing, unknown...)
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
 		return nil, Result{Outcome: Missing, Missing: slices.Compact(missing)}, nil
 	}
 	p := l.incoming(in, thin, old)
+	p.waits = waits
 	reason, outcome, err := l.law(k, p, auth, before, known, invalid, in)
 	if err != nil {
 		return nil, Result{}, err
-	}
-	if old != nil && old.Is(store.Rejected) && outcome == Rejected {
-		return nil, duplicateOf(old), nil
 	}
 	return p, Result{}, l.settleOutcome(k, p, in, before, known, outcome, reason)
 }
@@ -302,7 +314,15 @@ func (l *live) incoming(in Incoming, thin *rules.Event, old *store.Event) *prepa
 // law runs the checks of the law in their order.
 func (l *live) law(k *look, p *prepared, auth []*rules.Event, before group, known bool, invalid error, in Incoming) (reason string, o Outcome, err error) {
 	if invalid != nil {
+		p.waits = nil
 		return invalid.Error(), Rejected, nil
+	}
+	if foreign, err := l.foreign(k, p.pdu.Prev); foreign || err != nil {
+		p.waits = nil
+		return "a prev event is of another room", Rejected, err
+	}
+	if len(p.waits) > 0 {
+		return lacksAuthority + string(p.waits[0]), Rejected, nil
 	}
 	state := l.cur.state
 	if len(state) == 0 { // an outlier of a room we only hear about: its create event comes with the authorising ones or not at all
@@ -337,6 +357,20 @@ func (l *live) law(k *look, p *prepared, auth []*rules.Event, before group, know
 	return "", Accepted, nil
 }
 
+// foreign reports whether one of the events is known to be of another room.
+func (l *live) foreign(k *look, ids []event.ID) (bool, error) {
+	for _, id := range ids {
+		if l.isTip(id) {
+			continue
+		}
+		row, err := k.row(id)
+		if err != nil || row != nil && row.Room != l.id {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // settleOutcome gives the event its flags and its place.
 func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, known bool, o Outcome, reason string) error {
 	p.result = Result{Outcome: o, Reason: reason}
@@ -369,7 +403,7 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 	if !known {
 		return l.placeHistory(k, p)
 	}
-	if in.State != nil {
+	if p.given = in.State != nil; p.given {
 		if err := l.saveGiven(p, before); err != nil {
 			return err
 		}
@@ -404,11 +438,14 @@ func (l *live) stateBefore(k *look, in Incoming) (g group, known bool, missing [
 		return group{}, false, nil, nil
 	}
 	if in.State != nil {
-		return l.givenState(k, in.State)
+		return l.givenState(k, in.State, true)
 	}
 	var groups []group
 	for _, id := range in.PDU.Prev {
 		after, ok, err := l.stateAfter(k, id)
+		if errors.Is(err, errForeign) {
+			continue // the event is refused for it; what builds on it stands on the rest
+		}
 		if err != nil {
 			return group{}, false, nil, err
 		}
@@ -423,6 +460,8 @@ func (l *live) stateBefore(k *look, in Incoming) (g group, known bool, missing [
 		return group{}, false, nil, nil
 	case len(missing) > 0:
 		return group{}, false, missing, nil
+	case len(groups) == 0 && len(in.PDU.Prev) > 0:
+		return l.cur, true, nil, nil
 	case len(groups) == 0:
 		return group{}, true, nil, nil // a create event: the empty state
 	case len(groups) == len(l.tips) && len(groups) > 1 && l.allTips(in.PDU.Prev):
@@ -441,6 +480,9 @@ func (l *live) allTips(ids []event.ID) bool {
 	return true
 }
 
+// errForeign: an event of another room.
+var errForeign = errors.New("room: an event of another room")
+
 // stateAfter gives the state after an event whose place we know.
 func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
 	for _, t := range l.tips {
@@ -452,6 +494,9 @@ func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
 	if row == nil || err != nil {
 		return group{}, false, err
 	}
+	if row.Room != l.id {
+		return group{}, false, errForeign
+	}
 	if row.Flags&(store.Outlier|store.Guessed) != 0 || row.After == 0 && row.Type != "m.room.create" {
 		return group{}, false, nil
 	}
@@ -462,17 +507,26 @@ func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
 	return group{nid: row.After, state: s}, true, err
 }
 
-// givenState makes a state of the events that somebody says it consists of. Rejected ones have no say.
-func (l *live) givenState(k *look, ids []event.ID) (g group, known bool, missing []event.ID, err error) {
+// givenState makes a state of the events that somebody says it consists of. Rejected ones have no say; with whole, those that are rejected only
+// for want of authorising events count as missing.
+func (l *live) givenState(k *look, ids []event.ID, whole bool) (g group, known bool, missing []event.ID, err error) {
 	var s store.State
 	for _, id := range ids {
 		t, nid, err := k.thinID(id)
 		if err != nil {
 			return group{}, false, nil, err
 		}
-		if t == nil {
+		if t == nil || t.Room != l.id {
 			missing = append(missing, id)
 			continue
+		}
+		if t.Rejected && whole {
+			if waits, err := k.waits(nid); err != nil {
+				return group{}, false, nil, err
+			} else if waits { // part of the state, or not? Its authorising events must come first
+				missing = append(missing, id)
+				continue
+			}
 		}
 		if t.StateKey == nil || t.Rejected {
 			continue
@@ -491,20 +545,4 @@ func (l *live) givenState(k *look, ids []event.ID) (g group, known bool, missing
 	g = group{nid: l.r.db.NextGroup(), state: s}
 	l.r.db.CacheGroup(g.nid, s)
 	return g, true, nil, nil
-}
-
-func (l *live) authEvents(k *look, ids []event.ID, missing []event.ID) ([]*rules.Event, []event.ID, error) {
-	auth := make([]*rules.Event, 0, len(ids))
-	for _, id := range ids {
-		t, _, err := k.thinID(id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if t == nil {
-			missing = append(missing, id)
-			continue
-		}
-		auth = append(auth, t)
-	}
-	return auth, missing, nil
 }

@@ -47,6 +47,12 @@ func (r *Rooms) adoptOnce(ctx context.Context, v *event.Version, join *event.PDU
 		return fmt.Errorf("adopt room %s: %w", join.RoomID, err)
 	}
 	answer := l.submit(ps, nil)
+	if slices.ContainsFunc(ps, func(p *prepared) bool { return p.again != nil }) {
+		err = <-answer
+		l.forget()
+		l.mu.Unlock()
+		return err
+	}
 	l.mu.Unlock()
 	return <-answer
 }
@@ -77,14 +83,14 @@ func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*
 		return nil, err
 	}
 	if old != nil && old.Flags&store.Outlier == 0 && stay {
-		return ps, nil // we have it already: it came another way
+		return l.adopted(k, ps, stay) // we have it already: it came another way
 	}
 	thin, err := rules.Thin(join)
 	if err != nil {
 		return nil, err
 	}
 	in := Incoming{PDU: join, From: from, State: ids}
-	before, _, missing, err := l.givenState(k, ids)
+	before, _, missing, err := l.givenState(k, ids, false)
 	if err != nil || len(missing) > 0 {
 		return nil, errors.Join(err, lack(missing))
 	}
@@ -96,7 +102,16 @@ func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*
 		return nil, err
 	}
 	l.keep(p)
-	return append(ps, p), nil
+	return l.adopted(k, append(ps, p), stay)
+}
+
+// adopted looks again at what waited for the room's events.
+func (l *live) adopted(k *look, ps []*prepared, stay bool) ([]*prepared, error) {
+	if !l.many && !slices.ContainsFunc(ps, func(p *prepared) bool { return l.awaited[p.pdu.ID] }) {
+		return ps, nil
+	}
+	again, err := l.reconsider(k, ps, stay)
+	return append(ps, again...), err
 }
 
 func lack(ids []event.ID) error {
@@ -157,18 +172,19 @@ func (l *live) outlier(k *look, pdu *event.PDU, create *rules.Event, from Source
 	}
 	in := Incoming{PDU: pdu, From: from, Outlier: true}
 	reason := ""
+	var waits []event.ID
 	thin, err := rules.Thin(pdu)
 	if err != nil {
 		reason = err.Error()
 		thin = &rules.Event{ID: pdu.ID, Version: l.version, Room: l.id, Sender: pdu.Sender, Type: pdu.Type, StateKey: pdu.StateKey, TS: pdu.TS, Depth: pdu.Depth,
 			Prev: pdu.Prev, Auth: pdu.Auth}
 	} else if !pdu.Is("m.room.create", "") {
-		auth, missing, err := l.authEvents(k, pdu.Auth, nil)
+		auth, unknown, lack, err := l.authority(k, pdu.Auth)
 		if err != nil {
 			return nil, err
 		}
-		if len(missing) > 0 {
-			reason = "authorising events are missing"
+		if waits = append(lack, unknown...); len(waits) > 0 {
+			reason = lacksAuthority + string(waits[0])
 		} else if denied := rules.CheckAuthEvents(thin, auth, create); denied != nil {
 			reason = "authorising events: " + denied.Error()
 		}
@@ -182,6 +198,7 @@ func (l *live) outlier(k *look, pdu *event.PDU, create *rules.Event, from Source
 		outcome = Rejected
 	}
 	p := l.incoming(in, thin, nil)
+	p.waits = waits
 	return p, l.settleOutcome(k, p, in, group{}, false, outcome, reason)
 }
 

@@ -45,6 +45,7 @@ type freshEvent struct {
 	row    *store.Event
 	pdu    *event.PDU
 	thin   *rules.Event
+	waits  bool          // rejected only for want of authorising events
 	landed *atomic.Int32 // landedOK or landedNot when the writer is done with it
 }
 
@@ -72,7 +73,10 @@ type live struct {
 	list     []string          // the servers, sorted; nil: to be made
 	fresh    map[int64]*freshEvent
 	freshID  map[event.ID]*freshEvent
-	unsaved  []newGroup // made by resolution; written with the next event of the room
+	unsaved  []newGroup        // made by resolution; written with the next event of the room
+	awaited  map[event.ID]bool // authorising events for want of which others are rejected
+	many     bool              // awaited does not hold them all
+	unsure   map[int64]bool    // placed events whose verdict or state may change when one of those comes
 	resolved map[string]group
 
 	flight flight
@@ -213,6 +217,7 @@ func (l *live) load(ctx context.Context) error {
 	l.version, l.tips, l.cur, l.explicit = nil, nil, group{}, false
 	l.fresh, l.freshID, l.unsaved = make(map[int64]*freshEvent), make(map[event.ID]*freshEvent), nil
 	l.gaps, l.resolved = make(map[event.ID]bool), make(map[string]group)
+	l.awaited, l.many, l.unsure = make(map[event.ID]bool), false, make(map[int64]bool)
 	l.servers, l.list = make(map[string]int), nil
 	err := l.r.view(ctx, func(rd *store.Read) error {
 		row, err := rd.Room(l.id)
@@ -245,8 +250,10 @@ func (l *live) load(ctx context.Context) error {
 		if l.servers, err = rd.ServerCounts(l.id); err != nil {
 			return err
 		}
-		l.gaps, err = rd.GapChildren(l.id)
-		return err
+		if l.gaps, err = rd.GapChildren(l.id); err != nil {
+			return err
+		}
+		return l.loadUndecided(rd)
 	})
 	if err != nil {
 		return fmt.Errorf("load room %s: %w", l.id, err)
@@ -352,6 +359,9 @@ func (k *look) thinID(id event.ID) (*rules.Event, int64, error) {
 	e, err := k.rd.Event(id)
 	if e == nil || err != nil {
 		return nil, 0, err
+	}
+	if k.l.id != "" && e.Room != k.l.id { // perhaps of another version: all that the law needs to know is that it is foreign
+		return &rules.Event{ID: e.ID, Version: k.l.version, Room: e.Room, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, Rejected: e.Is(store.Rejected)}, e.NID, nil
 	}
 	t, err := k.l.r.thinRow(k.l.version, e)
 	return t, e.NID, err

@@ -31,6 +31,10 @@ type prepared struct {
 	tips     []int64
 	gaps     []event.ID
 	closeGap bool
+	waits    []event.ID    // rejected only because these authorising events are missing, or are rejected for that reason themselves
+	unsure   *store.Unsure // its verdict or the state before it may change with them
+	given    bool          // the state before it was told
+	again    *again        // looked at again: what of it stays as it was
 	txn      *Txn
 	extra    func(*store.Tx) error
 	result   Result
@@ -61,6 +65,9 @@ func (l *live) place(k *look, p *prepared, before group, outcome Outcome) error 
 		}
 		after = l.newGroup(p, before, before.state.With(key, row.NID))
 		row.After = after.nid
+	}
+	if err := l.noteUnsure(k, p); err != nil {
+		return err
 	}
 	if outcome != Accepted || p.info.Backfill {
 		return nil
@@ -243,8 +250,14 @@ func (l *live) serverList() []string {
 
 // keep makes a prepared event known to those that are prepared after it.
 func (l *live) keep(p *prepared) {
-	f := &freshEvent{row: p.row, pdu: p.pdu, thin: p.thin}
+	f := &freshEvent{row: p.row, pdu: p.pdu, thin: p.thin, waits: len(p.waits) > 0}
 	l.fresh[p.row.NID], l.freshID[p.row.ID] = f, f
+	for _, id := range p.waits {
+		l.awaited[id] = true
+	}
+	if p.unsure != nil {
+		l.unsure[p.row.NID] = true
+	}
 	for _, id := range p.gaps {
 		l.gaps[id] = l.gaps[id] || p.info.Outcome == Accepted
 	}
@@ -279,6 +292,7 @@ func (p *prepared) write(tx *store.Tx) error {
 	}
 	shown := row.Flags&(store.Outlier|store.Rejected|store.SoftFailed) == 0
 	switch {
+	case p.again != nil && p.again.kept:
 	case shown && p.info.Backfill:
 		row.Pos = store.HistoryPos(row.Depth, row.NID)
 	case shown:
@@ -295,10 +309,12 @@ func (p *prepared) write(tx *store.Tx) error {
 	if err := p.writeState(tx); err != nil {
 		return err
 	}
-	if err := p.redact(tx); err != nil {
-		return err
+	if p.again == nil || !p.again.quiet {
+		if err := p.redact(tx); err != nil {
+			return err
+		}
 	}
-	if hook := p.r.opt.OnAppend; hook != nil {
+	if hook := p.r.opt.OnAppend; hook != nil && (p.again == nil || !p.again.quiet) {
 		if err := hook(tx, p.info); err != nil {
 			return fmt.Errorf("note event in the log: %w", err)
 		}
@@ -321,9 +337,11 @@ func (p *prepared) writeGraph(tx *store.Tx) error {
 		}
 	}
 	if p.setTips {
-		return tx.SetTips(p.row.Room, p.tips)
+		if err := tx.SetTips(p.row.Room, p.tips); err != nil {
+			return err
+		}
 	}
-	return nil
+	return p.writeUndecided(tx)
 }
 
 func (p *prepared) writeState(tx *store.Tx) error {
@@ -335,8 +353,9 @@ func (p *prepared) writeState(tx *store.Tx) error {
 		return err
 	}
 	pos := row.Pos
-	if pos <= 0 {
+	if pos <= 0 || p.again != nil && p.again.kept {
 		pos = tx.NextPos()
+		tx.TouchRoom(row.Room)
 	}
 	if err := tx.LogState(row.Room, pos, p.old.state, p.old.state.Diff(p.cur.state)); err != nil {
 		return err

@@ -55,7 +55,7 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	l.r.db.CacheGroup(g.nid, s)
 	// The parent's own row may be one that the event at hand brings; then this one must come after it.
 	n := newGroup{group: g, parent: groups[len(groups)-1]}
-	if p != nil && slices.ContainsFunc(p.groups, func(o newGroup) bool { return o.nid == n.parent.nid }) {
+	if p != nil && (p.again != nil || slices.ContainsFunc(p.groups, func(o newGroup) bool { return o.nid == n.parent.nid })) {
 		p.groups = append(p.groups, n)
 		return g, nil
 	}

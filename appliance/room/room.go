@@ -50,6 +50,7 @@ type AppendInfo struct {
 	Log      *LogRef  // what the giver named; nil: first taken in here
 	Servers  []string // with a joined member before the event, plus those it makes join
 	Outcome  Outcome  // Accepted, SoftFailed or Rejected
+	Again    bool     // it was rejected before, for want of an authorising event
 	Backfill bool
 	Outlier  bool
 }
@@ -222,6 +223,7 @@ type Incoming struct {
 	State    []event.ID // the state before the event, when its prev events cannot be had; all of them known (outliers will do)
 	Backfill bool       // history: placed before everything that came live
 	Outlier  bool       // known by name only: an authorising event or a part of some state
+	NoAuth   bool       // authorising events that we lack cannot be had now: the event is rejected until they come
 	Log      *LogRef
 	ExtraTx  func(*store.Tx) error // committed together with the event; also runs when the event is a duplicate
 }

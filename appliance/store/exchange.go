@@ -309,6 +309,16 @@ func (r *Read) HasEntry(room event.RoomID, box string, epoch uint32, seq uint64)
 		WHERE l.room = ? AND b.id = ? AND l.epoch = ? AND e.seq = ?`, args(rn, box, epoch, seq), &one)
 }
 
+// InLog says whether an event stands in any log of its room.
+func (r *Read) InLog(room event.RoomID, nid int64) (bool, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return false, err
+	}
+	var one int
+	return r.one(`SELECT 1 FROM log l JOIN log_entry e ON e.log = l.n WHERE l.room = ? AND e.event = ? LIMIT 1`, args(rn, nid), &one)
+}
+
 // EventByShort finds an event of a room by the first eight bytes of its id's hash; 0 when we do not have it for good.
 func (r *Read) EventByShort(room event.RoomID, short [8]byte) (nid int64, err error) {
 	rn, err := r.findRoom(room)

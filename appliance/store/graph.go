@@ -45,16 +45,6 @@ func (r *Read) AwaitsAuth(child int64) (bool, error) {
 	return r.one(`SELECT child FROM auth_wait WHERE child=? LIMIT 1`, args(child), &n)
 }
 
-// AnyAuthWait reports whether any event of a room waits for an authorising event.
-func (r *Read) AnyAuthWait(room event.RoomID) (bool, error) {
-	nid, err := r.findRoom(room)
-	if nid == 0 || err != nil {
-		return false, err
-	}
-	var n int64
-	return r.one(`SELECT child FROM auth_wait WHERE room=? LIMIT 1`, args(nid), &n)
-}
-
 // MissingAuth lists authorising events of a room that events wait for and that we do not have at all, in no order.
 func (r *Read) MissingAuth(room event.RoomID, limit int) (ids []event.ID, err error) {
 	nid, err := r.findRoom(room)
@@ -71,6 +61,21 @@ func (r *Read) MissingAuth(room event.RoomID, limit int) (ids []event.ID, err er
 	return ids, err
 }
 
+// AuthAwaited lists the authorising events of a room that events wait for, up to limit.
+func (r *Read) AuthAwaited(room event.RoomID, limit int) (ids []event.ID, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT DISTINCT id FROM auth_wait WHERE room=? LIMIT ?`, args(nid, limit), func(row *Row) error {
+		var b []byte
+		err := row.Scan(&b)
+		ids = append(ids, idText(b))
+		return err
+	})
+	return ids, err
+}
+
 // AuthWaitRooms lists the rooms in which events wait for authorising events.
 func (r *Read) AuthWaitRooms() ([]event.RoomID, error) {
 	return r.roomList(`SELECT DISTINCT room FROM auth_wait`)
@@ -78,8 +83,9 @@ func (r *Read) AuthWaitRooms() ([]event.RoomID, error) {
 
 // Unsure is a placed event whose verdict or state may change.
 type Unsure struct {
-	NID   int64
-	Given bool // the state before it was told, it does not follow from its prev events
+	NID     int64
+	Given   bool // the state before it was told, it does not follow from its prev events
+	Covered bool // an accepted event named it before it came: it will be no end of the graph
 }
 
 // AddUnsure puts an event behind the room's other unsure ones.
@@ -88,7 +94,14 @@ func (tx *Tx) AddUnsure(room event.RoomID, u Unsure) error {
 	if err != nil {
 		return err
 	}
-	return tx.exec(`INSERT OR IGNORE INTO unsure (room, event, given) VALUES (?, ?, ?)`, nid, u.NID, u.Given)
+	bits := 0
+	if u.Given {
+		bits |= 1
+	}
+	if u.Covered {
+		bits |= 2
+	}
+	return tx.exec(`INSERT OR IGNORE INTO unsure (room, event, given) VALUES (?, ?, ?)`, nid, u.NID, bits)
 }
 
 // DropUnsure notes that an event's verdict and state are for good.
@@ -104,7 +117,9 @@ func (r *Read) UnsureEvents(room event.RoomID) (us []Unsure, err error) {
 	}
 	err = r.each(`SELECT event, given FROM unsure WHERE room=? ORDER BY n`, args(nid), func(row *Row) error {
 		var u Unsure
-		err := row.Scan(&u.NID, &u.Given)
+		var bits int64
+		err := row.Scan(&u.NID, &bits)
+		u.Given, u.Covered = bits&1 != 0, bits&2 != 0
 		us = append(us, u)
 		return err
 	})

@@ -49,6 +49,11 @@ func number(tx *store.Tx, e room.AppendInfo) error {
 	case e.Outcome == room.Rejected || e.From.Kind == "link":
 		return nil // an ancestor that a box gave on request stands in somebody's log already
 	}
+	if e.Again { // its giver may have named its place when it was still refused
+		if known, err := tx.InLog(e.Room, e.NID); known || err != nil {
+			return err
+		}
+	}
 	_, err := tx.NumberEvent(e.Room, e.NID)
 	return err
 }

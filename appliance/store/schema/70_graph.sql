@@ -13,7 +13,7 @@ CREATE TABLE auth_wait (
 CREATE INDEX auth_wait_child ON auth_wait (child);
 
 -- Placed events whose verdict, or the state before which, may change when such an event is looked at again: the event itself and what descends from it,
--- ancestors first. given: the state before it was told by somebody and is not made of its prev events.
+-- ancestors first. given: 1 the state before it was told by somebody and is not made of its prev events, 2 an accepted event named it before it came.
 CREATE TABLE unsure (
 	n     INTEGER PRIMARY KEY,
 	room  INTEGER NOT NULL,
