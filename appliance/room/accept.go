@@ -31,6 +31,10 @@ func (r *Rooms) Accept(ctx context.Context, in Incoming) (Result, error) {
 // is written as one act. Each gets its own answer, as if Accept had been called for one after the other.
 func (r *Rooms) AcceptAll(ctx context.Context, ins []Incoming) ([]Result, error) {
 	ws := make([]waiting, len(ins))
+	release := func() {}
+	if len(ins) > 1 {
+		release = r.db.Gather()
+	}
 	for i := 0; i < len(ins); {
 		n := 1
 		for i+n < len(ins) && ins[i+n].PDU.RoomID == ins[i].PDU.RoomID {
@@ -39,6 +43,7 @@ func (r *Rooms) AcceptAll(ctx context.Context, ins []Incoming) ([]Result, error)
 		r.takeRun(ctx, ins[i:i+n], ws[i:i+n])
 		i += n
 	}
+	release()
 	results := make([]Result, len(ins))
 	for i, w := range ws {
 		err := w.wait()

@@ -43,6 +43,7 @@ const (
 	maxWaiting    = 4096
 	lazyDelay     = 2 * time.Second
 	quietDelay    = 5 * time.Minute
+	gatherMost    = 2 * time.Millisecond
 )
 
 // Options of Open. The zero value is right for a box.
@@ -77,6 +78,7 @@ type DB struct {
 	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
 	groupNID  atomic.Int64
 	flushes   atomic.Int64
+	gathering atomic.Int32 // how many are about to queue more
 	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
 	redactionsWait atomic.Bool
 	stopCheck      context.CancelFunc

@@ -99,7 +99,37 @@ func (db *DB) queue(o op) {
 	}
 	db.waiting = append(db.waiting, o)
 	db.mu.Unlock()
-	db.poke()
+	if db.gathering.Load() == 0 {
+		db.poke()
+	}
+}
+
+// Gather tells the writer that more acts are about to be queued, which may as well share a flush: it waits for them until release is called, a
+// moment at most. release must be called before one waits for an answer.
+func (db *DB) Gather() (release func()) {
+	if db.gathering.Add(1) == 1 {
+		db.poke() // the writer must know, as those who queue do not wake it now
+	}
+	return func() {
+		db.gathering.Add(-1)
+		db.poke()
+	}
+}
+
+// gather waits while somebody is about to queue more.
+func (db *DB) gather() {
+	if db.gathering.Load() == 0 {
+		return
+	}
+	most := time.NewTimer(gatherMost)
+	defer most.Stop()
+	for db.gathering.Load() > 0 {
+		select {
+		case <-db.wake:
+		case <-most.C:
+			return
+		}
+	}
 }
 
 // Lazy is for data that a power cut may take back (receipts, last-seen): it joins the next batch, or one of its own within 2 s.
@@ -137,6 +167,7 @@ func (db *DB) write() {
 	defer quiet.Stop()
 	due, dirty := false, false
 	for {
+		db.gather()
 		batch, closed := db.take(due)
 		due = false
 		if len(batch) > 0 {
@@ -155,6 +186,9 @@ func (db *DB) write() {
 		}
 		if closed {
 			return
+		}
+		if db.gathering.Load() > 0 {
+			continue
 		}
 		if lazyAt == nil && db.hasLazy() {
 			lazyAt = time.After(lazyDelay)
