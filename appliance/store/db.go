@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store/compact"
 )
 
 //go:embed schema/*.sql
@@ -107,6 +108,7 @@ type DB struct {
 	// written: numbers of events that the write in progress may refer to.
 	written written
 	ownLogs map[event.RoomID]*ownLog
+	encoder compact.Encoder
 	failed  error
 }
 

@@ -54,17 +54,17 @@ func (c *idCache) put(nid int64, id event.ID) {
 // written remembers the numbers of events whose rows the writer sees. It is the writer's own and forgets all when a write is undone.
 type written []idEntry
 
-func slot(id event.ID) int {
+func slot(id []byte) int {
 	var b [8]byte
 	copy(b[:], id[max(0, len(id)-8):])
 	return int(binary.LittleEndian.Uint64(b[:]) * 0x9e3779b97f4a7c15 >> 54) // ten bits
 }
 
-func (w written) find(id event.ID) int64 {
+func (w written) find(id []byte) int64 {
 	if w == nil {
 		return 0
 	}
-	if e := &w[slot(id)]; e.id == id {
+	if e := &w[slot(id)]; string(e.id) == string(id) {
 		return e.nid
 	}
 	return 0
@@ -74,18 +74,18 @@ func (w *written) put(nid int64, id event.ID) {
 	if *w == nil {
 		*w = make(written, idEntries)
 	}
-	(*w)[slot(id)] = idEntry{nid, event.ID(strings.Clone(string(id)))} // it may point into a whole event
+	(*w)[slot([]byte(id))] = idEntry{nid, event.ID(strings.Clone(string(id)))} // it may point into a whole event
 }
 
 func (e *Event) columns() *compact.Columns {
 	return &compact.Columns{NID: e.NID, ID: string(e.ID), Room: string(e.Room), Sender: string(e.Sender), Type: e.Type, StateKey: e.StateKey, Depth: e.Depth, TS: e.TS}
 }
 
-// packed is the form in which the row of e keeps an event's JSON.
+// packed is the form in which the row of e keeps an event's JSON, valid until the next one is made.
 func (tx *Tx) packed(e *Event, json []byte) ([]byte, error) {
 	var failed error
-	row := compact.Encode(json, e.columns(), func(id string) int64 {
-		nid := tx.db.written.find(event.ID(id))
+	row := tx.db.encoder.Encode(json, e.columns(), func(id []byte) int64 {
+		nid := tx.db.written.find(id)
 		if nid == 0 {
 			var err error
 			if nid, err = tx.EventNID(event.ID(id)); err != nil {

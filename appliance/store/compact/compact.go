@@ -33,6 +33,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -98,14 +99,34 @@ var errBad = errors.New("damaged compact event")
 // IsCompact says whether a row is to be given to Decode.
 func IsCompact(row []byte) bool { return len(row) > 0 && row[0] == format }
 
+// Encoder makes rows. It keeps its memory for the next one and belongs to one goroutine.
+type Encoder struct {
+	c          *Columns
+	nid        func(id []byte) int64
+	hashAsText bool
+	refs       []ref
+	head       []byte // of the row
+	extra      []byte
+	out        []byte // the members, and then the whole row
+	back       []byte // the row read again
+}
+
+// ref is an event that the row names by number.
+type ref struct {
+	nid int64
+	id  []byte
+}
+
 // Encode gives the compact form of an event's JSON, or json itself when it has none. nid names the events that are in the database, 0 for others.
-func Encode(json []byte, c *Columns, nid func(id string) int64) []byte {
+// The answer is valid until the next call.
+func (e *Encoder) Encode(json []byte, c *Columns, nid func(id []byte) int64) []byte {
 	if len(json) > event.MaxSize {
 		return json
 	}
 	// A redacted event keeps the hash of what it was: there the hash stands as text.
 	for _, hashAsText := range []bool{false, true} {
-		e := encoder{c: c, nid: nid, hashAsText: hashAsText}
+		e.c, e.nid, e.hashAsText = c, nid, hashAsText
+		e.refs, e.head, e.extra, e.out = e.refs[:0], e.head[:0], e.extra[:0], e.out[:0]
 		if row, ok := e.event(json); ok && len(row) < len(json) && e.proves(row, json) {
 			return row
 		}
@@ -114,84 +135,127 @@ func Encode(json []byte, c *Columns, nid func(id string) int64) []byte {
 }
 
 // proves reads the row as Decode will.
-func (e *encoder) proves(row, json []byte) bool {
-	back, err := Decode(row, e.c, func(n int64) (string, error) {
+func (e *Encoder) proves(row, json []byte) bool {
+	d := decoder{in: row[1:], c: e.c, out: e.back[:0], id: func(n int64) (string, error) {
 		for i := range e.refs {
 			if e.refs[i].nid == n {
-				return e.refs[i].id, nil
+				return string(e.refs[i].id), nil
 			}
 		}
 		return "", errBad
-	})
-	return err == nil && bytes.Equal(back, json)
+	}}
+	err := d.event()
+	e.back = d.out
+	return err == nil && bytes.Equal(d.out, json)
 }
 
-// ref is an event that the row names by number.
-type ref struct {
-	nid int64
-	id  string
-}
-
-type encoder struct {
-	c    *Columns
-	nid  func(string) int64
-	out  []byte
-	refs []ref
-
-	hashAsText bool
-}
-
-// event writes a row. What it writes need not be right: the caller proves it.
-func (e *encoder) event(json []byte) (row []byte, ok bool) {
+// event writes a row. What it writes need not be right: Encode proves it. So the text is only cut into members, not checked.
+func (e *Encoder) event(json []byte) (row []byte, ok bool) {
+	if len(json) < 2 || json[0] != '{' {
+		return nil, false
+	}
 	var has, text uint64
-	var extra []byte
 	extras, next := 0, member(0)
-	e.out = make([]byte, 0, len(json))
-	ok = true
-	whole := event.Each(json, func(key, val []byte) bool {
+	for i := 1; i < len(json); {
+		key, val := i, 0
+		if val = skip(json, key); val < 0 || val >= len(json) || json[val] != ':' {
+			return nil, false
+		}
+		end := skip(json, val+1)
+		if end < 0 || end >= len(json) {
+			return nil, false
+		}
 		m := next
-		for m < members && names[m] != string(key) {
+		for m < members && names[m] != string(json[key+1:val-1]) {
 			m++
 		}
 		if m == members { // not one of the known ones
 			extras++
-			extra = append(extra, byte(next))
-			extra, ok = appendPhrases(extra, append(append(event.AppendText(nil, string(key)), ':'), val...))
-			return ok
+			if e.extra, ok = appendPhrases(append(e.extra, byte(next)), json[key:end]); !ok {
+				return nil, false
+			}
+		} else {
+			next = m + 1
+			has |= bit[m]
+			before := len(e.out)
+			if !e.own(m, json[val+1:end]) {
+				text |= bit[m]
+				if e.out, ok = appendPhrases(e.out[:before], json[val+1:end]); !ok {
+					return nil, false
+				}
+			}
 		}
-		next = m + 1
-		has |= bit[m]
-		before := len(e.out)
-		if !e.own(m, val) {
-			text |= bit[m]
-			e.out, ok = appendPhrases(e.out[:before], val)
-		}
-		return ok
-	})
-	if !whole || !ok {
-		return nil, false
+		i = end + 1
 	}
 	if extras > 0 {
 		has |= bit[others]
 	}
-	row = binary.AppendUvarint(append(make([]byte, 0, len(e.out)+len(extra)+8), format), has^usual)
-	row = binary.AppendUvarint(row, text)
+	e.head = binary.AppendUvarint(append(e.head, format), has^usual)
+	e.head = binary.AppendUvarint(e.head, text)
 	if extras > 0 {
-		row = append(binary.AppendUvarint(row, uint64(extras)), extra...)
+		e.head = append(binary.AppendUvarint(e.head, uint64(extras)), e.extra...)
 	}
-	return append(row, e.out...), true
+	e.out = slices.Insert(e.out, 0, e.head...)
+	return e.out, true
+}
+
+// skip finds the end of the value at i; -1 if it has none.
+func skip(json []byte, i int) int {
+	depth := 0
+	for i < len(json) {
+		switch json[i] {
+		case '"':
+			n := textEnd(json, i)
+			if n < 0 || depth == 0 {
+				return n
+			}
+			i = n
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return i
+			}
+			if depth == 0 {
+				return i + 1
+			}
+		case ',':
+			if depth == 0 {
+				return i
+			}
+		}
+		i++
+	}
+	return -1
+}
+
+// textEnd finds the end of the string at i; -1 if it has none.
+func textEnd(json []byte, i int) int {
+	for i++; ; i++ {
+		n := bytes.IndexByte(json[i:], '"')
+		if n < 0 {
+			return -1
+		}
+		i += n
+		slashes := 0
+		for json[i-1-slashes] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i + 1
+		}
+	}
 }
 
 // own writes a member in its own form; false when it has another shape.
-func (e *encoder) own(m member, val []byte) bool {
+func (e *Encoder) own(m member, val []byte) (ok bool) {
 	switch m {
 	case authEvents, prevEvents:
 		return e.list(val)
 	case redacts:
-		id, ok := event.Text(val)
-		return ok && e.reference(id)
+		return len(val) == 46 && val[0] == '"' && val[45] == '"' && e.reference(val[1:45])
 	case content:
-		var ok bool
 		e.out, ok = appendPhrases(e.out, val)
 		return ok
 	case hashes:
@@ -204,24 +268,24 @@ func (e *encoder) own(m member, val []byte) bool {
 	return ok && bytes.Equal(own, val)
 }
 
-func (e *encoder) list(val []byte) bool {
-	n := 0
-	if !event.Elements(val, func([]byte) bool { n++; return true }) {
+// list writes ids of 44 characters, as all are since room version 3.
+func (e *Encoder) list(val []byte) bool {
+	const each = 47 // a bracket or comma, quotes, the id
+	n := len(val) / each
+	if len(val) != n*each+1 && string(val) != "[]" {
 		return false
 	}
 	e.out = binary.AppendUvarint(e.out, uint64(n))
-	ok := true
-	event.Elements(val, func(v []byte) bool {
-		var id string
-		if id, ok = event.Text(v); ok {
-			ok = e.reference(id)
+	for ; n > 0; n-- {
+		if val[1] != '"' || val[46] != '"' || !e.reference(val[2:46]) {
+			return false
 		}
-		return ok
-	})
-	return ok
+		val = val[each:]
+	}
+	return true
 }
 
-func (e *encoder) reference(id string) bool {
+func (e *Encoder) reference(id []byte) bool {
 	if n := e.nid(id); n > 0 {
 		e.refs = append(e.refs, ref{n, id})
 		d := e.c.NID - n
@@ -236,12 +300,12 @@ func (e *encoder) reference(id string) bool {
 }
 
 // hashOf reads an id of room version 4 and later.
-func hashOf(id string) (h [32]byte, ok bool) {
+func hashOf(id []byte) (h [32]byte, ok bool) {
 	if len(id) != 44 || id[0] != '$' {
 		return h, false
 	}
 	var b [33]byte
-	n, err := base64.RawURLEncoding.Strict().Decode(b[:], []byte(id[1:]))
+	n, err := base64.RawURLEncoding.Strict().Decode(b[:], id[1:])
 	copy(h[:], b[:])
 	return h, err == nil && n == 32
 }
@@ -249,32 +313,24 @@ func hashOf(id string) (h [32]byte, ok bool) {
 const algorithm = "ed25519:"
 
 // signature writes the only signature, if it is the sender's server's.
-func (e *encoder) signature(val []byte) bool {
-	var keyID, sig []byte
-	n := 0
-	event.Each(val, func(server, keys []byte) bool {
-		if n++; string(server) != e.c.server() {
-			n = 2
-		}
-		event.Each(keys, func(id, v []byte) bool {
-			n++
-			keyID, sig = id, v
-			return true
-		})
-		return true
-	})
-	if n != 2 || len(sig) != 88 || sig[0] != '"' {
+func (e *Encoder) signature(val []byte) bool {
+	server := e.c.server()
+	val, ok1 := bytes.CutPrefix(val, []byte(`{"`))
+	if !ok1 || len(val) < len(server) || string(val[:len(server)]) != server {
 		return false
 	}
-	name, ok := bytes.CutPrefix(keyID, []byte(algorithm))
-	if !ok {
+	val, ok1 = bytes.CutPrefix(val[len(server):], []byte(`":{"`+algorithm))
+	val, ok2 := bytes.CutSuffix(val, []byte(`"}}`))
+	name, sig, ok3 := bytes.Cut(val, []byte(`":"`))
+	if !ok1 || !ok2 || !ok3 || len(sig) != 86 {
 		return false
 	}
+	var ok bool
 	if e.out, ok = appendPhrases(e.out, name); !ok {
 		return false
 	}
 	var raw [66]byte
-	if got, err := base64.RawStdEncoding.Strict().Decode(raw[:], sig[1:87]); err != nil || got != 64 {
+	if got, err := base64.RawStdEncoding.Strict().Decode(raw[:], sig); err != nil || got != 64 {
 		return false
 	}
 	e.out = append(e.out, raw[:64]...)

@@ -29,7 +29,7 @@ func id(n int) event.ID {
 // book knows events by number, as a database does.
 type book map[string]int64
 
-func (b book) nid(id string) int64 { return b[id] }
+func (b book) nid(id []byte) int64 { return b[string(id)] }
 
 func (b book) id(nid int64) (string, error) {
 	for id, n := range b {
@@ -47,7 +47,7 @@ func columns(p *event.PDU, nid int64) *Columns {
 // back proves that text comes back from the row and gives the row.
 func back(t testing.TB, text []byte, c *Columns, b book) []byte {
 	t.Helper()
-	row := Encode(text, c, b.nid)
+	row := bytes.Clone(new(Encoder).Encode(text, c, b.nid))
 	if IsCompact(text) || !IsCompact(row) { // the former is no JSON
 		if !bytes.Equal(row, text) {
 			t.Fatalf("a row that is neither compact nor the text: %q for %q", row, text)
@@ -239,7 +239,7 @@ func TestFrozenRows(t *testing.T) {
 
 func TestUnknownNumber(t *testing.T) {
 	p := message(t, event.Default(), `{}`)
-	row := Encode(p.JSON(), columns(p, 50), known(1, 2).nid)
+	row := new(Encoder).Encode(p.JSON(), columns(p, 50), known(1, 2).nid)
 	if _, err := Decode(row, columns(p, 50), known(1).id); err == nil || err.Error() != "no event 2" {
 		t.Errorf("a number without an event: %v", err)
 	}
@@ -261,8 +261,8 @@ func FuzzDecode(f *testing.F) {
 	for _, v := range event.Known()[2:] {
 		version, _ := event.Lookup(v)
 		p := message(f, version, `{"body":"x","msgtype":"m.text","k":"`+strings.Repeat("Z", 80)+`"}`)
-		f.Add(Encode(p.JSON(), columns(p, 50), known(1, 2).nid))
-		f.Add(Encode(bytes.Replace(p.JSON(), []byte(`"depth"`), []byte(`"dd":1,"depth"`), 1), columns(p, 50), known(1).nid))
+		f.Add(new(Encoder).Encode(p.JSON(), columns(p, 50), known(1, 2).nid))
+		f.Add(new(Encoder).Encode(bytes.Replace(p.JSON(), []byte(`"depth"`), []byte(`"dd":1,"depth"`), 1), columns(p, 50), known(1).nid))
 	}
 	state := "k"
 	c := &Columns{NID: 50, ID: "$x", Room: "!r:a", Sender: "@u:a", Type: "t", StateKey: &state, Depth: 1, TS: 2}
@@ -286,15 +286,16 @@ func BenchmarkEncode(b *testing.B) {
 	p := message(b, event.Default(), `{"body":"`+strings.Repeat("Der Pegel steigt. ", 17)+`","msgtype":"m.text"}`)
 	c, k := columns(p, 100), known(1, 2, 3, 4)
 	b.ReportAllocs()
+	var e Encoder
 	for b.Loop() {
-		Encode(p.JSON(), c, k.nid)
+		e.Encode(p.JSON(), c, k.nid)
 	}
 }
 
 func BenchmarkDecode(b *testing.B) {
 	p := message(b, event.Default(), `{"body":"`+strings.Repeat("Der Pegel steigt. ", 17)+`","msgtype":"m.text"}`)
 	c, k := columns(p, 100), known(1, 2, 3, 4)
-	row := Encode(p.JSON(), c, k.nid)
+	row := new(Encoder).Encode(p.JSON(), c, k.nid)
 	ids := [5]string{"", string(id(1)), string(id(2)), string(id(3)), string(id(4))}
 	b.ReportAllocs()
 	for b.Loop() {

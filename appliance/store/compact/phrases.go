@@ -89,7 +89,7 @@ func appendPhrases(out, text []byte) (short []byte, ok bool) {
 			return out, false
 		}
 		if out, lit = appendRun(out, text, lit, letters, i); c == '$' && len(text)-i >= 44 {
-			if h, ok := hashOf(string(text[i : i+44])); ok {
+			if h, ok := hashOf(text[i : i+44]); ok {
 				out = append(append(append(out, text[lit:i]...), eventIs), h[:]...)
 				i += 44
 				lit, letters = i, i
