@@ -4,6 +4,7 @@ package room
 
 import (
 	"context"
+	"slices"
 
 	"hallig/appliance/event"
 	"hallig/appliance/rules"
@@ -32,6 +33,45 @@ func versionOf(rd *store.Read, room event.RoomID) (*event.Version, error) {
 		return nil, notFound("room %s is of unknown version %q", room, row.Version)
 	}
 	return v, nil
+}
+
+// Standing is what a server's door asks of a room before anything else.
+type Standing struct {
+	Version  *event.Version
+	Resident bool // this server has a joined member
+	ACL      bool // the current state holds an m.room.server_acl
+}
+
+// Standing answers from memory while the room is there; *Error M_NOT_FOUND when the room is unknown.
+func (r *Rooms) Standing(ctx context.Context, room event.RoomID) (s Standing, err error) {
+	acl, err := r.db.FindStateKey("m.room.server_acl", "")
+	if err != nil {
+		return s, err
+	}
+	r.mu.Lock()
+	l := r.live[room] // a name that a stranger made up must not push a room out of memory
+	r.mu.Unlock()
+	if l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.dead && l.loaded && l.in() && !l.flight.failed(l.gen) {
+			return Standing{Version: l.version, Resident: l.servers[r.id.Server] > 0, ACL: acl != 0 && l.cur.state.Find(acl) != 0}, nil
+		}
+	}
+	err = r.view(ctx, func(rd *store.Read) error {
+		if s.Version, err = versionOf(rd, room); err != nil {
+			return err
+		}
+		servers, err := rd.Servers(room)
+		if err != nil {
+			return err
+		}
+		s.Resident = slices.Contains(servers, r.id.Server)
+		e, err := rd.CurrentStateEvent(room, "m.room.server_acl", "")
+		s.ACL = e != nil
+		return err
+	})
+	return s, err
 }
 
 // Knows reports whether we hold the room's state (are or were in it).

@@ -116,6 +116,8 @@ func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string)
 	return h.checkACL(ctx, room, server)
 }
 
+var errNotResident = notFound("this server is not in the room")
+
 // checkResident refuses when we ourselves have nobody in the room: then our picture of it is old.
 func (h *Handler) checkResident(ctx context.Context, room event.RoomID) error {
 	servers, err := h.c.Rooms.Servers(ctx, room)
@@ -123,7 +125,7 @@ func (h *Handler) checkResident(ctx context.Context, room event.RoomID) error {
 		return err
 	}
 	if !slices.Contains(servers, h.c.Local.Server) {
-		return notFound("this server is not in the room")
+		return errNotResident
 	}
 	return nil
 }

@@ -195,17 +195,20 @@ func (h *Handler) entrance(ctx context.Context, id event.RoomID, origin string) 
 	if id == "" {
 		return &entrance{}, nil
 	}
-	v, err := h.c.Rooms.Version(ctx, id)
+	st, err := h.c.Rooms.Standing(ctx, id)
 	var unknown *room.Error
-	if errors.As(err, &unknown) || err == nil && v.Readable {
+	if errors.As(err, &unknown) || err == nil && st.Version.Readable {
 		return &entrance{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	e := &entrance{version: v}
-	if e.refused = h.checkACL(ctx, id, origin); e.refused == nil {
-		e.refused = h.checkResident(ctx, id)
+	e := &entrance{version: st.Version}
+	if st.ACL {
+		e.refused = h.checkACL(ctx, id, origin)
+	}
+	if e.refused == nil && !st.Resident {
+		e.refused = errNotResident
 	}
 	return e, nil
 }
