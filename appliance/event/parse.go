@@ -50,21 +50,37 @@ func ParseTrusted(v *Version, id ID, raw []byte) (*PDU, error) {
 
 // texts collects the strings of an event, so that all of them take one allocation.
 type texts struct {
-	buf  []byte
 	room [768]byte
+	n    int
+	big  []byte // in place of room when that is full
 }
 
 func (t *texts) put(s []byte) span {
-	from := len(t.buf)
-	t.buf = append(t.buf, s...)
-	return span{from, len(t.buf)}
+	from := t.n
+	t.n += len(s)
+	switch {
+	case t.big != nil:
+		t.big = append(t.big, s...)
+	case t.n <= len(t.room):
+		copy(t.room[from:], s)
+	default:
+		t.big = append(append(make([]byte, 0, 2*t.n), t.room[:from]...), s...)
+	}
+	return span{from, t.n}
 }
 
-// draft is an event while it is read.
+func (t *texts) bytes(s span) []byte {
+	if t.big != nil {
+		return t.big[s.from:s.to]
+	}
+	return t.room[s.from:s.to]
+}
+
+func (t *texts) all() string { return string(t.bytes(span{0, t.n})) }
+
+// draft is an event while it is read. It holds nothing that outlives the reading (neither the event nor its text), so that it lies on the stack.
 type draft struct {
 	v *Version
-	p *PDU
-	m members
 	t texts
 
 	id, room, sender, typ, key, redacts span
@@ -90,77 +106,75 @@ const (
 
 // parse reads the canonical text b, which it keeps. An empty id is computed.
 func parse(v *Version, id ID, b []byte) (*PDU, error) {
-	d := draft{v: v, p: &PDU{Version: v}}
-	d.t.buf = d.t.room[:0]
+	d := draft{v: v}
 	var store [20]member
-	var ok bool
-	if d.m, ok = membersOf(b, v.numbers(), store[:]); !ok {
+	list, ok := memberList(b, v.numbers(), store[:])
+	if !ok {
 		return nil, errors.New("not a canonical JSON object")
 	}
-	d.dropUnsigned()
-	if len(d.m.b) > MaxSize {
-		return nil, fmt.Errorf("%d bytes: %w", len(d.m.b), ErrTooLarge)
+	p := &PDU{Version: v}
+	b, list = dropUnsigned(p, b, list)
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("%d bytes: %w", len(b), ErrTooLarge)
 	}
-	d.p.json = d.m.b
-	for i := range d.m.list {
-		if err := d.field(string(d.m.key(i)), d.m.val(i), d.m.list[i]); err != nil {
-			return nil, fmt.Errorf("%.64s: %w", d.m.key(i), err)
+	p.json = b
+	for _, m := range list {
+		if err := d.field(p, string(m.keyIn(b)), m.valIn(b), m); err != nil {
+			return nil, fmt.Errorf("%.64s: %w", m.keyIn(b), err)
 		}
 	}
-	if err := d.complete(); err != nil {
+	if err := d.complete(p); err != nil {
 		return nil, err
 	}
 	if id == "" && v.eventIDs != idInEvent {
 		var buf [52]byte
-		h := sum(redact(v, &d.m, d.t.buf[d.typ.from:d.typ.to], false))
+		h := sum(redact(v, &members{b: b, list: list}, d.t.bytes(d.typ), false))
 		buf[0] = '$'
 		v.idEncoding().Encode(buf[1:], h[:])
 		d.id = d.t.put(buf[:1+v.idEncoding().EncodedLen(len(h))])
 	} else if id != "" {
 		d.id = d.t.put([]byte(id))
 	}
-	d.finish()
-	return d.p, nil
+	d.finish(p)
+	return p, nil
 }
 
 // dropUnsigned takes unsigned out of the text: it is no part of the event, and whoever sent it may say there what he likes.
-func (d *draft) dropUnsigned() {
-	l := d.m.list
+func dropUnsigned(p *PDU, b []byte, l []member) ([]byte, []member) {
 	for i := range l {
-		if string(d.m.key(i)) != "unsigned" {
+		if string(l[i].keyIn(b)) != "unsigned" {
 			continue
 		}
-		d.p.Unsigned = bytes.Clone(d.m.val(i))
+		p.Unsigned = bytes.Clone(l[i].valIn(b))
 		from, to := l[i].key, l[i].end
 		if i > 0 {
 			from = l[i-1].end
 		} else if len(l) > 1 {
 			to = l[1].key
 		}
-		d.m.b = append(bytes.Clone(d.m.b[:from]), d.m.b[to:]...)
 		n := to - from
 		for j := i + 1; j < len(l); j++ {
 			l[j].key, l[j].keyEnd, l[j].val, l[j].end = l[j].key-n, l[j].keyEnd-n, l[j].val-n, l[j].end-n
 		}
-		d.m.list = slices.Delete(l, i, i+1)
-		return
+		return append(bytes.Clone(b[:from]), b[to:]...), slices.Delete(l, i, i+1)
 	}
+	return b, l
 }
 
-func (d *draft) field(key string, val []byte, m member) (err error) {
+func (d *draft) field(p *PDU, key string, val []byte, m member) (err error) {
 	switch key {
 	case "type":
 		d.has |= hasType
 		d.typ, err = d.limited(val)
 	case "room_id":
 		d.has |= hasRoom
-		if d.room, err = d.limited(val); err == nil && (d.room.from == d.room.to || d.t.buf[d.room.from] != '!') {
+		if d.room, err = d.limited(val); err == nil && (!d.begins(d.room, '!')) {
 			err = errors.New("is no room id")
 		}
 	case "sender":
 		d.has |= hasSender
 		if d.sender, err = d.limited(val); err == nil {
-			_, err = ParseUserID(string(d.t.buf[d.sender.from:d.sender.to]))
+			_, err = ParseUserID(string(d.t.bytes(d.sender)))
 		}
 	case "state_key":
 		d.has |= hasKey
@@ -170,7 +184,7 @@ func (d *draft) field(key string, val []byte, m member) (err error) {
 		if val[0] != '{' {
 			return errors.New("is no object")
 		}
-		d.p.Content = json.RawMessage(val[:len(val):len(val)])
+		p.Content = json.RawMessage(val[:len(val):len(val)])
 	case "prev_events":
 		d.has |= hasPrev
 		d.prev, err = d.idList(val, 0, maxPrev)
@@ -180,24 +194,26 @@ func (d *draft) field(key string, val []byte, m member) (err error) {
 		d.auth, err = d.idList(val, maxPrev, maxAuth)
 	case "depth":
 		d.has |= hasDepth
-		d.p.Depth, err = integer(val)
+		p.Depth, err = integer(val)
 	case "origin_server_ts":
 		d.has |= hasTS
-		d.p.TS, err = integer(val)
+		p.TS, err = integer(val)
 	case "signatures":
-		d.p.signatures = span{m.val, m.end}
+		p.signatures = span{m.val, m.end}
 		return object(val)
 	case "hashes":
-		d.p.hashes = span{m.val, m.end}
+		p.hashes = span{m.val, m.end}
 		return object(val)
 	case "event_id":
 		d.has |= hasID
-		if d.id, err = d.limited(val); err == nil && (d.id.from == d.id.to || d.t.buf[d.id.from] != '$') {
+		if d.id, err = d.limited(val); err == nil && (!d.begins(d.id, '$')) {
 			err = errors.New("is no event id")
 		}
 	}
 	return err
 }
+
+func (d *draft) begins(s span, c byte) bool { return s.from < s.to && d.t.bytes(s)[0] == c }
 
 func object(val []byte) error {
 	if val[0] != '{' {
@@ -251,7 +267,7 @@ func (d *draft) idList(val []byte, at, most int) (n int, err error) {
 		if d.ids[at+n], err = d.limited(id); err != nil {
 			return 0, err
 		}
-		if sp := d.ids[at+n]; sp.from == sp.to || d.t.buf[sp.from] != '$' {
+		if !d.begins(d.ids[at+n], '$') {
 			return 0, errors.New("has an element that is no event id")
 		}
 		n++
@@ -264,11 +280,11 @@ func (d *draft) idList(val []byte, at, most int) (n int, err error) {
 }
 
 // complete checks that nothing is missing or out of place.
-func (d *draft) complete() error {
+func (d *draft) complete(p *PDU) error {
 	if d.has&hasAll != hasAll {
 		return errors.New("one of type, sender, content, prev_events, auth_events, depth, origin_server_ts is missing")
 	}
-	typ := string(d.t.buf[d.typ.from:d.typ.to])
+	typ := string(d.t.bytes(d.typ))
 	if d.v.CreateIsRoomID && typ == "m.room.create" {
 		if d.has&hasRoom != 0 {
 			return errors.New("create event has a room_id, which this version forbids")
@@ -286,10 +302,11 @@ func (d *draft) complete() error {
 	if typ != "m.room.redaction" {
 		return nil
 	}
-	target, ok := d.m.find("redacts")
-	if d.v.RedactsInContent {
-		target, ok = Field(d.p.Content, "redacts")
+	from := []byte(p.Content)
+	if !d.v.RedactsInContent {
+		from = p.json
 	}
+	target, ok := Field(from, "redacts")
 	if ok && target[0] == '"' { // else there is no target, and nothing is redacted
 		if sp, err := d.limited(target); err == nil {
 			d.redacts = sp
@@ -299,10 +316,9 @@ func (d *draft) complete() error {
 }
 
 // finish turns what was collected into strings.
-func (d *draft) finish() {
-	all := string(d.t.buf)
+func (d *draft) finish(p *PDU) {
+	all := d.t.all()
 	str := func(s span) string { return all[s.from:s.to] }
-	p := d.p
 	p.ID, p.Sender, p.Type, p.Redacts = ID(str(d.id)), UserID(str(d.sender)), str(d.typ), ID(str(d.redacts))
 	if d.has&hasRoom != 0 {
 		p.RoomID = RoomID(str(d.room))
