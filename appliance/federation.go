@@ -197,6 +197,10 @@ func (u *users) PublicRooms(ctx context.Context, req json.RawMessage) (json.RawM
 	return u.clients().PublicRooms(ctx, in)
 }
 
+func (u *users) Hierarchy(ctx context.Context, id event.RoomID, server string, suggested bool) (json.RawMessage, error) {
+	return u.clients().Hierarchy(ctx, id, server, suggested)
+}
+
 func (u *users) OpenID(context.Context, string) (event.UserID, error) {
 	return "", &room.Error{Code: "M_UNKNOWN_TOKEN", Status: http.StatusUnauthorized, Text: "this token is not known here"}
 }

@@ -28,6 +28,10 @@ type Remote interface {
 	ClaimKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error)
 	Media(ctx context.Context, server, id string) (body io.ReadCloser, contentType, filename string, err error)
 	PublicRooms(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error)
+	// Hierarchy asks a server for a room and its children: the answer of the Server-Server API.
+	Hierarchy(ctx context.Context, server string, room event.RoomID, suggested bool) (json.RawMessage, error)
+	// EventAtTime asks the room's other servers for the event nearest to a time; it is in the room's history when it is named. Empty: nobody knows one.
+	EventAtTime(ctx context.Context, room event.RoomID, ts int64, back bool) (event.ID, int64, error)
 	// Backfill asks the room's other servers for history before what we hold.
 	Backfill(ctx context.Context, room event.RoomID, limit int) error
 }

@@ -20,6 +20,13 @@ const (
 	farRoom  = "!far:far.example"
 	farUser  = "@fern:far.example"
 	farAlias = "#weit:far.example"
+	farSpace = "!space:far.example"
+	farTree  = `{"room":{"room_id":"!space:far.example","room_type":"m.space","join_rule":"public","num_joined_members":3,"name":"Fern","children_state":[
+		{"type":"m.space.child","state_key":"!far:far.example","sender":"@fern:far.example","origin_server_ts":2,"content":{"via":["far.example"]}},
+		{"type":"m.space.child","state_key":"!shut:far.example","sender":"@fern:far.example","origin_server_ts":1,"content":{"via":["far.example"]}},
+		{"type":"m.space.child","state_key":"!gone:far.example","sender":"@fern:far.example","origin_server_ts":3,"content":{}}]},
+		"children":[{"room_id":"!far:far.example","join_rule":"knock","name":"Weit","num_joined_members":1},{"room_id":"!shut:far.example","join_rule":"invite","name":"Zu"}],
+		"inaccessible_children":[]}`
 )
 
 // farServer is one other server: strict about what it is asked, and able to be slow or gone.
@@ -56,6 +63,17 @@ func (f *farServer) Join(ctx context.Context, room string, user event.UserID, se
 		}
 	}
 	return event.RoomID(room), f.asked("far.example")
+}
+
+func (f *farServer) Hierarchy(_ context.Context, server string, id event.RoomID, _ bool) (json.RawMessage, error) {
+	if id != farSpace {
+		return nil, notFound("no such space")
+	}
+	return json.RawMessage(farTree), f.asked(server)
+}
+
+func (f *farServer) EventAtTime(context.Context, event.RoomID, int64, bool) (event.ID, int64, error) {
+	return "", 0, f.asked("far.example")
 }
 
 func (f *farServer) Leave(context.Context, event.RoomID, event.UserID, string) error {

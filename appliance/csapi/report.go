@@ -4,9 +4,12 @@ package csapi
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 
 	"hallig/appliance/event"
+	"hallig/appliance/room"
 )
 
 // maxReason bounds what a report says in the log.
@@ -76,9 +79,37 @@ func (h *Handler) eventAtTime(ctx context.Context, c *call) (any, error) {
 	if dir != "f" && dir != "b" {
 		return nil, invalid(`dir must be "b" or "f"`)
 	}
-	found, at, err := h.Feed.AtTime(ctx, c.session.User, c.session.Device, id, ts, dir == "b")
+	back := dir == "b"
+	found, at, err := h.Feed.AtTime(ctx, c.session.User, c.session.Device, id, ts, back)
+	var none *room.Error
+	if err != nil && (!errors.As(err, &none) || none.Code != "M_NOT_FOUND") {
+		return nil, err
+	}
+	asked, err2 := h.askAtTime(ctx, id, ts, back)
+	if err2 != nil {
+		return nil, err2
+	}
+	if asked { // it may have brought a nearer one
+		found, at, err = h.Feed.AtTime(ctx, c.session.User, c.session.Device, id, ts, back)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return map[string]any{"event_id": found, "origin_server_ts": at}, nil
+}
+
+// askAtTime has other servers look where history is missing here; false when there was nobody, or no reason, to ask.
+func (h *Handler) askAtTime(ctx context.Context, id event.RoomID, ts int64, back bool) (bool, error) {
+	if h.Remote == nil {
+		return false, nil
+	}
+	gaps, err := h.Rooms.Gaps(ctx, id)
+	if err != nil || len(gaps) == 0 {
+		return false, err
+	}
+	_, err = h.slow.do(ctx, fmt.Sprint("time ", id, " ", ts, " ", back), func(ctx context.Context) (any, error) {
+		found, _, err := h.Remote.EventAtTime(ctx, id, ts, back)
+		return found, err
+	})
+	return err == nil, nil // what is here must do when nobody can be asked
 }

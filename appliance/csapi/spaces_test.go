@@ -3,9 +3,12 @@
 package csapi
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 
+	"hallig/appliance/event"
 	"hallig/tools/matrixclient"
 )
 
@@ -79,4 +82,59 @@ func TestSpace(t *testing.T) {
 		t.Errorf("summary: %v", sum)
 	}
 	b.refused("summary of a closed room", bob.Do(b.ctx, "GET", "/_matrix/client/v1/room_summary/"+closed, nil, nil), 404, "M_NOT_FOUND")
+}
+
+// A space that lives on another server is asked for there; what the user may not enter is left out, whatever the other server says.
+func TestSpaceElsewhere(t *testing.T) {
+	b, _ := newFarBox(t, time.Minute)
+	alice := b.user("alice")
+	space := b.room(alice, matrixclient.CreateRoom{Name: "Watt", CreationContent: map[string]any{"type": "m.space"}})
+	_, err := alice.SetState(b.ctx, space, "m.space.child", farSpace, object{"via": []string{boxName, "far.example"}})
+	b.ok(err)
+	var out struct {
+		Rooms []struct {
+			Name     string   `json:"name"`
+			Children []object `json:"children_state"`
+		} `json:"rooms"`
+	}
+	b.ok(alice.Do(b.ctx, "GET", "/_matrix/client/v1/rooms/"+space+"/hierarchy", nil, &out))
+	var names []string
+	for _, r := range out.Rooms {
+		names = append(names, r.Name)
+	}
+	if !slices.Equal(names, []string{"Watt", "Fern", "Weit"}) || len(out.Rooms[1].Children) != 2 {
+		t.Errorf("got %v, children %v", names, out.Rooms)
+	}
+}
+
+// What another server is shown of a space: rooms that are open, those its users are in, and the names of those it may not see.
+func TestHierarchyForServers(t *testing.T) {
+	b := newBox(t)
+	alice := b.user("alice")
+	space := b.room(alice, matrixclient.CreateRoom{Name: "Watt", Preset: "public_chat", CreationContent: map[string]any{"type": "m.space"}})
+	open := b.room(alice, matrixclient.CreateRoom{Name: "Offen", Preset: "public_chat"})
+	closed := b.room(alice, matrixclient.CreateRoom{Name: "Zu"})
+	for _, child := range []string{open, closed, "!elsewhere:far.example"} {
+		_, err := alice.SetState(b.ctx, space, "m.space.child", child, object{"via": []string{boxName}})
+		b.ok(err)
+	}
+	raw, err := b.h.Hierarchy(b.ctx, event.RoomID(space), "far.example", false)
+	b.ok(err)
+	var out struct {
+		Room struct {
+			Name     string   `json:"name"`
+			Children []object `json:"children_state"`
+		} `json:"room"`
+		Children []struct {
+			Name string `json:"name"`
+		} `json:"children"`
+		Hidden []string `json:"inaccessible_children"`
+	}
+	b.ok(json.Unmarshal(raw, &out))
+	if out.Room.Name != "Watt" || len(out.Room.Children) != 3 || len(out.Children) != 1 || out.Children[0].Name != "Offen" || !slices.Equal(out.Hidden, []string{closed}) {
+		t.Errorf("got %s", raw)
+	}
+	if raw, err := b.h.Hierarchy(b.ctx, event.RoomID(closed), "far.example", false); err == nil {
+		t.Errorf("a closed room: %s", raw)
+	}
 }

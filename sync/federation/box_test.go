@@ -350,6 +350,10 @@ func (u *testUsers) PublicRooms(context.Context, json.RawMessage) (json.RawMessa
 	return json.RawMessage(`{"chunk":[],"total_room_count_estimate":0}`), nil
 }
 
+func (u *testUsers) Hierarchy(context.Context, event.RoomID, string, bool) (json.RawMessage, error) {
+	return json.RawMessage(`{"room":{},"children":[]}`), nil
+}
+
 func (u *testUsers) OpenID(context.Context, string) (event.UserID, error) {
 	return "", notFound("none")
 }

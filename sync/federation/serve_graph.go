@@ -222,12 +222,7 @@ func (h *Handler) seen(ctx context.Context, id event.RoomID, server string, pdus
 	}
 	out := make([]*event.PDU, 0, len(pdus))
 	for _, p := range pdus {
-		// State is told to every server in the room anyway, and what a server's own users wrote is theirs.
-		if p.IsState() || p.Sender.Server() == server || open(now) {
-			out = append(out, p)
-			continue
-		}
-		may, err := h.mayRead(ctx, p, server)
+		may, err := h.showsNow(ctx, now, server, p)
 		if err != nil {
 			return nil, err
 		}
@@ -239,6 +234,23 @@ func (h *Handler) seen(ctx context.Context, id event.RoomID, server string, pdus
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// shows says whether a server may see an event as it is.
+func (h *Handler) shows(ctx context.Context, id event.RoomID, server string, p *event.PDU) (bool, error) {
+	now, err := h.c.Rooms.StateEvent(ctx, id, "m.room.history_visibility", "")
+	if err != nil {
+		return false, err
+	}
+	return h.showsNow(ctx, now, server, p)
+}
+
+// showsNow is shows with the present history visibility. State is told to every server in the room anyway, and what a server's own users wrote is theirs.
+func (h *Handler) showsNow(ctx context.Context, now *event.PDU, server string, p *event.PDU) (bool, error) {
+	if p.IsState() || p.Sender.Server() == server || open(now) {
+		return true, nil
+	}
+	return h.mayRead(ctx, p, server)
 }
 
 // open says whether history is open to all who are in the room now, as the present setting has it.

@@ -32,6 +32,8 @@ type Users interface {
 	Alias(ctx context.Context, alias string) (event.RoomID, []string, error)
 	// PublicRooms answers /publicRooms.
 	PublicRooms(ctx context.Context, req json.RawMessage) (json.RawMessage, error)
+	// Hierarchy answers /hierarchy for a server: the room, its children, and those the server may not see. M_NOT_FOUND: it may not see the room.
+	Hierarchy(ctx context.Context, id event.RoomID, server string, suggested bool) (json.RawMessage, error)
 	// OpenID gives the user behind an OpenID token.
 	OpenID(ctx context.Context, token string) (event.UserID, error)
 }
@@ -62,6 +64,12 @@ func (h *Handler) profile(ctx context.Context, r *request) (any, error) {
 		return nil, err
 	}
 	return h.c.Users.Profile(ctx, u, r.query("field"))
+}
+
+// otherQuery answers kinds of queries that nobody has defined.
+// https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryquerytype
+func (h *Handler) otherQuery(_ context.Context, r *request) (any, error) {
+	return nil, refuse(http.StatusNotFound, "M_UNRECOGNIZED", "queries of this type are not answered here")
 }
 
 func (h *Handler) directory(ctx context.Context, r *request) (any, error) {
