@@ -201,8 +201,8 @@ func (u *users) Hierarchy(ctx context.Context, id event.RoomID, server string, s
 	return u.clients().Hierarchy(ctx, id, server, suggested)
 }
 
-func (u *users) OpenID(context.Context, string) (event.UserID, error) {
-	return "", &room.Error{Code: "M_UNKNOWN_TOKEN", Status: http.StatusUnauthorized, Text: "this token is not known here"}
+func (u *users) OpenID(_ context.Context, token string) (event.UserID, error) {
+	return u.accounts.OpenIDUser(token)
 }
 
 // files opens local media for other servers.

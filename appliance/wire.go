@@ -32,6 +32,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 	b.exchange = &exchangeParts{number: inbox.Number(b.id.server)}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
 		Version: b.cfg.roomVersion(),
+		Vet:     func(ctx context.Context, p *event.PDU) (*event.PDU, error) { return b.fed.client.Vet(ctx, p) },
 		Log:     b.log.With("room", "room"),
 		OnAppend: func(tx *store.Tx, e room.AppendInfo) error {
 			if err := b.exchange.appended(tx, e); err != nil {

@@ -50,7 +50,8 @@ type Accounts struct {
 	mu       sync.Mutex
 	sessions map[[32]byte]Session // by token hash; filled on use, emptied when devices go
 	seen     map[deviceKey]time.Time
-	login    map[[32]byte]loginToken
+	login    shortTokens
+	openID   shortTokens
 }
 
 type deviceKey struct {
@@ -104,7 +105,7 @@ func New(db *store.DB, server string, opt Options) *Accounts {
 		hashing:  make(chan struct{}, 1),
 		sessions: make(map[[32]byte]Session),
 		seen:     make(map[deviceKey]time.Time),
-		login:    make(map[[32]byte]loginToken),
+		login:    shortTokens{}, openID: shortTokens{},
 	}
 	return a
 }

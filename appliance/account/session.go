@@ -23,11 +23,6 @@ const maxSessions = 4096
 // loginTokenLife is how long m.login.token works.
 const loginTokenLife = 2 * time.Minute
 
-type loginToken struct {
-	user    event.UserID
-	expires time.Time
-}
-
 // LoginRequest asks for a session by password.
 type LoginRequest struct {
 	User       string // localpart or full id
@@ -248,34 +243,6 @@ func (a *Accounts) Refresh(ctx context.Context, refresh string) (Session, error)
 	}
 	a.dropSessions(s.User, s.Device)
 	return s, nil
-}
-
-// LoginToken makes a token for m.login.token, kept in memory only.
-func (a *Accounts) LoginToken(_ context.Context, user event.UserID) (string, time.Duration, error) {
-	t := newToken("hll")
-	now := a.opt.Now()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for h, l := range a.login {
-		if now.After(l.expires) {
-			delete(a.login, h)
-		}
-	}
-	a.login[tokenHash(t)] = loginToken{user: user, expires: now.Add(loginTokenLife)}
-	return t, loginTokenLife, nil
-}
-
-// LoginWithToken opens a session for the token's user, once.
-func (a *Accounts) LoginWithToken(ctx context.Context, token, device, name string, refresh bool) (Session, error) {
-	h := tokenHash(token)
-	a.mu.Lock()
-	l, ok := a.login[h]
-	delete(a.login, h)
-	a.mu.Unlock()
-	if !ok || a.opt.Now().After(l.expires) {
-		return Session{}, refuse(403, "M_FORBIDDEN", "this login token is not valid")
-	}
-	return a.LoginTrusted(ctx, l.user, device, name, refresh)
 }
 
 // Logout ends a session: the device goes, with its keys, mail and pushers.

@@ -51,6 +51,7 @@ func (h *Handler) sessionRoutes() {
 	h.authed("POST", "/account/deactivate", h.deactivate)
 	h.authed("POST", "/account/password", h.changePassword)
 	h.authed("GET", "/account/3pid", h.noThreePIDs)
+	h.authed("POST", "/user/{user}/openid/request_token", h.openIDToken)
 	h.authed("GET", "/capabilities", h.capabilities)
 	h.authed("GET", "/devices", h.devices)
 	h.authed("GET", "/devices/{device}", h.device)

@@ -326,3 +326,22 @@ func TestSmallAnswers(t *testing.T) {
 		t.Errorf("token in the query: %d %v", status, body)
 	}
 }
+
+// A token shows a third party who somebody is; it is given for oneself, and ends.
+func TestOpenIDToken(t *testing.T) {
+	b := newBox(t)
+	alice, bob := b.user("alice"), b.user("bob")
+	var out struct {
+		Token   string `json:"access_token"`
+		Server  string `json:"matrix_server_name"`
+		Expires int    `json:"expires_in"`
+	}
+	b.ok(alice.Do(b.ctx, "POST", matrixclient.Path("user", alice.UserID, "openid", "request_token"), object{}, &out))
+	if who, err := b.h.Accounts.OpenIDUser(out.Token); err != nil || string(who) != alice.UserID || out.Server != boxName || out.Expires <= 0 {
+		t.Errorf("%s is %q: %v", out.Token, who, err)
+	}
+	if who, err := b.h.Accounts.OpenIDUser("hlo_wrong"); err == nil {
+		t.Errorf("a wrong token is %q", who)
+	}
+	b.refused("a token for another", bob.Do(b.ctx, "POST", matrixclient.Path("user", alice.UserID, "openid", "request_token"), object{}, nil), 403, "M_FORBIDDEN")
+}

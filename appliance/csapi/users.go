@@ -378,6 +378,15 @@ func (h *Handler) filter(ctx context.Context, c *call) (any, error) {
 	return h.Accounts.Filter(ctx, user, c.params[1])
 }
 
+// openIDToken: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridopenidrequest_token
+func (h *Handler) openIDToken(_ context.Context, c *call) (any, error) {
+	if event.UserID(c.params[0]) != c.session.User {
+		return nil, forbidden("a token is given for oneself only")
+	}
+	token, life := h.Accounts.OpenIDToken(c.session.User)
+	return map[string]any{"access_token": token, "token_type": "Bearer", "matrix_server_name": h.ServerName, "expires_in": int(life.Seconds())}, nil
+}
+
 func (h *Handler) searchUsers(ctx context.Context, c *call) (any, error) {
 	var req struct {
 		Term  string `json:"search_term"`

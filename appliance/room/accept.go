@@ -312,6 +312,9 @@ func (l *live) incoming(in Incoming, thin *rules.Event, old *store.Event) *prepa
 	if in.PDU.Sender.Server() == l.r.id.Server {
 		p.row.Flags |= store.Local
 	}
+	if in.txn != nil {
+		p.txn, p.row.TxnDevice, p.row.TxnID = in.txn, in.txn.Device, in.txn.ID
+	}
 	p.info = AppendInfo{PDU: in.PDU, Room: l.id, From: in.From, Log: in.Log, Backfill: in.Backfill, Outlier: in.Outlier}
 	return p
 }
@@ -349,6 +352,9 @@ func (l *live) law(k *look, p *prepared, auth []*rules.Event, before group, know
 	}
 	if denied != nil {
 		return "state before: " + denied.Error(), Rejected, nil
+	}
+	if in.Unwanted != "" && !in.Backfill {
+		return in.Unwanted, SoftFailed, nil
 	}
 	if in.Backfill || before.nid == l.cur.nid {
 		return "", Accepted, nil

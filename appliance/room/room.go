@@ -38,6 +38,9 @@ type Options struct {
 	Log     *slog.Logger
 	// OnAppend runs in the transaction that stores an event; its error undoes the event. It must not ask Rooms anything.
 	OnAppend func(tx *store.Tx, e AppendInfo) error
+	// Vet shows an event of a local user to the room's policy server, where there is one, and gives it back with that server's signature, or without
+	// one when the server is out of reach. An error is for the client. nil: policy servers are not asked.
+	Vet func(ctx context.Context, p *event.PDU) (*event.PDU, error)
 }
 
 // AppendInfo is what OnAppend is told.
@@ -224,8 +227,11 @@ type Incoming struct {
 	Backfill bool       // history: placed before everything that came live
 	Outlier  bool       // known by name only: an authorising event or a part of some state
 	NoAuth   bool       // authorising events that we lack cannot be had now: the event is rejected until they come
+	Unwanted string     // why it is not to be shown although the law allows it: a policy server's refusal
 	Log      *LogRef
 	ExtraTx  func(*store.Tx) error // committed together with the event; also runs when the event is a duplicate
+
+	txn *Txn // of our own user's request
 }
 
 // Meta says what we think of an event.

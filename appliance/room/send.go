@@ -48,6 +48,11 @@ func (r *Rooms) Send(ctx context.Context, d Draft) (event.ID, error) {
 }
 
 func (r *Rooms) sendOnce(ctx context.Context, d Draft) (event.ID, error) {
+	if vets, err := r.vets(ctx, d); err != nil {
+		return "", err
+	} else if vets {
+		return r.sendVetted(ctx, d)
+	}
 	l, err := r.enter(ctx, d.Room)
 	if err != nil {
 		return "", err

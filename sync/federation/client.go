@@ -37,8 +37,9 @@ type ClientConfig struct {
 
 // Client asks other servers. It implements what csapi calls Remote. Safe for concurrent use.
 type Client struct {
-	c   ClientConfig
-	log *slog.Logger
+	c          ClientConfig
+	log        *slog.Logger
+	policyAway silence
 }
 
 func (c *Client) now() time.Time {

@@ -22,6 +22,8 @@ type waiting struct {
 	pdu      *event.PDU
 	origin   string
 	verified bool
+	vetted   bool       // the policy server was asked
+	unwanted string     // its refusal
 	lacks    []event.ID // ancestors that are neither known nor staged; after a try
 }
 
@@ -192,13 +194,15 @@ func (in *Intake) acceptBatch(ctx context.Context, batch []*waiting, staged map[
 // ready verifies an event that was staged before its keys were known. gone: it is no good and was dropped.
 func (in *Intake) ready(ctx context.Context, w *waiting) (ready, gone bool, err error) {
 	if w.verified {
-		return true, false, nil
+		err := in.vet(ctx, w)
+		return err == nil, false, err
 	}
 	p, err := in.c.Client.checked(ctx, w.origin, w.pdu)
 	switch {
 	case err == nil:
 		w.pdu, w.verified = p, true
-		return true, false, nil
+		err := in.vet(ctx, w)
+		return err == nil, false, err
 	case errors.Is(err, ErrKeyUnavailable):
 		return false, false, nil
 	case ctx.Err() != nil:
@@ -208,13 +212,23 @@ func (in *Intake) ready(ctx context.Context, w *waiting) (ready, gone bool, err 
 	return false, true, in.unstage(ctx, w)
 }
 
+// vet asks the room's policy server about a staged event, once.
+func (in *Intake) vet(ctx context.Context, w *waiting) (err error) {
+	if !w.vetted {
+		if w.pdu, w.unwanted, err = in.c.Client.vetter().vet(ctx, w.pdu); err == nil {
+			w.vetted = true
+		}
+	}
+	return err
+}
+
 func (in *Intake) unstage(ctx context.Context, w *waiting) error {
 	return in.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.UnstagePDU(w.pdu.RoomID, w.pdu.ID) })
 }
 
 // incoming is the event with its row in the stage going in the same transaction.
 func (in *Intake) incoming(w *waiting, state []event.ID) room.Incoming {
-	return room.Incoming{PDU: w.pdu, From: room.Source{Kind: "federation", Server: w.origin}, State: state,
+	return room.Incoming{PDU: w.pdu, From: room.Source{Kind: "federation", Server: w.origin}, State: state, Unwanted: w.unwanted,
 		ExtraTx: func(tx *store.Tx) error { return tx.UnstagePDU(w.pdu.RoomID, w.pdu.ID) }}
 }
 

@@ -115,13 +115,18 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(pdus[a].RoomID, pdus[b].RoomID) })
+	vetter := in.c.Client.vetter()
 	for _, i := range order {
 		p := pdus[i]
 		in.noteLate(origin, p)
+		refusal := ""
 		ready, err := in.c.Client.checked(ctx, origin, p)
+		if err == nil {
+			ready, refusal, err = vetter.vet(ctx, ready)
+		}
 		switch {
 		case err == nil:
-			ins = append(ins, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: origin}})
+			ins = append(ins, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: origin}, Unwanted: refusal})
 			at = append(at, i)
 		case errors.Is(err, ErrKeyUnavailable):
 			errs[i] = in.stage(ctx, origin, false, p)
