@@ -3,7 +3,10 @@
 package federation
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,8 +104,16 @@ func FuzzTransaction(f *testing.F) {
 	f.Add([]byte(`{"origin":"a","pdus":[{"room_id":"!a:b"}],"edus":[{"edu_type":"m.typing","content":{}}]}`))
 	f.Add([]byte(`{"pdus":null}`))
 	f.Add([]byte(`[]`))
+	f.Add([]byte(`{"edus":[],"origin":"a","pdus":[{"content":{"a":[1,{}]},"room_id":"!a:b"},3]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		tr, err := parseTransaction(body)
+		if c, ok := canonicalTransaction(body); ok { // the short way reads what the long way reads
+			var long map[string]json.RawMessage
+			var pdus []json.RawMessage
+			if json.Unmarshal(body, &long) != nil || long["pdus"] != nil && json.Unmarshal(long["pdus"], &pdus) != nil || !slices.EqualFunc(c.PDUs, pdus, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
+				t.Errorf("%q: PDUs %q, want %q", body, c.PDUs, pdus)
+			}
+		}
 		if err != nil {
 			return
 		}
