@@ -253,6 +253,14 @@ func TestJoin(t *testing.T) {
 		{"10-", rule + `{"join_rule":"knock_restricted"}`, authorised("@mod:a"), ""},
 		{"10-", rule + `{"join_rule":"knock_restricted"}`, join, "join"},
 		{"10-", rule + `{"join_rule":"knock_restricted"}; ` + asInvited, join, ""},
+		// Who names an authoriser must have its server's signature, whatever the membership and the join rule; no server signs for nobody.
+		{"3-7", "", `@eve:e m.room.member @eve:e {"membership":"join","join_authorised_via_users_server":5}`, ""},
+		{"8-", "", `@eve:e m.room.member @eve:e {"membership":"join","join_authorised_via_users_server":5}`, "member"},
+		{"8-", "", `@eve:e m.room.member @eve:e {"membership":"join","join_authorised_via_users_server":null}`, "member"},
+		{"8-", "", authorised(""), "member"},
+		{"8-", "", authorised("@mod"), "member"},
+		{"8-", "", authorised("@mod:a"), ""}, // signed or not: seen to with the other signatures
+		{"8-", "", `@bob:b m.room.member @bob:b {"membership":"leave","join_authorised_via_users_server":{}}`, "member"},
 	})
 }
 
@@ -392,6 +400,9 @@ func TestThirdPartyInvite(t *testing.T) {
 		{"3-", offer(`{"public_key":"` + std + `"}`), invite("@mod:a", `{"mxid":"@eve:e","token":"tok"}`), "invite"},
 		{"3-", offer(`{"public_key":"` + std + `"}`), `@mod:a m.room.member @eve:e {"membership":"invite","third_party_invite":{}}`, "invite"},
 		{"3-", offer(`{"public_key":"` + std + `"}`), `@mod:a m.room.member @eve:e {"membership":"invite","third_party_invite":null}`, "invite"},
+		// A token that is no text names no offer, not even the one without a name.
+		{"3-", `@mod:a m.room.third_party_invite = {"public_key":"` + std + `"}`, invite("@mod:a", sign(`{"mxid":"@eve:e","token":5}`)), "invite"},
+		{"3-", `@mod:a m.room.third_party_invite = {"public_key":"` + std + `"}`, invite("@mod:a", sign(`{"mxid":"@eve:e","token":""}`)), ""},
 		// The offer itself.
 		{"3-", "", offer(`{}`), ""},
 		{"3-", `@alice:a m.room.power_levels = {"invite":60,"users":{"@mod:a":50}}`, offer(`{}`), "third-party invite"},
@@ -525,6 +536,11 @@ func TestPowerLevels(t *testing.T) {
 		{"3-9", "", `@alice:a m.room.power_levels = {"ban":""}`, "content"},
 		{"3-5", "", `@alice:a m.room.power_levels = {"ban":50.9,"users":{"@alice:a":1.00999e2,"@mod:a":5E1}}`, ""},
 		{"6-", "", `@alice:a m.room.power_levels = {"ban":50.9}`, "content"},
+		{"3-9", old(keep(`"ban":"99999999999999999999",`)), with(keep(`"ban":50,`)), "power levels"},
+		{"3-9", "", `@alice:a m.room.power_levels = {"users":{"@alice:a":100,"@mod:a":"-99999999999999999999"}}`, ""},
+		// Levels beyond 64 bits keep their order: mod cannot raise ban from the higher to the lower of two giants.
+		{"3-5", old(keep(`"ban":99999999999999999999,`)), with(keep(`"ban":50,`)), "power levels"},
+		{"3-5", `@alice:a m.room.power_levels = {"users":{"@alice:a":9000000000000000000,"@mod:a":9e30}}`, `@alice:a m.room.power_levels = {"users":{"@alice:a":9000000000000000000}}`, "power levels"},
 	})
 }
 

@@ -10,6 +10,10 @@ func allowedMember(e *Event, s State, create *Event) error {
 	if e.StateKey == nil || e.Member == nil || e.Member.Membership == "" {
 		return deny("member", "state_key or membership is missing")
 	}
+	// That the named user's server signed is checked with the other signatures; where none is named, none can have signed.
+	if e.Version.Restricted && e.Member.hasAuthorised && e.Member.Authorised.Server() == "" {
+		return deny("member", "join_authorised_via_users_server names no user")
+	}
 	target := event.UserID(*e.StateKey)
 	switch e.Member.Membership {
 	case "join":

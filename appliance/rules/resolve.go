@@ -320,14 +320,14 @@ func (r *resolver) powerSet(full []*node) []*node {
 
 // senderPower is the power of an event's sender according to its own auth events.
 func (r *resolver) senderPower(n *node) int64 {
-	create, power := r.create(n.e), (*Event)(nil)
-	for _, a := range r.auths(n) {
-		switch {
-		case a.e.is(typePower, ""):
-			power = a.e
-		case a.e.is(typeCreate, ""):
-			create = a.e
-		}
+	var create, power *Event
+	if p := r.powerOf(n); p != nil {
+		power = p.e
+	}
+	if r.v.CreateIsRoomID {
+		create = r.create(n.e)
+	} else if i := slices.IndexFunc(r.auths(n), func(a *node) bool { return a.e.is(typeCreate, "") }); i >= 0 {
+		create = n.auth[i].e
 	}
 	return userLevel(create, power, n.e.Sender)
 }
@@ -462,8 +462,8 @@ func (r *resolver) apply(order []*node) {
 					return a.e
 				}
 			}
-			if k.Type == typeCreate {
-				return r.create(e)
+			if c := r.create(e); k.Type == typeCreate && c != nil && !c.Rejected {
+				return c
 			}
 			return nil
 		}

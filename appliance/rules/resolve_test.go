@@ -312,6 +312,23 @@ func TestResolveRejectedAuthEvent(t *testing.T) {
 	}
 }
 
+func TestResolveRejectedCreate(t *testing.T) {
+	// Since version 12 no auth event names the create event; it must not come in by the room id either when it was rejected.
+	g := draw(t, "12", base+`
+		topicA  alice  topic  -  -  < alice power
+		topicB  bob    topic  -  -  < bob power`)
+	for _, rejected := range []bool{false, true} {
+		g.events["$create"].Rejected = rejected
+		got, err := Resolve(g.v, []map[Key]event.ID{g.set(t, "alice bob power topicA"), g.set(t, "alice bob power topicB")}, g.load)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := got[Key{Type: "m.room.topic"}]; ok == rejected {
+			t.Errorf("rejected %t: %s", rejected, names(got))
+		}
+	}
+}
+
 func TestResolveUnknownEvents(t *testing.T) {
 	g := draw(t, "12", base+`
 		topicA  alice  topic  -  -  < alice power

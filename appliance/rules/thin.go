@@ -40,7 +40,7 @@ type SignedInvite struct {
 	User  string // mxid
 	Token string
 
-	complete bool // there is a signed object with mxid and token
+	complete bool // there is a signed object with the texts mxid and token
 	signed   []byte
 	sigs     []signedBy
 }
@@ -203,10 +203,11 @@ func readSigned(val []byte) *SignedInvite {
 	if !ok {
 		return s
 	}
-	mxid, okUser := event.Field(signed, "mxid")
-	token, okToken := event.Field(signed, "token")
-	s.User, _ = event.Text(mxid)
-	s.Token, _ = event.Text(token)
+	mxid, _ := event.Field(signed, "mxid")
+	token, _ := event.Field(signed, "token")
+	var okUser, okToken bool
+	s.User, okUser = event.Text(mxid)
+	s.Token, okToken = event.Text(token)
 	s.complete = okUser && okToken
 	s.signed = append([]byte(nil), signed...)
 	sigs, _ := event.Field(signed, "signatures")
@@ -338,26 +339,32 @@ func levels(v *event.Version, val []byte, f func(string, int64) error) (err erro
 
 var errLevel = errors.New("a power level must be an integer")
 
-// level reads a power level: an integer; up to version 9 also a text that spells one; up to version 5 also a float, which is cut off.
+// level reads a power level: an integer; up to version 9 also a text that spells one; up to version 5 also a float, which is cut off. What 64 bits
+// do not hold becomes the most that they do.
 // https://spec.matrix.org/v1.16/rooms/v1/#deprecated-event-content-schemas
 func level(v *event.Version, val []byte) (int64, error) {
 	if n, ok := event.Int(val); ok {
 		return n, nil
 	}
 	if s, ok := event.Text(val); ok && !v.IntegerLevels {
-		s = strings.TrimSpace(s)
-		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-			return n, nil
+		n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+		if err != nil && !errors.Is(err, strconv.ErrRange) {
+			return 0, errLevel
 		}
-		return 0, errLevel
+		return n, nil
 	}
 	if v.FloatLevels && (val[0] == '-' || val[0] >= '0' && val[0] <= '9') {
 		f, err := strconv.ParseFloat(string(val), 64)
 		if err != nil {
 			return 0, errLevel
 		}
-		const most = 1 << 62 // int64 cannot hold more; nobody's level is compared beyond
-		return int64(math.Max(-most, math.Min(most, math.Trunc(f)))), nil
+		switch {
+		case f >= 1<<63:
+			return math.MaxInt64, nil
+		case f <= -1<<63:
+			return math.MinInt64, nil
+		}
+		return int64(f), nil
 	}
 	return 0, errLevel
 }
