@@ -209,32 +209,3 @@ func BenchmarkAllowed(b *testing.B) {
 		}
 	}
 }
-
-// BenchmarkResolve: two branches of a room with 2,000 members, in which 20 events each happened.
-func BenchmarkResolve(b *testing.B) {
-	for _, version := range []string{"11", "12"} {
-		p := newPlayer(version, 1)
-		p.add(0, "@alice:a", "m.room.power_levels", "", `{"users":{`+users(p.v, "alice:100,bob:50")+`}}`)
-		p.add(0, "@alice:a", "m.room.join_rules", "", `{"join_rule":"public"}`)
-		for i := range 2000 {
-			u := fmt.Sprintf("@user%d:a", i)
-			p.add(0, event.UserID(u), "m.room.member", u, `{"membership":"join"}`)
-		}
-		p.branches = append(p.branches, maps.Clone(p.branches[0]))
-		for i := range 20 {
-			for br := range 2 {
-				u := fmt.Sprintf("@new%d%d:a", br, i)
-				p.add(br, event.UserID(u), "m.room.member", u, `{"membership":"join"}`)
-				p.add(br, "@alice:a", "m.room.topic", "", `{}`)
-			}
-		}
-		b.Run(version, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := Resolve(p.v, p.branches, p.load); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
