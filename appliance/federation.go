@@ -187,7 +187,7 @@ func (u *users) Alias(ctx context.Context, alias string) (event.RoomID, []string
 	return id, servers, err
 }
 
-func (u *users) PublicRooms(ctx context.Context, req json.RawMessage) (json.RawMessage, error) {
+func (u *users) PublicRooms(ctx context.Context, _ string, req json.RawMessage) (json.RawMessage, error) {
 	var in csapi.PublicRoomsRequest
 	if len(req) > 0 {
 		if err := json.Unmarshal(req, &in); err != nil {
@@ -201,26 +201,23 @@ func (u *users) Hierarchy(ctx context.Context, id event.RoomID, server string, s
 	return u.clients().Hierarchy(ctx, id, server, suggested)
 }
 
-func (u *users) OpenID(_ context.Context, token string) (event.UserID, error) {
+func (u *users) OpenID(_ context.Context, _, token string) (event.UserID, error) {
 	return u.accounts.OpenIDUser(token)
 }
 
 // files opens local media for other servers.
-type files struct {
-	media  *media.Media
-	server string
-}
+type files struct{ media *media.Media }
 
-func (f files) Open(ctx context.Context, id string) (io.ReadCloser, string, string, int64, error) {
-	file, err := f.media.Get(ctx, f.server, id)
+func (f files) Open(ctx context.Context, local, id string) (io.ReadCloser, string, string, int64, error) {
+	file, err := f.media.Get(ctx, local, id)
 	if err != nil {
 		return nil, "", "", 0, absent(err)
 	}
 	return file, file.Type, file.Info.Name, file.Size, nil
 }
 
-func (f files) Thumbnail(ctx context.Context, id string, width, height int, method string) (io.ReadCloser, string, int64, error) {
-	file, err := f.media.Thumbnail(ctx, f.server, id, width, height, method == "crop")
+func (f files) Thumbnail(ctx context.Context, local, id string, width, height int, method string) (io.ReadCloser, string, int64, error) {
+	file, err := f.media.Thumbnail(ctx, local, id, width, height, method == "crop")
 	if err != nil {
 		return nil, "", 0, absent(err)
 	}

@@ -80,7 +80,7 @@ func (b *Box) joinFederation() error {
 	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
 		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses,
 	})
-	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Local: f.local, DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey})
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey})
 	f.client = federation.NewClient(federation.ClientConfig{
 		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Log: log,
 		Heard: func(server string, ok bool) {
@@ -95,8 +95,8 @@ func (b *Box) joinFederation() error {
 		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Log: log,
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
-		Local: f.local, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
-		Users: b.users(), Media: files{b.media, b.id.server}, Version: b.cfg.Version, Log: log,
+		Locals: federation.Only(f.local), DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
+		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Log: log,
 		Heard: func(server string) { f.ring.Reachable(server); f.sender.Heard(server) },
 	})
 	return nil

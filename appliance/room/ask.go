@@ -38,12 +38,12 @@ func versionOf(rd *store.Read, room event.RoomID) (*event.Version, error) {
 // Standing is what a server's door asks of a room before anything else.
 type Standing struct {
 	Version  *event.Version
-	Resident bool // this server has a joined member
+	Resident bool // the server that was asked about has a joined member
 	ACL      bool // the current state holds an m.room.server_acl
 }
 
-// Standing answers from memory while the room is there; *Error M_NOT_FOUND when the room is unknown.
-func (r *Rooms) Standing(ctx context.Context, room event.RoomID) (s Standing, err error) {
+// Standing says how a room stands to one of the names that this process answers under. It answers from memory while the room is there; *Error M_NOT_FOUND when the room is unknown.
+func (r *Rooms) Standing(ctx context.Context, room event.RoomID, server string) (s Standing, err error) {
 	acl, err := r.db.FindStateKey("m.room.server_acl", "")
 	if err != nil {
 		return s, err
@@ -55,7 +55,7 @@ func (r *Rooms) Standing(ctx context.Context, room event.RoomID) (s Standing, er
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if !l.dead && l.loaded && l.in() && !l.flight.failed(l.gen) {
-			return Standing{Version: l.version, Resident: l.servers[r.id.Server] > 0, ACL: acl != 0 && l.cur.state.Find(acl) != 0}, nil
+			return Standing{Version: l.version, Resident: l.servers[server] > 0, ACL: acl != 0 && l.cur.state.Find(acl) != 0}, nil
 		}
 	}
 	err = r.view(ctx, func(rd *store.Read) error {
@@ -66,7 +66,7 @@ func (r *Rooms) Standing(ctx context.Context, room event.RoomID) (s Standing, er
 		if err != nil {
 			return err
 		}
-		s.Resident = slices.Contains(servers, r.id.Server)
+		s.Resident = slices.Contains(servers, server)
 		e, err := rd.CurrentStateEvent(room, "m.room.server_acl", "")
 		s.ACL = e != nil
 		return err

@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -55,7 +56,7 @@ func (l *live) fillJoin(k *look, d Draft) (json.RawMessage, error) {
 	if !through {
 		return nil, forbidden("you are not in any of the rooms that let people into this one")
 	}
-	by, err := l.inviter(k, state)
+	by, err := l.inviter(k, state, cmp.Or(d.Through, l.r.id.Server))
 	if err != nil {
 		return nil, err
 	}
@@ -94,15 +95,15 @@ func (l *live) passes(k *look, rule *rules.Event, u event.UserID) (bool, error) 
 	return false, nil
 }
 
-// inviter finds a joined user of this server with the power to invite.
-func (l *live) inviter(k *look, state rules.State) (event.UserID, error) {
+// inviter finds a joined user of a server with the power to invite.
+func (l *live) inviter(k *look, state rules.State, server string) (event.UserID, error) {
 	need := rules.Levels(state).Invite
 	members, err := k.rd.Members(l.id, "join")
 	if err != nil {
 		return "", err
 	}
 	for _, m := range members {
-		if m.User.Server() == l.r.id.Server && rules.UserLevel(state, m.User) >= need {
+		if m.User.Server() == server && rules.UserLevel(state, m.User) >= need {
 			return m.User, k.err
 		}
 	}

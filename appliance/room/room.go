@@ -153,6 +153,8 @@ type Draft struct {
 	Redacts  event.ID
 	TS       int64 // 0: now
 	Txn      *Txn
+	// Through is the server whose power to invite a restricted join stands in; "": this one.
+	Through string
 }
 
 // StateDraft is one entry of CreateRequest.InitialState.

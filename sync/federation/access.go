@@ -119,12 +119,12 @@ func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string)
 var errNotResident = notFound("this server is not in the room")
 
 // checkResident refuses when we ourselves have nobody in the room: then our picture of it is old.
-func (h *Handler) checkResident(ctx context.Context, room event.RoomID) error {
+func (h *Handler) checkResident(ctx context.Context, room event.RoomID, local Local) error {
 	servers, err := h.c.Rooms.Servers(ctx, room)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(servers, h.c.Local.Server) {
+	if !slices.Contains(servers, local.Server) {
 		return errNotResident
 	}
 	return nil

@@ -151,7 +151,7 @@ func (b *testBox) start() {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	way := NewDiscovery(DiscoveryConfig{Roots: roots, AllowPrivate: true})
-	b.ring = NewKeyRing(KeyRingConfig{Local: l, DB: b.db, Fetch: FetchKeys(way)})
+	b.ring = NewKeyRing(KeyRingConfig{Locals: Only(l), DB: b.db, Fetch: FetchKeys(way)})
 	b.client = NewClient(ClientConfig{Local: l, Transport: way, Ring: b.ring, Rooms: b.rooms, Log: log, Patience: 30 * time.Second,
 		Heard: func(server string, ok bool) {
 			if ok {
@@ -161,7 +161,7 @@ func (b *testBox) start() {
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log})
 	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second,
 		IsBox: func(server string) bool { _, ok := b.boxes.Load(server); return ok }})
-	b.handler = NewHandler(HandlerConfig{Local: l, DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log,
+	b.handler = NewHandler(HandlerConfig{Locals: Only(l), DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log,
 		Heard: func(server string) { b.ring.Reachable(server); b.sender.Heard(server) }})
 	b.seen.mu.Lock()
 	b.seen.next = b.handler
@@ -354,7 +354,7 @@ func (u *testUsers) Alias(ctx context.Context, alias string) (id event.RoomID, s
 	return id, servers, err
 }
 
-func (u *testUsers) PublicRooms(context.Context, json.RawMessage) (json.RawMessage, error) {
+func (u *testUsers) PublicRooms(context.Context, string, json.RawMessage) (json.RawMessage, error) {
 	return json.RawMessage(`{"chunk":[],"total_room_count_estimate":0}`), nil
 }
 
@@ -362,6 +362,6 @@ func (u *testUsers) Hierarchy(context.Context, event.RoomID, string, bool) (json
 	return json.RawMessage(`{"room":{},"children":[]}`), nil
 }
 
-func (u *testUsers) OpenID(context.Context, string) (event.UserID, error) {
+func (u *testUsers) OpenID(context.Context, string, string) (event.UserID, error) {
 	return "", notFound("none")
 }

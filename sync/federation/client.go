@@ -21,6 +21,7 @@ import (
 
 // ClientConfig is what a Client needs. Transport and Ring must be set; Rooms for all that touches rooms.
 type ClientConfig struct {
+	// Local is who asks; As makes a client that asks as somebody else.
 	Local Local
 	// Transport takes a request with scheme matrix-federation and a server name as host to that server.
 	Transport http.RoundTripper
@@ -39,7 +40,7 @@ type ClientConfig struct {
 type Client struct {
 	c          ClientConfig
 	log        *slog.Logger
-	policyAway silence
+	policyAway *silence // shared by all identities
 }
 
 func (c *Client) now() time.Time {
@@ -57,7 +58,14 @@ func NewClient(c ClientConfig) *Client {
 	if c.Patience == 0 {
 		c.Patience = time.Minute
 	}
-	return &Client{c: c, log: c.Log}
+	return &Client{c: c, log: c.Log, policyAway: &silence{}}
+}
+
+// As gives the same client under another identity: it shares all else.
+func (c *Client) As(l Local) *Client {
+	other := *c
+	other.c.Local = l
+	return &other
 }
 
 // Bounds of what we read from others.

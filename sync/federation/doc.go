@@ -10,7 +10,7 @@
 //   - our own events go out oldest first, at most 50 in a transaction and at most 50 unconfirmed per room;
 //   - after a partition the box speaks first and pulls until both graphs agree, since central servers throw away bursts and
 //     strand queues without telling anyone; what is pulled this way is live timeline, not history;
-//   - who we are is an argument (Local), never a global, so that one process can answer under several names.
+//   - who we are is an argument of each request (Local, found through Locals), never a global, so that one process can answer under several names.
 //
 // It leaves to others: the law and the storage of rooms (appliance/room), users' keys and devices (an interface,
 // declared in users.go), and how bytes travel: a http.RoundTripper is handed in, which may be HTTPS with
@@ -19,17 +19,7 @@
 // Specification: https://spec.matrix.org/v1.16/server-server-api/
 package federation
 
-import (
-	"time"
-
-	"hallig/appliance/event"
-)
-
-// Local is one server identity: the name and the key that signs for it.
-type Local struct {
-	Server string
-	Key    event.Key
-}
+import "time"
 
 // Limits of one transaction.
 // https://spec.matrix.org/v1.16/server-server-api/#transactions

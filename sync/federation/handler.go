@@ -19,10 +19,11 @@ import (
 	"hallig/appliance/store"
 )
 
-// HandlerConfig is what a Handler needs. Local, Ring, Rooms, Intake and DB must be set; what is nil of the rest is
+// HandlerConfig is what a Handler needs. Locals, Ring, Rooms, Intake and DB must be set; what is nil of the rest is
 // answered as unknown.
 type HandlerConfig struct {
-	Local  Local
+	// Locals are the names that the handler answers under: X-Matrix's destination picks one, or the Host where nothing is signed.
+	Locals Locals
 	DB     *store.DB
 	Ring   *KeyRing
 	Rooms  *room.Rooms
@@ -67,6 +68,7 @@ func NewHandler(c HandlerConfig) http.Handler {
 // request is one verified request.
 type request struct {
 	*http.Request
+	local  Local // whom the request is for
 	origin string
 	body   []byte
 	w      http.ResponseWriter // for the few that do not answer JSON
@@ -171,7 +173,13 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := &request{Request: r, body: raw, w: w}
-	if !m.public {
+	if m.public {
+		var ok bool
+		if q.local, ok = m.h.c.Locals.addressed(r); !ok {
+			answer(w, http.StatusMisdirectedRequest, errorBody{"M_UNRECOGNIZED", "no server of this name answers here"})
+			return
+		}
+	} else {
 		if err := m.h.authenticate(q); err != nil {
 			m.h.log.Info("federation request refused", "path", r.URL.Path, "reason", err)
 			answer(w, http.StatusUnauthorized, errorBody{"M_UNAUTHORIZED", publicReason(err)})
@@ -211,11 +219,15 @@ func (h *Handler) authenticate(q *request) error {
 		if a, err = ParseAuthorization(header); err != nil {
 			continue
 		}
-		if a.Destination != "" && a.Destination != h.c.Local.Server {
+		local, ok := h.c.Locals.addressed(q.Request)
+		if a.Destination != "" {
+			local, ok = h.c.Locals(a.Destination)
+		}
+		if !ok {
 			err = errors.New("the request is for " + a.Destination + ", not for this server")
 			continue
 		}
-		if a.Origin == h.c.Local.Server {
+		if h.c.Locals.has(a.Origin) {
 			err = errors.New("the request claims to be from this server itself")
 			continue
 		}
@@ -227,7 +239,7 @@ func (h *Handler) authenticate(q *request) error {
 		if err = VerifyRequest(a, q.Method, uri, q.body, pub); err != nil {
 			continue
 		}
-		q.origin = a.Origin
+		q.local, q.origin = local, a.Origin
 		if h.c.Heard != nil {
 			h.c.Heard(a.Origin)
 		}
@@ -310,15 +322,15 @@ func (h *Handler) version(context.Context, *request) (any, error) {
 }
 
 // keyServer gives our own key document.
-func (h *Handler) keyServer(context.Context, *request) (any, error) {
-	doc, err := h.c.Ring.Document()
+func (h *Handler) keyServer(_ context.Context, r *request) (any, error) {
+	doc, err := h.c.Ring.Document(r.local)
 	return json.RawMessage(doc), err
 }
 
 // keyQueryOne answers as a notary for what the ring knows.
 // https://spec.matrix.org/v1.16/server-server-api/#querying-keys-through-another-server
 func (h *Handler) keyQueryOne(ctx context.Context, r *request) (any, error) {
-	return h.notarise(ctx, []string{r.PathValue("server")})
+	return h.notarise(ctx, r.local, []string{r.PathValue("server")})
 }
 
 func (h *Handler) keyQuery(ctx context.Context, r *request) (any, error) {
@@ -334,10 +346,10 @@ func (h *Handler) keyQuery(ctx context.Context, r *request) (any, error) {
 			break
 		}
 	}
-	return h.notarise(ctx, servers)
+	return h.notarise(ctx, r.local, servers)
 }
 
-func (h *Handler) notarise(ctx context.Context, servers []string) (any, error) {
+func (h *Handler) notarise(ctx context.Context, local Local, servers []string) (any, error) {
 	out := []json.RawMessage{}
 	for _, s := range servers {
 		docs, err := h.c.Ring.Documents(ctx, s)
@@ -345,8 +357,8 @@ func (h *Handler) notarise(ctx context.Context, servers []string) (any, error) {
 			return nil, err
 		}
 		for _, doc := range docs {
-			if s != h.c.Local.Server {
-				if doc, err = event.SignJSON(doc, h.c.Local.Server, h.c.Local.Key); err != nil {
+			if s != local.Server {
+				if doc, err = event.SignJSON(doc, local.Server, local.Key); err != nil {
 					continue // a document that cannot be signed again is not passed on
 				}
 			}

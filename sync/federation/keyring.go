@@ -44,8 +44,9 @@ var ErrKeyUnavailable = errors.New("key is not available now")
 
 // KeyRingConfig is what a KeyRing needs.
 type KeyRingConfig struct {
-	Local Local
-	DB    *store.DB // where learnt documents live; nil keeps them in memory only
+	// Locals are the names whose keys are our own.
+	Locals Locals
+	DB     *store.DB // where learnt documents live; nil keeps them in memory only
 	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name (verified TLS). nil: never.
 	Fetch func(ctx context.Context, server string) ([]byte, error)
 	// Now is the clock; nil means time.Now.
@@ -55,8 +56,6 @@ type KeyRingConfig struct {
 	// Paired gives the key that a paired box has stated under its box key, which pairing made trusted; nil when the server is
 	// none or has no such key. A nil function means that there are no paired boxes.
 	Paired func(server, keyID string) ed25519.PublicKey
-	// OldKeys are our own retired keys: key id to expired_ts and public key.
-	OldKeys map[string]OldKey
 }
 
 // OldKey is a retired verify key.
@@ -72,15 +71,21 @@ type KeyRing struct {
 	group singleflight.Group
 
 	mu     sync.Mutex
-	learnt uint64 // counts documents learnt, so that an older reading never covers a newer one
-	own    []byte
-	ownAt  time.Time
+	learnt uint64                       // counts documents learnt, so that an older reading never covers a newer one
+	own    map[string]ownDocument       // by our own names
 	cache  map[string][]store.ServerKey // by server
 	notNow map[string]time.Time         // servers that gave no document, until when they are left alone
 	asked  map[[2]string]time.Time      // notary and server, by when
 }
 
-// NewKeyRing returns a ring that knows our own key.
+// ownDocument is our own key document as it was last signed.
+type ownDocument struct {
+	key  string // id of the key that signed it
+	json []byte
+	at   time.Time
+}
+
+// NewKeyRing returns a ring that knows our own keys.
 func NewKeyRing(c KeyRingConfig) *KeyRing {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -88,7 +93,7 @@ func NewKeyRing(c KeyRingConfig) *KeyRing {
 	if c.ClockTrusted == nil {
 		c.ClockTrusted = func() bool { return true }
 	}
-	return &KeyRing{c: c, cache: map[string][]store.ServerKey{}, notNow: map[string]time.Time{}, asked: map[[2]string]time.Time{}}
+	return &KeyRing{c: c, own: map[string]ownDocument{}, cache: map[string][]store.ServerKey{}, notNow: map[string]time.Time{}, asked: map[[2]string]time.Time{}}
 }
 
 // keyDocument is the answer of /_matrix/key/v2/server.
@@ -110,16 +115,16 @@ type oldVerifyKey struct {
 	ExpiredTS int64  `json:"expired_ts"`
 }
 
-// Document gives our own signed key document, signed afresh once a day. While the clock is not trusted the last one is kept.
-func (r *KeyRing) Document() ([]byte, error) {
+// Document gives the signed key document of one of our names, signed afresh once a day. While the clock is not trusted the last one is kept.
+func (r *KeyRing) Document(l Local) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.c.Now()
-	fresh := now.Sub(r.ownAt) < ownRenewal && !now.Before(r.ownAt)
-	if r.own != nil && (fresh || !r.c.ClockTrusted()) {
-		return r.own, nil
+	last := r.own[l.Server]
+	fresh := now.Sub(last.at) < ownRenewal && !now.Before(last.at)
+	if last.key == l.Key.ID && (fresh || !r.c.ClockTrusted()) {
+		return last.json, nil
 	}
-	l := r.c.Local
 	pub, _ := l.Key.Private.Public().(ed25519.PublicKey)
 	doc := keyDocument{
 		ServerName:    l.Server,
@@ -127,7 +132,7 @@ func (r *KeyRing) Document() ([]byte, error) {
 		OldVerifyKeys: map[string]oldVerifyKey{},
 		ValidUntilTS:  millis(now.Add(ownValidity)),
 	}
-	for id, k := range r.c.OldKeys {
+	for id, k := range l.Old {
 		doc.OldVerifyKeys[id] = oldVerifyKey{Key: base64.RawStdEncoding.EncodeToString(k.Key), ExpiredTS: k.ExpiredTS}
 	}
 	raw, err := json.Marshal(doc)
@@ -138,7 +143,7 @@ func (r *KeyRing) Document() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key document: %w", err)
 	}
-	r.own, r.ownAt = signed, now
+	r.own[l.Server] = ownDocument{l.Key.ID, signed, now}
 	return signed, nil
 }
 
@@ -150,7 +155,7 @@ func (r *KeyRing) Learn(ctx context.Context, doc []byte, source string) error {
 		return fmt.Errorf("learn keys: %w", err)
 	}
 	server := keys[0].Server
-	if server == r.c.Local.Server {
+	if r.c.Locals.has(server) {
 		return errors.New("learn keys: that is our own name")
 	}
 	if r.c.DB != nil {
@@ -251,13 +256,12 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 			return key, nil
 		}
 	}
-	l := r.c.Local
-	if server == l.Server {
+	if l, own := r.c.Locals(server); own {
 		if keyID == l.Key.ID {
 			pub, _ := l.Key.Private.Public().(ed25519.PublicKey)
 			return pub, nil
 		}
-		if k, ok := r.c.OldKeys[keyID]; ok && at <= k.ExpiredTS {
+		if k, ok := l.Old[keyID]; ok && at <= k.ExpiredTS {
 			return k.Key, nil
 		}
 		return nil, fmt.Errorf("key %s is none of ours", keyID)
@@ -396,8 +400,8 @@ func (r *KeyRing) Reachable(server string) {
 
 // Documents gives the last document of a server as it was learnt, for those who ask us about it; nil when unknown.
 func (r *KeyRing) Documents(ctx context.Context, server string) ([][]byte, error) {
-	if server == r.c.Local.Server {
-		doc, err := r.Document()
+	if l, own := r.c.Locals(server); own {
+		doc, err := r.Document(l)
 		return [][]byte{doc}, err
 	}
 	keys, err := r.known(ctx, server)

@@ -17,7 +17,8 @@ import (
 
 func document(t *testing.T, l Local, now time.Time, old map[string]OldKey) []byte {
 	t.Helper()
-	doc, err := NewKeyRing(KeyRingConfig{Local: l, Now: func() time.Time { return now }, OldKeys: old}).Document()
+	l.Old = old
+	doc, err := NewKeyRing(KeyRingConfig{Locals: Only(l), Now: func() time.Time { return now }}).Document(l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,9 +28,10 @@ func document(t *testing.T, l Local, now time.Time, old map[string]OldKey) []byt
 func TestDocumentIsSignedAfreshDaily(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	trusted := true
-	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "a.example", Key: testKey(0)}, Now: func() time.Time { return now }, ClockTrusted: func() bool { return trusted }})
+	l := Local{Server: "a.example", Key: testKey(0)}
+	r := NewKeyRing(KeyRingConfig{Locals: Only(l), Now: func() time.Time { return now }, ClockTrusted: func() bool { return trusted }})
 	until := func() int64 {
-		raw, err := r.Document()
+		raw, err := r.Document(l)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +68,7 @@ func TestKeysOfOthers(t *testing.T) {
 	pub := them.Key.Private.Public().(ed25519.PublicKey)
 	fetched := 0
 	var answer []byte
-	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "a.example", Key: testKey(0)}, Now: func() time.Time { return now }, ClockTrusted: func() bool { return trusted },
+	r := NewKeyRing(KeyRingConfig{Locals: Only(Local{Server: "a.example", Key: testKey(0)}), Now: func() time.Time { return now }, ClockTrusted: func() bool { return trusted },
 		Fetch: func(context.Context, string) ([]byte, error) {
 			fetched++
 			if answer == nil {
@@ -122,7 +124,7 @@ func TestKeysOfOthers(t *testing.T) {
 
 func TestLearnRefusesWhatIsNotSigned(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
-	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "a.example", Key: testKey(0)}, Now: func() time.Time { return now }})
+	r := NewKeyRing(KeyRingConfig{Locals: Only(Local{Server: "a.example", Key: testKey(0)}), Now: func() time.Time { return now }})
 	good := document(t, Local{Server: "b.example", Key: testKey(1)}, now, nil)
 	var doc map[string]any
 	if err := json.Unmarshal(good, &doc); err != nil {
@@ -149,7 +151,7 @@ func TestNamesOfStrangersAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "a.example", Key: testKey(0)}, DB: db,
+	r := NewKeyRing(KeyRingConfig{Locals: Only(Local{Server: "a.example", Key: testKey(0)}), DB: db,
 		Fetch: func(context.Context, string) ([]byte, error) { return nil, errors.New("away") }})
 	d := NewDiscovery(DiscoveryConfig{})
 	for i := range maxRemembered + 100 {
@@ -177,7 +179,7 @@ func TestOldReadingDoesNotCoverNewKeys(t *testing.T) {
 	}
 	defer db.Close()
 	far := Local{Server: "far.test", Key: testKey(1)}
-	r := NewKeyRing(KeyRingConfig{Local: Local{Server: "near.test", Key: testKey(2)}, DB: db})
+	r := NewKeyRing(KeyRingConfig{Locals: Only(Local{Server: "near.test", Key: testKey(2)}), DB: db})
 	before := r.learnt // the slow look-up starts here and finds nothing
 	if err := r.Learn(t.Context(), document(t, far, time.Now(), nil), SourceTLS); err != nil {
 		t.Fatal(err)

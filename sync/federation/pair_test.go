@@ -282,7 +282,7 @@ func TestSendIsRepeatable(t *testing.T) {
 	}
 	var stored []byte
 	a.await("the answer", func() bool {
-		err := a.db.View(t.Context(), func(r *store.Read) (err error) { stored, err = r.TxnAnswer(b.name, "t1"); return err })
+		err := a.db.View(t.Context(), func(r *store.Read) (err error) { stored, err = r.TxnAnswer(b.name, a.name+" t1"); return err })
 		return err == nil && stored != nil
 	})
 	if got, want := string(stored), `{"pdus":{}}`; got != want {

@@ -108,14 +108,14 @@ func TestServerACLShutsOut(t *testing.T) {
 // shelf is local media of one file.
 type shelf struct{ data []byte }
 
-func (s shelf) Open(_ context.Context, id string) (io.ReadCloser, string, string, int64, error) {
+func (s shelf) Open(_ context.Context, _, id string) (io.ReadCloser, string, string, int64, error) {
 	if id != "there" {
 		return nil, "", "", 0, notFound("no such media")
 	}
 	return io.NopCloser(bytes.NewReader(s.data)), "image/png", "Wattenmeer \"bei Ebbe\".png", int64(len(s.data)), nil
 }
 
-func (s shelf) Thumbnail(context.Context, string, int, int, string) (io.ReadCloser, string, int64, error) {
+func (s shelf) Thumbnail(context.Context, string, string, int, int, string) (io.ReadCloser, string, int64, error) {
 	return nil, "", 0, notFound("no thumbnails")
 }
 

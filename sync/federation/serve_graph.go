@@ -88,12 +88,12 @@ func (h *Handler) backfill(ctx context.Context, r *request) (any, error) {
 	if pdus, err = h.seen(ctx, id, r.origin, pdus); err != nil {
 		return nil, err
 	}
-	return h.transactionOf(pdus), nil
+	return h.transactionOf(r.local, pdus), nil
 }
 
 // transactionOf is the form of answers that look like transactions.
-func (h *Handler) transactionOf(pdus []*event.PDU) any {
-	return map[string]any{"origin": h.c.Local.Server, "origin_server_ts": millis(h.c.Now()), "pdus": raws(pdus)}
+func (h *Handler) transactionOf(local Local, pdus []*event.PDU) any {
+	return map[string]any{"origin": local.Server, "origin_server_ts": millis(h.c.Now()), "pdus": raws(pdus)}
 }
 
 // missingEvents gives the events between two ends. Limits up to 100 are honoured: who is behind should not have to ask often.
@@ -197,7 +197,7 @@ func (h *Handler) event(ctx context.Context, r *request) (any, error) {
 		}
 		p = seen[0]
 	}
-	return h.transactionOf([]*event.PDU{p}), nil
+	return h.transactionOf(r.local, []*event.PDU{p}), nil
 }
 
 func (h *Handler) eventAuth(ctx context.Context, r *request) (any, error) {

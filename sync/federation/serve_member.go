@@ -30,7 +30,7 @@ func (h *Handler) visitor(ctx context.Context, r *request) (event.RoomID, event.
 	if err != nil {
 		return "", "", nil, err
 	}
-	if err := h.checkResident(ctx, id); err != nil {
+	if err := h.checkResident(ctx, id, r.local); err != nil {
 		return "", "", nil, err
 	}
 	return id, user, v, h.checkACL(ctx, id, r.origin)
@@ -52,10 +52,10 @@ type incompatible struct{ version string }
 
 func (e *incompatible) Error() string { return "the room is of version " + e.version }
 
-func (h *Handler) template(ctx context.Context, id event.RoomID, user event.UserID, membership string) (any, error) {
+func (h *Handler) template(ctx context.Context, local Local, id event.RoomID, user event.UserID, membership string) (any, error) {
 	key := string(user)
 	content, _ := json.Marshal(map[string]string{"membership": membership}) // strings only
-	raw, v, err := h.c.Rooms.Template(ctx, room.Draft{Room: id, Sender: user, Type: "m.room.member", StateKey: &key, Content: content})
+	raw, v, err := h.c.Rooms.Template(ctx, room.Draft{Room: id, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Through: local.Server})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (h *Handler) makeJoin(ctx context.Context, r *request) (any, error) {
 	if err := speaks(r, v); err != nil {
 		return nil, err
 	}
-	return h.template(ctx, id, user, "join")
+	return h.template(ctx, r.local, id, user, "join")
 }
 
 func (h *Handler) makeLeave(ctx context.Context, r *request) (any, error) {
@@ -78,7 +78,7 @@ func (h *Handler) makeLeave(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.template(ctx, id, user, "leave")
+	return h.template(ctx, r.local, id, user, "leave")
 }
 
 func (h *Handler) makeKnock(ctx context.Context, r *request) (any, error) {
@@ -89,7 +89,7 @@ func (h *Handler) makeKnock(ctx context.Context, r *request) (any, error) {
 	if err := speaks(r, v); err != nil {
 		return nil, err
 	}
-	return h.template(ctx, id, user, "knock")
+	return h.template(ctx, r.local, id, user, "knock")
 }
 
 // membership reads and checks the event of a send_join, send_leave or send_knock, and takes it in.
@@ -99,7 +99,7 @@ func (h *Handler) membership(ctx context.Context, r *request, want string) (*eve
 	if err != nil {
 		return nil, err
 	}
-	if err := h.checkResident(ctx, id); err != nil {
+	if err := h.checkResident(ctx, id, r.local); err != nil {
 		return nil, err
 	}
 	if err := h.checkACL(ctx, id, r.origin); err != nil {
@@ -128,10 +128,10 @@ func (h *Handler) membership(ctx context.Context, r *request, want string) (*eve
 	if p.CheckHash() != nil {
 		return nil, badJSON("the content hash does not match")
 	}
-	if want == "join" && content.Via != "" && content.Via.Server() == h.c.Local.Server {
+	if want == "join" && content.Via != "" && content.Via.Server() == r.local.Server {
 		// Our signature says that the user may join by the room's restricted rule; the law checks the rest.
 		// https://spec.matrix.org/v1.16/server-server-api/#put_matrixfederationv2send_joinroomideventid
-		if p, err = p.Sign(h.c.Local.Server, h.c.Local.Key); err != nil {
+		if p, err = p.Sign(r.local.Server, r.local.Key); err != nil {
 			return nil, err
 		}
 	}
@@ -172,7 +172,7 @@ func (h *Handler) sendJoin(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"origin": h.c.Local.Server, "event": json.RawMessage(p.JSON()), "state": state, "auth_chain": auth,
+	return map[string]any{"origin": r.local.Server, "event": json.RawMessage(p.JSON()), "state": state, "auth_chain": auth,
 		"members_omitted": false, "servers_in_room": servers}, nil
 }
 
@@ -263,7 +263,7 @@ func (h *Handler) invited(ctx context.Context, r *request, version string, raw j
 	if p.Sender.Server() != r.origin {
 		return nil, forbidden("the sender does not live on the server that sends")
 	}
-	user, err := h.local(*p.StateKey)
+	user, err := h.local(r, *p.StateKey)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +279,7 @@ func (h *Handler) invited(ctx context.Context, r *request, version string, raw j
 	if err := h.checkACL(ctx, p.RoomID, r.origin); err != nil {
 		return nil, err
 	}
-	if p, err = p.Sign(h.c.Local.Server, h.c.Local.Key); err != nil {
+	if p, err = p.Sign(r.local.Server, r.local.Key); err != nil {
 		return nil, err
 	}
 	return p, h.c.Rooms.AcceptInvite(ctx, v, p, stripped)

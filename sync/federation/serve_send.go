@@ -74,7 +74,7 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	defer unlock()
 	var before []byte
 	err = h.c.DB.View(ctx, func(rd *store.Read) (err error) {
-		before, err = rd.TxnAnswer(r.origin, txn)
+		before, err = rd.TxnAnswer(r.origin, txnKey(r.local, txn))
 		return err
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 		return json.RawMessage(before), nil
 	}
 	// What has begun goes on when the sender hangs up: it will send the same again, and then everything is known.
-	results, err := h.takePDUs(ctx, r.origin, t.PDUs)
+	results, err := h.takePDUs(ctx, r.local, r.origin, t.PDUs)
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +99,13 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	}
 	if len(t.PDUs)+len(t.EDUs) > 0 {
 		// Lazily: if a power cut takes the answer back, the repetition finds every effect done and answers the same.
-		h.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveTxnAnswer(r.origin, txn, answer) })
+		h.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveTxnAnswer(r.origin, txnKey(r.local, txn), answer) })
 	}
 	return json.RawMessage(answer), nil
 }
+
+// txnKey keeps apart what a server sends to several of our names under the same id.
+func txnKey(local Local, txn string) string { return local.Server + " " + txn }
 
 // told gives the text for the sender of a PDU. stop: nothing could be decided (disk, shutdown), the transaction must come again.
 func told(err error) (text string, stop bool) {
@@ -126,7 +129,7 @@ type badPDU struct{ text string }
 func (e *badPDU) Error() string { return e.text }
 
 // takePDUs takes in all that can be read. What belongs to no room of ours gets no answer: without the room's version there is not even an id.
-func (h *Handler) takePDUs(ctx context.Context, origin string, raws []json.RawMessage) (map[event.ID]pduResult, error) {
+func (h *Handler) takePDUs(ctx context.Context, local Local, origin string, raws []json.RawMessage) (map[event.ID]pduResult, error) {
 	results := make(map[event.ID]pduResult, len(raws))
 	note := func(id event.ID, err error) error {
 		text, stop := told(err)
@@ -143,7 +146,7 @@ func (h *Handler) takePDUs(ctx context.Context, origin string, raws []json.RawMe
 		e := rooms[id]
 		if e == nil {
 			var err error
-			if e, err = h.entrance(ctx, id, origin); err != nil {
+			if e, err = h.entrance(ctx, id, local, origin); err != nil {
 				return nil, err
 			}
 			rooms[id] = e
@@ -191,11 +194,11 @@ type entrance struct {
 	refused error          // what the server hears of its events
 }
 
-func (h *Handler) entrance(ctx context.Context, id event.RoomID, origin string) (*entrance, error) {
+func (h *Handler) entrance(ctx context.Context, id event.RoomID, local Local, origin string) (*entrance, error) {
 	if id == "" {
 		return &entrance{}, nil
 	}
-	st, err := h.c.Rooms.Standing(ctx, id)
+	st, err := h.c.Rooms.Standing(ctx, id, local.Server)
 	var unknown *room.Error
 	if errors.As(err, &unknown) || err == nil && st.Version.Readable {
 		return &entrance{}, nil

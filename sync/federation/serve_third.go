@@ -38,13 +38,13 @@ func (h *Handler) exchangeThirdParty(ctx context.Context, r *request) (any, erro
 	if t.Type != "m.room.member" || t.Room != id || t.Content.Membership != "invite" || len(t.Content.ThirdParty) == 0 {
 		return nil, badJSON("that is no third-party invite of this room")
 	}
-	if _, err := h.local(string(t.Sender)); err != nil {
+	if _, err := h.local(r, string(t.Sender)); err != nil {
 		return nil, err
 	}
 	if _, err := event.ParseUserID(string(t.StateKey)); err != nil {
 		return nil, refuse(http.StatusBadRequest, "M_INVALID_PARAM", "that is no user id")
 	}
-	if err := h.checkResident(ctx, id); err != nil {
+	if err := h.checkResident(ctx, id, r.local); err != nil {
 		return nil, err
 	}
 	if err := h.checkACL(ctx, id, r.origin); err != nil {
@@ -56,7 +56,7 @@ func (h *Handler) exchangeThirdParty(ctx context.Context, r *request) (any, erro
 	}
 	key := string(t.StateKey)
 	draft := room.Draft{Room: id, Sender: t.Sender, Type: "m.room.member", StateKey: &key, Content: content}
-	if t.StateKey.Server() == h.c.Local.Server {
+	if t.StateKey.Server() == r.local.Server {
 		_, err := h.c.Rooms.Send(ctx, draft)
 		return struct{}{}, err
 	}
@@ -64,11 +64,11 @@ func (h *Handler) exchangeThirdParty(ctx context.Context, r *request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	signed, err := h.c.Client.Invite(ctx, v, pdu)
+	signed, err := h.c.Client.As(r.local).Invite(ctx, v, pdu)
 	if err != nil {
 		return nil, err
 	}
-	res, err := h.c.Rooms.Accept(ctx, room.Incoming{PDU: signed, From: room.Source{Kind: "local", Server: h.c.Local.Server}})
+	res, err := h.c.Rooms.Accept(ctx, room.Incoming{PDU: signed, From: room.Source{Kind: "local", Server: r.local.Server}})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (h *Handler) bound(ctx context.Context, r *request) (any, error) {
 	if err := r.decode(&req); err != nil {
 		return nil, err
 	}
-	user, err := h.local(req.User)
+	user, err := h.local(r, req.User)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (h *Handler) bound(ctx context.Context, r *request) (any, error) {
 		}
 		t := thirdParty{Type: "m.room.member", Room: in.Room, Sender: in.Sender, StateKey: user}
 		t.Content.Membership, t.Content.ThirdParty = "invite", third
-		if err := h.redeem(ctx, t); err != nil {
+		if err := h.redeem(ctx, r.local, t); err != nil {
 			h.log.Info("third-party invite not issued", "room", in.Room, "sender", in.Sender, "err", err)
 		}
 	}
@@ -126,9 +126,9 @@ func (h *Handler) bound(ctx context.Context, r *request) (any, error) {
 }
 
 // redeem has an invite issued by its sender's server, which may be this one.
-func (h *Handler) redeem(ctx context.Context, t thirdParty) error {
-	if t.Sender.Server() != h.c.Local.Server {
-		return h.c.Client.ExchangeThirdParty(ctx, t)
+func (h *Handler) redeem(ctx context.Context, local Local, t thirdParty) error {
+	if t.Sender.Server() != local.Server {
+		return h.c.Client.As(local).ExchangeThirdParty(ctx, t)
 	}
 	content, err := json.Marshal(t.Content)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"hallig/appliance/event"
 )
 
-// Users is what federation needs to know and tell about the users of this server. Refusals are *room.Error.
+// Users is what federation needs to know and tell about the users of our names. Refusals are *room.Error. Where neither a user nor an alias says
+// which of our names is asked, local does.
 type Users interface {
 	// Profile answers /query/profile; field may be empty.
 	Profile(ctx context.Context, user event.UserID, field string) (json.RawMessage, error)
@@ -30,26 +31,26 @@ type Users interface {
 	EDU(ctx context.Context, origin, kind string, content json.RawMessage) error
 	// Alias answers /query/directory: an unknown alias is M_NOT_FOUND.
 	Alias(ctx context.Context, alias string) (event.RoomID, []string, error)
-	// PublicRooms answers /publicRooms.
-	PublicRooms(ctx context.Context, req json.RawMessage) (json.RawMessage, error)
+	// PublicRooms answers /publicRooms of one of our names.
+	PublicRooms(ctx context.Context, local string, req json.RawMessage) (json.RawMessage, error)
 	// Hierarchy answers /hierarchy for a server: the room, its children, and those the server may not see. M_NOT_FOUND: it may not see the room.
 	Hierarchy(ctx context.Context, id event.RoomID, server string, suggested bool) (json.RawMessage, error)
-	// OpenID gives the user behind an OpenID token.
-	OpenID(ctx context.Context, token string) (event.UserID, error)
+	// OpenID gives the user of one of our names behind an OpenID token.
+	OpenID(ctx context.Context, local, token string) (event.UserID, error)
 }
 
-// Media opens local files for other servers. Refusals are *room.Error.
+// Media opens the files of one of our names for other servers. Refusals are *room.Error.
 type Media interface {
-	Open(ctx context.Context, id string) (body io.ReadCloser, contentType, filename string, size int64, err error)
-	Thumbnail(ctx context.Context, id string, width, height int, method string) (body io.ReadCloser, contentType string, size int64, err error)
+	Open(ctx context.Context, local, id string) (body io.ReadCloser, contentType, filename string, size int64, err error)
+	Thumbnail(ctx context.Context, local, id string, width, height int, method string) (body io.ReadCloser, contentType string, size int64, err error)
 }
 
-func (h *Handler) local(user string) (event.UserID, error) {
+func (h *Handler) local(r *request, user string) (event.UserID, error) {
 	u, err := event.ParseUserID(user)
 	if err != nil {
 		return "", refuse(http.StatusBadRequest, "M_INVALID_PARAM", "that is no user id")
 	}
-	if u.Server() != h.c.Local.Server {
+	if u.Server() != r.local.Server {
 		return "", notFound("the user does not live on this server")
 	}
 	if h.c.Users == nil {
@@ -59,7 +60,7 @@ func (h *Handler) local(user string) (event.UserID, error) {
 }
 
 func (h *Handler) profile(ctx context.Context, r *request) (any, error) {
-	u, err := h.local(r.query("user_id"))
+	u, err := h.local(r, r.query("user_id"))
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (h *Handler) directory(ctx context.Context, r *request) (any, error) {
 	if !ok || !strings.HasPrefix(alias, "#") {
 		return nil, refuse(http.StatusBadRequest, "M_INVALID_PARAM", "that is no room alias")
 	}
-	if server != h.c.Local.Server || h.c.Users == nil {
+	if server != r.local.Server || h.c.Users == nil {
 		return nil, notFound("the alias does not belong to this server")
 	}
 	room, servers, err := h.c.Users.Alias(ctx, alias)
@@ -89,7 +90,7 @@ func (h *Handler) directory(ctx context.Context, r *request) (any, error) {
 }
 
 func (h *Handler) userDevices(ctx context.Context, r *request) (any, error) {
-	u, err := h.local(r.PathValue("user"))
+	u, err := h.local(r, r.PathValue("user"))
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func (h *Handler) keys(r *request, field string, ask func(json.RawMessage) (json
 		return nil, badJSON(field + " is missing")
 	}
 	for u := range users {
-		if u.Server() != h.c.Local.Server {
+		if u.Server() != r.local.Server {
 			return nil, refuse(http.StatusBadRequest, "M_INVALID_PARAM", "not all users live on this server")
 		}
 	}
@@ -133,7 +134,7 @@ func (h *Handler) publicRooms(ctx context.Context, r *request) (any, error) {
 	if r.Method == http.MethodGet {
 		req = publicRoomsQuery(r.URL.Query())
 	}
-	return h.c.Users.PublicRooms(ctx, req)
+	return h.c.Users.PublicRooms(ctx, r.local.Server, req)
 }
 
 // publicRoomsQuery turns the GET form into the POST form.
@@ -154,7 +155,7 @@ func (h *Handler) openID(ctx context.Context, r *request) (any, error) {
 	if token == "" || h.c.Users == nil {
 		return nil, refuse(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "the token is not known")
 	}
-	u, err := h.c.Users.OpenID(ctx, token)
+	u, err := h.c.Users.OpenID(ctx, r.local.Server, token)
 	if err != nil {
 		return nil, refuse(http.StatusUnauthorized, "M_UNKNOWN_TOKEN", "the token is not known")
 	}
@@ -165,7 +166,7 @@ func (h *Handler) mediaDownload(ctx context.Context, r *request) (any, error) {
 	if h.c.Media == nil {
 		return nil, notFound("there is no such media")
 	}
-	body, typ, name, _, err := h.c.Media.Open(ctx, r.PathValue("media"))
+	body, typ, name, _, err := h.c.Media.Open(ctx, r.local.Server, r.PathValue("media"))
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +178,7 @@ func (h *Handler) mediaThumbnail(ctx context.Context, r *request) (any, error) {
 		return nil, notFound("there is no such media")
 	}
 	q := r.URL.Query()
-	body, typ, _, err := h.c.Media.Thumbnail(ctx, r.PathValue("media"), number(q, "width", 96, 4096), number(q, "height", 96, 4096), q.Get("method"))
+	body, typ, _, err := h.c.Media.Thumbnail(ctx, r.local.Server, r.PathValue("media"), number(q, "width", 96, 4096), number(q, "height", 96, 4096), q.Get("method"))
 	if err != nil {
 		return nil, err
 	}

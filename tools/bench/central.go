@@ -55,7 +55,7 @@ func newCentral(dir string) (*central, map[string]any, error) {
 		return nil, nil, err
 	}
 	c := &central{local: federation.Local{Server: centralName, Key: event.Key{ID: "ed25519:a_Cent", Private: private}}, done: make(chan struct{})}
-	doc, err := federation.NewKeyRing(federation.KeyRingConfig{Local: c.local}).Document()
+	doc, err := federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(c.local)}).Document(c.local)
 	if err != nil {
 		return nil, nil, err
 	}
