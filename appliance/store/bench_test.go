@@ -81,3 +81,51 @@ func BenchmarkInsert(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkTimeline reads 20 events of a room's middle, as a client that pages back does, from rows as they are written now and as the first
+// release wrote them.
+func BenchmarkTimeline(b *testing.B) {
+	for _, plain := range []bool{false, true} {
+		b.Run(fmt.Sprintf("plain=%t", plain), func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "hallig.db")
+			db, err := Open(b.Context(), path, Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer db.Close()
+			const n, page = 4000, 20
+			es := []*Event{rowFor(b, db, `{}`)}
+			for i := range n {
+				es = append(es, rowFor(b, db, fmt.Sprintf(`{"body":"%d %s","msgtype":"m.text"}`, i, strings.Repeat("Sand ", 60)), es[i].ID))
+			}
+			insert(b, db, es...)
+			if plain {
+				if err := db.Do(b.Context(), func(tx *Tx) error {
+					for _, e := range es {
+						if err := tx.exec(`UPDATE event SET json=? WHERE nid=?`, e.JSON, e.NID); err != nil {
+							return err
+						}
+					}
+					return nil
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			at := int64(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				at = (at + 997) % (n - page)
+				if err := db.View(b.Context(), func(r *Read) error {
+					got, err := r.RoomEventsBetween("!r:a.example", 0, at+page, page, true)
+					if len(got) != page {
+						b.Fatalf("%d events", len(got))
+					}
+					return err
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*page), "ns/event")
+		})
+	}
+}

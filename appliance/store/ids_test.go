@@ -22,7 +22,7 @@ func testID(n int) event.ID {
 var testKey = event.Key{ID: "ed25519:a_1", Private: ed25519.NewKeyFromSeed(make([]byte, 32))}
 
 // rowFor builds a real event on others and its row.
-func rowFor(t *testing.T, db *DB, content string, prev ...event.ID) *Event {
+func rowFor(t testing.TB, db *DB, content string, prev ...event.ID) *Event {
 	t.Helper()
 	p, err := event.Build(event.Default(), event.Proto{RoomID: "!r:a.example", Sender: "@u:a.example", Type: "m.room.message", Content: json.RawMessage(content),
 		Prev: prev, Auth: prev, Depth: 7, TS: 1_700_000_000_000}, "a.example", testKey)
@@ -32,7 +32,7 @@ func rowFor(t *testing.T, db *DB, content string, prev ...event.ID) *Event {
 	return &Event{NID: db.NextEvent(), ID: p.ID, Room: p.RoomID, Type: p.Type, Sender: p.Sender, Depth: p.Depth, TS: p.TS, JSON: p.JSON()}
 }
 
-func insert(t *testing.T, db *DB, es ...*Event) {
+func insert(t testing.TB, db *DB, es ...*Event) {
 	t.Helper()
 	if err := db.Do(t.Context(), func(tx *Tx) error {
 		for _, e := range es {

@@ -70,6 +70,9 @@ func stay(tx *store.Tx, e room.AppendInfo, self string) error {
 		return err
 	}
 	now := membershipOf(e.PDU.Content)
+	if now == "join" && was == "join" { // a new name or picture
+		return nil
+	}
 	joined, err := tx.JoinedOf(e.Room, server)
 	if err != nil {
 		return err
