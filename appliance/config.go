@@ -36,6 +36,9 @@ type Config struct {
 	PublicURL string `json:"public_url,omitempty"`
 	// Federation is where other servers reach the Server-Server API over TLS; ADDR:PORT. Empty: nowhere.
 	Federation string `json:"federation,omitempty"`
+	// FederationHost is the name, with or without port, where other servers find this one when the server name itself does not lead to it. It is
+	// published as /.well-known/matrix/server by both ports; under the server name it must be reachable over HTTPS at port 443. Empty: not published.
+	FederationHost string `json:"federation_host,omitempty"`
 	// FederationTLS is the certificate of that port.
 	FederationTLS TLSConfig `json:"federation_tls,omitzero"`
 
@@ -144,6 +147,9 @@ func (c *Config) check() error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return fmt.Errorf("%s %q: want ADDR:PORT", field, addr)
 		}
+	}
+	if c.FederationHost != "" && !event.ValidServerName(c.FederationHost) {
+		return fmt.Errorf("federation_host %q is no host or host:port", c.FederationHost)
 	}
 	t := c.FederationTLS
 	if (t.Certificate == "") != (t.Key == "") || (t.CACertificate == "") != (t.CAKey == "") {

@@ -225,7 +225,10 @@ func (f files) Thumbnail(ctx context.Context, local, id string, width, height in
 }
 
 func absent(err error) error {
-	if errors.Is(err, media.ErrAbsent) || errors.Is(err, media.ErrPending) {
+	if errors.Is(err, media.ErrPending) {
+		return &room.Error{Code: "M_NOT_YET_UPLOADED", Status: http.StatusGatewayTimeout, Text: err.Error()}
+	}
+	if errors.Is(err, media.ErrAbsent) {
 		return &room.Error{Code: "M_NOT_FOUND", Status: http.StatusNotFound, Text: err.Error()}
 	}
 	return err

@@ -28,7 +28,7 @@ func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.box)) }
 
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
-	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key}}
+	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key, At: b.cfg.FederationHost}}
 	b.exchange = &exchangeParts{number: inbox.Number(b.id.server)}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
 		Version: b.cfg.roomVersion(),
@@ -82,7 +82,7 @@ func (b *Box) joinFederation() error {
 	})
 	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey})
 	f.client = federation.NewClient(federation.ClientConfig{
-		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Log: log,
+		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Log: log, Web: f.discovery.Web,
 		Heard: func(server string, ok bool) {
 			if ok {
 				f.ring.Reachable(server)

@@ -42,7 +42,6 @@ type Config struct {
 	OpenRegistration bool         // accounts without a token (m.login.dummy)
 	SharedSecret     string       // opens /_synapse/admin/v1/register; empty: closed
 	PublicBaseURL    string       // for .well-known/matrix/client; empty: taken from the request's Host
-	FederationHost   string       // "host:port" for .well-known/matrix/server; empty: not published
 	Limits           Limits       // zero: the defaults
 	Appservices      []Appservice // application services that may act for their users
 	Home             http.Handler // pages outside /_matrix; nil: 404
@@ -190,7 +189,8 @@ func apiPath(p string) bool {
 
 // federationPath says whether a path is one that servers ask, not clients.
 func federationPath(p string) bool {
-	return strings.HasPrefix(p, "/_matrix/federation/") || strings.HasPrefix(p, "/_matrix/key/")
+	return strings.HasPrefix(p, "/_matrix/federation/") || strings.HasPrefix(p, "/_matrix/key/") || strings.HasPrefix(p, "/_matrix/policy/") ||
+		p == "/.well-known/matrix/server"
 }
 
 // cors lets web clients of any origin in. https://spec.matrix.org/v1.13/client-server-api/#web-browser-clients

@@ -468,6 +468,9 @@ func (h *Handler) PublicRooms(ctx context.Context, req PublicRoomsRequest) (json
 }
 
 func (q PublicRoomsRequest) matches(p publicRoom) bool {
+	if q.Network != "" {
+		return false // a bridged network: this directory lists none
+	}
 	if len(q.Filter.Types) > 0 && !slices.ContainsFunc(q.Filter.Types, func(t *string) bool {
 		return t == nil && p.Type == "" || t != nil && *t == p.Type
 	}) {

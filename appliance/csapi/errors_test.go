@@ -60,7 +60,7 @@ func TestErrors(t *testing.T) {
 		{"GET", "/_matrix/client/v1/media/download/box.example/none", "", "", 401, "M_MISSING_TOKEN"},
 		{"GET", "/_synapse/admin/v1/whois/x", tok, "", 404, "M_UNRECOGNIZED"},
 		{"POST", "/_synapse/admin/v1/register", "", `{"nonce":"x","username":"a","password":"b","mac":"00"}`, 400, "M_UNKNOWN"},
-		{"GET", "/.well-known/matrix/server", "", "", 404, "M_NOT_FOUND"},
+		{"GET", "/.well-known/matrix/server", "", "", 404, "M_UNRECOGNIZED"},
 	} {
 		status, head, body := b.raw(tc.method, tc.path, tc.token, tc.body)
 		if status != tc.status || body["errcode"] != tc.code {
@@ -118,7 +118,7 @@ func TestRateLimit(t *testing.T) {
 
 func TestHomePageAndVersions(t *testing.T) {
 	b := newBox(t, func(c *Config) {
-		c.PublicBaseURL, c.FederationHost = "https://box.example:8443", "box.example:8448"
+		c.PublicBaseURL = "https://box.example:8443"
 		c.Federation = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) })
 		c.Home = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	})
@@ -136,7 +136,7 @@ func TestHomePageAndVersions(t *testing.T) {
 	if hs, _ := wk["m.homeserver"].(map[string]any); hs["base_url"] != "https://box.example:8443" {
 		t.Errorf("well-known client: %v", wk)
 	}
-	if _, _, wk := b.raw("GET", "/.well-known/matrix/server", "", ""); wk["m.server"] != "box.example:8448" {
-		t.Errorf("well-known server: %v", wk)
+	if status, _, _ := b.raw("PATCH", "/.well-known/matrix/server", "", ""); status != 405 {
+		t.Errorf("well-known server is not left to the federation: %d", status)
 	}
 }

@@ -71,7 +71,7 @@ func (h *Handler) mediaConfig(context.Context, *call) (any, error) {
 func (h *Handler) download(ctx context.Context, c *call) (any, error) {
 	f, err := h.openMedia(ctx, c, func(ctx context.Context) (*media.File, error) {
 		return h.Media.Get(ctx, c.params[0], c.params[1])
-	})
+	}, h.fetchMedia)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +101,8 @@ func (h *Handler) thumbnail(ctx context.Context, c *call) (any, error) {
 	}
 	f, err := h.openMedia(ctx, c, func(ctx context.Context) (*media.File, error) {
 		return h.Media.Thumbnail(ctx, c.params[0], c.params[1], width, height, method == "crop")
+	}, func(ctx context.Context, server, id string) error {
+		return h.fetchThumbnail(ctx, server, id, width, height, method == "crop")
 	})
 	if err != nil {
 		return nil, err
@@ -111,7 +113,7 @@ func (h *Handler) thumbnail(ctx context.Context, c *call) (any, error) {
 }
 
 // openMedia opens what is here, waits for announced uploads and fetches from other servers.
-func (h *Handler) openMedia(ctx context.Context, c *call, open func(context.Context) (*media.File, error)) (*media.File, error) {
+func (h *Handler) openMedia(ctx context.Context, c *call, open func(context.Context) (*media.File, error), fetch func(ctx context.Context, server, id string) error) (*media.File, error) {
 	server, id := c.params[0], c.params[1]
 	f, err := open(ctx)
 	switch {
@@ -126,8 +128,8 @@ func (h *Handler) openMedia(ctx context.Context, c *call, open func(context.Cont
 	if h.Remote == nil || c.query("allow_remote") == "false" {
 		return nil, notFound("there is no copy of this media here")
 	}
-	if _, err := h.slow.do(ctx, "media "+server+"/"+id, func(ctx context.Context) (any, error) {
-		return nil, h.fetchMedia(ctx, server, id)
+	if _, err := h.slow.do(ctx, "media "+server+"/"+id+" "+c.r.URL.RawQuery, func(ctx context.Context) (any, error) {
+		return nil, fetch(ctx, server, id)
 	}); err != nil {
 		return nil, err
 	}
@@ -142,6 +144,18 @@ func (h *Handler) fetchMedia(ctx context.Context, server, id string) error {
 	}
 	defer body.Close()
 	return h.Media.Cache(ctx, server, id, media.Info{Type: contentType, Name: name}, body)
+}
+
+// fetchThumbnail copies the smaller picture that another server makes of its file: over a narrow link the file itself may take an hour. Where it makes
+// none, the file comes.
+func (h *Handler) fetchThumbnail(ctx context.Context, server, id string, width, height int, crop bool) error {
+	w, hh := media.ThumbnailSize(width, height, crop)
+	body, contentType, err := h.Remote.Thumbnail(ctx, server, id, w, hh, crop)
+	if err != nil {
+		return h.fetchMedia(ctx, server, id)
+	}
+	defer body.Close()
+	return h.Media.CacheThumbnail(ctx, server, id, width, height, crop, media.Info{Type: contentType}, body)
 }
 
 // awaitUpload asks again while the sender is still uploading, up to timeout_ms.

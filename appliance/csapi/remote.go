@@ -27,6 +27,8 @@ type Remote interface {
 	QueryKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error)
 	ClaimKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error)
 	Media(ctx context.Context, server, id string) (body io.ReadCloser, contentType, filename string, err error)
+	// Thumbnail has a server make a smaller picture of its file.
+	Thumbnail(ctx context.Context, server, id string, width, height int, crop bool) (body io.ReadCloser, contentType string, err error)
 	PublicRooms(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error)
 	// Hierarchy asks a server for a room and its children: the answer of the Server-Server API.
 	Hierarchy(ctx context.Context, server string, room event.RoomID, suggested bool) (json.RawMessage, error)

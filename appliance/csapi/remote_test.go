@@ -31,11 +31,12 @@ const (
 
 // farServer is one other server: strict about what it is asked, and able to be slow or gone.
 type farServer struct {
-	t     *testing.T
-	gone  atomic.Bool
-	hold  chan struct{} // a join waits until it is closed; nil: it does not
-	joins atomic.Int32
-	sign  func(*event.Version, *event.PDU) (*event.PDU, error)
+	t      *testing.T
+	gone   atomic.Bool
+	hold   chan struct{} // a join waits until it is closed; nil: it does not
+	joins  atomic.Int32
+	thumbs atomic.Int32
+	sign   func(*event.Version, *event.PDU) (*event.PDU, error)
 }
 
 var errGone = errors.New("no way to far.example")
@@ -117,6 +118,14 @@ func (f *farServer) Media(_ context.Context, server, id string) (io.ReadCloser, 
 	return io.NopCloser(strings.NewReader("fernes Bild")), "text/plain", "fern.txt", f.asked(server)
 }
 
+func (f *farServer) Thumbnail(_ context.Context, server, id string, width, height int, crop bool) (io.ReadCloser, string, error) {
+	if id != "picture" || width != 96 || height != 96 || !crop {
+		return nil, "", notFound("no such thumbnail")
+	}
+	f.thumbs.Add(1)
+	return io.NopCloser(strings.NewReader("kleines Bild")), "image/png", f.asked(server)
+}
+
 func (f *farServer) PublicRooms(_ context.Context, server string, req json.RawMessage) (json.RawMessage, error) {
 	return json.RawMessage(`{"chunk":[{"room_id":"` + farRoom + `","num_joined_members":3}]}`), f.asked(server)
 }
@@ -160,6 +169,14 @@ func TestOtherServersAreAsked(t *testing.T) {
 		}
 		far.gone.Store(true)
 	}
+	far.gone.Store(false)
+	for range 2 { // the thumbnail only, then from here
+		status, head, _ := b.raw("GET", "/_matrix/client/v1/media/thumbnail/far.example/picture?width=80&height=80&method=crop", alice.Token, "")
+		if status != 200 || head.Get("Content-Type") != "image/png" || far.thumbs.Load() != 1 {
+			t.Errorf("thumbnail: %d %v, asked %d times", status, head, far.thumbs.Load())
+		}
+	}
+	far.gone.Store(true)
 	_, _, err := alice.Download(b.ctx, "mxc://far.example/other")
 	b.refused("media when the server is gone", err, 502, "M_UNKNOWN")
 	_, _, err = alice.Download(b.ctx, "mxc://far.example/none")

@@ -10,7 +10,6 @@ type handler = func(context.Context, *call) (any, error)
 func (h *Handler) enterRoutes() {
 	h.open("GET", "/_matrix/client/versions", h.versions)
 	h.open("GET", "/.well-known/matrix/client", h.wellKnownClient)
-	h.open("GET", "/.well-known/matrix/server", h.wellKnownServer)
 	h.sessionRoutes()
 	h.userRoutes()
 	h.roomRoutes()

@@ -41,13 +41,6 @@ func (h *Handler) wellKnownClient(_ context.Context, c *call) (any, error) {
 	return map[string]any{"m.homeserver": map[string]string{"base_url": h.baseURL(c.r)}}, nil
 }
 
-func (h *Handler) wellKnownServer(context.Context, *call) (any, error) {
-	if h.FederationHost == "" {
-		return nil, notFound("this server publishes no federation address")
-	}
-	return map[string]string{"m.server": h.FederationHost}, nil
-}
-
 // capabilities: https://spec.matrix.org/v1.13/client-server-api/#capabilities-negotiation
 func (h *Handler) capabilities(context.Context, *call) (any, error) {
 	available := map[string]string{}

@@ -48,15 +48,32 @@ func sizeFor(w, h int, crop bool) size {
 	return best
 }
 
+// of is the id under which a thumbnail is kept that another server made of a file which is not here.
+func (s size) of(id string) string { return fmt.Sprintf("%s/%dx%d/%t", id, s.w, s.h, s.crop) }
+
+// ThumbnailSize is the size of which a thumbnail is made for a wish.
+func ThumbnailSize(w, h int, crop bool) (width, height int) {
+	s := sizeFor(w, h, crop)
+	return s.w, s.h
+}
+
+// CacheThumbnail keeps the thumbnail that another server made of its file, for Thumbnail of the same size as long as the file itself is not here.
+func (m *Media) CacheThumbnail(ctx context.Context, server, id string, w, h int, crop bool, info Info, body io.Reader) error {
+	return m.Cache(ctx, server, sizeFor(w, h, crop).of(id), info, body)
+}
+
 // Thumbnail opens a smaller picture of a file; the file itself when it is small enough already. Errors are those of Get,
 // and M_UNKNOWN for files that are no picture or too large a one.
 func (m *Media) Thumbnail(ctx context.Context, server, id string, w, h int, crop bool) (*File, error) {
+	s := sizeFor(w, h, crop)
 	row, err := m.row(ctx, server, id)
+	if errors.Is(err, ErrAbsent) { // perhaps its server has made the thumbnail
+		return m.Get(ctx, server, s.of(id))
+	}
 	if err != nil {
 		return nil, err
 	}
 	m.touch(row)
-	s := sizeFor(w, h, crop)
 	method := "scale"
 	if s.crop {
 		method = "crop"

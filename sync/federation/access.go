@@ -103,14 +103,16 @@ func (h *Handler) checkACL(ctx context.Context, room event.RoomID, server string
 	return nil
 }
 
-// checkIn refuses servers that have no joined member in the room, and those the room's list shuts out. It hides
-// whether we know the room from those who are not in it.
+// checkIn refuses servers that have no joined member in the room, and those the room's list shuts out; a room that is unknown here is M_NOT_FOUND.
 func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string) error {
 	servers, err := h.c.Rooms.Servers(ctx, room)
 	if err != nil {
 		return err
 	}
 	if !slices.Contains(servers, server) {
+		if _, err := h.c.Rooms.Version(ctx, room); err != nil {
+			return err
+		}
 		return forbidden("the server has no member in this room")
 	}
 	return h.checkACL(ctx, room, server)

@@ -32,6 +32,8 @@ type ClientConfig struct {
 	Patience time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Web follows addresses that other servers name, outside the federation; it must keep away from what is not public. nil: none is followed.
+	Web func(*http.Request) (*http.Response, error)
 	// Heard is told whenever a server answered or failed to; nil: nobody wants to know.
 	Heard func(server string, ok bool)
 }

@@ -130,6 +130,16 @@ func (d *Discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// Web follows addresses that another server hands out, such as those of its media: over HTTPS only, and to no private address.
+func (d *Discovery) Web(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" {
+		return nil, errors.New("only https addresses are followed")
+	}
+	c := *d.web
+	c.Timeout = 0 // files take their time; the request's context ends it
+	return c.Do(req)
+}
+
 // CloseIdle drops connections that nobody uses, so that the next request finds a new way after the network has changed.
 func (d *Discovery) CloseIdle() { d.http.CloseIdleConnections() }
 

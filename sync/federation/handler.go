@@ -101,6 +101,7 @@ func (h *Handler) open(method string, e endpoint) methods {
 func (h *Handler) routes() map[string]methods {
 	const v1, v2, key = "/_matrix/federation/v1/", "/_matrix/federation/v2/", "/_matrix/key/v2/"
 	return map[string]methods{
+		wellKnownPath:                             h.open("GET", h.wellKnown),
 		key + "server":                            h.open("GET", h.keyServer),
 		key + "server/{keyID}":                    h.open("GET", h.keyServer),
 		key + "query":                             h.open("POST", h.keyQuery),
@@ -319,6 +320,18 @@ func (h *Handler) version(context.Context, *request) (any, error) {
 		v = "dev"
 	}
 	return map[string]any{"server": map[string]string{"name": "Hallig", "version": v}}, nil
+}
+
+// wellKnownPath is asked over HTTPS under a server's name, where that is no address of the server itself.
+const wellKnownPath = "/.well-known/matrix/server"
+
+// wellKnown says where the server is that has the name.
+// https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver
+func (h *Handler) wellKnown(_ context.Context, r *request) (any, error) {
+	if r.local.At == "" {
+		return nil, notFound("this server publishes no federation address")
+	}
+	return map[string]string{"m.server": r.local.At}, nil
 }
 
 // keyServer gives our own key document.

@@ -15,6 +15,8 @@ type Local struct {
 	Key    event.Key
 	// Old are retired keys by key id: others still verify with them what was signed in their time.
 	Old map[string]OldKey
+	// At is the name, with or without port, under which others find the server when Server itself does not lead to it; "": nothing is published.
+	At string
 }
 
 // Locals finds the identity behind a name that others address, so that one handler, client and key ring can serve several. The

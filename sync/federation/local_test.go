@@ -44,7 +44,7 @@ func TestOneHandlerUnderTwoNames(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	clock := func() time.Time { return now }
 	east := Local{Server: "east.example", Key: testKey(0)}
-	west := Local{Server: "west.example:8448", Key: testKey(1), Old: map[string]OldKey{"ed25519:old": {Key: testKey(3).Private.Public().(ed25519.PublicKey), ExpiredTS: 5}}}
+	west := Local{Server: "west.example:8448", Key: testKey(1), Old: map[string]OldKey{"ed25519:old": {Key: testKey(3).Private.Public().(ed25519.PublicKey), ExpiredTS: 5}}, At: "gate.example:443"}
 	far := Local{Server: "far.example", Key: testKey(2)}
 	ours := Locals(func(name string) (Local, bool) {
 		for _, l := range []Local{east, west} {
@@ -70,6 +70,13 @@ func TestOneHandlerUnderTwoNames(t *testing.T) {
 		if err := json.Unmarshal(raw, &doc); err != nil || doc.ServerName != l.Server || len(doc.OldVerifyKeys) != len(l.Old) {
 			t.Errorf("key document of %s: %s, %v", l.Server, raw, err)
 		}
+		resp, err := both{h}.RoundTrip(httptest.NewRequest("GET", Scheme+"://"+l.Server+wellKnownPath, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := io.ReadAll(resp.Body); l.At != "" && string(got) != `{"m.server":"gate.example:443"}` || l.At == "" && resp.StatusCode != http.StatusNotFound {
+			t.Errorf("well-known of %s: %d %s", l.Server, resp.StatusCode, got)
+		}
 		if err := ring.Learn(t.Context(), raw, SourceTLS); err != nil {
 			t.Errorf("%s: %v", l.Server, err)
 		}
@@ -77,7 +84,7 @@ func TestOneHandlerUnderTwoNames(t *testing.T) {
 		if got, err := client.Profile(t.Context(), u); err != nil || string(got) != `{"displayname":"`+string(u)+`"}` {
 			t.Errorf("profile at %s: %s, %v", l.Server, got, err)
 		}
-		resp, err := both{h}.RoundTrip(httptest.NewRequest("GET", Scheme+"://"+l.Server+"/_matrix/federation/v1/openid/userinfo?access_token=tok", nil))
+		resp, err = both{h}.RoundTrip(httptest.NewRequest("GET", Scheme+"://"+l.Server+"/_matrix/federation/v1/openid/userinfo?access_token=tok", nil))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,11 +5,6 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"mime"
-	"mime/multipart"
 	"net/http"
 	"net/url"
 	"strings"
@@ -79,63 +74,3 @@ func (c *Client) PublicRooms(ctx context.Context, server string, req json.RawMes
 	err := c.ask(ctx, server, q, &out)
 	return out, toldAbout("public rooms of "+server, err)
 }
-
-// Media downloads a file. The answer is multipart: metadata, then the file or a place to fetch it from.
-// https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1mediadownloadmediaid
-func (c *Client) Media(ctx context.Context, server, id string) (body io.ReadCloser, contentType, filename string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*c.c.Patience)
-	resp, err := c.send(ctx, server, call{method: http.MethodGet, path: v1("media", "download", id), query: url.Values{"timeout_ms": {"20000"}}})
-	if err != nil {
-		cancel()
-		return nil, "", "", toldAbout("media", err)
-	}
-	fail := func(err error) (io.ReadCloser, string, string, error) {
-		resp.Body.Close()
-		cancel()
-		return nil, "", "", toldAbout("media", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		raw, _ := readBounded(resp.Body, maxAnswer) // a broken error is still an error
-		return fail(refusal(server, resp.StatusCode, raw))
-	}
-	part, err := mediaPart(resp)
-	if err != nil {
-		return fail(fmt.Errorf("read media of %s: %w", server, err))
-	}
-	if part.Header.Get("Location") != "" {
-		return fail(errors.New("media behind a redirect is not fetched"))
-	}
-	_, params, _ := mime.ParseMediaType(part.Header.Get("Content-Disposition")) // no name is fine
-	return &limited{r: io.LimitReader(part, maxMedia+1), left: maxMedia, close: func() error { defer cancel(); return resp.Body.Close() }},
-		part.Header.Get("Content-Type"), params["filename"], nil
-}
-
-// mediaPart skips the metadata part and gives the file.
-func mediaPart(resp *http.Response) (*multipart.Part, error) {
-	typ, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || !strings.HasPrefix(typ, "multipart/") {
-		return nil, errors.New("answer is not multipart")
-	}
-	mr := multipart.NewReader(resp.Body, params["boundary"])
-	if _, err := mr.NextRawPart(); err != nil {
-		return nil, err
-	}
-	return mr.NextRawPart()
-}
-
-// limited is a body that ends in an error, not quietly, when it is longer than allowed.
-type limited struct {
-	r     io.Reader
-	left  int64
-	close func() error
-}
-
-func (l *limited) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errors.New("media is longer than allowed")
-	}
-	return n, err
-}
-
-func (l *limited) Close() error { return l.close() }

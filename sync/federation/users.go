@@ -138,13 +138,19 @@ func (h *Handler) publicRooms(ctx context.Context, r *request) (any, error) {
 }
 
 // publicRoomsQuery turns the GET form into the POST form.
+// https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1publicrooms
 func publicRoomsQuery(q url.Values) json.RawMessage {
 	m := map[string]any{}
 	if n := number(q, "limit", 0, 1000); n > 0 {
 		m["limit"] = n
 	}
-	if s := q.Get("since"); s != "" {
-		m["since"] = s
+	for _, name := range []string{"since", "third_party_instance_id"} {
+		if s := q.Get(name); s != "" {
+			m[name] = s
+		}
+	}
+	if q.Get("include_all_networks") == "true" {
+		m["include_all_networks"] = true
 	}
 	raw, _ := json.Marshal(m) // strings and numbers only
 	return raw
