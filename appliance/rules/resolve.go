@@ -21,12 +21,12 @@ func Resolve(v *event.Version, sets []map[Key]event.ID, load func(event.ID) *Eve
 	if v.StateRes != 2 && v.StateRes != 21 {
 		return nil, fmt.Errorf("resolve state: rooms of version %s are not spoken", v.ID)
 	}
-	agreed, conflicts := split(sets)
-	if len(conflicts) == 0 {
+	agreed, apart := split(sets)
+	if !slices.ContainsFunc(apart, func(ids []event.ID) bool { return len(ids) > 0 }) {
 		return agreed, nil
 	}
 	r := resolver{v: v, load: load, nodes: make(map[event.ID]*node), agreed: agreed, state: make(map[Key]*Event)}
-	full := r.fullConflict(sets, conflicts)
+	full := r.fullConflict(apart)
 
 	first := r.powerSet(full)
 	r.apply(r.powerOrder(first))
@@ -47,27 +47,45 @@ func Resolve(v *event.Version, sets []map[Key]event.ID, load func(event.ID) *Eve
 	return agreed, nil
 }
 
-// split parts what all sets agree on from the events they do not. The latter are listed once each, with the sets that hold them.
-func split(sets []map[Key]event.ID) (agreed map[Key]event.ID, conflicts map[event.ID]bool) {
-	agreed = make(map[Key]event.ID)
-	if len(sets) > 0 {
-		maps.Copy(agreed, sets[0])
+// split parts what all sets agree on from the events they do not; the latter are listed for each set.
+func split(sets []map[Key]event.ID) (agreed map[Key]event.ID, apart [][]event.ID) {
+	if len(sets) == 0 {
+		return make(map[Key]event.ID), nil
 	}
-	for _, s := range sets[min(1, len(sets)):] {
-		maps.DeleteFunc(agreed, func(k Key, id event.ID) bool { return s[k] != id })
-	}
-	conflicts = make(map[event.ID]bool)
-	for _, s := range sets {
-		if len(s) == len(agreed) {
+	agreed = make(map[Key]event.ID, len(sets[0]))
+	maps.Copy(agreed, sets[0])
+	apart = make([][]event.ID, len(sets))
+	met := make([]int, len(sets)) // how many keys of the first set each has
+	for k, id := range sets[0] {
+		same := true
+		for i, s := range sets {
+			other, ok := s[k]
+			if ok {
+				met[i]++
+			}
+			same = same && other == id
+		}
+		if same {
 			continue
 		}
-		for k, id := range s {
-			if _, ok := agreed[k]; !ok {
-				conflicts[id] = true
+		delete(agreed, k)
+		for i, s := range sets {
+			if id, ok := s[k]; ok {
+				apart[i] = append(apart[i], id)
 			}
 		}
 	}
-	return agreed, conflicts
+	for i, s := range sets {
+		if met[i] == len(s) {
+			continue
+		}
+		for k, id := range s {
+			if _, ok := sets[0][k]; !ok {
+				apart[i] = append(apart[i], id)
+			}
+		}
+	}
+	return agreed, apart
 }
 
 type resolver struct {
@@ -87,8 +105,10 @@ type node struct {
 	sub      bool // in the conflicted state subgraph
 	full     bool // in the full conflicted set
 	first    bool // in the set of power events and their ancestors
+	open     bool // may be in the auth difference
 	common   bool // reached from the unconflicted state
 	expanded bool
+	seen     int // the last of the sets, counted from 1, whose conflicted events reach it
 
 	power int64 // of the sender, see powerOrder
 	wait  int   // auth events not yet ordered
@@ -125,6 +145,9 @@ func (r *resolver) auths(n *node) []*node {
 // walk visits what the auth chains of from reach, without from itself unless it is reached, until visit says false for a node: then it does
 // not go on behind that.
 func (r *resolver) walk(from []*node, visit func(*node) bool) {
+	if len(from) == 0 {
+		return
+	}
 	stack := slices.Clone(from)
 	for len(stack) > 0 {
 		n := stack[len(stack)-1]
@@ -139,31 +162,25 @@ func (r *resolver) walk(from []*node, visit func(*node) bool) {
 
 // fullConflict gives the full conflicted set: conflicted events, the auth difference, and in 2.1 the conflicted subgraph. Only
 // state events take part, as nothing else can become state.
-func (r *resolver) fullConflict(sets []map[Key]event.ID, conflicts map[event.ID]bool) []*node {
-	for id := range conflicts {
-		if n := r.node(id); n != nil {
-			n.conflict = true
-		}
-	}
-	reached := r.chains(sets, conflicts)
+func (r *resolver) fullConflict(apart [][]event.ID) []*node {
+	reached := r.chains(apart)
 	if r.v.StateRes == 21 {
 		r.subgraph()
 	}
-	var full []*node
 	var open []*node // in some chain, not in all as far as is known
 	for n, in := range reached {
-		if n.conflict || n.sub || in == len(sets) {
-			continue
+		if !n.conflict && !n.sub && in < len(apart) {
+			n.open = true
+			open = append(open, n)
 		}
-		open = append(open, n)
 	}
 	r.markCommon(open)
+	var full []*node
 	for _, n := range r.nodes {
 		if n == nil || n.e.StateKey == nil {
 			continue
 		}
-		in, ok := reached[n]
-		if n.full = n.conflict || n.sub || ok && in < len(sets) && !n.common; n.full {
+		if n.full = n.conflict || n.sub || n.open && !n.common; n.full {
 			full = append(full, n)
 		}
 	}
@@ -171,23 +188,21 @@ func (r *resolver) fullConflict(sets []map[Key]event.ID, conflicts map[event.ID]
 }
 
 // chains tells for each event that the auth chains of conflicted events reach, from how many sets' conflicted events it is reached.
-func (r *resolver) chains(sets []map[Key]event.ID, conflicts map[event.ID]bool) map[*node]int {
+func (r *resolver) chains(apart [][]event.ID) map[*node]int {
 	reached := make(map[*node]int)
-	for _, s := range sets {
+	for i, ids := range apart {
 		var from []*node
-		for _, id := range s {
-			if conflicts[id] {
-				if n := r.node(id); n != nil {
-					from = append(from, n)
-				}
+		for _, id := range ids {
+			if n := r.node(id); n != nil {
+				n.conflict = true
+				from = append(from, n)
 			}
 		}
-		seen := make(map[*node]bool)
 		r.walk(from, func(n *node) bool {
-			if seen[n] {
+			if n.seen == i+1 {
 				return false
 			}
-			seen[n] = true
+			n.seen = i + 1
 			reached[n]++
 			return true
 		})
@@ -196,41 +211,54 @@ func (r *resolver) chains(sets []map[Key]event.ID, conflicts map[event.ID]bool) 
 }
 
 // markCommon marks those of open that the unconflicted state's auth chains reach: as all sets share these, such events are in every
-// chain and in no difference. It stops when all are marked; power levels and join rules lead there fastest.
+// chain and in no difference. It stops when all are marked; power levels and join rules lead there fastest. Else it looks at each event
+// of the unconflicted state, however big the room: only that proves that none of them reaches an event. What it looks at beyond
+// the first steps is marked already as a rule, so it costs a look at the ids of its auth events.
 func (r *resolver) markCommon(open []*node) {
-	left := make(map[*node]bool, len(open))
-	for _, n := range open {
-		left[n] = true
-	}
-	if len(left) == 0 {
-		return
-	}
-	from := func(k Key, id event.ID) bool {
-		n := r.node(id)
-		if n == nil {
-			return true
+	left := len(open)
+	mark := func(n *node) bool {
+		if n.common {
+			return false
 		}
-		r.walk([]*node{n}, func(a *node) bool {
-			if a.common {
-				return false
+		n.common = true
+		if n.open {
+			left--
+		}
+		return left > 0
+	}
+	var fresh []*node
+	from := func(id event.ID) {
+		var e *Event
+		if n, ok := r.nodes[id]; !ok {
+			e = r.load(id)
+		} else if n != nil {
+			e = n.e
+		}
+		if e == nil {
+			return
+		}
+		fresh = fresh[:0]
+		for _, a := range e.Auth {
+			if n := r.node(a); n != nil && mark(n) {
+				fresh = append(fresh, n)
 			}
-			a.common = true
-			delete(left, a)
-			return len(left) > 0
-		})
-		return len(left) > 0
+		}
+		r.walk(fresh, mark)
 	}
 	quick := []Key{{Type: typePower}, {Type: typeJoinRules}}
 	for _, n := range open {
 		quick = append(quick, Key{typeMember, string(n.e.Sender)})
 	}
 	for _, k := range quick {
-		if id, ok := r.agreed[k]; ok && !from(k, id) {
-			return
+		if id, ok := r.agreed[k]; ok && left > 0 {
+			from(id)
 		}
 	}
-	for k, id := range r.agreed {
-		if !from(k, id) {
+	if left == 0 {
+		return
+	}
+	for _, id := range r.agreed {
+		if from(id); left == 0 {
 			return
 		}
 	}
