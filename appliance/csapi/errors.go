@@ -57,6 +57,8 @@ type errorBody struct {
 	Code       string `json:"errcode"`
 	Text       string `json:"error"`
 	RetryAfter int64  `json:"retry_after_ms,omitempty"`
+
+	RoomVersion string `json:"room_version,omitempty"` // with M_INCOMPATIBLE_ROOM_VERSION
 }
 
 // fail answers err. What is no refusal is a fault of ours: the client gets an id, the log the cause.
@@ -72,7 +74,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 	case errors.As(err, &lim):
 		secs := int64((lim.after + time.Second - 1) / time.Second)
 		w.Header().Set("Retry-After", strconv.FormatInt(max(secs, 1), 10))
-		reply(w, http.StatusTooManyRequests, errorBody{"M_LIMIT_EXCEEDED", "too many requests", max(lim.after.Milliseconds(), 1)})
+		reply(w, http.StatusTooManyRequests, errorBody{Code: "M_LIMIT_EXCEEDED", Text: "too many requests", RetryAfter: max(lim.after.Milliseconds(), 1)})
 	case errors.As(err, &wrong):
 		reply(w, http.StatusForbidden, map[string]string{"errcode": "M_WRONG_ROOM_KEYS_VERSION", "error": wrong.Error(), "current_version": wrong.Current})
 	case errors.As(err, &full):
@@ -83,7 +85,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 		if status == 0 {
 			status = http.StatusBadRequest
 		}
-		reply(w, status, errorBody{Code: refusal.Code, Text: refusal.Text})
+		reply(w, status, errorBody{Code: refusal.Code, Text: refusal.Text, RoomVersion: refusal.RoomVersion})
 	case r.Context().Err() != nil || errors.Is(err, context.Canceled):
 		// The client has gone or the box stops; whoever still listens may come again.
 		reply(w, http.StatusServiceUnavailable, errorBody{Code: "M_UNKNOWN", Text: "the server is stopping or the request was given up"})

@@ -58,8 +58,8 @@ func (s *slowRequests) do(ctx context.Context, key string, f func(context.Contex
 	case <-q.done:
 		return q.out, q.err
 	case <-timer.C:
-		return nil, &answer{http.StatusGatewayTimeout, errorBody{"M_UNKNOWN",
-			"the other server is far away; the request goes on and the next sync will tell the result", 5000}}
+		return nil, &answer{http.StatusGatewayTimeout, errorBody{Code: "M_UNKNOWN",
+			Text: "the other server is far away; the request goes on and the next sync will tell the result", RetryAfter: 5000}}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -105,6 +105,8 @@ type Error struct {
 	Status int
 	Text   string
 
+	RoomVersion string // of M_INCOMPATIBLE_ROOM_VERSION: the version that is not spoken
+
 	cause error
 }
 

@@ -85,6 +85,8 @@ type Refusal struct {
 	Code   string
 	Text   string
 	Body   []byte
+
+	RoomVersion string // with M_INCOMPATIBLE_ROOM_VERSION
 }
 
 func (e *Refusal) Error() string {
@@ -211,6 +213,13 @@ func refusal(server string, status int, raw []byte) *Refusal {
 	if json.Unmarshal(raw, &e) == nil {
 		r.Code, r.Text = e.Code, e.Text
 	}
+	if r.Code == "M_INCOMPATIBLE_ROOM_VERSION" {
+		var v struct {
+			Version string `json:"room_version"`
+		}
+		_ = json.Unmarshal(raw, &v) // only to say more to the client
+		r.RoomVersion = v.Version
+	}
 	return r
 }
 
@@ -240,7 +249,7 @@ func toldAbout(what string, err error) error {
 		if ref.Code == "" || ref.Status >= 500 || ref.Status == http.StatusUnauthorized || ref.Status == http.StatusTooManyRequests {
 			return &room.Error{Code: "M_UNKNOWN", Status: http.StatusBadGateway, Text: what + ": the other server could not do it"}
 		}
-		return &room.Error{Code: ref.Code, Status: ref.Status, Text: ref.Text}
+		return &room.Error{Code: ref.Code, Status: ref.Status, Text: ref.Text, RoomVersion: ref.RoomVersion}
 	}
 	return &room.Error{Code: "M_UNKNOWN", Status: http.StatusBadGateway, Text: what + ": the other server cannot be reached"}
 }

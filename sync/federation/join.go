@@ -115,7 +115,7 @@ func (c *Client) fromTemplate(ctx context.Context, server, how string, id event.
 	}
 	v, ok := event.Lookup(t.Version)
 	if !ok || v.Readable {
-		return nil, nil, &room.Error{Code: "M_UNSUPPORTED_ROOM_VERSION", Status: http.StatusBadRequest, Text: "rooms of version " + t.Version + " are not spoken here"}
+		return nil, nil, &room.Error{Code: "M_INCOMPATIBLE_ROOM_VERSION", Status: http.StatusBadRequest, Text: "rooms of version " + t.Version + " are not spoken here", RoomVersion: t.Version}
 	}
 	raw, err := fillTemplate(t.Event, id, user, membership, reason, content, millis(c.now()))
 	if err != nil {

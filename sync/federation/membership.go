@@ -106,6 +106,11 @@ func (c *Client) Invite(ctx context.Context, v *event.Version, invite *event.PDU
 	}
 	q := call{method: http.MethodPut, path: v2("invite", string(invite.RoomID), string(invite.ID)), body: body}
 	if err := c.ask(ctx, server, q, &out); err != nil {
+		var ref *Refusal
+		if errors.As(err, &ref) && ref.Code == "M_INCOMPATIBLE_ROOM_VERSION" {
+			// To a client who invites it has another name. https://spec.matrix.org/v1.16/client-server-api/#post_matrixclientv3roomsroomidinvite
+			return nil, &room.Error{Code: "M_UNSUPPORTED_ROOM_VERSION", Status: http.StatusBadRequest, Text: "the server of the invited user does not speak rooms of version " + v.ID}
+		}
 		return nil, toldAbout("invite", err)
 	}
 	signed, err := event.Parse(v, out.Event)
