@@ -7,11 +7,12 @@ export CGO_ENABLED := 1
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -linkmode external -extldflags -static -s -w -X main.version=$(VERSION)
 SEED    ?= 1
+N       ?= 20000
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
 
-.PHONY: all build run test demo bench check dendrite vet staticcheck fuzz vuln clean
+.PHONY: all build run test demo bench check dendrite oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -41,6 +42,11 @@ staticcheck: check
 
 test: check vet staticcheck dendrite
 	go test -shuffle=on -timeout 20m ./...
+	$(MAKE) -C tools/oracle test SEED=$(SEED)
+
+# oracle plays N random rooms and compares our law with two libraries and with a literal transcription of the specification.
+oracle: check
+	$(MAKE) -C tools/oracle run N=$(N) SEED=$(SEED)
 
 demo: build dendrite
 	go run ./tools/demo -hallig bin/hallig -seed $(SEED)

@@ -74,3 +74,7 @@ var Giants = map[string]Giant{
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
 	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin"}, Why: "the code a phone scans from the terminal"},
 }
+
+// Outsiders are modules that tests run or compare with from modules of their own (tools/dendrite, tools/oracle): either their licence or our
+// own law keeps them out of the box.
+var Outsiders = []string{"github.com/element-hq/dendrite", "github.com/matrix-org/gomatrixserverlib", "maunium.net/go/mautrix"}

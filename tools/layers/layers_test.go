@@ -208,6 +208,21 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// TestOutsiders: programs and libraries that tests only compare with live in modules of their own and are never linked into the box.
+func TestOutsiders(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Path}}", "all").Output()
+	if err != nil {
+		t.Fatalf("go list -m: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		for _, outsider := range Outsiders {
+			if mod := strings.TrimSpace(line); mod == outsider || strings.HasPrefix(mod, outsider+"/") {
+				t.Errorf("%s is a dependency of the box; it belongs in a module under tools only", mod)
+			}
+		}
+	}
+}
+
 // TestGiantsAreUsed keeps the list of reasons as short as the list of dependencies.
 func TestGiantsAreUsed(t *testing.T) {
 	used := map[string]bool{}
