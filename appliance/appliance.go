@@ -27,6 +27,7 @@ import (
 
 	"hallig/appliance/account"
 	"hallig/appliance/admin"
+	"hallig/appliance/clock"
 	"hallig/appliance/csapi"
 	"hallig/appliance/event"
 	"hallig/appliance/feed"
@@ -44,6 +45,7 @@ type Box struct {
 	started time.Time
 
 	db       *store.DB
+	clock    *clock.Clock
 	rooms    *room.Rooms
 	accounts *account.Accounts
 	feed     *feed.Feed
@@ -66,6 +68,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	if cfg.system == nil {
+		cfg.system = cfg.systemClock
+	}
 	b := &Box{cfg: cfg, log: log, started: time.Now(), staleUsers: make(chan event.UserID, 256)}
 	if err := b.open(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -79,6 +84,9 @@ func (b *Box) open(ctx context.Context) error {
 	}
 	var err error
 	if b.db, err = store.Open(ctx, filepath.Join(b.cfg.Data, "hallig.db"), store.Options{Log: b.log.With("room", "store")}); err != nil {
+		return err
+	}
+	if err = b.openClock(ctx); err != nil {
 		return err
 	}
 	accounts, err := b.countAccounts(ctx)
@@ -155,6 +163,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.serveHTTP(ctx, g, "local door", b.localListener, admin.NewHandler(b.adminOptions()))
 	b.serveBoxes(ctx, g)
 	b.fed.run(ctx, g)
+	b.runClock(ctx, g)
 	b.exchange.run(ctx, g)
 	g.Go(func() error { return b.refreshStale(ctx) })
 	debug.FreeOSMemory() // what only the start needed goes back to a small machine
@@ -243,6 +252,9 @@ func (b *Box) Close() error {
 		b.clients.Close()
 	}
 	errs = append(errs, b.exchange.close())
+	if b.clock != nil {
+		errs = append(errs, b.keepTime(context.Background()))
+	}
 	if b.db != nil {
 		errs = append(errs, b.db.Close())
 	}

@@ -11,7 +11,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
+	"hallig/appliance/clock"
 	"hallig/appliance/event"
 )
 
@@ -26,6 +28,8 @@ type Config struct {
 	// Restored says that Data was restored from a backup since the last start: numbers that paired boxes already know are
 	// not given out again. Once after each restore.
 	Restored bool `json:"-"`
+	// Released is when the program was made: no clock is behind that.
+	Released time.Time `json:"-"`
 	// ServerName is the part behind the colon of each user's name. Empty: 16 characters of the box key under
 	// .hallig.internal. It is fixed when the first account exists.
 	ServerName string `json:"server_name,omitempty"`
@@ -42,7 +46,7 @@ type Config struct {
 	// FederationTLS is the certificate of that port.
 	FederationTLS TLSConfig `json:"federation_tls,omitzero"`
 
-	// OpenRegistration lets everybody register without a token. For test beds; lifts the rate limits too.
+	// OpenRegistration lets everybody register without a token. For test beds; lifts the rate limits too, and trusts the system's clock.
 	OpenRegistration bool `json:"open_registration,omitempty"`
 	// RegistrationSharedSecret opens /_synapse/admin/v1/register to those who know it.
 	RegistrationSharedSecret string `json:"registration_shared_secret,omitempty"`
@@ -64,6 +68,11 @@ type Config struct {
 	P2P P2PConfig `json:"p2p,omitzero"`
 	// Serial are the lines to other boxes.
 	Serial []SerialConfig `json:"serial,omitempty"`
+
+	// Clock says who vouches for the time. Empty: the kernel, when it counts the system's clock as synchronised, and otherwise an operator
+	// (hallig clock) or a paired box. "system": the system's clock is right, for machines whose host keeps it without the kernel knowing.
+	Clock  string                       `json:"clock,omitempty"`
+	system func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
 
 	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
 	// know 12 yet; a room keeps its version until it is upgraded.
@@ -136,6 +145,9 @@ func parseConfig(raw []byte, c *Config) error {
 func (c *Config) check() error {
 	if c.ServerName != "" && !event.ValidServerName(c.ServerName) {
 		return fmt.Errorf("server_name %q is no server name (host or host:port)", c.ServerName)
+	}
+	if c.Clock != "" && c.Clock != "system" {
+		return fmt.Errorf("clock %q: want \"system\", or nothing", c.Clock)
 	}
 	if v, ok := event.Lookup(c.RoomVersion); c.RoomVersion != "" && (!ok || v.Readable) {
 		return fmt.Errorf("room_version %q is none that new rooms can have; leave it out for %s", c.RoomVersion, event.Default().ID)

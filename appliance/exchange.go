@@ -33,7 +33,8 @@ import (
 // exchangeParts are the parts that speak to other boxes.
 type exchangeParts struct {
 	number func(*store.Tx, room.AppendInfo) error
-	host   *p2p.Host // nil: switched off
+	heard  func(server string, asked time.Time, resp *http.Response) // of answers that came over libp2p
+	host   *p2p.Host                                                 // nil: switched off
 	ports  []*radio.Port
 	link   *link.Link
 
@@ -79,7 +80,12 @@ func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 		case !x.isBox(server):
 			return public.RoundTrip(req)
 		case x.host != nil && x.host.InReach(server):
-			return x.host.RoundTripper().RoundTrip(req)
+			asked := time.Now()
+			resp, err := x.host.RoundTripper().RoundTrip(req)
+			if err == nil {
+				x.heard(server, asked, resp)
+			}
+			return resp, err
 		}
 		return x.link.RoundTripper().RoundTrip(req)
 	})
@@ -185,7 +191,7 @@ func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group) {
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
 func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
 	if b.exchange.host != nil {
-		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.fed.handler)
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.timed(b.fed.handler))
 	}
 }
 

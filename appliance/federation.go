@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -51,7 +50,7 @@ func ended(what string, err error) error {
 
 // listenFederation opens the federation port with its certificate.
 func (b *Box) listenFederation() (net.Listener, error) {
-	cert, err := b.cfg.FederationTLS.certificate(b.id.server, time.Now())
+	cert, err := b.cfg.FederationTLS.certificate(b.id.server, b.likely())
 	if err != nil {
 		return nil, err
 	}

@@ -29,9 +29,10 @@ func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.box)) }
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
 	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key, At: b.cfg.FederationHost}}
-	b.exchange = &exchangeParts{number: inbox.Number(b.id.server)}
+	b.exchange = &exchangeParts{number: inbox.Number(b.id.server), heard: b.hearBox}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
 		Version: b.cfg.roomVersion(),
+		Clock:   b.clock.Now,
 		Vet:     func(ctx context.Context, p *event.PDU) (*event.PDU, error) { return b.fed.client.Vet(ctx, p) },
 		Log:     b.log.With("room", "room"),
 		OnAppend: func(tx *store.Tx, e room.AppendInfo) error {
@@ -41,9 +42,10 @@ func (b *Box) joinRooms(ctx context.Context) error {
 			return b.fed.sender.Appended(tx, e)
 		},
 	})
-	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account")})
+	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
 	b.feed = feed.New(b.db, b.rooms, feed.Options{
 		Presence: b.cfg.Presence,
+		Now:      b.clock.Now,
 		Log:      b.log.With("room", "feed"),
 		OnPresence: func(user event.UserID, now feed.PresenceStatus) {
 			b.fed.sender.Presence(context.WithoutCancel(ctx), user, presenceOf(user, now))
@@ -55,7 +57,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 	})
 	var err error
 	b.media, err = media.Open(ctx, b.db, b.id.server, filepath.Join(b.cfg.Data, "media"), media.Options{
-		MaxUpload: b.cfg.UploadLimitBytes, Quota: b.cfg.MediaQuotaBytes,
+		MaxUpload: b.cfg.UploadLimitBytes, Quota: b.cfg.MediaQuotaBytes, Now: b.clock.Now,
 	})
 	if err != nil {
 		return err
@@ -78,11 +80,12 @@ func (b *Box) joinFederation() error {
 	}
 	log := b.log.With("room", "federation")
 	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
-		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses,
+		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses, Date: b.likely,
 	})
-	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey})
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey,
+		Now: b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{
-		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Log: log, Web: f.discovery.Web,
+		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Now: b.clock.Now, Log: log, Web: f.discovery.Web,
 		Heard: func(server string, ok bool) {
 			if ok {
 				f.ring.Reachable(server)
@@ -96,7 +99,7 @@ func (b *Box) joinFederation() error {
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
 		Locals: federation.Only(f.local), DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
-		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Log: log,
+		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log,
 		Heard: func(server string) { f.ring.Reachable(server); f.sender.Heard(server) },
 	})
 	return nil

@@ -24,6 +24,8 @@ import (
 type Options struct {
 	Log *slog.Logger     // nil: silent
 	Now func() time.Time // nil: time.Now; only shown to people and used for expiry, never for order
+	// Trusted says whether Now may be believed; nil: always. While it may not, nothing expires.
+	Trusted func() bool
 	// Enqueue queues an EDU for another server in the caller's transaction; nil: the store's own queue.
 	Enqueue func(tx *store.Tx, dest, kind, key string, body []byte) error
 	// SharedServers gives the other servers that share a room with the user; nil: asked of the store.
@@ -81,6 +83,9 @@ type User struct {
 	AvatarURL   string
 }
 
+// over says whether a moment is past for certain.
+func (a *Accounts) over(t time.Time) bool { return a.opt.Trusted() && !a.opt.Now().Before(t) }
+
 // New gives the accounts of a server. It starts nothing.
 func New(db *store.DB, server string, opt Options) *Accounts {
 	if opt.Log == nil {
@@ -88,6 +93,9 @@ func New(db *store.DB, server string, opt Options) *Accounts {
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
+	}
+	if opt.Trusted == nil {
+		opt.Trusted = func() bool { return true }
 	}
 	if opt.Cost == (Cost{}) {
 		opt.Cost = Cost{MemoryKiB: 19 << 10, Passes: 2}

@@ -94,7 +94,7 @@ func (a *Accounts) Register(ctx context.Context, req RegisterRequest) (Session, 
 			if err != nil {
 				return err
 			}
-			if t == nil || !valid(*t, now) {
+			if t == nil || !a.valid(*t) {
 				return refuse(401, "M_FORBIDDEN", "this registration token is not valid")
 			}
 			if err := tx.UseRegistrationToken(t.Token); err != nil {
@@ -129,8 +129,8 @@ type RegistrationToken struct {
 	Admin   bool      `json:"admin"`
 }
 
-func valid(t store.RegistrationTokenRow, now time.Time) bool {
-	return (t.Uses == 0 || t.Used < t.Uses) && (t.Expires == 0 || now.UnixMilli() < t.Expires)
+func (a *Accounts) valid(t store.RegistrationTokenRow) bool {
+	return (t.Uses == 0 || t.Used < t.Uses) && (t.Expires == 0 || !a.over(time.UnixMilli(t.Expires)))
 }
 
 // RegistrationTokenValid says whether an account could be made with the token now.
@@ -138,7 +138,7 @@ func (a *Accounts) RegistrationTokenValid(ctx context.Context, token string) (bo
 	ok := false
 	err := a.db.View(ctx, func(r *store.Read) error {
 		t, err := r.RegistrationToken(token)
-		ok = t != nil && valid(*t, a.opt.Now())
+		ok = t != nil && a.valid(*t)
 		return err
 	})
 	return ok, err
@@ -211,7 +211,7 @@ func (a *Accounts) EnrolmentCode(ctx context.Context) (string, error) {
 			return err
 		}
 		for _, t := range tokens {
-			if t.Enrol && valid(t, a.opt.Now()) {
+			if t.Enrol && a.valid(t) {
 				code = t.Token
 				return nil
 			}

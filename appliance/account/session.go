@@ -166,7 +166,7 @@ func (a *Accounts) Auth(ctx context.Context, token string) (Session, error) {
 	if row == nil || row.Refresh || user == nil || user.Deactivated {
 		return Session{}, refuse(401, "M_UNKNOWN_TOKEN", "this access token is not known")
 	}
-	if row.Expires != 0 && a.opt.Now().UnixMilli() >= row.Expires {
+	if row.Expires != 0 && a.over(time.UnixMilli(row.Expires)) {
 		return Session{}, ErrSoftLogout
 	}
 	s = Session{User: row.User, Device: row.Device, Admin: user.Admin, Guest: user.Guest}

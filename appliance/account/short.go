@@ -48,7 +48,7 @@ func (a *Accounts) LoginWithToken(ctx context.Context, token, device, name strin
 	t, ok := a.login[h]
 	delete(a.login, h)
 	a.mu.Unlock()
-	if !ok || a.opt.Now().After(t.expires) {
+	if !ok || a.over(t.expires) {
 		return Session{}, refuse(403, "M_FORBIDDEN", "this login token is not valid")
 	}
 	return a.LoginTrusted(ctx, t.user, device, name, refresh)
@@ -69,7 +69,7 @@ func (a *Accounts) OpenIDUser(token string) (event.UserID, error) {
 	a.mu.Lock()
 	t, ok := a.openID[tokenHash(token)]
 	a.mu.Unlock()
-	if !ok || a.opt.Now().After(t.expires) {
+	if !ok || a.over(t.expires) {
 		return "", refuse(401, "M_UNKNOWN_TOKEN", "this token is not known here or has expired")
 	}
 	return t.user, nil

@@ -30,8 +30,18 @@ type Status struct {
 	Position   int64     `json:"position"` // of the log
 	FreeBytes  int64     `json:"free_bytes"`
 	Flushes    int64     `json:"flushes"` // of the database, since the start
+	Clock      Clock     `json:"clock"`
 	Peers      []Peer    `json:"peers"`
 	Servers    []Server  `json:"servers"`
+}
+
+// Clock is how a box knows the time.
+type Clock struct {
+	Time     time.Time `json:"time"`
+	Trusted  bool      `json:"trusted"`
+	Quality  string    `json:"quality"`
+	Source   string    `json:"source"`
+	HeardAgo string    `json:"heard_ago"`
 }
 
 // Peer is a paired box and its links.
@@ -89,6 +99,8 @@ type Options struct {
 	Forget func(ctx context.Context, boxID string) error
 	// NewToken makes a registration token for uses accounts (0: no limit).
 	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
+	// SetClock says what time it is; zero: the system's clock is right.
+	SetClock func(ctx context.Context, t time.Time) error
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -129,6 +141,17 @@ func NewHandler(o Options) http.Handler {
 		}
 		token, err := o.NewToken(r.Context(), in.Uses, in.Admin)
 		return map[string]string{"token": token}, err
+	}))
+	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ Time time.Time }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := o.SetClock(r.Context(), in.Time); err != nil {
+			return nil, err
+		}
+		s, err := o.Status(r.Context())
+		return s.Clock, err
 	}))
 	mux.HandleFunc("GET /watch", h.watch)
 	return mux

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
+	"time"
 
 	"hallig/appliance"
 )
@@ -18,6 +20,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	listen := f.String("listen", "", "ADDR:PORT of the Client-Server API, plain HTTP (default 127.0.0.1:8008)")
 	federation := f.String("federation", "", "ADDR:PORT of the Server-Server API, TLS")
 	restored := f.Bool("restored", false, "the data directory was restored from a backup; once, at the first start after it")
+	trustClock := f.Bool("trust-clock", false, "the system's clock is right, though the kernel does not know it")
 	quiet := f.Bool("quiet", false, "log warnings and errors only")
 	verbose := f.Bool("verbose", false, "log everything")
 	words, err := parse(f, args)
@@ -31,7 +34,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cfg.Version, cfg.Restored = version, *restored
+	cfg.Version, cfg.Released, cfg.Restored = version, released(), *restored
 	if *name != "" {
 		cfg.ServerName = *name
 	}
@@ -42,6 +45,9 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 		cfg.Federation = *federation
 	}
 	cfg.OpenRegistration = cfg.OpenRegistration || *open
+	if *trustClock {
+		cfg.Clock = "system"
+	}
 	level := slog.LevelInfo
 	if *quiet {
 		level = slog.LevelWarn
@@ -62,4 +68,19 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 		runErr = err
 	}
 	return runErr
+}
+
+// released is when the program's sources were last changed; zero when the build does not say.
+func released() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			t, _ := time.Parse(time.RFC3339, s.Value) // zero when it cannot be read
+			return t
+		}
+	}
+	return time.Time{}
 }

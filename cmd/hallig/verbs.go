@@ -32,6 +32,7 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
 	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
 	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
+	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
 	if len(s.Peers) == 0 {
 		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
 	}
@@ -119,6 +120,62 @@ func token(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	_, err := fmt.Fprintln(out, answer.Token)
 	return err
+}
+
+// clock shows how the box knows the time, or says what time it is.
+func clock(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("clock", errOut)
+	words, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	var c admin.Clock
+	switch len(words) {
+	case 0:
+		var s admin.Status
+		if err := appliance.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+			return err
+		}
+		c = s.Clock
+	case 1:
+		t, err := readTime(words[0])
+		if err != nil {
+			return err
+		}
+		if err := appliance.Ask(ctx, *dir, "POST", "/clock", map[string]time.Time{"Time": t}, &c); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%w: one time at most: hallig clock 2026-11-26T14:05+01:00", errUsage)
+	}
+	_, err = fmt.Fprintln(out, clockLine(c))
+	return err
+}
+
+// readTime reads what people write: now (zero), or date and time with an offset, or in the time zone of this machine.
+func readTime(word string) (time.Time, error) {
+	if word == "now" {
+		return time.Time{}, nil
+	}
+	for _, form := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
+		if t, err := time.Parse(form, word); err == nil {
+			return t, nil
+		}
+	}
+	for _, form := range []string{"2006-01-02T15:04:05", "2006-01-02T15:04"} {
+		if t, err := time.ParseInLocation(form, word, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%w: %q is no time; write now, or for example 2026-11-26T14:05+01:00", errUsage, word)
+}
+
+func clockLine(c admin.Clock) string {
+	line := c.Time.Local().Format("2006-01-02 15:04:05") + ", " + c.Quality
+	if !c.Trusted {
+		return line + " (it may lag, and nothing expires; set it with: hallig clock TIME)"
+	}
+	return line + ": " + c.Source + ", " + c.HeardAgo + " ago"
 }
 
 func watch(ctx context.Context, args []string, out, errOut io.Writer) error {

@@ -36,6 +36,8 @@ type DiscoveryConfig struct {
 	Resolver *net.Resolver
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Date is the time by which certificates are judged; nil means time.Now.
+	Date func() time.Time
 	// wellKnown replaces the HTTPS request for .well-known in tests.
 	wellKnown func(ctx context.Context, host string) (delegated string, keep time.Duration, err error)
 }
@@ -91,7 +93,7 @@ func NewDiscovery(c DiscoveryConfig) *Discovery {
 		Timeout: 15 * time.Second,
 		Transport: &http.Transport{
 			DialContext:         d.dialer(false).DialContext,
-			TLSClientConfig:     &tls.Config{RootCAs: c.Roots},
+			TLSClientConfig:     &tls.Config{RootCAs: c.Roots, Time: c.Date},
 			TLSHandshakeTimeout: dialTimeout,
 			DisableKeepAlives:   true,
 		},
@@ -292,7 +294,7 @@ func (d *Discovery) dialOne(ctx context.Context, network, to string, p place) (n
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, &tls.Config{ServerName: p.cert, RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	conn := tls.Client(raw, &tls.Config{ServerName: p.cert, RootCAs: d.c.Roots, Time: d.c.Date, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("TLS with %s at %s: %w", p.cert, to, err)

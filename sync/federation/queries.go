@@ -16,6 +16,11 @@ import (
 func v1(segments ...string) []string { return append([]string{"federation", "v1"}, segments...) }
 func v2(segments ...string) []string { return append([]string{"federation", "v2"}, segments...) }
 
+// Version asks a server what it is; for those who want a sign of life.
+func (c *Client) Version(ctx context.Context, server string) error {
+	return c.ask(ctx, server, call{method: http.MethodGet, path: v1("version")}, nil)
+}
+
 // Profile asks a user's server for display name and avatar.
 func (c *Client) Profile(ctx context.Context, user event.UserID) (json.RawMessage, error) {
 	var out json.RawMessage

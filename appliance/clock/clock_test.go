@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package clock
+
+import (
+	"testing"
+	"time"
+)
+
+// machine is a computer whose uptime and start are moved by hand.
+type machine struct {
+	boot int64
+	up   time.Duration
+}
+
+func (m *machine) clock(mark Mark) *Clock {
+	return New(Config{Released: released, Mark: mark, Boot: func() int64 { return m.boot }, Uptime: func() time.Duration { return m.up }})
+}
+
+func (m *machine) restart() { m.boot, m.up = m.boot+1, 0 }
+
+var (
+	released = time.UnixMilli(1_790_000_000_000)
+	truth    = released.Add(100 * 24 * time.Hour)
+)
+
+func TestNobodyVouches(t *testing.T) {
+	m := &machine{boot: 1}
+	k := m.clock(Mark{})
+	m.up = time.Hour
+	if got, want := k.Now(), released.Add(time.Hour); !got.Equal(want) || k.Trusted() {
+		t.Errorf("a new box: %v, trusted %v; want %v, untrusted", got, k.Trusted(), want)
+	}
+	mark := k.Mark()
+	m.restart()
+	m.up = time.Minute
+	k = m.clock(mark)
+	m.up += time.Minute
+	if got, want := k.Now(), released.Add(time.Hour+time.Minute); !got.Equal(want) || k.Trusted() {
+		t.Errorf("after a restart: %v, trusted %v; want %v, untrusted", got, k.Trusted(), want)
+	}
+	if k.Set(Reading{Time: released.Add(-time.Second), Quality: Exact}) {
+		t.Error("a time before the program's release was believed")
+	}
+	if k.Set(Reading{Time: truth}) {
+		t.Error("a reading that nobody vouches for was taken")
+	}
+}
+
+// TestNeverLeads: whatever happens between restarts, time is never above what was vouched for and the time since.
+func TestNeverLeads(t *testing.T) {
+	m := &machine{boot: 1, up: time.Second}
+	k := m.clock(Mark{})
+	if !k.Set(Reading{Time: truth, Quality: Exact, Source: "NTP"}) {
+		t.Fatal("NTP was not heard")
+	}
+	now := truth
+	for range 50 { // restarts in quick succession, with a mark that is stored each time
+		m.up += 30 * time.Second
+		now = now.Add(30 * time.Second)
+		mark := k.Mark()
+		m.restart()
+		now = now.Add(time.Hour) // the machine was off
+		k = m.clock(mark)
+		if k.Now().After(now) {
+			t.Fatalf("%v is ahead of %v", k.Now(), now)
+		}
+		if k.Trusted() {
+			t.Fatal("trusted after the machine was off")
+		}
+	}
+	if lag := now.Sub(k.Now()); lag > 51*time.Hour {
+		t.Errorf("lags %v behind", lag)
+	}
+}
+
+func TestRestartOfTheProgram(t *testing.T) {
+	m := &machine{boot: 7, up: time.Hour}
+	k := m.clock(Mark{})
+	k.Set(Reading{Time: truth, Quality: Entered, Source: "operator"})
+	mark := k.Mark()
+	m.up += 10 * time.Minute // a crash: the mark is old
+	k = m.clock(mark)
+	if got, want := k.Now(), truth.Add(10*time.Minute); !got.Equal(want) || !k.Trusted() {
+		t.Errorf("%v, trusted %v; want %v and the trust from before", got, k.Trusted(), want)
+	}
+	mark.Uptime = (m.up + time.Hour).Milliseconds() // another machine with the same id, or nonsense
+	if k = m.clock(mark); k.Trusted() || k.Now().After(truth) {
+		t.Errorf("an uptime that ran backwards is taken for the same run: %v", k.State())
+	}
+}
+
+func TestSources(t *testing.T) {
+	m := &machine{boot: 1}
+	k := m.clock(Mark{})
+	for _, tc := range []struct {
+		what  string
+		after time.Duration
+		r     Reading
+		taken bool
+	}{
+		{"a box", 0, Reading{Time: truth, Quality: Told}, true},
+		{"NTP", time.Minute, Reading{Time: truth, Quality: Exact}, true},
+		{"a box after NTP", time.Minute, Reading{Time: truth.Add(time.Hour), Quality: Told}, false},
+		{"an operator after NTP", time.Minute, Reading{Time: truth.Add(time.Hour), Quality: Entered}, false},
+		{"NTP again, a year back", time.Minute, Reading{Time: truth.Add(-90 * 24 * time.Hour), Quality: Exact}, true},
+		{"a box, when NTP was silent for long", 25 * time.Hour, Reading{Time: truth, Quality: Told}, true},
+	} {
+		m.up += tc.after
+		before := k.Now()
+		if got := k.Set(tc.r); got != tc.taken {
+			t.Errorf("%s: taken %v, want %v", tc.what, got, tc.taken)
+		}
+		if want := tc.r.Time; tc.taken && !k.Now().Equal(want) {
+			t.Errorf("%s: now %v, want %v", tc.what, k.Now(), want)
+		} else if !tc.taken && !k.Now().Equal(before) {
+			t.Errorf("%s: moved the clock from %v to %v", tc.what, before, k.Now())
+		}
+	}
+}
+
+func TestSmallStepsBackAreWaitedOut(t *testing.T) {
+	m := &machine{boot: 1}
+	k := m.clock(Mark{})
+	k.Set(Reading{Time: truth, Quality: Exact})
+	before := k.Now()
+	k.Set(Reading{Time: truth.Add(-2 * time.Second), Quality: Exact})
+	if got := k.Now(); !got.Equal(before) {
+		t.Errorf("time went from %v to %v", before, got)
+	}
+	m.up += 3 * time.Second
+	if got, want := k.Now(), truth.Add(time.Second); !got.Equal(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestMarksAreRare(t *testing.T) {
+	m := &machine{boot: 1}
+	k := m.clock(Mark{})
+	marks := 0
+	for range 3600 {
+		m.up += time.Second
+		if _, due := k.Due(); due {
+			marks++
+		}
+	}
+	if marks != 60 {
+		t.Errorf("%d marks in an hour, want 60", marks)
+	}
+}
+
+func TestThisMachine(t *testing.T) {
+	a := uptime()
+	if b := uptime(); a <= 0 || b < a {
+		t.Errorf("uptime %v, then %v", a, b)
+	}
+	if r, ok := System(); ok && (r.Quality != Exact || time.Since(r.Time) > time.Minute) {
+		t.Errorf("reading %+v", r)
+	}
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hallig/appliance/admin"
+	"hallig/appliance/clock"
+	"hallig/appliance/store"
+)
+
+// This file asks the sources of time that there are, and hands time on to other boxes.
+
+// firstRelease is the floor of programs that do not know when they were made.
+var firstRelease = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
+
+const (
+	askSystem = 15 * time.Second
+	askBoxes  = time.Minute
+	// clockHeader carries the time of a box that does not have it from a box itself: "QUALITY MILLISECONDS".
+	clockHeader = "Hallig-Clock"
+	// clockLate is how long an answer may have taken. The time in it lags by the way back.
+	clockLate = 10 * time.Second
+)
+
+// openClock starts the clock from what the store remembers, before anything is dated.
+func (b *Box) openClock(ctx context.Context) error {
+	var m store.ClockMark
+	err := b.db.View(ctx, func(r *store.Read) (err error) {
+		m, err = r.ClockMark()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read what time it was: %w", err)
+	}
+	released := b.cfg.Released
+	if released.Before(firstRelease) {
+		released = firstRelease
+	}
+	b.clock = clock.New(clock.Config{
+		Released: released, Mark: clock.Mark{Time: m.Time, Quality: clock.Quality(m.Quality), Boot: m.Boot, Uptime: m.Uptime},
+	})
+	b.readSystem()
+	b.db.OnCommit(func(store.Commit) { // it rides along with what is written anyway
+		if m, due := b.clock.Due(); due {
+			b.db.Lazy(func(tx *store.Tx) error { return tx.SetClockMark(marked(m)) })
+		}
+	})
+	if s := b.clock.State(); s.Quality == clock.Untrusted {
+		b.log.Warn("nobody vouches for the time: events are dated by the last time that was known and lag behind, and nothing expires; say what time it is with: hallig clock TIME", "time", s.Time.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func marked(m clock.Mark) store.ClockMark {
+	return store.ClockMark{Time: m.Time, Quality: int64(m.Quality), Boot: m.Boot, Uptime: m.Uptime}
+}
+
+// keepTime stores the time now.
+func (b *Box) keepTime(ctx context.Context) error {
+	m := b.clock.Mark()
+	if err := b.db.DoSmall(ctx, func(tx *store.Tx) error { return tx.SetClockMark(marked(m)) }); err != nil {
+		return fmt.Errorf("keep the time: %w", err)
+	}
+	return nil
+}
+
+// systemClock gives the system's clock when the kernel or the configuration vouches for it.
+func (c *Config) systemClock() (clock.Reading, bool) {
+	r, ok := clock.System()
+	if !ok && (c.Clock == "system" || c.OpenRegistration) {
+		return clock.Reading{Time: time.Now(), Quality: clock.Entered, Source: "the system's clock, as configured"}, true
+	}
+	return r, ok
+}
+
+func (b *Box) readSystem() {
+	if r, ok := b.cfg.system(); ok {
+		b.heardTime(r)
+	}
+}
+
+// heardTime takes a reading, and tells when the box has not known the time before.
+func (b *Box) heardTime(r clock.Reading) bool {
+	before := b.clock.State()
+	if !b.clock.Set(r) {
+		return false
+	}
+	if step := r.Time.Sub(before.Time); before.Quality == clock.Untrusted || step.Abs() > time.Minute {
+		b.log.Info("the time is known", "source", r.Source, "step", step.Round(time.Second))
+	}
+	return true
+}
+
+// likely is the best guess at the time, for judging certificates only: an untrusted system clock may be right, and a certificate from before the
+// last time that was known tells more than nothing.
+func (b *Box) likely() time.Time {
+	now := b.clock.Now()
+	if wall := time.Now(); !b.clock.Trusted() && wall.After(now) {
+		return wall
+	}
+	return now
+}
+
+// runClock asks the sources until ctx ends.
+func (b *Box) runClock(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error {
+		every(ctx, askSystem, func() { b.readSystem() })
+		return nil
+	})
+	g.Go(func() error {
+		every(ctx, askBoxes, func() { b.askBoxesForTime(ctx) })
+		return nil
+	})
+}
+
+// every calls f until ctx ends.
+func every(ctx context.Context, gap time.Duration, f func()) {
+	t := time.NewTicker(gap)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			f()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// askBoxesForTime asks paired boxes in reach while there is no better source. Any answer carries the time.
+func (b *Box) askBoxesForTime(ctx context.Context) {
+	x := b.exchange
+	if x.host == nil || b.clock.State().Quality > clock.Told {
+		return
+	}
+	for _, p := range x.paired().All() {
+		if !x.host.InReach(p.Server) {
+			continue
+		}
+		ctx, stop := context.WithTimeout(ctx, clockLate)
+		err := b.fed.client.Version(ctx, p.Server)
+		stop()
+		if err != nil {
+			b.log.Debug("box not asked for the time", "server", p.Server, "err", err)
+		}
+	}
+}
+
+// timed adds our time to answers to other boxes, when we do not have it from one of them: what boxes have heard from each other would go in circles.
+func (b *Box) timed(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := b.clock.State(); s.Quality > clock.Told {
+			w.Header().Set(clockHeader, strconv.Itoa(int(s.Quality))+" "+strconv.FormatInt(s.Time.UnixMilli(), 10))
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// hearBox takes the time out of a paired box's answer. The way proves who it is; pairing says that it may be believed.
+func (b *Box) hearBox(server string, asked time.Time, resp *http.Response) {
+	quality, ms, ok := strings.Cut(resp.Header.Get(clockHeader), " ")
+	q, err := strconv.Atoi(quality)
+	t, terr := strconv.ParseInt(ms, 10, 64)
+	if !ok || err != nil || terr != nil || q <= int(clock.Told) || time.Since(asked) > clockLate {
+		return
+	}
+	b.heardTime(clock.Reading{Time: time.UnixMilli(t), Quality: clock.Told, Source: "box " + server})
+}
+
+// setClock is the operator's word.
+func (b *Box) setClock(ctx context.Context, t time.Time) error {
+	if t.IsZero() {
+		t = time.Now()
+	}
+	if !b.heardTime(clock.Reading{Time: t, Quality: clock.Entered, Source: "the operator"}) {
+		s := b.clock.State()
+		if s.Quality == clock.Exact {
+			return &admin.Refusal{Text: "the box has the time from a better source: " + s.Source}
+		}
+		return &admin.Refusal{Text: "that is before this program was made (" + firstRelease.Format(time.DateOnly) + " or later)"}
+	}
+	return b.keepTime(ctx)
+}
+
+func (b *Box) clockStatus() admin.Clock {
+	s := b.clock.State()
+	return admin.Clock{Time: s.Time, Quality: s.Quality.String(), Source: s.Source, Trusted: s.Quality > clock.Untrusted, HeardAgo: s.Age.Round(time.Second).String()}
+}
