@@ -71,7 +71,7 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{
 		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
-		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(),
+		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
 	}
 	err := b.db.View(ctx, func(r *store.Read) error {
 		rooms, err := r.Rooms()

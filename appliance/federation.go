@@ -32,6 +32,7 @@ type federationParts struct {
 	client    *federation.Client
 	intake    *federation.Intake
 	sender    *federation.Sender
+	trouble   federation.Trouble
 	handler   http.Handler
 }
 

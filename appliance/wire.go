@@ -93,13 +93,14 @@ func (b *Box) joinFederation() error {
 			}
 		},
 	})
-	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log})
+	f.trouble.Log = log
+	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log, Trouble: &f.trouble})
 	f.sender = federation.NewSender(federation.SenderConfig{
 		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Log: log,
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
 		Locals: federation.Only(f.local), DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
-		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log,
+		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log, Trouble: &f.trouble,
 		Heard: func(server string) { f.ring.Reachable(server); f.sender.Heard(server) },
 	})
 	return nil

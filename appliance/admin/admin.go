@@ -31,8 +31,10 @@ type Status struct {
 	FreeBytes  int64     `json:"free_bytes"`
 	Flushes    int64     `json:"flushes"` // of the database, since the start
 	Clock      Clock     `json:"clock"`
-	Peers      []Peer    `json:"peers"`
-	Servers    []Server  `json:"servers"`
+	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
+	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
+	Peers    []Peer           `json:"peers"`
+	Servers  []Server         `json:"servers"`
 }
 
 // Clock is how a box knows the time.

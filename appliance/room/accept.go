@@ -363,7 +363,7 @@ func (l *live) law(k *look, p *prepared, auth []*rules.Event, before group, know
 		return "", 0, err
 	}
 	if denied != nil {
-		return "current state: " + denied.Error(), SoftFailed, nil
+		return offState + denied.Error(), SoftFailed, nil
 	}
 	return "", Accepted, nil
 }

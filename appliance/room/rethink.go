@@ -4,6 +4,7 @@ package room
 
 import (
 	"slices"
+	"strings"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -104,7 +105,9 @@ func (r *rethink) judge(it *item) error {
 		return err
 	}
 	shown := it.row.Pos != 0
-	if outcome == Accepted && !shown {
+	if outcome == Accepted && it.row.Is(store.SoftFailed) && !strings.HasPrefix(it.row.Reason, offState) { // a policy server's word stands
+		outcome, reason = SoftFailed, it.row.Reason
+	} else if outcome == Accepted && !shown {
 		cur, err := r.current(it, p)
 		if err != nil {
 			return err
@@ -114,7 +117,7 @@ func (r *rethink) judge(it *item) error {
 			return err
 		}
 		if denied != nil {
-			outcome, reason = SoftFailed, "current state: "+denied.Error()
+			outcome, reason = SoftFailed, offState+denied.Error()
 		}
 	}
 	switch outcome {

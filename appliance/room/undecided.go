@@ -18,6 +18,9 @@ import (
 // lacksAuthority begins the reason of an event that is rejected for want of an authorising event.
 const lacksAuthority = "authorising events are missing: "
 
+// offState begins the reason of an event that the current state does not allow.
+const offState = "current state: "
+
 // maxAwaited is how many awaited events a room keeps in memory; beyond that the disk is asked.
 const maxAwaited = 5000
 

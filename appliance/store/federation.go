@@ -102,14 +102,18 @@ func (r *Read) StagedRooms() ([]event.RoomID, error) {
 	return out, err
 }
 
+// scanStaged reads n, id, origin, verified and json, the first columns of a row.
+func scanStaged(row *Row, room event.RoomID) (StagedPDU, error) {
+	p := StagedPDU{Room: room}
+	err := (&Row{vals: row.vals[:5]}).Scan(&p.N, &p.ID, &p.Origin, &p.Verified, &p.JSON)
+	return p, err
+}
+
 // Staged gives the waiting events of a room, oldest arrival first.
 func (r *Read) Staged(room event.RoomID) ([]StagedPDU, error) {
 	var out []StagedPDU
 	err := r.each(`SELECT n, id, origin, verified, json FROM fed_in WHERE room=? ORDER BY n`, args(string(room)), func(row *Row) error {
-		p := StagedPDU{Room: room}
-		var id string
-		err := row.Scan(&p.N, &id, &p.Origin, &p.Verified, &p.JSON)
-		p.ID = event.ID(id)
+		p, err := scanStaged(row, room)
 		out = append(out, p)
 		return err
 	})

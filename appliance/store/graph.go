@@ -133,8 +133,18 @@ const (
 	LackKey
 )
 
-// BlockStaged notes that a staged event was tried and what it lacks: it is tried again when one of these is taken in. kind LackKey needs no ids.
+// BlockStaged notes that a staged event was tried and what it lacks: it is tried again when one of these is taken in, at once if that has happened meanwhile.
+// kind LackKey needs no ids.
 func (tx *Tx) BlockStaged(room event.RoomID, n int64, kind int, ids []event.ID) error {
+	for _, id := range ids {
+		e, err := tx.Event(id)
+		if err != nil {
+			return err
+		}
+		if e != nil && e.Room == room && (kind == LackAuth || e.Flags&(Outlier|Guessed) == 0) {
+			return nil
+		}
+	}
 	if err := tx.exec(`DELETE FROM fed_todo WHERE room=? AND n=?`, string(room), n); err != nil {
 		return err
 	}
@@ -156,4 +166,74 @@ func (tx *Tx) RetryStaged(room event.RoomID, id event.ID) error {
 		return err
 	}
 	return tx.exec(`DELETE FROM fed_lack WHERE room=? AND id=?`, string(room), string(id))
+}
+
+// StagedTodo gives staged events of a room that are to be tried, oldest arrival first.
+func (r *Read) StagedTodo(room event.RoomID, limit int) ([]StagedPDU, error) {
+	var out []StagedPDU
+	err := r.each(`SELECT f.n, f.id, f.origin, f.verified, f.json FROM fed_todo t JOIN fed_in f ON f.n=t.n WHERE t.room=? ORDER BY t.n LIMIT ?`,
+		args(string(room), limit), func(row *Row) error {
+			p, err := scanStaged(row, room)
+			out = append(out, p)
+			return err
+		})
+	return out, err
+}
+
+// StagedChildren gives staged events of a room that were found to lack id.
+func (r *Read) StagedChildren(room event.RoomID, id event.ID, limit int) ([]StagedPDU, error) {
+	var out []StagedPDU
+	err := r.each(`SELECT f.n, f.id, f.origin, f.verified, f.json FROM fed_lack l JOIN fed_in f ON f.n=l.child WHERE l.room=? AND l.id=? LIMIT ?`,
+		args(string(room), string(id), limit), func(row *Row) error {
+			p, err := scanStaged(row, room)
+			out = append(out, p)
+			return err
+		})
+	return out, err
+}
+
+// StagedLack is an event that staged ones lack and that is not staged itself, with one of those.
+type StagedLack struct {
+	ID    event.ID
+	Child StagedPDU
+}
+
+// StagedLacks lists what the staged events of a room lack, by kind.
+func (r *Read) StagedLacks(room event.RoomID, kind, limit int) ([]StagedLack, error) {
+	var out []StagedLack
+	err := r.each(`SELECT f.n, f.id, f.origin, f.verified, f.json, l.id FROM fed_lack l JOIN fed_in f ON f.n=l.child
+		WHERE l.room=?1 AND l.kind=?2 AND NOT EXISTS (SELECT 1 FROM fed_in s WHERE s.room=?1 AND s.id=l.id) GROUP BY l.id LIMIT ?3`,
+		args(string(room), kind, limit), func(row *Row) error {
+			p, err := scanStaged(row, room)
+			out = append(out, StagedLack{ID: event.ID(asString(row.vals[5])), Child: p})
+			return err
+		})
+	return out, err
+}
+
+// StagedCount says how many events wait in a room.
+func (r *Read) StagedCount(room event.RoomID) (n int, err error) {
+	_, err = r.one(`SELECT count(*) FROM fed_in WHERE room=?`, args(string(room)), &n)
+	return n, err
+}
+
+// StagedBy says how many events of one origin wait in all rooms; it counts no further than most.
+func (r *Read) StagedBy(origin string, most int) (n int, err error) {
+	_, err = r.one(`SELECT count(*) FROM (SELECT 1 FROM fed_in WHERE origin=? LIMIT ?)`, args(origin, most), &n)
+	return n, err
+}
+
+// IsStaged reports whether an event waits in a room.
+func (r *Read) IsStaged(room event.RoomID, id event.ID) (bool, error) {
+	var n int64
+	return r.one(`SELECT n FROM fed_in WHERE room=? AND id=?`, args(string(room), string(id)), &n)
+}
+
+// RetryKeys has up to limit staged events of a room tried that lacked a key.
+func (tx *Tx) RetryKeys(room event.RoomID, limit int) error {
+	err := tx.exec(`INSERT OR IGNORE INTO fed_todo (room, n) SELECT room, child FROM fed_lack WHERE room=? AND id='' ORDER BY child LIMIT ?`, string(room), limit)
+	if err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM fed_lack WHERE room=? AND id='' AND child IN (SELECT n FROM fed_todo WHERE room=?)`, string(room), string(room))
 }

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +62,9 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
 		}
 		fmt.Fprintf(out, "  server %s: %s, %d events to send %s\n", srv.Name, last, srv.Queued, srv.Trouble)
+	}
+	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
+		fmt.Fprintf(out, "  %d events of other servers not taken in: %s\n", s.NotTaken[why], strings.ReplaceAll(why, "_", " "))
 	}
 	return nil
 }

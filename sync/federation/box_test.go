@@ -53,6 +53,7 @@ type testBox struct {
 	changed chan struct{}
 	boxes   sync.Map // names of paired boxes
 	seen    *requestLog
+	trouble Trouble
 }
 
 // requestLog notes the requests that other servers made.
@@ -158,10 +159,10 @@ func (b *testBox) start() {
 				b.sender.Heard(server)
 			}
 		}})
-	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log})
+	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log, Trouble: &b.trouble})
 	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second,
 		IsBox: func(server string) bool { _, ok := b.boxes.Load(server); return ok }})
-	b.handler = NewHandler(HandlerConfig{Locals: Only(l), DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log,
+	b.handler = NewHandler(HandlerConfig{Locals: Only(l), DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log, Trouble: &b.trouble,
 		Heard: func(server string) { b.ring.Reachable(server); b.sender.Heard(server) }})
 	b.seen.mu.Lock()
 	b.seen.next = b.handler

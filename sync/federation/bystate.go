@@ -7,47 +7,85 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
+	"hallig/appliance/store"
 )
 
 // This file is the last resort of a lane: when ancestors cannot be had, or lie before our time, the state before an event
 // is asked for instead.
 
-// byState accepts an event whose ancestors cannot be had, with the state that its server says was before it.
-func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, w *waiting) (bool, error) {
-	servers, err := in.c.Rooms.Servers(ctx, l.room)
+// byState accepts the ancestor that an event lacks with the state that a server says was before it; where nobody gives that ancestor, the event itself.
+func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack) (bool, error) {
+	order, err := in.whom(ctx, l, k.child.origin)
 	if err != nil {
 		return false, err
 	}
-	order := []string{w.origin}
-	for _, s := range servers {
-		if s != w.origin && s != in.c.Local.Server {
-			order = append(order, s)
-		}
-	}
 	var last error
 	for _, server := range order {
-		state, err := in.stateBefore(ctx, l, v, server, w.pdu.ID)
+		ok, err := in.ancestorByState(ctx, l, v, server, k)
+		if final(err) {
+			ok, err = in.childByState(ctx, l, v, server, k)
+		}
+		if ok || ctx.Err() != nil {
+			return ok, ctx.Err()
+		}
 		if err != nil {
 			last = err
-			continue
 		}
-		if lacksNoPrev(w) { // only authorising events were unknown; the state is ours to compute
-			state = nil
-		}
-		ok, err := in.acceptOne(ctx, w, state)
-		if ok || err != nil {
-			return ok, err
-		}
-		last = fmt.Errorf("%d events are still unknown", len(w.lacks))
 	}
 	return false, last
 }
 
-func lacksNoPrev(w *waiting) bool {
-	return !slices.ContainsFunc(w.lacks, func(id event.ID) bool { return slices.Contains(w.pdu.Prev, id) })
+// ancestorByState gets a missing ancestor and the state before it. A final refusal: the server does not give the ancestor.
+func (in *Intake) ancestorByState(ctx context.Context, l *lane, v *event.Version, server string, k lack) (bool, error) {
+	release, err := in.ask(ctx, server)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	p, err := in.c.Client.One(ctx, server, l.room, v, k.id)
+	if err != nil {
+		return false, err
+	}
+	ready, err := in.c.Client.checked(ctx, server, p)
+	if err != nil {
+		return false, err
+	}
+	state, err := in.stateBefore(ctx, l, v, server, k.id)
+	if err != nil {
+		return false, fmt.Errorf("state before %s: %s", k.id, err) // another matter than the ancestor itself: not final
+	}
+	res, err := in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server}, State: state,
+		ExtraTx: func(tx *store.Tx) error { return tx.UnstagePDU(l.room, k.id) }})
+	if err != nil {
+		return false, err
+	}
+	if res.Outcome == room.Missing {
+		return false, fmt.Errorf("%d events are still unknown", len(res.Missing))
+	}
+	in.helped(server)
+	return true, nil
+}
+
+// childByState accepts an event whose ancestors cannot be had, with the state before it.
+func (in *Intake) childByState(ctx context.Context, l *lane, v *event.Version, server string, k lack) (bool, error) {
+	release, err := in.ask(ctx, server)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	state, err := in.stateBefore(ctx, l, v, server, k.child.pdu.ID)
+	if err != nil {
+		return false, err
+	}
+	ok, err := in.acceptOne(ctx, k.child, state)
+	if err == nil && !ok {
+		err = errors.New("parts of the state are still unknown")
+	}
+	return ok, err
 }
 
 // stateBefore makes the state before an event known here and gives its ids.
@@ -72,6 +110,10 @@ func (in *Intake) stateBefore(ctx context.Context, l *lane, v *event.Version, se
 	} else {
 		for _, s := range lack {
 			p, err := in.c.Client.One(ctx, server, l.room, v, s)
+			if final(err) {
+				in.log.Info("a part of the state is not given", "server", server, "room", l.room, "event", s)
+				continue // whether the state holds without it, the room says
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -79,6 +121,73 @@ func (in *Intake) stateBefore(ctx context.Context, l *lane, v *event.Version, se
 		}
 	}
 	return state, in.outliers(ctx, server, pdus)
+}
+
+// authorityFrom asks the servers of a room, first the one that gave the event, for an authorising event that a staged one lacks. found: it is here now.
+// refused: at least one server is in reach and does not have it.
+func (in *Intake) authorityFrom(ctx context.Context, l *lane, v *event.Version, k lack) (found, refused bool, err error) {
+	order, err := in.whom(ctx, l, k.child.origin)
+	if err != nil {
+		return false, false, err
+	}
+	for _, server := range order {
+		err := in.askAuthority(ctx, l, v, server, k.id, k.child.pdu.ID)
+		if ctx.Err() != nil {
+			return false, false, ctx.Err()
+		}
+		if _, _, known := in.c.Rooms.Event(ctx, k.id); known == nil {
+			in.helped(server)
+			return true, false, nil
+		}
+		refused = refused || err == nil || final(err)
+	}
+	return false, refused, nil
+}
+
+// askAuthority asks one server for an authorising event, alone or with all that authorises the event which names it.
+// https://spec.matrix.org/v1.16/server-server-api/#retrieving-event-authorization-information
+func (in *Intake) askAuthority(ctx context.Context, l *lane, v *event.Version, server string, id, child event.ID) error {
+	release, err := in.ask(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = in.authority(ctx, server, l.room, v, []event.ID{id})
+	if !final(err) || child == "" {
+		return err
+	}
+	chain, err := in.c.Client.EventAuth(ctx, server, l.room, v, child)
+	if err != nil {
+		return err
+	}
+	return in.outliers(ctx, server, chain)
+}
+
+// askAwaited asks for what rejected events wait for, seldom and for ever.
+func (in *Intake) askAwaited(ctx context.Context, l *lane, v *event.Version, ids []event.ID) (bool, error) {
+	order, err := in.whom(ctx, l, "")
+	if err != nil {
+		return false, err
+	}
+	had := false
+	for _, id := range ids {
+		for _, server := range order {
+			if err := in.askAuthority(ctx, l, v, server, id, ""); err != nil && !final(err) && ctx.Err() != nil {
+				return had, ctx.Err()
+			}
+			if _, _, known := in.c.Rooms.Event(ctx, id); known == nil {
+				had = true
+				in.helped(server)
+				break
+			}
+		}
+	}
+	if had {
+		l.authDelay = authFirst
+	}
+	l.authAt = time.Now().Add(l.authDelay)
+	l.authDelay = min(2*l.authDelay, authMost)
+	return had, nil
 }
 
 // authority makes authorising events known, with those that authorise them.
@@ -94,6 +203,9 @@ func (in *Intake) authority(ctx context.Context, server string, id event.RoomID,
 			continue
 		}
 		p, err := in.c.Client.One(ctx, server, id, v, todo[0])
+		if final(err) && !slices.Contains(ids, todo[0]) {
+			continue // what rests on it waits for it in the room
+		}
 		if err != nil {
 			return err
 		}
@@ -111,12 +223,12 @@ func (in *Intake) outliers(ctx context.Context, server string, pdus []*event.PDU
 	}
 	var visit func(p *event.PDU, depth int) error
 	visit = func(p *event.PDU, depth int) error {
-		if byID[p.ID] == nil || depth > 1000 {
+		if byID[p.ID] == nil {
 			return nil
 		}
 		delete(byID, p.ID)
 		for _, a := range p.Auth {
-			if dep := byID[a]; dep != nil {
+			if dep := byID[a]; dep != nil && depth < 1000 { // the room copes with any order, at a price
 				if err := visit(dep, depth+1); err != nil {
 					return err
 				}
@@ -130,10 +242,10 @@ func (in *Intake) outliers(ctx context.Context, server string, pdus []*event.PDU
 			if errors.Is(err, ErrKeyUnavailable) {
 				return err
 			}
-			in.log.Info("event left out", "server", server, "room", p.RoomID, "event", p.ID, "err", err)
+			in.c.Trouble.Note(server, BadSignature, p.RoomID, p.ID, err)
 			return nil
 		}
-		_, err = in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server}, Outlier: true})
+		_, err = in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server}, Outlier: true, NoAuth: true})
 		return err
 	}
 	for _, p := range pdus {

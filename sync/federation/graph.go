@@ -121,6 +121,15 @@ func (c *Client) StateEvents(ctx context.Context, server string, room event.Room
 	return c.parse(v, room, out.PDUs, server), c.parse(v, room, out.AuthChain, server), nil
 }
 
+// EventAuth asks for all events that authorise one, directly or through others.
+func (c *Client) EventAuth(ctx context.Context, server string, room event.RoomID, v *event.Version, id event.ID) ([]*event.PDU, error) {
+	var out pdusAnswer
+	if err := c.ask(ctx, server, call{method: http.MethodGet, path: v1("event_auth", string(room), string(id)), limit: maxEvents}, &out); err != nil {
+		return nil, err
+	}
+	return c.parse(v, room, out.AuthChain, server), nil
+}
+
 // Knows asks whether a server is done with an event of ours. nil, true: yes; a 404 is false; anything else is an error.
 func (c *Client) Knows(ctx context.Context, server string, id event.ID) (bool, error) {
 	err := c.ask(ctx, server, call{method: http.MethodGet, path: v1("event", string(id))}, nil)

@@ -31,6 +31,8 @@ type HandlerConfig struct {
 	Intake *Intake
 	Users  Users
 	Media  Media
+	// Trouble counts events that are not taken in; nil: nobody counts.
+	Trouble *Trouble
 	// Heard is told whenever a server spoke to us with a good signature: it is in reach. nil: nobody wants to know.
 	Heard   func(server string)
 	Version string

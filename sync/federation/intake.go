@@ -24,6 +24,8 @@ type IntakeConfig struct {
 	Rooms  *room.Rooms
 	Client *Client
 	Log    *slog.Logger // nil: silent
+	// Trouble counts what is not taken in; nil: nobody counts.
+	Trouble *Trouble
 	// Closed is told when a room's graph has closed after events had waited for it; for tests and status. May be nil.
 	Closed func(event.RoomID)
 }
@@ -36,19 +38,16 @@ type Intake struct {
 	log  *slog.Logger
 	late func(server string) // set by the Sender that looks what else a server has; nil: nobody does
 
+	working chan struct{} // lanes that try staged events
+	asking  chan struct{} // questions to other servers
+
 	mu    sync.Mutex
 	lanes map[event.RoomID]*lane
-	ctx   context.Context // Run's; nil while it does not run. The lanes' life, not a request's.
+	gave  map[string]time.Time // servers by when they last gave what was asked for
+	busy  map[string]*asked    // servers that are being asked
+	ctx   context.Context      // Run's; nil while it does not run. The lanes' life, not a request's.
 	wg    sync.WaitGroup
-}
-
-// lane is the work in one room.
-type lane struct {
-	room             event.RoomID
-	wake             chan struct{}       // capacity 1
-	running          bool                // guarded by Intake.mu
-	wants            map[event.ID]string // ids that a server named as its newest: id to server; guarded by Intake.mu
-	asked, noHistory map[string]bool     // the lane's own: servers asked before; those that gave no history
+	ran   bool // it has begun to run: all rooms where events wait have lanes
 }
 
 // NewIntake returns an intake at rest.
@@ -56,14 +55,91 @@ func NewIntake(c IntakeConfig) *Intake {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Intake{c: c, log: c.Log, lanes: map[event.RoomID]*lane{}}
+	return &Intake{c: c, log: c.Log, lanes: map[event.RoomID]*lane{}, gave: map[string]time.Time{}, busy: map[string]*asked{},
+		working: make(chan struct{}, maxWorking), asking: make(chan struct{}, maxAsking)}
+}
+
+// Bounds of what the lanes do at once, and of what may wait.
+const (
+	maxWorking   = 16    // lanes that try events: each holds a page of them
+	maxAsking    = 16    // questions to other servers: each may hold an answer of 32 MB
+	maxAskingOne = 4     // of these to one server, so that a slow one does not hold up all rooms
+	maxStagedBy  = 5_000 // events of one origin; then it is told to come again later
+)
+
+// asked bounds the questions to one server.
+type asked struct {
+	slots chan struct{}
+	users int
+}
+
+// turn waits until a lane may try events.
+func (in *Intake) turn(ctx context.Context) error {
+	select {
+	case in.working <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (in *Intake) turnOver() { <-in.working }
+
+// ask waits until a server may be asked.
+func (in *Intake) ask(ctx context.Context, server string) (release func(), err error) {
+	in.mu.Lock()
+	a := in.busy[server]
+	if a == nil {
+		a = &asked{slots: make(chan struct{}, maxAskingOne)}
+		in.busy[server] = a
+	}
+	a.users++
+	in.mu.Unlock()
+	leave := func() {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		if a.users--; a.users == 0 {
+			delete(in.busy, server)
+		}
+	}
+	select {
+	case a.slots <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+	select {
+	case in.asking <- struct{}{}:
+	case <-ctx.Done():
+		<-a.slots
+		leave()
+		return nil, ctx.Err()
+	}
+	return func() { <-in.asking; <-a.slots; leave() }, nil
+}
+
+// Full says that so many events of an origin wait that no more are taken from it for now.
+func (in *Intake) Full(ctx context.Context, origin string) (bool, error) {
+	in.mu.Lock()
+	idle := len(in.lanes) == 0
+	in.mu.Unlock()
+	if idle {
+		return false, nil
+	}
+	n := 0
+	err := in.c.DB.View(ctx, func(r *store.Read) (err error) { n, err = r.StagedBy(origin, maxStagedBy); return err })
+	return n >= maxStagedBy, err
 }
 
 // Run works on what is staged until ctx ends.
 func (in *Intake) Run(ctx context.Context) error {
 	var rooms []event.RoomID
 	err := in.c.DB.View(ctx, func(r *store.Read) (err error) {
-		rooms, err = r.StagedRooms()
+		if rooms, err = r.StagedRooms(); err != nil {
+			return err
+		}
+		more, err := r.AuthWaitRooms()
+		rooms = append(rooms, more...)
 		return err
 	})
 	if err != nil {
@@ -78,12 +154,26 @@ func (in *Intake) Run(ctx context.Context) error {
 	for _, id := range rooms {
 		in.poke(id)
 	}
+	in.mu.Lock()
+	in.ran = true
+	in.mu.Unlock()
 	<-ctx.Done()
 	in.mu.Lock()
 	in.ctx = nil
 	in.mu.Unlock()
 	in.wg.Wait()
 	return nil
+}
+
+// appended has staged events tried that lacked what a transaction brings, whichever way it came.
+func (in *Intake) appended(tx *store.Tx, a room.AppendInfo) error {
+	in.mu.Lock()
+	idle := in.ran && in.lanes[a.Room] == nil
+	in.mu.Unlock()
+	if idle {
+		return nil
+	}
+	return tx.RetryStaged(a.Room, a.PDU.ID)
 }
 
 // Take takes in one event that origin sent. When it returns nil the event is decided or durably staged. An error is
@@ -133,6 +223,7 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		case ctx.Err() != nil:
 			errs[i] = ctx.Err()
 		default:
+			in.c.Trouble.Note(origin, BadSignature, p.RoomID, p.ID, err)
 			errs[i] = &badPDU{err.Error()}
 		}
 	}
@@ -143,10 +234,12 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		switch res.Outcome {
 		case room.Missing:
 			wait, waitAt = append(wait, ins[k].PDU), append(waitAt, at[k])
-			if in.late != nil {
+			prev := ins[k].PDU.Prev
+			if in.late != nil && slices.ContainsFunc(res.Missing, func(id event.ID) bool { return slices.Contains(prev, id) }) {
 				in.late(origin)
 			}
 		case room.Rejected:
+			in.c.Trouble.Note(origin, Refused, ins[k].PDU.RoomID, ins[k].PDU.ID, errors.New(res.Reason))
 			errs[at[k]] = &badPDU{"rejected: " + res.Reason}
 		default:
 			in.pokeIfWaiting(ins[k].PDU.RoomID)
@@ -267,64 +360,4 @@ func (in *Intake) pokeIfWaiting(id event.RoomID) {
 	if l != nil {
 		in.poke(id)
 	}
-}
-
-const (
-	retryFirst = time.Second
-	retryMost  = time.Minute
-)
-
-// work is a lane's life: it ends when nothing waits in the room any more.
-func (in *Intake) work(ctx context.Context, l *lane) {
-	delay := retryFirst
-	for {
-		select {
-		case <-l.wake:
-		default:
-		}
-		left, progress, err := in.round(ctx, l)
-		if err != nil && ctx.Err() == nil {
-			in.log.Warn("taking in events", "room", l.room, "err", err)
-		}
-		if left == 0 && err == nil {
-			if in.retire(l) {
-				if in.c.Closed != nil {
-					in.c.Closed(l.room)
-				}
-				return
-			}
-			continue
-		}
-		if progress {
-			delay = retryFirst
-			continue
-		}
-		in.log.Info("events wait for their ancestors", "room", l.room, "events", left, "again", delay)
-		timer := time.NewTimer(delay)
-		select {
-		case <-ctx.Done():
-		case <-l.wake:
-		case <-timer.C:
-			delay = min(2*delay, retryMost)
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			in.mu.Lock()
-			l.running = false
-			in.mu.Unlock()
-			return
-		}
-	}
-}
-
-// retire ends a lane unless something came meanwhile.
-func (in *Intake) retire(l *lane) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(l.wants) > 0 || len(l.wake) > 0 {
-		return false
-	}
-	l.running = false
-	delete(in.lanes, l.room)
-	return true
 }

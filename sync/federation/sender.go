@@ -124,6 +124,11 @@ func poke(c chan struct{}) {
 // Appended belongs into room.Options.OnAppend: in the transaction of an event it notes from where on a server that comes into a
 // room is owed our events, and that a server is owed the very event that turns its invited user away.
 func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
+	if s.c.Intake != nil {
+		if err := s.c.Intake.appended(tx, a); err != nil {
+			return err
+		}
+	}
 	p := a.PDU
 	if a.Pos <= 0 || a.Outcome != room.Accepted || p.Type != "m.room.member" || p.StateKey == nil {
 		return nil

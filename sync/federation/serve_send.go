@@ -83,6 +83,15 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	if before != nil {
 		return json.RawMessage(before), nil
 	}
+	if len(t.PDUs) > 0 {
+		// Its events wait for ancestors that cannot be had now: more of them would only be more to keep. It comes again with the same.
+		if full, err := h.c.Intake.Full(ctx, r.origin); err != nil {
+			return nil, err
+		} else if full {
+			r.w.Header().Set("Retry-After", "60")
+			return nil, refuse(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "too many of your events wait for their ancestors here")
+		}
+	}
 	// What has begun goes on when the sender hangs up: it will send the same again, and then everything is known.
 	results, err := h.takePDUs(ctx, r.local, r.origin, t.PDUs)
 	if err != nil {
@@ -152,16 +161,24 @@ func (h *Handler) takePDUs(ctx context.Context, local Local, origin string, raws
 			rooms[id] = e
 		}
 		if e.version == nil {
+			if id != "" {
+				h.c.Trouble.Note(origin, ForeignRoom, id, "", errors.New("the room is not known here"))
+			} else {
+				h.c.Trouble.Note(origin, Malformed, "", "", errors.New("it names no room"))
+			}
 			continue
 		}
 		p, err := event.Parse(e.version, raw)
 		if err != nil {
-			h.log.Info("PDU refused", "origin", origin, "room", id, "err", err)
+			h.c.Trouble.Note(origin, Malformed, id, "", err)
 			continue
 		}
 		if e.refused == nil {
 			pdus = append(pdus, p)
-		} else if err = note(p.ID, e.refused); err != nil {
+			continue
+		}
+		h.c.Trouble.Note(origin, Barred, id, p.ID, e.refused)
+		if err = note(p.ID, e.refused); err != nil {
 			return nil, err
 		}
 	}
