@@ -8,11 +8,12 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -linkmode external -extldflags -static -s -w -X main.version=$(VERSION)
 SEED    ?= 1
 N       ?= 20000
+ACTIONS ?= 5000
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
 
-.PHONY: all build run test demo bench check dendrite oracle vet staticcheck fuzz vuln clean
+.PHONY: all build run test demo bench chaos check dendrite oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -50,6 +51,10 @@ oracle: check
 
 demo: build dendrite
 	go run ./tools/demo -hallig bin/hallig -seed $(SEED)
+
+# chaos lets two boxes and Dendrite live through a random schedule of ACTIONS with partitions and crashes, and compares them.
+chaos: build dendrite
+	go run ./tools/chaos -hallig bin/hallig -seed $(SEED) -actions $(ACTIONS)
 
 bench: build
 	go run ./tools/bench -hallig bin/hallig -only '$(ONLY)'

@@ -418,3 +418,24 @@ func TestRoutesOfSpecialNames(t *testing.T) {
 		t.Errorf("sent %s, signed %s", got, want)
 	}
 }
+
+// A server that comes into a room is owed what was written beside its join, whichever of the two came first: that is no part of the state it was given.
+func TestNewcomerIsOwedWhatStandsBesideItsJoin(t *testing.T) {
+	ca := testCA(t)
+	a, b, c := newTestBox(t, ca), newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert, cora := a.user("anna"), b.user("bert"), c.user("cora")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	warm := say(t, bert, id, 1, "warm")
+	a.await("bert", func() bool { return a.has(id, warm) })
+	b.sender.silent.Store(true)
+	beside := say(t, bert, id, 2, "daneben")
+	must[string](t)(cora.Join(t.Context(), id, a.name))
+	b.await("cora", func() bool {
+		return slices.Contains(must[[]event.UserID](t)(b.rooms.Joined(t.Context(), event.RoomID(id))), event.UserID(cora.UserID))
+	})
+	c.sender.silent.Store(true) // it must be given them
+	b.sender.silent.Store(false)
+	b.sender.LinkUp("")
+	c.await("what bert wrote", func() bool { return c.has(id, beside) })
+}

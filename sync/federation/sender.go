@@ -148,11 +148,50 @@ func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
 	}
 	switch content.Membership {
 	case "join":
-		return tx.AddFederationCursor(server, p.RoomID, a.Pos)
+		pos, err := s.owedFrom(tx, server, p)
+		if err != nil {
+			return err
+		}
+		return tx.AddFederationCursor(server, p.RoomID, pos)
 	case "leave", "ban":
 		return tx.AddFederationCursor(server, p.RoomID, a.Pos-1)
 	}
 	return nil
+}
+
+// owedFrom gives the position from which on a server that comes into a room is owed our events: after the newest one that its join builds on. What we wrote
+// beside the join is not part of the state that it was given, whichever of the two came first here.
+func (s *Sender) owedFrom(tx *store.Tx, server string, join *event.PDU) (int64, error) {
+	cursors, err := tx.FederationCursors(server)
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range cursors {
+		if c.Room == join.RoomID {
+			return c.Pos, nil // it was there already, or is owed something from before
+		}
+	}
+	const most = 2000 // events to look at; more is repeated to the server in the end, which hurts nobody
+	own := int64(0)
+	seen := map[event.ID]bool{}
+	for todo := slices.Clone(join.Prev); len(todo) > 0 && len(seen) < most; todo = todo[1:] {
+		if seen[todo[0]] {
+			continue
+		}
+		seen[todo[0]] = true
+		row, err := tx.Event(todo[0])
+		if err != nil {
+			return 0, err
+		}
+		switch {
+		case row == nil || row.Is(store.Outlier):
+		case row.Is(store.Local) && row.Pos > 0:
+			own = max(own, row.Pos) // it builds on all that we had written before it
+		default:
+			todo = append(todo, prevOf(row.JSON)...)
+		}
+	}
+	return own, nil
 }
 
 // LinkUp says that a server is in reach now: it is spoken to at once. An empty name means everybody: the network has come.

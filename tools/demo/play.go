@@ -56,8 +56,8 @@ func (p *performance) acts(ctx context.Context) (*outcome, error) {
 	for i, who := range p.people {
 		g.Go(func() error { return p.tally.follow(watchCtx, who.place, who.Client, p.room) })
 		if i < 2 {
-			c := &commentator{box: p.boxes[i].name}
-			g.Go(func() error { return c.follow(watchCtx, p.boxes[i].dir) })
+			c := &commentator{box: p.boxes[i].Name}
+			g.Go(func() error { return c.follow(watchCtx, p.boxes[i].Dir) })
 		}
 	}
 	result, err := p.story(ctx)

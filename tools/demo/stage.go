@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 
 	"hallig/tools/matrixclient"
+	"hallig/tools/testbox"
 	"hallig/tools/testpeer"
 )
 
@@ -18,19 +18,8 @@ const lineRate = 1200 // bit/s
 // stage is everything that runs: two boxes, the central server, the line, and the ways between them.
 type stage struct {
 	central *testpeer.Peer
-	boxes   [2]*box
-	out     [2]*testpeer.Link // from box i to the central server
-	in      [2]*testpeer.Link // from the central server to box i
+	boxes   [2]*testbox.Box
 	cable   *cable
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // build starts everything: the boxes pair over a network first, as they would at home, and then know each other by the
@@ -54,73 +43,43 @@ func build(ctx context.Context, hallig, dir string, names []string) (s *stage, e
 		return s, err
 	}
 	for i, name := range names {
-		if s.boxes[i], err = s.newBox(i, name, hallig, dir, ca); err != nil {
+		if s.boxes[i], err = testbox.New("Box "+name, hallig, filepath.Join(dir, fmt.Sprintf("box%d", i)), ca, s.central); err != nil {
 			return s, err
 		}
-		s.boxes[i].config["p2p"] = map[string]any{"no_mdns": true, "listen": []string{"/ip4/127.0.0.1/tcp/0"}}
-		if err := s.boxes[i].start(ctx); err != nil {
+		if err := s.boxes[i].Start(ctx); err != nil {
 			return s, err
 		}
 	}
-	if err := pair(ctx, s.boxes[0], s.boxes[1]); err != nil {
+	id, err := testbox.Pair(ctx, s.boxes[0], s.boxes[1])
+	if err != nil {
 		return s, err
 	}
+	say("%s and %s are paired (box %.16s…)", s.boxes[0].Name, s.boxes[1].Name, id)
 	for i, b := range s.boxes {
-		if err := b.stop(); err != nil {
+		if err := b.Stop(); err != nil {
 			return s, err
 		}
-		b.config["p2p"] = map[string]any{"off": true}
-		b.config["serial"] = []map[string]any{{"device": s.cable.ends[i].Device, "baud": 9600, "bits_per_second": lineRate}}
-		if err := b.start(ctx); err != nil {
+		b.Config["p2p"] = map[string]any{"off": true}
+		b.Config["serial"] = []map[string]any{{"device": s.cable.ends[i].Device, "baud": 9600, "bits_per_second": lineRate}}
+		if err := b.Start(ctx); err != nil {
 			return s, err
 		}
-		say("%s is up again without libp2p; its way to the other box is the line of %d bit/s", b.name, lineRate)
+		say("%s is up again without libp2p; its way to the other box is the line of %d bit/s", b.Name, lineRate)
 	}
 	return s, nil
 }
 
-func (s *stage) newBox(i int, name, hallig, dir string, ca *testpeer.CA) (b *box, err error) {
-	if s.out[i], err = testpeer.NewLink(s.central.Link.Addr()); err != nil {
-		return nil, err
-	}
-	if s.in[i], err = testpeer.NewLink(""); err != nil {
-		return nil, err
-	}
-	b = &box{name: "Box " + name, server: s.in[i].Addr(), dir: filepath.Join(dir, fmt.Sprintf("box%d", i)), hallig: hallig}
-	if b.listen, err = freeAddr(); err != nil {
-		return nil, err
-	}
-	if b.fed, err = freeAddr(); err != nil {
-		return nil, err
-	}
-	b.client = "http://" + b.listen
-	s.in[i].Lead(b.fed)
-	b.config = map[string]any{
-		"federation_tls":    map[string]any{"ca_certificate": ca.File, "ca_key": ca.KeyFile},
-		"ca_file":           ca.File,
-		"server_addresses":  map[string]string{s.central.Name: s.out[i].Addr()},
-		"private_addresses": true,
-	}
-	return b, nil
-}
-
 // cut breaks, or joins again, both boxes' ways to the central server.
 func (s *stage) cut(cut bool) {
-	for i := range s.boxes {
-		for _, l := range []*testpeer.Link{s.out[i], s.in[i]} {
-			if cut {
-				l.Cut()
-			} else {
-				l.Join()
-			}
-		}
+	for _, b := range s.boxes {
+		b.CutCentre(cut)
 	}
 }
 
 // httpsBytes is what went over each box's way to the central server, both directions.
 func (s *stage) httpsBytes() (n [2]int64) {
-	for i := range s.boxes {
-		n[i] = s.out[i].Bytes() + s.in[i].Bytes()
+	for i, b := range s.boxes {
+		n[i] = b.Out.Bytes() + b.In.Bytes()
 	}
 	return n
 }
@@ -129,7 +88,7 @@ func (s *stage) close() error {
 	var errs []error
 	for _, b := range s.boxes {
 		if b != nil {
-			errs = append(errs, b.stop())
+			errs = append(errs, b.Close())
 		}
 	}
 	if s.central != nil {
@@ -137,13 +96,6 @@ func (s *stage) close() error {
 	}
 	if s.cable != nil {
 		s.cable.close()
-	}
-	for _, links := range [][2]*testpeer.Link{s.in, s.out} {
-		for _, l := range links {
-			if l != nil {
-				l.Close()
-			}
-		}
 	}
 	return errors.Join(errs...)
 }
@@ -157,8 +109,8 @@ type person struct {
 
 func (s *stage) enrol(ctx context.Context, names []string) ([3]*person, error) {
 	var out [3]*person
-	bases := []string{s.boxes[0].client, s.boxes[1].client, s.central.Client}
-	places := []string{s.boxes[0].name, s.boxes[1].name, "Zentrale"}
+	bases := []string{s.boxes[0].Client, s.boxes[1].Client, s.central.Client}
+	places := []string{s.boxes[0].Name, s.boxes[1].Name, "Zentrale"}
 	for i := range out {
 		c := matrixclient.New(bases[i])
 		var err error

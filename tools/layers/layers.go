@@ -47,6 +47,8 @@ var Rooms = map[string]Room{
 	"tools/layers":       {Uses: []string{"..."}},
 	"tools/bench":        {Uses: []string{"..."}},
 	"tools/demo":         {Uses: []string{"..."}},
+	"tools/chaos":        {Uses: []string{"..."}},
+	"tools/testbox":      {Uses: []string{"appliance", "appliance/admin", "tools/testpeer"}},
 	"tools/lab":          {Uses: []string{"..."}},
 	"tools/matrixclient": {},
 	"tools/testpeer":     {},

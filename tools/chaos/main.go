@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command chaos lets two boxes and a central server that nobody here wrote share rooms through a random schedule of writing, moderating, partitions and
+// crashes, heals everything, and compares: every event that some server acknowledged must be on all three, unless the law forbids it there, and
+// the state of each room must be the same event for event. The same seed makes the same schedule; what the machine's speed makes of it differs.
+//
+//	go run ./tools/chaos -hallig bin/hallig -seed 1 -actions 5000
+//
+// The last line is the verdict; the exit status says the same. Rooms are of versions 10, 11 and 12; redactions are compared in version 10 only, as the
+// central server ignores those of later versions and shows them to nobody.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+var began = time.Now() // of the process: the clock of the commentary
+
+func say(format string, args ...any) {
+	fmt.Printf("%6.1f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func main() {
+	hallig := flag.String("hallig", "bin/hallig", "the box's program")
+	seed := flag.Uint64("seed", 1, "chooses the schedule")
+	actions := flag.Int("actions", 5000, "how many actions")
+	keep := flag.String("keep", "", "directory to keep data and logs in (default: a temporary one, removed when all went well)")
+	limit := flag.Duration("limit", 40*time.Minute, "give up after this long")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, done := context.WithTimeout(ctx, *limit)
+	defer done()
+	if err := run(ctx, *hallig, *seed, *actions, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, hallig string, seed uint64, actions int, keep string) error {
+	hallig, err := filepath.Abs(hallig)
+	if err != nil {
+		return err
+	}
+	dir := keep
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "hallig-chaos-"); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	result, err := play(ctx, hallig, dir, seed, actions)
+	if err == nil {
+		err = result.failure()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos: data and logs are kept in", dir)
+	} else if keep == "" {
+		err = os.RemoveAll(dir)
+	}
+	if result != nil {
+		fmt.Println(result)
+	}
+	return err
+}
+
+func play(ctx context.Context, hallig, dir string, seed uint64, actions int) (*verdict, error) {
+	log, err := os.Create(filepath.Join(dir, "actions.txt"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	w, err := build(ctx, hallig, dir, seed, log)
+	if err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	v, err := w.story(ctx, actions)
+	return v, errors.Join(err, w.close())
+}
+
+// story runs the schedule, heals and judges.
+func (w *world) story(ctx context.Context, actions int) (*verdict, error) {
+	if err := w.settle(ctx); err != nil {
+		return nil, err
+	}
+	last := time.Now()
+	for n := range actions {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := w.act(ctx, n); err != nil {
+			return nil, fmt.Errorf("action %d: %w", n, err)
+		}
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			say("%d of %d actions, %d events acknowledged, %s", n+1, actions, len(w.acked), w.weather())
+		}
+	}
+	say("all %d actions done, %d events acknowledged, %d requests refused; healing", actions, len(w.acked), w.refused)
+	if err := w.heal(ctx); err != nil {
+		return nil, err
+	}
+	return w.judge(ctx)
+}
