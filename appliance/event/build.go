@@ -107,7 +107,7 @@ func seal(v *Version, b []byte, server string, k Key) (*PDU, error) {
 	name, _ := Text(typ)
 	msg := redact(v, &m, []byte(name), false)
 	b = with(&m, "signatures", addSignature(nil, server, k.ID, ed25519.Sign(k.Private, msg)))
-	return parse(v, v.idOf(msg), b)
+	return parse(v, v.idOf(msg), b, false)
 }
 
 // idOf names an event by its essential text; "" in versions where ids are fields.

@@ -24,24 +24,16 @@ func Parse(v *Version, raw []byte) (*PDU, error) {
 	if len(raw) > maxRaw {
 		return nil, fmt.Errorf("parse event: %d bytes: %w", len(raw), ErrTooLarge)
 	}
-	b, err := canonical(raw, v.numbers())
+	p, err := parse(v, "", raw, true)
 	if err != nil {
 		return nil, fmt.Errorf("parse event: %w", err)
 	}
-	if len(b) > 0 && &b[0] == &raw[0] {
-		b = bytes.Clone(b)
-	}
-	p, err := parse(v, "", b)
-	if err != nil {
-		return nil, fmt.Errorf("parse event: %w", err)
-	}
-	p.hashed = p.checkHash() == nil // whoever reads from outside asks, mostly more than once
 	return p, nil
 }
 
 // ParseTrusted reads what JSON() once gave. Nothing is hashed again, and raw belongs to the event from now on.
 func ParseTrusted(v *Version, id ID, raw []byte) (*PDU, error) {
-	p, err := parse(v, id, raw)
+	p, err := parse(v, id, raw, false)
 	if err != nil {
 		return nil, fmt.Errorf("parse stored event %s: %w", id, err)
 	}
@@ -104,11 +96,21 @@ const (
 	hasAll = hasType | hasSender | hasContent | hasPrev | hasAuth | hasDepth | hasTS
 )
 
-// parse reads the canonical text b, which it keeps. An empty id is computed.
-func parse(v *Version, id ID, b []byte) (*PDU, error) {
+// parse reads an event. What is not from outside must be canonical and is kept. An empty id is computed.
+func parse(v *Version, id ID, b []byte, outside bool) (*PDU, error) {
 	d := draft{v: v}
 	var store [20]member
 	list, ok := memberList(b, v.numbers(), store[:])
+	switch {
+	case outside && ok:
+		b = bytes.Clone(b)
+	case outside:
+		var err error
+		if b, err = canonical(b, v.numbers()); err != nil {
+			return nil, err
+		}
+		list, ok = memberList(b, v.numbers(), store[:])
+	}
 	if !ok {
 		return nil, errors.New("not a canonical JSON object")
 	}
@@ -136,6 +138,9 @@ func parse(v *Version, id ID, b []byte) (*PDU, error) {
 		d.id = d.t.put([]byte(id))
 	}
 	d.finish(p)
+	if outside { // whoever reads from outside asks for the hash, mostly more than once
+		p.hashed = p.hashIs(contentHash(&members{b: b, list: list})) == nil
+	}
 	return p, nil
 }
 

@@ -12,7 +12,7 @@ func (p *PDU) Redacted() (*PDU, error) {
 	if !ok {
 		return nil, fmt.Errorf("redact %s: no canonical event", p.ID)
 	}
-	q, err := parse(p.Version, p.ID, redact(p.Version, &m, []byte(p.Type), true))
+	q, err := parse(p.Version, p.ID, redact(p.Version, &m, []byte(p.Type), true), false)
 	if err != nil {
 		return nil, fmt.Errorf("redact %s: %w", p.ID, err)
 	}

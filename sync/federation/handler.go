@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -170,7 +171,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusMethodNotAllowed, errorBody{"M_UNRECOGNIZED", "this route does not know the method"})
 		return
 	}
-	raw, err := readBounded(http.MaxBytesReader(w, r.Body, maxRequest+1), maxRequest)
+	raw, err := readBody(w, r)
 	if err != nil {
 		answer(w, http.StatusRequestEntityTooLarge, errorBody{"M_TOO_LARGE", "the body is too long or did not arrive"})
 		return
@@ -197,6 +198,17 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, done := out.(written); !done {
 		answer(w, http.StatusOK, out)
 	}
+}
+
+// readBody reads a request's body within the limit, into one piece of memory when its length is known.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	in := http.MaxBytesReader(w, r.Body, maxRequest+1)
+	if r.ContentLength <= 0 || r.ContentLength > 1<<20 { // what only claims to be large gets no memory in advance
+		return readBounded(in, maxRequest)
+	}
+	raw := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(in, raw)
+	return raw, err
 }
 
 // errKey hides why a key could not be had from strangers; the log has it.

@@ -326,7 +326,7 @@ func (s *Sender) Run(ctx context.Context) error {
 }
 
 // pace is how long what is committed gathers after a look at who is owed it: a stream of events of others would have us look after each commit.
-const pace = 20 * time.Millisecond
+const pace = 50 * time.Millisecond
 
 func (s *Sender) forgetDests() {
 	s.mu.Lock()
