@@ -306,6 +306,7 @@ func refuse(status int, code, text string) error {
 }
 
 func badJSON(text string) error   { return refuse(http.StatusBadRequest, "M_BAD_JSON", text) }
+func invalid(text string) error   { return refuse(http.StatusBadRequest, "M_INVALID_PARAM", text) }
 func forbidden(text string) error { return refuse(http.StatusForbidden, "M_FORBIDDEN", text) }
 func notFound(text string) error  { return refuse(http.StatusNotFound, "M_NOT_FOUND", text) }
 

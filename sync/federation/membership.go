@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
-	"hallig/appliance/rules"
 	"hallig/appliance/store"
 )
 
@@ -85,7 +83,11 @@ func (c *Client) Knock(ctx context.Context, id string, user event.UserID, server
 		if err := c.ask(ctx, server, q, &out); err != nil {
 			return err
 		}
-		return c.c.Rooms.AcceptKnock(ctx, v, pdu, out.State)
+		told, err := c.described(ctx, server, v, event.RoomID(id), out.State)
+		if err != nil { // it has taken the knock; that it does not say upon which room is no reason to forget it
+			c.log.Info("a room is not described as it should be", "server", server, "room", id, "err", err)
+		}
+		return c.c.Rooms.AcceptKnock(ctx, v, pdu, told)
 	})
 }
 
@@ -96,6 +98,10 @@ func (c *Client) Invite(ctx context.Context, v *event.Version, invite *event.PDU
 		return nil, errors.New("invite without a state key")
 	}
 	server := event.UserID(*invite.StateKey).Server()
+	invite, err := c.Vet(ctx, invite)
+	if err != nil {
+		return nil, err
+	}
 	stripped, err := c.strippedState(ctx, invite.RoomID, invite.Sender)
 	if err != nil {
 		return nil, err
@@ -106,10 +112,14 @@ func (c *Client) Invite(ctx context.Context, v *event.Version, invite *event.PDU
 	}
 	q := call{method: http.MethodPut, path: v2("invite", string(invite.RoomID), string(invite.ID)), body: body}
 	if err := c.ask(ctx, server, q, &out); err != nil {
-		var ref *Refusal
-		if errors.As(err, &ref) && ref.Code == "M_INCOMPATIBLE_ROOM_VERSION" {
+		var no *Refusal
+		switch {
+		case !errors.As(err, &no):
+		case no.Code == "M_INCOMPATIBLE_ROOM_VERSION":
 			// To a client who invites it has another name. https://spec.matrix.org/v1.16/client-server-api/#post_matrixclientv3roomsroomidinvite
 			return nil, &room.Error{Code: "M_UNSUPPORTED_ROOM_VERSION", Status: http.StatusBadRequest, Text: "the server of the invited user does not speak rooms of version " + v.ID}
+		case no.Code == "M_MISSING_PARAM" || no.Code == "M_INVALID_PARAM": // our fault or theirs, not the client's
+			err = fmt.Errorf("the invite was not understood: %w", &Refusal{Server: no.Server, Status: http.StatusBadGateway})
 		}
 		return nil, toldAbout("invite", err)
 	}
@@ -130,32 +140,6 @@ func (c *Client) Invite(ctx context.Context, v *event.Version, invite *event.PDU
 		}
 	}
 	return nil, toldAbout("invite", fmt.Errorf("%s did not sign the invite", server))
-}
-
-// stripped lists the state that tells an invitee what a room is.
-// https://spec.matrix.org/v1.16/client-server-api/#stripped-state
-var stripped = []rules.Key{
-	{Type: "m.room.create"}, {Type: "m.room.name"}, {Type: "m.room.avatar"}, {Type: "m.room.topic"}, {Type: "m.room.join_rules"},
-	{Type: "m.room.canonical_alias"}, {Type: "m.room.encryption"},
-}
-
-// strippedState gives those events whole: servers that want only the stripped fields find them in there.
-func (c *Client) strippedState(ctx context.Context, id event.RoomID, member event.UserID) ([]json.RawMessage, error) {
-	return strippedState(ctx, c.c.Rooms, id, member)
-}
-
-func strippedState(ctx context.Context, rooms *room.Rooms, id event.RoomID, member event.UserID) ([]json.RawMessage, error) {
-	out := []json.RawMessage{}
-	for _, k := range append(slices.Clone(stripped), rules.Key{Type: "m.room.member", StateKey: string(member)}) {
-		e, err := rooms.StateEvent(ctx, id, k.Type, k.StateKey)
-		if err != nil {
-			return nil, err
-		}
-		if e != nil {
-			out = append(out, json.RawMessage(e.JSON()))
-		}
-	}
-	return out, nil
 }
 
 // Backfill asks the room's other servers for history before what we hold, and places it there.

@@ -3,6 +3,7 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -44,35 +45,44 @@ func (c *Client) vetter() *vetter {
 
 // vet gives an event as it is to be taken in: with the policy server's signature when it has just given one. A refusal is the reason why the event is not to be shown.
 func (v *vetter) vet(ctx context.Context, p *event.PDU) (_ *event.PDU, refusal string, err error) {
+	p, no, err := v.judge(ctx, p)
+	if no != nil {
+		refusal = "policy server: " + no.Code
+	}
+	return p, refusal, err
+}
+
+// judge is vet with the whole of the refusal.
+func (v *vetter) judge(ctx context.Context, p *event.PDU) (_ *event.PDU, no *Refusal, err error) {
 	if p.Is("m.room.policy", "") || p.Is("m.room.create", "") {
-		return p, "", nil
+		return p, nil, nil
 	}
 	pol, ok := v.of[p.RoomID]
 	if !ok {
 		if pol, err = v.c.c.Rooms.Policy(ctx, p.RoomID); err != nil {
-			return p, "", err
+			return p, nil, err
 		}
 		v.of[p.RoomID] = pol
 	}
 	if pol == nil || pol.Server == v.c.c.Local.Server || p.VerifySignature(pol.Server, policyKey, pol.Key) == nil || v.away[pol.Server] {
-		return p, "", nil
+		return p, nil, nil
 	}
 	signed, err := v.c.policySign(ctx, pol, p)
-	var no *Refusal
 	switch {
 	case err == nil:
-		return signed, "", nil
-	case errors.As(err, &no) && no.Status/100 == 4 && no.Status != http.StatusTooManyRequests:
-		return p, "policy server: " + no.Code, nil
+		return signed, nil, nil
+	case final(err) && errors.As(err, &no):
+		no.Code = cmp.Or(no.Code, "M_FORBIDDEN")
+		return p, no, nil
 	case errors.Is(err, errPolicySignature):
-		return p, err.Error(), nil
+		return p, &Refusal{Server: pol.Server, Status: http.StatusForbidden, Code: "M_FORBIDDEN", Text: err.Error()}, nil
 	}
 	v.away[pol.Server] = true
 	v.c.log.Info("policy server out of reach; the event is taken without its signature", "server", pol.Server, "room", p.RoomID, "err", err)
-	return p, "", ctx.Err()
+	return p, nil, ctx.Err()
 }
 
-var errPolicySignature = errors.New("policy server: its signature does not fit the room's key")
+var errPolicySignature = errors.New("the policy server's signature does not fit the room's key")
 
 // policySign asks a policy server to sign an event and checks what it answers.
 // https://spec.matrix.org/v1.19/server-server-api/#post_matrixpolicyv1sign
@@ -104,13 +114,13 @@ func (c *Client) policySign(ctx context.Context, pol *room.Policy, p *event.PDU)
 	return signed, nil
 }
 
-// Vet asks the room's policy server about an event of a local user before it is sent. A refusal is a *room.Error for the client.
+// Vet asks the room's policy server about an event of a user before it is sent. A refusal is a *room.Error that passes on what the policy server said.
 func (c *Client) Vet(ctx context.Context, p *event.PDU) (*event.PDU, error) {
-	signed, refusal, err := c.vetter().vet(ctx, p)
-	if err == nil && refusal != "" {
-		err = forbidden("the room's policy server does not allow this event (" + refusal + ")")
+	p, no, err := c.vetter().judge(ctx, p)
+	if err == nil && no != nil {
+		err = &room.Error{Code: no.Code, Status: no.Status, Text: no.Text}
 	}
-	return signed, err
+	return p, err
 }
 
 // silence remembers who did not answer, so that not every event waits for the same server. It is bounded by the servers that rooms name.

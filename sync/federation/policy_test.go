@@ -84,8 +84,25 @@ func TestPolicyServer(t *testing.T) {
 	}
 
 	_, err = anna.SendText(t.Context(), id, "spam")
-	if err == nil || !strings.Contains(err.Error(), "M_FORBIDDEN") {
+	if err == nil || !strings.Contains(err.Error(), "M_FORBIDDEN") || !strings.Contains(err.Error(), "that is spam") {
 		t.Errorf("spam of our own user: %v", err)
+	}
+	// What comes in by other doors is shown to the policy server too: invites of others' users, joins through us.
+	spam := map[string]any{"user_id": "@berta:" + b.name, "reason": "spam"}
+	b.user("berta")
+	if err := anna.Do(t.Context(), "POST", matrixclient.Path("rooms", id, "invite"), spam, nil); matrixclient.Code(err) != "M_FORBIDDEN" {
+		t.Errorf("a spam invite: %v", err)
+	}
+	d := newTestBox(t, ca)
+	dora := d.user("dora")
+	join := func(reason string) error {
+		return dora.Do(t.Context(), "POST", matrixclient.Path("join", id)+"?server_name="+a.name, map[string]any{"reason": reason}, nil)
+	}
+	if err := join("spam"); matrixclient.Code(err) != "M_FORBIDDEN" {
+		t.Errorf("a spam join: %v", err)
+	}
+	if err := join("moin"); err != nil {
+		t.Errorf("a good join: %v", err)
 	}
 	b.lax.Store(true) // a server that does not ask
 	bad := must[string](t)(bert.SendText(t.Context(), id, "spam"))

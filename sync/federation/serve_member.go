@@ -141,6 +141,10 @@ func (h *Handler) membership(ctx context.Context, r *request, want string) (*eve
 		}
 		return nil, forbidden("the event is not signed as it must be")
 	}
+	// Who comes from outside does not know yet that the room has a policy server; we do.
+	if p, err = h.c.Client.As(r.local).Vet(ctx, p); err != nil {
+		return nil, err
+	}
 	res, err := h.c.Rooms.Accept(ctx, room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: r.origin},
 		ExtraTx: func(tx *store.Tx) error { return tx.Owe(id, p.ID) }})
 	if err != nil {
@@ -242,6 +246,24 @@ func (h *Handler) inviteV1(ctx context.Context, r *request) (any, error) {
 	return []any{200, map[string]any{"event": json.RawMessage(p.JSON())}}, nil
 }
 
+// isInvite keeps us from signing anything but an invite by a user of the server that asks.
+func isInvite(r *request, p *event.PDU) error {
+	var content struct {
+		Membership string `json:"membership"`
+	}
+	switch {
+	case json.Unmarshal(p.Content, &content) != nil || p.Type != "m.room.member" || p.StateKey == nil || content.Membership != "invite":
+		return invalid("the event is no invite")
+	case string(p.RoomID) != r.PathValue("room") || string(p.ID) != r.PathValue("event"):
+		return invalid("the event does not fit the path")
+	case p.Sender.Server() != r.origin:
+		return invalid("the sender does not live on the server that sends")
+	case p.CheckHash() != nil:
+		return invalid("the content hash does not match")
+	}
+	return nil
+}
+
 func (h *Handler) invited(ctx context.Context, r *request, version string, raw json.RawMessage, stripped []json.RawMessage) (*event.PDU, error) {
 	v, ok := event.Lookup(version)
 	if !ok || v.Readable {
@@ -251,17 +273,8 @@ func (h *Handler) invited(ctx context.Context, r *request, version string, raw j
 	if err != nil {
 		return nil, badJSON("the invite cannot be read: " + err.Error())
 	}
-	var content struct {
-		Membership string `json:"membership"`
-	}
-	if json.Unmarshal(p.Content, &content) != nil || p.Type != "m.room.member" || p.StateKey == nil || content.Membership != "invite" {
-		return nil, badJSON("the event is no invite")
-	}
-	if string(p.RoomID) != r.PathValue("room") || string(p.ID) != r.PathValue("event") {
-		return nil, badJSON("the event does not fit the path")
-	}
-	if p.Sender.Server() != r.origin {
-		return nil, forbidden("the sender does not live on the server that sends")
+	if err := isInvite(r, p); err != nil {
+		return nil, err
 	}
 	user, err := h.local(r, *p.StateKey)
 	if err != nil {
@@ -270,13 +283,13 @@ func (h *Handler) invited(ctx context.Context, r *request, version string, raw j
 	if _, err := h.c.Users.Profile(ctx, user, ""); err != nil {
 		return nil, err // nobody of that name lives here
 	}
-	if p.CheckHash() != nil {
-		return nil, badJSON("the content hash does not match")
-	}
 	if err := h.c.Client.VerifyPDU(ctx, p); err != nil {
-		return nil, forbidden("the invite is not signed as it must be")
+		return nil, invalid("the invite is not signed as it must be")
 	}
 	if err := h.checkACL(ctx, p.RoomID, r.origin); err != nil {
+		return nil, err
+	}
+	if stripped, err = h.c.Client.described(ctx, r.origin, v, p.RoomID, stripped); err != nil {
 		return nil, err
 	}
 	if p, err = p.Sign(r.local.Server, r.local.Key); err != nil {
