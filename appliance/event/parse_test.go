@@ -329,7 +329,8 @@ func TestSignedBy(t *testing.T) {
 	}
 	for _, c := range []struct{ version, content, want string }{
 		{"11", `{"membership":"join"}`, "[a.example]"},
-		{"8", `{"membership":"join","join_authorised_via_users_server":"@x:b.example"}`, "[a.example b.example]"},
+		{"9", `{"membership":"join","join_authorised_via_users_server":"@x:b.example"}`, "[a.example b.example]"},
+		{"8", `{"membership":"join","join_authorised_via_users_server":"@x:b.example"}`, "[a.example]"}, // its hash is wrong, and redaction takes the key
 		{"7", `{"membership":"join","join_authorised_via_users_server":"@x:b.example"}`, "[a.example]"},
 		{"11", `{"membership":"join","join_authorised_via_users_server":"@x:a.example"}`, "[a.example]"},
 		{"11", `{"membership":"invite"}`, "[a.example]"},
@@ -343,6 +344,14 @@ func TestSignedBy(t *testing.T) {
 		if got := fmt.Sprint(p.SignedBy()); got != c.want {
 			t.Errorf("%s in version %s: %s, want %s", c.content, c.version, got, c.want)
 		}
+	}
+	key := "@t:t.example"
+	p, err := Build(version(t, "8"), Proto{RoomID: "!r:a.example", Sender: "@u:a.example", Type: "m.room.member", StateKey: &key, Content: json.RawMessage(`{"membership":"join","join_authorised_via_users_server":"@x:b.example"}`)}, "a.example", specKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(p.SignedBy()); got != "[a.example b.example]" {
+		t.Errorf("version 8, with its hash: %s", got)
 	}
 }
 

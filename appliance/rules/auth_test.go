@@ -688,3 +688,30 @@ func TestThinKeepsNothingOfTheEvent(t *testing.T) {
 		t.Errorf("the thin record points into the event: %v", err)
 	}
 }
+
+// TestWhatOthersGetWrong: cases in which a library that we compare with answers otherwise than the specification; see tools/oracle/faults.go.
+// Those that stand in the tables above are not repeated.
+func TestWhatOthersGetWrong(t *testing.T) {
+	runAuth(t, []authCase{
+		{"7-", asKnocking, join, ""}, // who has knocked may join when the room is public by then
+		{"3-", rule + `{"join_rule":"private"}; ` + join, join, "join"},
+		{"8-9", rule + `{"join_rule":"knock_restricted"}; ` + asInvited, join, "join"},
+		{"7-9", rule + `{"join_rule":"knock_restricted"}`, `@eve:e m.room.member @eve:e {"membership":"knock"}`, "knock"},
+		{"3-", "", `@mod:a m.room.third_party_invite @x {}`, ""}, // rule 7 stands before the one about state keys
+		{"3-", "", `@mod:a m.room.third_party_invite = {}`, ""},
+		{"3-5", "no m.room.member @bob:b", `@bob:b m.room.aliases b {"aliases":[]}`, ""}, // nobody's membership is asked
+		{"6-", "no m.room.member @bob:b", `@bob:b m.room.aliases b {"aliases":[]}`, "sender"},
+		{"6-", "", `@mod:a m.room.aliases elsewhere {"aliases":[]}`, ""},
+		{"3-7", rule + `{"join_rule":"invite"}; ` + asInvited, `@eve:e m.room.member @eve:e {"membership":"join","join_authorised_via_users_server":"@x:nowhere"}`, ""},
+		{"3-", "", `@alice:a m.room.power_levels = {"users":{"@x:y z":0}}`, "content"},
+		{"3-", "", `@alice:a m.room.power_levels = {"users":{"@x":0}}`, "content"},
+		{"3-", "", `@alice:a m.room.power_levels = {"ban":true}`, "content"},
+		{"3-5", "", `@alice:a m.room.power_levels = {"notifications":{"room":1000}}`, ""},
+		{"12", `@alice:a m.room.create = {"room_version":"3"}`, `@alice:a m.room.power_levels = {"users":{"@mod:a":1}}`, ""}, // the form of the room counts, not what its content says
+		{"3-", "", `@alice:a m.room.create x {"creator":"@alice:a"}`, ""},
+		{"3-", "", `@alice:a m.room.create = {"creator":"@alice:a","room_version":"77"}`, "create"},
+		{"3-11", "no m.room.power_levels ", `@alice:a m.room.power_levels = {"events":{"x":101}}`, ""},
+		{"3-", `@alice:a m.room.member @alice:a {"membership":"join","displayname":5,"third_party_invite":7}`, `@alice:a m.room.topic = {}`, ""}, // what the law does not read may be anything
+		{"3-", "", `@alice:a m.room.redaction - {"redacts":5}`, ""},
+	})
+}

@@ -25,8 +25,8 @@ func (t *tape) next(below int) int {
 }
 
 // graphOf reads a graph of at most 40 events and up to 4 states from a tape. Anything may stand among the auth events: what does not belong
-// there, the same twice, later events (circles, which hashes forbid, must end all the same), and what nobody knows.
-func graphOf(v *event.Version, t *tape) (map[event.ID]*Event, []map[Key]event.ID) {
+// there, the same twice, and what nobody knows; with circles, which hashes forbid, also later events.
+func graphOf(v *event.Version, t *tape) (events map[event.ID]*Event, sets []map[Key]event.ID, circles bool) {
 	contents := map[string][]string{
 		"m.room.create":       {`{"creator":"@a:a"}`, `{"creator":"@b:a","m.federate":false}`},
 		"m.room.member":       {`{"membership":"join"}`, `{"membership":"leave"}`, `{"membership":"ban"}`, `{"membership":"invite"}`, `{"membership":"knock"}`, `{"membership":"join","join_authorised_via_users_server":"@a:a"}`},
@@ -36,7 +36,8 @@ func graphOf(v *event.Version, t *tape) (map[event.ID]*Event, []map[Key]event.ID
 	}
 	types := slices.Sorted(maps.Keys(contents))
 	users := []string{"@a:a", "@b:a", "@c:b"}
-	events := make(map[event.ID]*Event)
+	events = make(map[event.ID]*Event)
+	circles = t.next(4) == 3
 	n := 2 + t.next(39)
 	id := func(i int) event.ID { return event.ID(fmt.Sprintf("$%02d", i)) }
 	for i := range n {
@@ -57,7 +58,12 @@ func graphOf(v *event.Version, t *tape) (map[event.ID]*Event, []map[Key]event.ID
 			p.Prev = []event.ID{id(t.next(n))}
 		}
 		for range t.next(5) {
-			p.Auth = append(p.Auth, id(t.next(n+1)))
+			switch a := t.next(n + 1); {
+			case a < i || circles:
+				p.Auth = append(p.Auth, id(a))
+			case a == n:
+				p.Auth = append(p.Auth, "$unknown")
+			}
 		}
 		if i > 0 && t.next(4) > 0 {
 			p.Auth = append(p.Auth, id(t.next(i)))
@@ -72,7 +78,7 @@ func graphOf(v *event.Version, t *tape) (map[event.ID]*Event, []map[Key]event.ID
 		e.Rejected = t.next(16) == 1
 		events[e.ID] = e
 	}
-	sets := make([]map[Key]event.ID, 1+t.next(4))
+	sets = make([]map[Key]event.ID, 1+t.next(4))
 	for i := range sets {
 		sets[i] = make(map[Key]event.ID)
 		for range t.next(24) {
@@ -84,7 +90,7 @@ func graphOf(v *event.Version, t *tape) (map[event.ID]*Event, []map[Key]event.ID
 			sets[i][Key{Type: "m.room.name"}] = "$unknown"
 		}
 	}
-	return events, sets
+	return events, sets, circles
 }
 
 // FuzzResolve: whatever the graph, resolution ends; the order of the states and how often one is told do not matter; what all agree on stands; and
@@ -102,7 +108,7 @@ func FuzzResolve(f *testing.F) {
 	f.Fuzz(func(t *testing.T, version byte, bytes []byte) {
 		v, _ := event.Lookup(event.Known()[2+int(version)%10])
 		in := tape(bytes)
-		events, sets := graphOf(v, &in)
+		events, sets, circles := graphOf(v, &in)
 		load := func(id event.ID) *Event { return events[id] }
 		want, err := Resolve(v, sets, load)
 		if err != nil {
@@ -118,6 +124,9 @@ func FuzzResolve(f *testing.F) {
 			if want[k] != id {
 				t.Fatalf("all agree that %s holds %v, but it is %s", id, k, want[k])
 			}
+		}
+		if circles {
+			return // it has ended
 		}
 		slices.Reverse(sets)
 		sets = append(sets, maps.Clone(sets[0]))

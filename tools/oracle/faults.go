@@ -139,6 +139,12 @@ var faults = []fault{
 		func(d *difference) bool {
 			return d.version >= 12 && d.e.lit.typ == "m.room.create" && d.e.lit.key != nil && *d.e.lit.key != ""
 		}},
+	{"gomatrixserverlib", "by auth events, by state", "power levels that hold something unknown to it count as none",
+		"rooms/v5: rule 10 speaks of users, events and the levels that stand alone; notifications came with version 6, and before may hold anything.",
+		func(d *difference) bool {
+			p := d.state(skey{"m.room.power_levels", ""})
+			return p != nil && !readable(d.judge.nodes[p.id].gm.p)
+		}},
 	{"gomatrixserverlib", "by auth events", "the rules about the auth events themselves are not applied",
 		"Rule 3: duplicate entries, entries that the selection does not name, rejected entries.",
 		func(d *difference) bool {

@@ -31,9 +31,10 @@ func main() {
 	n := flag.Uint64("n", 20000, "how many rooms")
 	seed := flag.Uint64("seed", 1, "seed of the first room; the others count on")
 	show := flag.Int("show", 10, "how many differences to print")
+	first := flag.Bool("first", false, "stop at the first difference")
 	graph := flag.Bool("graph", false, "print the whole room of each difference shown")
 	flag.Parse()
-	t := run(*seed, *n)
+	t := run(*seed, *n, *first)
 	for i, d := range t.differences {
 		if i < *show {
 			fmt.Printf("seed %d: %s\n", d.judge.seed, d)
@@ -60,7 +61,7 @@ type total struct {
 }
 
 // run plays n rooms on all processors.
-func run(seed, n uint64) total {
+func run(seed, n uint64, first bool) total {
 	pdu.UseInternalMetaForGetEventID = true // an id is computed once, where ids are compared, and then told
 	t := total{faults: map[string]int{}}
 	var mu sync.Mutex
@@ -83,6 +84,12 @@ func run(seed, n uint64) total {
 		})
 	}
 	for i := range n {
+		mu.Lock()
+		stop := first && len(t.differences) > 0
+		mu.Unlock()
+		if stop {
+			break
+		}
 		work <- seed + i
 	}
 	close(work)

@@ -106,7 +106,7 @@ func TestCanonicalExamples(t *testing.T) {
 
 // TestRun: some rooms, compared.
 func TestRun(t *testing.T) {
-	total := run(1, 60)
+	total := run(1, 60, false)
 	for _, d := range total.differences {
 		t.Errorf("seed %d: %s", d.judge.seed, d)
 	}

@@ -205,7 +205,11 @@ func (g *game) step() {
 		g.message(b, who)
 	case 16:
 		if g.one(4) {
-			g.send(b, who, g.pick("m.room.create", "m.room.power_levels", "m.room.join_rules"), g.pick("", "", "x"), object{"creator": who})
+			content := object{"creator": who}
+			if g.one(3) {
+				content = object{}
+			}
+			g.send(b, who, g.pick("m.room.create", "m.room.power_levels", "m.room.join_rules"), g.pick("", "", "x"), content)
 		} else {
 			g.stateEvent(b, who)
 		}
