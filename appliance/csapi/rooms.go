@@ -116,7 +116,7 @@ func (h *Handler) createRequest(ctx context.Context, creator event.UserID, req c
 		cr.Version = *req.Version
 	}
 	if len(req.Invite3PID) > 0 {
-		return cr, refuse(http.StatusForbidden, "M_THREEPID_DENIED", "people cannot be invited by mail or telephone number here")
+		return cr, errNoIdentityServer()
 	}
 	if req.Alias != "" {
 		alias := "#" + req.Alias + ":" + h.ServerName
@@ -166,6 +166,14 @@ func (h *Handler) invitable(ctx context.Context, u event.UserID) error {
 type target struct {
 	User   string `json:"user_id"`
 	Reason string `json:"reason"`
+	Medium string `json:"medium"` // of a third-party invite, in place of the user
+}
+
+// errNoIdentityServer is said where a user is to be found by an address. A box trusts no identity server: it could seldom be reached, and would learn whom people
+// look for. Invites by address that others have made are turned into invites all the same.
+// https://spec.matrix.org/v1.19/client-server-api/#third-party-invites
+func errNoIdentityServer() error {
+	return refuse(http.StatusForbidden, "M_SERVER_NOT_TRUSTED", "this server asks no identity server; invite people by their user id")
 }
 
 // moderation reads room, target and reason of a request about another user.
@@ -177,9 +185,11 @@ func (c *call) moderation() (id event.RoomID, user event.UserID, reason string, 
 	if err = c.decode(&t); err != nil {
 		return
 	}
-	if t.User == "" {
-		err = missing("user_id")
-		return
+	switch {
+	case t.User == "" && t.Medium != "":
+		return id, "", "", errNoIdentityServer()
+	case t.User == "":
+		return id, "", "", missing("user_id")
 	}
 	user, err = userParam(t.User)
 	return id, user, t.Reason, err

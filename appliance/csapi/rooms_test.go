@@ -612,3 +612,14 @@ func TestPresenceStatus(t *testing.T) {
 	})
 	b.ok(err)
 }
+
+// Who invites an address hears that nobody here asks an identity server, and that nothing was done.
+func TestInviteByAddress(t *testing.T) {
+	b := newBox(t)
+	alice := b.user("alice")
+	address := object{"medium": "email", "address": "bob@example.org", "id_server": "id.example.org", "id_access_token": "x"}
+	id := b.room(alice, matrixclient.CreateRoom{})
+	b.refused("an invite", alice.Do(b.ctx, "POST", matrixclient.Path("rooms", id, "invite"), address, nil), 403, "M_SERVER_NOT_TRUSTED")
+	b.refused("a room", alice.Do(b.ctx, "POST", "/_matrix/client/v3/createRoom", object{"invite_3pid": []object{address}}, nil), 403, "M_SERVER_NOT_TRUSTED")
+	b.refused("neither user nor address", alice.Do(b.ctx, "POST", matrixclient.Path("rooms", id, "invite"), object{}, nil), 400, "M_MISSING_PARAM")
+}

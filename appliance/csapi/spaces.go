@@ -137,11 +137,12 @@ func (h *Handler) allowedRooms(ctx context.Context, id event.RoomID) ([]event.Ro
 
 // roomSummary: https://spec.matrix.org/v1.15/client-server-api/#get_matrixclientv1room_summaryroomidoralias
 func (h *Handler) roomSummary(ctx context.Context, c *call) (any, error) {
-	id, _, err := h.resolve(ctx, c.params[0], c.vias())
+	id, servers, err := h.resolve(ctx, c.params[0], c.vias())
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.preview(ctx, viewer{user: c.session.User}, id)
+	w := &spaceWalk{h: h, user: c.session.User, told: map[event.RoomID]*preview{}}
+	p, _, err := w.look(ctx, id, servers)
 	if err == nil && p == nil {
 		err = notFound("this room is not known here, or the user may not see it")
 	}

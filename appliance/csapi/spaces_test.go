@@ -105,6 +105,11 @@ func TestSpaceElsewhere(t *testing.T) {
 	if !slices.Equal(names, []string{"Watt", "Fern", "Weit"}) || len(out.Rooms[1].Children) != 2 {
 		t.Errorf("got %v, children %v", names, out.Rooms)
 	}
+	var sum object
+	b.ok(alice.Do(b.ctx, "GET", "/_matrix/client/v1/room_summary/"+farSpace+"?via=far.example", nil, &sum))
+	if sum["name"] != "Fern" || sum["membership"] != "leave" || sum["room_type"] != "m.space" {
+		t.Errorf("summary: %v", sum)
+	}
 }
 
 // What another server is shown of a space: rooms that are open, those its users are in, and the names of those it may not see.

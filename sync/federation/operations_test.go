@@ -35,7 +35,7 @@ var operations = []operation{
 	{method: "POST", path: "federation/v1/get_missing_events/{r}"},
 	{method: "GET", path: "federation/v1/media/download/{m}"},
 	{method: "GET", path: "federation/v1/media/thumbnail/{m}"},
-	{method: "GET", path: "federation/v1/event_auth/{r}/{e}", caller: "servers that want a whole chain; ours asks for the events it lacks"},
+	{method: "GET", path: "federation/v1/event_auth/{r}/{e}"},
 	{method: "GET", path: "federation/v1/state/{r}"},
 	{method: "GET", path: "federation/v1/state_ids/{r}"},
 	{method: "GET", path: "federation/v1/event/{e}"},
@@ -162,6 +162,10 @@ func TestOperationsAreAsked(t *testing.T) {
 		},
 		"get_missing_events": func() error {
 			got, err := b.client.Missing(ctx, a.name, in, v, []event.ID{}, []event.ID{last}, 10)
+			return some(len(got), err)
+		},
+		"event_auth": func() error {
+			got, err := b.client.EventAuth(ctx, a.name, in, v, last)
 			return some(len(got), err)
 		},
 		"event": func() error { _, err := b.client.One(ctx, a.name, in, v, event.ID(first[0])); return err },
