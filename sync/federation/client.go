@@ -102,6 +102,7 @@ type call struct {
 	limit   int64
 	patient bool // ten times the patience
 	bare    bool // not signed
+	once    bool // has an effect each time it arrives
 }
 
 func (q call) uri() string {
@@ -187,6 +188,10 @@ func (c *Client) send(ctx context.Context, server string, q call) (*http.Respons
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("User-Agent", "Hallig")
+	if !q.once {
+		// Nothing is sent of it: it lets net/http repeat the request when a kept connection turns out to be dead, whatever the method.
+		req.Header["Idempotency-Key"] = []string{}
+	}
 	if !q.bare {
 		a, err := SignRequest(c.c.Local, server, q.method, uri, content)
 		if err != nil {

@@ -58,7 +58,7 @@ func (c *Client) QueryKeys(ctx context.Context, server string, req json.RawMessa
 // ClaimKeys claims one-time keys of a server's users; req is the federation request body.
 func (c *Client) ClaimKeys(ctx context.Context, server string, req json.RawMessage) (json.RawMessage, error) {
 	var out json.RawMessage
-	err := c.ask(ctx, server, call{method: http.MethodPost, path: v1("user", "keys", "claim"), body: req, limit: maxEvents}, &out)
+	err := c.ask(ctx, server, call{method: http.MethodPost, path: v1("user", "keys", "claim"), body: req, limit: maxEvents, once: true}, &out)
 	return out, toldAbout("one-time keys", err)
 }
 
