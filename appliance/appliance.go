@@ -60,6 +60,7 @@ type Box struct {
 	enrolCode      string
 	nameFixed      bool
 	watchers       watchers
+	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
 }
 
@@ -71,7 +72,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 	if cfg.system == nil {
 		cfg.system = cfg.systemClock
 	}
-	b := &Box{cfg: cfg, log: log, started: time.Now(), staleUsers: make(chan event.UserID, 256)}
+	b := &Box{cfg: cfg, log: log, started: time.Now(), rotates: make(chan struct{}, 1), staleUsers: make(chan event.UserID, 256)}
 	if err := b.open(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -166,6 +167,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.runClock(ctx, g)
 	b.exchange.run(ctx, g)
 	g.Go(func() error { return b.refreshStale(ctx) })
+	g.Go(func() error { return b.awaitRotation(ctx) })
 	debug.FreeOSMemory() // what only the start needed goes back to a small machine
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -38,7 +38,7 @@ func (b *Box) adminOptions() admin.Options {
 			}
 			return err
 		},
-		SetClock: b.setClock,
+		SetClock: b.setClock, RotateKey: b.rotate,
 		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {
 			t, err := b.accounts.CreateRegistrationToken(ctx, account.RegistrationToken{Uses: uses, Admin: asAdmin})
 			return t.Token, err
@@ -72,6 +72,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{
 		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
 		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
+		SigningKey: b.id.key.ID, OldKeys: len(b.id.old),
 	}
 	err := b.db.View(ctx, func(r *store.Read) error {
 		rooms, err := r.Rooms()

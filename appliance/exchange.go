@@ -71,6 +71,14 @@ func (x *exchangeParts) signingKey(server, keyID string) ed25519.PublicKey {
 	return p.SigningKeys[keyID]
 }
 
+// keySource says how the way to a server proves its name: a paired box by its box key, all others by their certificate.
+func (x *exchangeParts) keySource(server string) string {
+	if p, ok := x.paired().ByServer(server); ok {
+		return federation.SourceBox + string(p.ID)
+	}
+	return federation.SourceTLS
+}
+
 // ways chooses how a request reaches a server: a paired box over libp2p when it is in reach there, otherwise as parcels
 // over whatever link there is; every other server over HTTPS.
 func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
@@ -99,7 +107,7 @@ func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return
 func (b *Box) joinExchange(ctx context.Context) error {
 	x := b.exchange
 	statement, err := peer.State(b.id.box, peer.Peer{
-		Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: 1,
+		Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: b.id.serial(),
 	})
 	if err != nil {
 		return fmt.Errorf("state who this box is: %w", err)

@@ -10,17 +10,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/renameio/v2"
 
 	"hallig/appliance/event"
+	"hallig/sync/federation"
 	"hallig/sync/peer"
 )
 
-// Files of the identity, in the data directory. Both are written once.
+// Files of the identity, in the data directory. Both are written once; signing.key again when the key is rotated.
 const (
 	boxKeyFile     = "box.key"
 	signingKeyFile = "signing.key"
@@ -28,9 +32,15 @@ const (
 
 // identity is who the box is: the box key (links, pairing) and the signing key with the server name (Matrix).
 type identity struct {
-	box    ed25519.PrivateKey
+	box ed25519.PrivateKey
+	signing
+}
+
+// signing is what signing.key holds.
+type signing struct {
 	server string
 	key    event.Key
+	old    map[string]federation.OldKey // retired keys by id
 }
 
 // loadIdentity reads the identity from dir, or makes a new one there. want is the server name asked for ("": no
@@ -42,7 +52,7 @@ func loadIdentity(dir, want string, fixed bool) (identity, error) {
 		return id, err
 	}
 	name := filepath.Join(dir, signingKeyFile)
-	id.server, id.key, err = readSigningKey(name)
+	id.signing, err = readSigningKey(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if fixed {
@@ -56,7 +66,7 @@ func loadIdentity(dir, want string, fixed bool) (identity, error) {
 		if want == "" {
 			id.server = peer.DefaultServer(publicKey(id.box))
 		}
-		return id, writeSigningKey(name, id.server, id.key)
+		return id, writeSigningKey(name, id.signing)
 	case err != nil:
 		return id, err
 	case want == "" || want == id.server:
@@ -65,7 +75,7 @@ func loadIdentity(dir, want string, fixed bool) (identity, error) {
 		return id, fmt.Errorf("this box is called %s and has accounts under that name, so it cannot become %s; start it without --name, or use another --data directory for a new box", id.server, want)
 	}
 	id.server = want
-	return id, writeSigningKey(name, want, id.key)
+	return id, writeSigningKey(name, id.signing)
 }
 
 // loadBoxKey reads or makes the box key: PEM, type "HALLIG BOX KEY", the 32-byte Ed25519 seed.
@@ -103,29 +113,58 @@ func newSigningKey() (event.Key, error) {
 	return event.Key{ID: "ed25519:" + tag, Private: key}, nil
 }
 
-// The signing key file is one line: "hallig-signing-key 1 SERVER ed25519:ID BASE64SEED". It holds the server name
-// as well, so that the name survives the loss of the database.
-func readSigningKey(name string) (string, event.Key, error) {
+// The signing key file begins with the line "hallig-signing-key 1 SERVER ed25519:ID BASE64SEED". It holds the server name as well, so that the name
+// survives the loss of the database. Each retired key follows in a line "old ed25519:ID BASE64KEY MILLISECONDS", with its public half and the time
+// up to which it signed: one file, so that no crash can tear the new key and the old ones apart.
+func readSigningKey(name string) (signing, error) {
 	raw, err := os.ReadFile(name)
 	if err != nil {
-		return "", event.Key{}, fmt.Errorf("read signing key: %w", err)
+		return signing{}, fmt.Errorf("read signing key: %w", err)
 	}
-	f := strings.Fields(string(raw))
-	damaged := fmt.Errorf("%s is damaged; restore it from the backup", name)
+	s, ok := parseSigningKey(string(raw))
+	if !ok {
+		return signing{}, fmt.Errorf("%s is damaged; restore it from the backup", name)
+	}
+	return s, nil
+}
+
+func parseSigningKey(text string) (s signing, ok bool) {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	f := strings.Fields(lines[0])
 	if len(f) != 5 || f[0] != "hallig-signing-key" || f[1] != "1" || !event.ValidServerName(f[2]) || !strings.HasPrefix(f[3], "ed25519:") {
-		return "", event.Key{}, damaged
+		return s, false
 	}
 	seed, err := base64.StdEncoding.DecodeString(f[4])
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return "", event.Key{}, damaged
+		return s, false
 	}
-	return f[2], event.Key{ID: f[3], Private: ed25519.NewKeyFromSeed(seed)}, nil
+	s = signing{server: f[2], key: event.Key{ID: f[3], Private: ed25519.NewKeyFromSeed(seed)}, old: map[string]federation.OldKey{}}
+	for _, line := range lines[1:] {
+		f := strings.Fields(line)
+		if len(f) != 4 || f[0] != "old" || !strings.HasPrefix(f[1], "ed25519:") {
+			return s, false
+		}
+		pub, err := base64.StdEncoding.DecodeString(f[2])
+		until, terr := strconv.ParseInt(f[3], 10, 64)
+		if err != nil || len(pub) != ed25519.PublicKeySize || terr != nil || until <= 0 {
+			return s, false
+		}
+		s.old[f[1]] = federation.OldKey{Key: pub, ExpiredTS: until}
+	}
+	return s, true
 }
 
-func writeSigningKey(name, server string, key event.Key) error {
-	line := fmt.Sprintf("hallig-signing-key 1 %s %s %s\n", server, key.ID, base64.StdEncoding.EncodeToString(key.Private.Seed()))
-	if err := renameio.WriteFile(name, []byte(line), 0o600); err != nil {
+func writeSigningKey(name string, s signing) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "hallig-signing-key 1 %s %s %s\n", s.server, s.key.ID, base64.StdEncoding.EncodeToString(s.key.Private.Seed()))
+	for _, id := range slices.Sorted(maps.Keys(s.old)) {
+		fmt.Fprintf(&b, "old %s %s %d\n", id, base64.StdEncoding.EncodeToString(s.old[id].Key), s.old[id].ExpiredTS)
+	}
+	if err := renameio.WriteFile(name, []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write signing key: %w", err)
 	}
 	return nil
 }
+
+// serial numbers the box's statements about itself: each rotation makes a new one.
+func (s signing) serial() uint64 { return uint64(1 + len(s.old)) }

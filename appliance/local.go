@@ -97,8 +97,11 @@ func Watch(ctx context.Context, dir string, f func(admin.Travel) error) error {
 	}
 }
 
+// ErrNoBox is in what Ask and Watch answer when no box runs on the directory.
+var ErrNoBox = errors.New("no box is running")
+
 func noBox(dir string) error {
-	return fmt.Errorf("no box is running on %s; start it with: hallig serve --data %s", dir, dir)
+	return fmt.Errorf("%w on %s; start it with: hallig serve --data %s", ErrNoBox, dir, dir)
 }
 
 // Ask sends one request to the box that runs on dir: in and out are JSON values, nil for none. An error that the box

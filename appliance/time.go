@@ -117,7 +117,10 @@ func (b *Box) runClock(ctx context.Context, g *errgroup.Group) {
 		return nil
 	})
 	g.Go(func() error {
-		every(ctx, askBoxes, func() { b.askBoxesForTime(ctx) })
+		every(ctx, askBoxes, func() {
+			b.askBoxesForTime(ctx)
+			b.askBoxesForKeys(ctx)
+		})
 		return nil
 	})
 }
@@ -151,6 +154,19 @@ func (b *Box) askBoxesForTime(ctx context.Context) {
 		stop()
 		if err != nil {
 			b.log.Debug("box not asked for the time", "server", p.Server, "err", err)
+		}
+	}
+}
+
+// askBoxesForKeys gets the key documents of the boxes in reach before they are needed: a third box, that is not paired with them, has to learn their
+// keys from us while they are away.
+func (b *Box) askBoxesForKeys(ctx context.Context) {
+	for _, p := range b.exchange.link.Status() {
+		if p.Carries == "" {
+			continue
+		}
+		if err := b.fed.ring.Attest(ctx, p.Peer.Server); err != nil {
+			b.log.Debug("key document of a box not fetched", "server", p.Peer.Server, "err", err)
 		}
 	}
 }

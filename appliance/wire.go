@@ -5,11 +5,8 @@ package appliance
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"hallig/appliance/account"
 	"hallig/appliance/csapi"
@@ -28,7 +25,7 @@ func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.box)) }
 
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
-	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key, At: b.cfg.FederationHost}}
+	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key, Old: b.id.old, At: b.cfg.FederationHost}}
 	b.exchange = &exchangeParts{number: inbox.Number(b.id.server), heard: b.hearBox}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
 		Version: b.cfg.roomVersion(),
@@ -82,8 +79,9 @@ func (b *Box) joinFederation() error {
 	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
 		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses, Date: b.likely,
 	})
-	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: keysOver(f.discovery), Paired: b.exchange.signingKey,
-		Now: b.clock.Now, ClockTrusted: b.clock.Trusted})
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)), Source: b.exchange.keySource,
+		Paired: b.exchange.signingKey,
+		Now:    b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{
 		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Now: b.clock.Now, Log: log, Web: f.discovery.Web,
 		Heard: func(server string, ok bool) {
@@ -111,26 +109,6 @@ func (b *Box) users() *users {
 		db: b.db, accounts: b.accounts, rooms: b.rooms, feed: b.feed,
 		clients: func() *csapi.Handler { return b.clients },
 		stale:   b.stale,
-	}
-}
-
-// keysOver fetches a server's own key document; the way proves the server's name.
-func keysOver(way http.RoundTripper) func(context.Context, string) ([]byte, error) {
-	client := &http.Client{Transport: way, Timeout: 30 * time.Second}
-	return func(ctx context.Context, server string) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, "GET", federation.Scheme+"://"+server+"/_matrix/key/v2/server", nil)
-		if err != nil {
-			return nil, fmt.Errorf("ask %s for its keys: %w", server, err)
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return nil, fmt.Errorf("ask %s for its keys: %w", server, err)
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("ask %s for its keys: %s", server, resp.Status)
-		}
-		return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	}
 }
 

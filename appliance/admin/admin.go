@@ -31,6 +31,8 @@ type Status struct {
 	FreeBytes  int64     `json:"free_bytes"`
 	Flushes    int64     `json:"flushes"` // of the database, since the start
 	Clock      Clock     `json:"clock"`
+	SigningKey string    `json:"signing_key"` // id of the key that signs now
+	OldKeys    int       `json:"old_keys"`    // retired ones
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
 	Peers    []Peer           `json:"peers"`
@@ -103,6 +105,8 @@ type Options struct {
 	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
 	// SetClock says what time it is; zero: the system's clock is right.
 	SetClock func(ctx context.Context, t time.Time) error
+	// RotateKey has the box restart with a new signing key.
+	RotateKey func(ctx context.Context) error
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -144,6 +148,7 @@ func NewHandler(o Options) http.Handler {
 		token, err := o.NewToken(r.Context(), in.Uses, in.Admin)
 		return map[string]string{"token": token}, err
 	}))
+	mux.HandleFunc("POST /key/rotate", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.RotateKey(r.Context()) }))
 	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {
 		var in struct{ Time time.Time }
 		if err := decode(r, &in); err != nil {

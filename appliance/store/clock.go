@@ -33,3 +33,13 @@ func (tx *Tx) SetClockMark(m ClockMark) error {
 	return tx.exec(`INSERT OR REPLACE INTO meta (name, value) VALUES ('clock_time', ?), ('clock_quality', ?), ('clock_boot', ?), ('clock_uptime', ?)`,
 		m.Time, m.Quality, m.Boot, m.Uptime)
 }
+
+// LastDated gives the greatest time that events of a server's users are dated, 0 when there is none. It reads all events.
+func (r *Read) LastDated(server string) (ms int64, err error) {
+	n, err := r.db.names.find(kindServer, server, nil)
+	if n == nil || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT coalesce(max(ts), 0) FROM event WHERE sender IN (SELECT nid FROM usr WHERE server=?)`, args(n.nid), &ms)
+	return ms, err
+}

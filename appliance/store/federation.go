@@ -13,21 +13,17 @@ type ServerKey struct {
 	Server     string
 	KeyID      string
 	Key        []byte // Ed25519 public key
-	ValidUntil int64  // as the document says; 0 for a retired key
+	ValidUntil int64  // of the document that told of it last
 	ExpiredAt  int64  // not 0: retired then
 	LearntAt   int64  // last attestation
 	Source     string
 	Document   []byte // the signed document, current keys only
 }
 
-// SaveServerKeys stores the keys of one server. Keys it no longer names stay: old events are still verified with them. What another
-// server has told (source notary:) never replaces what came from a better source.
+// SaveServerKeys stores keys as they are given: whose word counts is not decided here. Keys that are not named stay, as old events are still verified with them.
 func (tx *Tx) SaveServerKeys(keys []ServerKey) error {
 	for _, k := range keys {
-		err := tx.exec(`INSERT INTO server_key (server, key_id, key, valid_until, expired_at, learnt_at, source, document) VALUES (?,?,?,?,?,?,?,?)
-			ON CONFLICT (server, key_id) DO UPDATE SET key=excluded.key, valid_until=max(valid_until, excluded.valid_until), expired_at=excluded.expired_at,
-			learnt_at=max(learnt_at, excluded.learnt_at), source=excluded.source, document=excluded.document
-			WHERE excluded.source NOT LIKE 'notary:%' OR server_key.source LIKE 'notary:%'`,
+		err := tx.exec(`INSERT OR REPLACE INTO server_key (server, key_id, key, valid_until, expired_at, learnt_at, source, document) VALUES (?,?,?,?,?,?,?,?)`,
 			k.Server, k.KeyID, k.Key, k.ValidUntil, k.ExpiredAt, k.LearntAt, k.Source, k.Document)
 		if err != nil {
 			return err

@@ -28,6 +28,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig forget --data DIR BOX        end a pairing; BOX is its server name or id
   hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
   hallig clock  --data DIR [now|TIME]  how the box knows the time; now: the system's clock is right; TIME: 2026-11-26T14:05+01:00
+  hallig key rotate --data DIR         a new signing key; what the old one signed stays valid
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
 
@@ -51,7 +52,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "watch": watch,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "watch": watch,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -58,14 +59,28 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
 	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
 	slog.SetDefault(log)
+	for {
+		err := serveOnce(ctx, cfg, log, out)
+		if !errors.Is(err, appliance.ErrRotate) {
+			return err
+		}
+		if _, err := appliance.RotateKey(ctx, cfg, log); err != nil {
+			return err
+		}
+		cfg.Restored = false
+	}
+}
+
+// serveOnce is the box from its start to its end.
+func serveOnce(ctx context.Context, cfg appliance.Config, log *slog.Logger, out io.Writer) error {
 	box, err := appliance.Open(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	box.Screen().Print(out)
 	runErr := box.Run(ctx)
-	if err := box.Close(); runErr == nil {
-		runErr = err
+	if err := box.Close(); err != nil && (runErr == nil || errors.Is(runErr, appliance.ErrRotate)) {
+		return err
 	}
 	return runErr
 }

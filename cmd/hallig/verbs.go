@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -34,6 +36,11 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
 	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
 	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
+	fmt.Fprintf(out, "  signs with %s", s.SigningKey)
+	if s.OldKeys > 0 {
+		fmt.Fprintf(out, ", %d older keys retired", s.OldKeys)
+	}
+	fmt.Fprintln(out)
 	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
 	if len(s.Peers) == 0 {
 		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
@@ -125,6 +132,37 @@ func token(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	_, err := fmt.Fprintln(out, answer.Token)
 	return err
+}
+
+// key rotates the signing key, of the box that runs or of one that does not.
+func key(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("key", errOut)
+	words, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if len(words) != 1 || words[0] != "rotate" {
+		return fmt.Errorf("%w: hallig key rotate gives the box a new signing key", errUsage)
+	}
+	err = appliance.Ask(ctx, *dir, "POST", "/key/rotate", struct{}{}, nil)
+	switch {
+	case err == nil:
+		fmt.Fprintln(out, "The box starts again with a new signing key; hallig status shows it.")
+	case !errors.Is(err, appliance.ErrNoBox):
+		return err
+	default:
+		cfg, err := appliance.LoadConfig(*dir)
+		if err != nil {
+			return err
+		}
+		id, err := appliance.RotateKey(ctx, cfg, slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "The new signing key is %s.\n", id)
+	}
+	fmt.Fprintln(out, "Make a new backup now: one with the old key cannot speak for the box any more.")
+	return nil
 }
 
 // clock shows how the box knows the time, or says what time it is.

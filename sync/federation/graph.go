@@ -224,49 +224,13 @@ func (c *Client) VerifyPDU(ctx context.Context, p *event.PDU) error {
 // A key that its own server cannot be asked for now is asked of the giver.
 func (c *Client) checked(ctx context.Context, giver string, p *event.PDU) (*event.PDU, error) {
 	err := c.VerifyPDU(ctx, p)
-	if errors.Is(err, ErrKeyUnavailable) && c.notarised(ctx, giver, p.SignedBy()) {
+	if errors.Is(err, ErrKeyUnavailable) && c.notarised(ctx, giver, p) {
 		err = c.VerifyPDU(ctx, p)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return hashed(p)
-}
-
-// notarised asks a server for the keys of others, as the specification's notaries give them. Without this, whoever joins a room
-// while one of its servers is away would lose that server's members, and then all they write. True when something was learnt.
-// https://spec.matrix.org/v1.16/server-server-api/#querying-keys-through-another-server
-func (c *Client) notarised(ctx context.Context, giver string, servers []string) bool {
-	ask := map[string]any{}
-	for _, s := range servers {
-		if s != giver && s != c.c.Local.Server && c.c.Ring.mayNotarise(giver, s) {
-			ask[s] = struct{}{}
-		}
-	}
-	if len(ask) == 0 || giver == "" {
-		return false
-	}
-	var out struct {
-		Docs []json.RawMessage `json:"server_keys"`
-	}
-	err := c.ask(ctx, giver, call{method: http.MethodPost, path: []string{"key", "v2", "query"}, body: map[string]any{"server_keys": ask}, limit: maxKeyDoc * 8, bare: true}, &out)
-	if err != nil {
-		c.log.Info("keys not told by another server", "notary", giver, "err", err)
-		return false
-	}
-	learnt := false
-	for _, doc := range out.Docs {
-		var head keyDocument
-		if json.Unmarshal(doc, &head) != nil || ask[head.ServerName] == nil {
-			continue
-		}
-		if err := c.c.Ring.Learn(ctx, doc, SourceNotary+giver); err != nil {
-			c.log.Info("keys not learnt from another server", "notary", giver, "server", head.ServerName, "err", err)
-			continue
-		}
-		learnt = true
-	}
-	return learnt
 }
 
 // hashed gives the redacted form of an event whose content does not match its hash.

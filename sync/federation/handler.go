@@ -44,11 +44,12 @@ type HandlerConfig struct {
 
 // Handler answers other servers under /_matrix/federation and /_matrix/key.
 type Handler struct {
-	c     HandlerConfig
-	log   *slog.Logger
-	mux   *http.ServeMux
-	acl   aclCache
-	turns turns
+	c      HandlerConfig
+	log    *slog.Logger
+	mux    *http.ServeMux
+	acl    aclCache
+	turns  turns
+	notary chan struct{} // bounds the servers that are asked for their keys on behalf of strangers
 }
 
 const maxRequest = 8 << 20 // 50 events of 64 KiB, and EDUs
@@ -61,7 +62,7 @@ func NewHandler(c HandlerConfig) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}}
+	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}, notary: make(chan struct{}, notaryAtOnce)}
 	for path, methods := range h.routes() {
 		h.mux.Handle(path, methods)
 	}
@@ -353,45 +354,4 @@ func (h *Handler) wellKnown(_ context.Context, r *request) (any, error) {
 func (h *Handler) keyServer(_ context.Context, r *request) (any, error) {
 	doc, err := h.c.Ring.Document(r.local)
 	return json.RawMessage(doc), err
-}
-
-// keyQueryOne answers as a notary for what the ring knows.
-// https://spec.matrix.org/v1.16/server-server-api/#querying-keys-through-another-server
-func (h *Handler) keyQueryOne(ctx context.Context, r *request) (any, error) {
-	return h.notarise(ctx, r.local, []string{r.PathValue("server")})
-}
-
-func (h *Handler) keyQuery(ctx context.Context, r *request) (any, error) {
-	var req struct {
-		ServerKeys map[string]json.RawMessage `json:"server_keys"`
-	}
-	if err := r.decode(&req); err != nil {
-		return nil, err
-	}
-	var servers []string
-	for s := range req.ServerKeys {
-		if servers = append(servers, s); len(servers) == 100 {
-			break
-		}
-	}
-	return h.notarise(ctx, r.local, servers)
-}
-
-func (h *Handler) notarise(ctx context.Context, local Local, servers []string) (any, error) {
-	out := []json.RawMessage{}
-	for _, s := range servers {
-		docs, err := h.c.Ring.Documents(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		for _, doc := range docs {
-			if s != local.Server {
-				if doc, err = event.SignJSON(doc, local.Server, local.Key); err != nil {
-					continue // a document that cannot be signed again is not passed on
-				}
-			}
-			out = append(out, doc)
-		}
-	}
-	return map[string]any{"server_keys": out}, nil
 }

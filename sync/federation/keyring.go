@@ -6,17 +6,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 
-	"hallig/appliance/event"
 	"hallig/appliance/store"
 )
 
@@ -49,6 +46,8 @@ type KeyRingConfig struct {
 	DB     *store.DB // where learnt documents live; nil keeps them in memory only
 	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name (verified TLS). nil: never.
 	Fetch func(ctx context.Context, server string) ([]byte, error)
+	// Source says how Fetch proves a server's name, as a source of keys: SourceBox and the id for a paired box. nil: SourceTLS for all.
+	Source func(server string) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// ClockTrusted says whether Now may be believed; nil means yes. While it may not, no document counts as expired.
@@ -78,17 +77,13 @@ type KeyRing struct {
 	asked  map[[2]string]time.Time      // notary and server, by when
 }
 
-// ownDocument is our own key document as it was last signed.
-type ownDocument struct {
-	key  string // id of the key that signed it
-	json []byte
-	at   time.Time
-}
-
 // NewKeyRing returns a ring that knows our own keys.
 func NewKeyRing(c KeyRingConfig) *KeyRing {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Source == nil {
+		c.Source = func(string) string { return SourceTLS }
 	}
 	if c.ClockTrusted == nil {
 		c.ClockTrusted = func() bool { return true }
@@ -96,61 +91,15 @@ func NewKeyRing(c KeyRingConfig) *KeyRing {
 	return &KeyRing{c: c, own: map[string]ownDocument{}, cache: map[string][]store.ServerKey{}, notNow: map[string]time.Time{}, asked: map[[2]string]time.Time{}}
 }
 
-// keyDocument is the answer of /_matrix/key/v2/server.
-// https://spec.matrix.org/v1.16/server-server-api/#publishing-keys
-type keyDocument struct {
-	ServerName    string                       `json:"server_name"`
-	VerifyKeys    map[string]verifyKey         `json:"verify_keys"`
-	OldVerifyKeys map[string]oldVerifyKey      `json:"old_verify_keys"`
-	ValidUntilTS  int64                        `json:"valid_until_ts"`
-	Signatures    map[string]map[string]string `json:"signatures,omitempty"`
-}
-
-type verifyKey struct {
-	Key string `json:"key"`
-}
-
-type oldVerifyKey struct {
-	Key       string `json:"key"`
-	ExpiredTS int64  `json:"expired_ts"`
-}
-
-// Document gives the signed key document of one of our names, signed afresh once a day. While the clock is not trusted the last one is kept.
-func (r *KeyRing) Document(l Local) ([]byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.c.Now()
-	last := r.own[l.Server]
-	fresh := now.Sub(last.at) < ownRenewal && !now.Before(last.at)
-	if last.key == l.Key.ID && (fresh || !r.c.ClockTrusted()) {
-		return last.json, nil
-	}
-	pub, _ := l.Key.Private.Public().(ed25519.PublicKey)
-	doc := keyDocument{
-		ServerName:    l.Server,
-		VerifyKeys:    map[string]verifyKey{l.Key.ID: {Key: base64.RawStdEncoding.EncodeToString(pub)}},
-		OldVerifyKeys: map[string]oldVerifyKey{},
-		ValidUntilTS:  millis(now.Add(ownValidity)),
-	}
-	for id, k := range l.Old {
-		doc.OldVerifyKeys[id] = oldVerifyKey{Key: base64.RawStdEncoding.EncodeToString(k.Key), ExpiredTS: k.ExpiredTS}
-	}
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return nil, fmt.Errorf("make key document: %w", err)
-	}
-	signed, err := event.SignJSON(raw, l.Server, l.Key)
-	if err != nil {
-		return nil, fmt.Errorf("make key document: %w", err)
-	}
-	r.own[l.Server] = ownDocument{l.Key.ID, signed, now}
-	return signed, nil
-}
-
-// Learn takes in a server's key document that came from source. It checks that the document is signed by every key it
-// lists as current; the source is the caller's to vouch for.
+// Learn takes in a server's key document that somebody attests: source says who, and is the caller's to vouch for. It checks that the document is
+// signed by every key it lists as current.
 func (r *KeyRing) Learn(ctx context.Context, doc []byte, source string) error {
-	keys, err := r.readDocument(doc, source)
+	return r.learn(ctx, doc, source, false)
+}
+
+// learn is Learn; direct says that the document came from the server itself just now, so that nothing that is known counts against it.
+func (r *KeyRing) learn(ctx context.Context, doc []byte, source string, direct bool) error {
+	keys, err := readDocument(doc, source, millis(r.c.Now()))
 	if err != nil {
 		return fmt.Errorf("learn keys: %w", err)
 	}
@@ -159,78 +108,27 @@ func (r *KeyRing) Learn(ctx context.Context, doc []byte, source string) error {
 		return errors.New("learn keys: that is our own name")
 	}
 	if r.c.DB != nil {
-		err := r.c.DB.Do(ctx, func(tx *store.Tx) error { return tx.SaveServerKeys(keys) })
+		err := r.c.DB.Do(ctx, func(tx *store.Tx) error {
+			old, err := tx.ServerKeys(server)
+			if err != nil {
+				return err
+			}
+			return tx.SaveServerKeys(merged(old, keys, direct))
+		})
 		if err != nil {
 			return fmt.Errorf("learn keys of %s: %w", server, err)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.cache, server) // the database merges; read it again
+	old := r.cache[server]
+	delete(r.cache, server) // the database has merged; read it again
 	r.learnt++
 	delete(r.notNow, server)
 	if r.c.DB == nil {
-		r.cache[server] = keys
+		r.cache[server] = joined(old, merged(old, keys, direct))
 	}
 	return nil
-}
-
-// readDocument checks a document and gives its keys, with the validity that they have for us.
-func (r *KeyRing) readDocument(raw []byte, source string) ([]store.ServerKey, error) {
-	if len(raw) > maxKeyDoc {
-		return nil, errors.New("document too long")
-	}
-	var doc keyDocument
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("read document: %w", err)
-	}
-	if !event.ValidServerName(doc.ServerName) {
-		return nil, errors.New("document without a server name")
-	}
-	if len(doc.VerifyKeys) == 0 {
-		return nil, errors.New("document without a current key")
-	}
-	now := r.c.Now()
-	var keys []store.ServerKey
-	for id, k := range doc.VerifyKeys {
-		if !strings.HasPrefix(id, "ed25519:") {
-			continue // algorithms we do not know sign nothing for us
-		}
-		pub, err := publicKey(k.Key)
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", id, err)
-		}
-		if err := event.VerifyJSON(raw, doc.ServerName, id, pub); err != nil {
-			return nil, fmt.Errorf("document not signed by its own key %s: %w", id, err)
-		}
-		keys = append(keys, store.ServerKey{
-			Server: doc.ServerName, KeyID: id, Key: pub, ValidUntil: doc.ValidUntilTS, LearntAt: millis(now), Source: source, Document: raw,
-		})
-	}
-	if len(keys) == 0 {
-		return nil, errors.New("document without an ed25519 key")
-	}
-	for id, k := range doc.OldVerifyKeys {
-		pub, err := publicKey(k.Key)
-		if err != nil || !strings.HasPrefix(id, "ed25519:") {
-			continue
-		}
-		keys = append(keys, store.ServerKey{
-			Server: doc.ServerName, KeyID: id, Key: pub, ExpiredAt: k.ExpiredTS, LearntAt: millis(now), Source: source,
-		})
-	}
-	return keys, nil
-}
-
-func publicKey(text string) (ed25519.PublicKey, error) {
-	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
-	if err != nil {
-		return nil, errors.New("not base64")
-	}
-	if len(b) != ed25519.PublicKeySize {
-		return nil, errors.New("not 32 bytes")
-	}
-	return b, nil
 }
 
 // believed says whether k may verify something dated at (milliseconds). at 0 asks for any time: rooms of old
@@ -353,7 +251,7 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 			}
 		}
 		if err == nil {
-			err = r.Learn(ctx, raw, SourceTLS)
+			err = r.learn(ctx, raw, r.c.Source(server), true)
 		}
 		if err != nil {
 			r.mu.Lock()
@@ -377,44 +275,9 @@ func bound[K comparable, V any](m map[K]V) {
 	}
 }
 
-// mayNotarise bounds how often one server is asked for the keys of another.
-func (r *KeyRing) mayNotarise(giver, server string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.c.Now()
-	key := [2]string{giver, server}
-	if last, ok := r.asked[key]; ok && now.Sub(last).Abs() < 15*askAgain {
-		return false
-	}
-	bound(r.asked)
-	r.asked[key] = now
-	return true
-}
-
 // Reachable forgets that a server did not answer: it is in reach again.
 func (r *KeyRing) Reachable(server string) {
 	r.mu.Lock()
 	delete(r.notNow, server)
 	r.mu.Unlock()
-}
-
-// Documents gives the last document of a server as it was learnt, for those who ask us about it; nil when unknown.
-func (r *KeyRing) Documents(ctx context.Context, server string) ([][]byte, error) {
-	if l, own := r.c.Locals(server); own {
-		doc, err := r.Document(l)
-		return [][]byte{doc}, err
-	}
-	keys, err := r.known(ctx, server)
-	if err != nil {
-		return nil, err
-	}
-	var docs [][]byte
-	seen := map[string]bool{}
-	for _, k := range keys {
-		if len(k.Document) > 0 && !seen[string(k.Document)] {
-			seen[string(k.Document)] = true
-			docs = append(docs, k.Document)
-		}
-	}
-	return docs, nil
 }

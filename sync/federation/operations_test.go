@@ -192,7 +192,10 @@ func TestOperationsAreAsked(t *testing.T) {
 			_, err := b.client.ClaimKeys(ctx, a.name, json.RawMessage(`{"one_time_keys":{"`+anna.UserID+`":{"D":"signed_curve25519"}}}`))
 			return err
 		},
-		"notary": func() error { b.client.notarised(ctx, a.name, []string{"third.example"}); return nil },
+		"notary": func() error {
+			_, err := b.client.askNotary(ctx, a.name, map[string]map[string]keyCriteria{"third.example": {}})
+			return err
+		},
 		"media": func() error {
 			body, _, _, err := b.client.Media(ctx, a.name, "there")
 			if err == nil {

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+
+	"hallig/appliance/store"
+	"hallig/sync/federation"
+)
+
+// ErrRotate ends Run when the operator wants a new signing key: the box is to be closed, RotateKey called, and the box opened again.
+var ErrRotate = errors.New("the signing key is to be rotated")
+
+// RotateKey gives a box that does not run a new signing key and retires the old one: it is listed with the time up to which it signed, so that
+// everything that it signed stays valid. Paired boxes learn of it by a new statement under the box key, other servers by the key document. What is
+// written is one file, at once: a crash leaves the box with the old keys or with the new ones.
+func RotateKey(ctx context.Context, cfg Config, log *slog.Logger) (newKeyID string, err error) {
+	b := &Box{cfg: cfg, log: log}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if err := b.lockData(); err != nil {
+		return "", err
+	}
+	name := filepath.Join(cfg.Data, signingKeyFile)
+	s, err := readSigningKey(name) // before the database: nothing is made where there is no box
+	if err != nil {
+		return "", fmt.Errorf("rotate the signing key: %w", err)
+	}
+	if b.db, err = store.Open(ctx, filepath.Join(cfg.Data, "hallig.db"), store.Options{Log: log.With("room", "store")}); err != nil {
+		return "", err
+	}
+	if cfg.system == nil {
+		b.cfg.system = cfg.systemClock
+	}
+	if err := b.openClock(ctx); err != nil {
+		return "", err
+	}
+	// The time may have been wrong and was set back meanwhile, or it lags behind now: what the key has signed decides as well.
+	until := b.clock.Now().UnixMilli()
+	err = b.db.View(ctx, func(r *store.Read) error {
+		last, err := r.LastDated(s.server)
+		until = max(until, last) + 1
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("look up what the key has signed: %w", err)
+	}
+	next := signing{server: s.server, old: maps.Clone(s.old)}
+	next.old[s.key.ID] = federation.OldKey{Key: publicKey(s.key.Private), ExpiredTS: until}
+	if next.key, err = newSigningKey(); err != nil {
+		return "", err
+	}
+	if err := writeSigningKey(name, next); err != nil {
+		return "", err
+	}
+	log.Info("signing key rotated", "old", s.key.ID, "new", next.key.ID)
+	return next.key.ID, nil
+}
+
+// rotate has Run end with ErrRotate once the answer to the operator is out.
+func (b *Box) rotate(context.Context) error {
+	select {
+	case b.rotates <- struct{}{}:
+	default: // it is under way
+	}
+	return nil
+}
+
+// awaitRotation ends the box when it is to be rotated.
+func (b *Box) awaitRotation(ctx context.Context) error {
+	select {
+	case <-b.rotates:
+		return ErrRotate
+	case <-ctx.Done():
+		return nil
+	}
+}
