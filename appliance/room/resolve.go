@@ -118,6 +118,7 @@ func (t *translator) back(m map[rules.Key]event.ID) (store.State, error) {
 
 // resolveStates asks the law.
 func (l *live) resolveStates(k *look, p *prepared, groups []group) (store.State, error) {
+	l.r.resolutions.Add(1)
 	t := &translator{l: l, k: k, p: p, ids: make(map[int64]event.ID), nids: make(map[event.ID]int64), keys: make(map[int64]rules.Key)}
 	sets := make([]map[rules.Key]event.ID, len(groups))
 	for i, g := range groups {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hallig/appliance/event"
@@ -73,6 +74,8 @@ type Rooms struct {
 	log   *slog.Logger
 	thins *thinCache
 	txns  *txnMemory
+
+	resolutions atomic.Int64 // how often the law had to resolve states
 
 	mu      sync.Mutex
 	live    map[event.RoomID]*live
