@@ -49,6 +49,7 @@ type Handler struct {
 	mux    *http.ServeMux
 	acl    aclCache
 	turns  turns
+	gate   *gate
 	notary chan struct{} // bounds the servers that are asked for their keys on behalf of strangers
 }
 
@@ -62,7 +63,8 @@ func NewHandler(c HandlerConfig) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}, notary: make(chan struct{}, notaryAtOnce)}
+	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}, gate: newGate(),
+		notary: make(chan struct{}, notaryAtOnce)}
 	for path, methods := range h.routes() {
 		h.mux.Handle(path, methods)
 	}
@@ -172,11 +174,16 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusMethodNotAllowed, errorBody{"M_UNRECOGNIZED", "this route does not know the method"})
 		return
 	}
-	raw, err := readBody(w, r)
+	raw, release, err := m.h.gate.body(w, r)
+	if errors.Is(err, errBusy) {
+		busy(w)
+		return
+	}
 	if err != nil {
 		answer(w, http.StatusRequestEntityTooLarge, errorBody{"M_TOO_LARGE", "the body is too long or did not arrive"})
 		return
 	}
+	defer release()
 	q := &request{Request: r, body: raw, w: w}
 	if m.public {
 		var ok bool
@@ -185,7 +192,12 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	} else {
-		if err := m.h.authenticate(q); err != nil {
+		err := m.h.authenticate(q)
+		if errors.Is(err, errBusy) {
+			busy(w)
+			return
+		}
+		if err != nil {
 			m.h.log.Info("federation request refused", "path", r.URL.Path, "reason", err)
 			answer(w, http.StatusUnauthorized, errorBody{"M_UNAUTHORIZED", publicReason(err)})
 			return
@@ -210,6 +222,12 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	raw := make([]byte, r.ContentLength)
 	_, err := io.ReadFull(in, raw)
 	return raw, err
+}
+
+// busy tells to come again.
+func busy(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "10")
+	answer(w, http.StatusTooManyRequests, errorBody{"M_LIMIT_EXCEEDED", errBusy.Error()})
 }
 
 // errKey hides why a key could not be had from strangers; the log has it.
@@ -247,7 +265,7 @@ func (h *Handler) authenticate(q *request) error {
 			err = errors.New("the request claims to be from this server itself")
 			continue
 		}
-		pub, kerr := h.c.Ring.Key(q.Context(), a.Origin, a.Key, millis(h.c.Now()))
+		pub, kerr := h.gate.key(q.Context(), h.c.Ring, a.Origin, a.Key, millis(h.c.Now()))
 		if kerr != nil {
 			err = kerr
 			continue

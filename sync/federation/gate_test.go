@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// never is a body that must not be read.
+type never struct{ t *testing.T }
+
+func (n never) Read([]byte) (int, error) {
+	n.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+// stuck is a body that does not come.
+type stuck struct{ ctx context.Context }
+
+func (s stuck) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+
+func TestTooLongBodyIsNotRead(t *testing.T) {
+	local := Local{Server: "a", Key: testKey(0)}
+	h := NewHandler(HandlerConfig{Locals: Only(local), Ring: NewKeyRing(KeyRingConfig{Locals: Only(local)})})
+	r := httptest.NewRequest(http.MethodPut, "/_matrix/federation/v1/send/1", never{t})
+	r.ContentLength = maxRequest + 1
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusRequestEntityTooLarge || !strings.Contains(w.Body.String(), "M_TOO_LARGE") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// So many bodies may be on their way; the next sender is told to come again, and gets in when one has ended.
+func TestBodiesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		ctx, hangUp := context.WithCancel(t.Context())
+		for range maxBodies / maxRequest {
+			go func() {
+				r := httptest.NewRequest(http.MethodPut, "/", stuck{ctx})
+				r.ContentLength = -1
+				if _, _, err := g.body(httptest.NewRecorder(), r); err == nil {
+					t.Error("a body that never came was read")
+				}
+			}()
+		}
+		synctest.Wait()
+		one := func() error {
+			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader("{}"))
+			raw, release, err := g.body(httptest.NewRecorder(), r)
+			if err == nil {
+				defer release()
+				if string(raw) != "{}" {
+					t.Errorf("read %q", raw)
+				}
+			}
+			return err
+		}
+		began := time.Now()
+		if err := one(); !errors.Is(err, errBusy) || time.Since(began) != gateWait {
+			t.Errorf("full: %v after %v", err, time.Since(began))
+		}
+		hangUp()
+		synctest.Wait()
+		if err := one(); err != nil {
+			t.Errorf("with room: %v", err)
+		}
+	})
+}
+
+// Strangers' keys are fetched by so many at once; who is known waits for nobody.
+func TestKeyFetchesOfStrangersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := Local{Server: "a", Key: testKey(0)}
+		var asked atomic.Int64
+		ctx, hangUp := context.WithCancel(t.Context())
+		defer hangUp()
+		ring := NewKeyRing(KeyRingConfig{Locals: Only(local), Fetch: func(context.Context, string) ([]byte, error) {
+			asked.Add(1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		friend := Local{Server: "friend", Key: testKey(1)}
+		theirs := NewKeyRing(KeyRingConfig{Locals: Only(friend)})
+		if err := ring.Learn(t.Context(), must[[]byte](t)(theirs.Document(friend)), SourceTLS); err != nil {
+			t.Fatal(err)
+		}
+		g := newGate()
+		for i := range 3 * maxFetches {
+			go func() {
+				_, err := g.key(ctx, ring, "stranger"+strings.Repeat("x", i)+".example", "ed25519:1", millis(time.Now()))
+				if err == nil {
+					t.Error("a key came from nowhere")
+				}
+			}()
+		}
+		synctest.Wait()
+		if n := asked.Load(); n != maxFetches {
+			t.Errorf("%d keys are fetched at once", n)
+		}
+		began := time.Now()
+		if _, err := g.key(t.Context(), ring, "friend", friend.Key.ID, millis(time.Now())); err != nil || time.Since(began) != 0 {
+			t.Errorf("who is known: %v after %v", err, time.Since(began))
+		}
+		if _, err := g.key(t.Context(), ring, "late.example", "ed25519:1", 1); !errors.Is(err, errBusy) {
+			t.Errorf("one more stranger: %v", err)
+		}
+	})
+}
