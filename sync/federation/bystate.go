@@ -25,8 +25,12 @@ func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack
 	}
 	var last error
 	for _, server := range order {
-		ok, err := in.ancestorByState(ctx, l, v, server, k)
-		if final(err) {
+		var ok bool
+		var err error
+		if !k.old {
+			ok, err = in.ancestorByState(ctx, l, v, server, k)
+		}
+		if k.old || final(err) {
 			ok, err = in.childByState(ctx, l, v, server, k)
 		}
 		if ok || ctx.Err() != nil {

@@ -48,6 +48,7 @@ func (in *Intake) drop(l *lane, ids ...event.ID) {
 type lack struct {
 	id    event.ID
 	child *waiting
+	old   bool // the ancestor is from before our time in the room: history, which is nobody's news
 }
 
 func (in *Intake) lacks(ctx context.Context, l *lane, v *event.Version, kind int) ([]lack, error) {
@@ -65,7 +66,7 @@ func (in *Intake) lacks(ctx context.Context, l *lane, v *event.Version, kind int
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, lack{row.ID, w})
+		out = append(out, lack{id: row.ID, child: w})
 	}
 	slices.SortStableFunc(out, func(a, b lack) int { return int(min(1, max(-1, a.child.pdu.Depth-b.child.pdu.Depth))) })
 	return out, nil
@@ -85,6 +86,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 	var byState []lack
 	for _, k := range prev {
 		if k.child.pdu.Depth <= floor || edge[k.id] { // from before our time
+			k.old = true
 			byState = append(byState, k)
 			continue
 		}
@@ -107,7 +109,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 	}
 	// Nobody gives the ancestors: the state before the oldest of the waiting must do.
 	for _, k := range prev {
-		if !slices.Contains(byState, k) {
+		if !slices.ContainsFunc(byState, func(o lack) bool { return o.id == k.id }) {
 			byState = append(byState, k)
 		}
 	}
