@@ -19,7 +19,8 @@ type twin struct {
 
 	leaves, narrow, poor, self, oldest, verdict, open, plainKey bool
 
-	openFor string // the join rules that a restricted join has opened
+	openFor string // the join rules that a join has overwritten
+	as      string // what they are since
 	last    map[string]*node
 }
 
@@ -46,7 +47,7 @@ var twinFaults = []struct {
 	{"events are judged by the library's authorisation rules",
 		"See its faults by state.",
 		func(t *twin, on bool) { t.verdict = on }},
-	{"a restricted join opens the room for the next join",
+	{"a join overwrites the restricted join rule for the next one: public if it was let in, invite if it needed no one",
 		"Rule 5.3.5: it asks for the key in content of each event.",
 		func(t *twin, on bool) { t.open = on }},
 	{"m.room.power_levels and m.room.join_rules with a state key are no power events",
@@ -290,16 +291,24 @@ func (t *twin) allowed(e *lit, held litState) bool {
 		t.openFor = ""
 	}
 	kind := litJoinRule(held)
-	now := ""
-	if e.key != nil {
-		now = litMembership(held, *e.key)
+	if !t.open || e.typ != "m.room.member" || e.sender != *e.key || t.version < 8 || kind != "restricted" && kind != "knock_restricted" {
+		return ok
 	}
-	joining := e.typ == "m.room.member" && e.content["membership"] == "join" && e.sender == *e.key && now != "ban" && t.version >= 8 && (kind == "restricted" || kind == "knock_restricted")
-	if t.open && t.openFor != "" && joining && now == "leave" {
-		return true
-	}
-	if t.open && ok && joining && now != "join" && now != "invite" {
-		t.openFor = rules
+	now := litMembership(held, *e.key)
+	in := now == "join" || now == "invite"
+	switch e.content["membership"] {
+	case "knock":
+		return ok && t.openFor == ""
+	case "join":
+		switch {
+		case now == "ban":
+		case t.openFor != "":
+			return in || t.as == "public" && now == "leave"
+		case in || text(e.content["join_authorised_via_users_server"]) == "":
+			t.openFor, t.as = rules, "invite"
+		case ok:
+			t.openFor, t.as = rules, "public"
+		}
 	}
 	return ok
 }

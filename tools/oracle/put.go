@@ -60,7 +60,9 @@ func (g *game) put(b int, sender, typ string, key *string, content, top object) 
 			return
 		}
 	}
-	if key != nil && e.thin != nil && e.lit.room == g.room { // a second create event of version 12 is another room
+	// A second create event of version 12 is another room; of older versions, it may be accepted although its auth events lead to another
+	// room, and of what comes then no sentence speaks.
+	if key != nil && e.thin != nil && e.lit.room == g.room && !e.foreign {
 		br.state[skey{typ, *key}] = e.lit.id
 	}
 	br.tips, br.depth = []string{e.lit.id}, br.depth+1

@@ -204,5 +204,8 @@ func try(dir string, i int, m mutant, n int, build bool) (string, error) {
 	}
 	line, _, _ := strings.Cut(string(out), ":  ")
 	what := regexp.MustCompile(`version \d+, [a-z ]+ against [a-z]+`).FindString(line)
+	if what == "" {
+		what = "it crashes"
+	}
 	return what, nil
 }
