@@ -127,3 +127,16 @@ func (g *graph) beside(r *store.Read, a acked) (bool, error) {
 	}
 	return false, nil
 }
+
+// fellBack says whether the boxes agree, and the central server holds an ancestor of what they hold: it has reset its state.
+func (g *graph) fellBack(ctx context.Context, d difference) (back bool, err error) {
+	if d.held[0] != d.held[1] || d.held[0] == "" || d.held[centre] == "" {
+		return false, nil
+	}
+	err = g.db.View(ctx, func(r *store.Read) error {
+		led, err := g.ancestors(r, event.ID(d.held[0]))
+		back = led[event.ID(d.held[centre])]
+		return err
+	})
+	return back, err
+}

@@ -20,6 +20,7 @@ type verdict struct {
 	events, lost int
 	barred       int // by the law, at some server: counted apart
 	centralFault int // the central server took it and shows it to nobody
+	centralState int // state keys that the central server alone decides otherwise, though it has what the boxes hold
 	difference   []string
 }
 
@@ -47,7 +48,8 @@ const (
 func (w *world) judge(ctx context.Context) (*verdict, error) {
 	healed := time.Now()
 	var missing [3]map[string]acked
-	var diff []string
+	var diff []difference
+	var unread error
 	for i := range missing {
 		missing[i] = map[string]acked{}
 		for _, a := range w.acked {
@@ -63,13 +65,10 @@ func (w *world) judge(ctx context.Context) (*verdict, error) {
 			}
 			sum += len(missing[s])
 		}
-		var err error
-		if diff, err = w.compareStates(ctx); err != nil && ctx.Err() != nil {
-			return nil, err
-		} else if err != nil {
-			diff = []string{err.Error()}
+		if diff, unread = w.compareStates(ctx); unread != nil && ctx.Err() != nil {
+			return nil, unread
 		}
-		if sum == 0 && len(diff) == 0 {
+		if sum == 0 && len(diff) == 0 && unread == nil {
 			break
 		}
 		if sum != lastSum {
@@ -80,7 +79,7 @@ func (w *world) judge(ctx context.Context) (*verdict, error) {
 			say("… boxes lack %d and %d, the centre %d; state differs in %d places", len(missing[0]), len(missing[1]), len(missing[2]), len(diff))
 		}
 		calm := time.Since(since)
-		if len(diff) == 0 && calm > 45*time.Second || calm > 3*time.Minute || time.Since(healed) > quietMost {
+		if len(diff) == 0 && unread == nil && calm > 45*time.Second || calm > 3*time.Minute || time.Since(healed) > quietMost {
 			break // what is still missing must be explained by the law
 		}
 		select {
@@ -90,6 +89,9 @@ func (w *world) judge(ctx context.Context) (*verdict, error) {
 		}
 	}
 	say("quiet after %.0f s", time.Since(healed).Seconds())
+	if unread != nil {
+		return nil, unread
+	}
 	return w.count(ctx, missing, diff)
 }
 
@@ -129,8 +131,19 @@ func (w *world) look(ctx context.Context, s int, missing map[string]acked) error
 	return nil
 }
 
+// difference is a state key that is held by different events.
+type difference struct {
+	room *room
+	key  string
+	held [3]string
+}
+
+func (d difference) String() string {
+	return fmt.Sprintf("%s in the room of version %s (%s): %q, %q and %q", d.key, d.room.version, d.room.id, d.held[0], d.held[1], d.held[centre])
+}
+
 // compareStates lists the state keys that are held by different events.
-func (w *world) compareStates(ctx context.Context) (diff []string, err error) {
+func (w *world) compareStates(ctx context.Context) (diff []difference, err error) {
 	for _, r := range w.rooms {
 		var states [3]map[string]string
 		for s := range states {
@@ -145,8 +158,8 @@ func (w *world) compareStates(ctx context.Context) (diff []string, err error) {
 			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(keys)) {
-			if states[0][k] != states[1][k] || states[0][k] != states[centre][k] {
-				diff = append(diff, fmt.Sprintf("%s in the room of version %s (%s): %q, %q and %q", k, r.version, r.id, states[0][k], states[1][k], states[centre][k]))
+			if states[0][k] != states[1][k] || states[0][k] != states[centre][k] && !w.fights {
+				diff = append(diff, difference{r, k, [3]string{states[0][k], states[1][k], states[centre][k]}})
 			}
 		}
 	}
@@ -167,10 +180,12 @@ func stateOf(ctx context.Context, c *matrixclient.Client, id string) (map[string
 }
 
 // count sorts what is missing into what the law bars, what the central server has swallowed, and what is lost.
-func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []string) (*verdict, error) {
-	v := &verdict{events: len(w.acked), difference: diff}
-	for _, d := range diff {
-		say("DIFFERENT: %s", d)
+func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []difference) (*verdict, error) {
+	v := &verdict{events: len(w.acked)}
+	has := make([]bool, len(diff)) // the central server has what the boxes hold
+	for i, d := range diff {
+		_, err := w.people[centre][0].Event(ctx, d.room.id, d.held[0])
+		has[i] = err == nil
 	}
 	if err := w.compareRedactions(ctx, v); err != nil {
 		return v, err
@@ -183,6 +198,22 @@ func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []s
 	graphs, err := openGraphs(ctx, w)
 	if err != nil {
 		return v, err
+	}
+	for i, d := range diff {
+		back, err := graphs[0].fellBack(ctx, d)
+		switch {
+		case err != nil:
+			return v, err
+		case d.held[0] != d.held[1] || !has[i]:
+			v.difference = append(v.difference, d.String())
+			say("DIFFERENT: %s", d)
+		case back:
+			v.centralState++
+			say("CENTRAL SERVER: its state fell back to an ancestor of an event that it has: %s", d)
+		default:
+			v.centralState++
+			say("CENTRAL SERVER: it has what the boxes hold and decides otherwise: %s", d)
+		}
 	}
 	for s := range missing {
 		for _, id := range slices.Sorted(maps.Keys(missing[s])) {
@@ -204,7 +235,7 @@ func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []s
 			}
 		}
 	}
-	say("%d times the law bars an event at a server; %d are refused by the central server alone", v.barred, v.centralFault)
+	say("%d times the law bars an event at a server; %d are refused by the central server alone; it alone decides %d state keys otherwise", v.barred, v.centralFault, v.centralState)
 	return v, errors.Join(graphs[0].db.Close(), graphs[1].db.Close())
 }
 

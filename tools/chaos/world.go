@@ -30,6 +30,7 @@ type world struct {
 	acked   []acked
 	refused int
 	wrote   int
+	fights  bool // the law of a room is changed on several servers
 
 	cutCentre [2]bool
 	cutWire   bool
@@ -40,6 +41,7 @@ type world struct {
 // room is a room that all share.
 type room struct {
 	id, version string
+	host        int      // the server it was made on
 	redacted    []string // messages whose redaction a server acknowledged
 	messages    []string // that somebody may reply to, edit or redact
 	authors     map[string]string
@@ -53,8 +55,8 @@ type acked struct {
 
 const perServer = 3
 
-func build(ctx context.Context, hallig, dir string, seed uint64, log io.Writer) (*world, error) {
-	w := &world{r: rand.New(rand.NewPCG(seed, 0x63686173)), log: log}
+func build(ctx context.Context, hallig, dir string, seed uint64, fights bool, log io.Writer) (*world, error) {
+	w := &world{fights: fights, r: rand.New(rand.NewPCG(seed, 0x63686173)), log: log}
 	ca, err := testpeer.NewCA(dir)
 	if err != nil {
 		return w, err
@@ -118,7 +120,7 @@ func (w *world) open(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("make the room of version %s: %w", version, err)
 		}
-		r := &room{id: id, version: version, authors: map[string]string{}}
+		r := &room{id: id, version: version, host: host, authors: map[string]string{}}
 		w.rooms = append(w.rooms, r)
 		via := w.serverName(host)
 		for s := range w.people {
