@@ -108,12 +108,18 @@ func (r *Rooms) takeRun(ctx context.Context, ins []Incoming, ws []waiting) {
 		r.takeOutside(ctx, ins, ws)
 		return
 	}
+	defer l.mu.Unlock()
 	t := taker{l: l}
+	if err := t.lookUp(ctx, ins); err != nil {
+		for i := range ws {
+			ws[i].err = err
+		}
+		return
+	}
 	for i, in := range ins {
 		t.note(ctx, in, &ws[i])
 	}
 	t.submit()
-	l.mu.Unlock()
 }
 
 // takeOutside takes events of a room that this server is not in, one by one.
@@ -133,8 +139,10 @@ func (r *Rooms) takeOutside(ctx context.Context, ins []Incoming, ws []waiting) {
 			continue
 		}
 		t := taker{l: l}
-		t.note(ctx, in, &ws[i])
-		t.submit()
+		if ws[i].err = t.lookUp(ctx, ins[i:i+1]); ws[i].err == nil {
+			t.note(ctx, in, &ws[i])
+			t.submit()
+		}
 		l.mu.Unlock()
 	}
 }
@@ -155,8 +163,28 @@ func hashed(in Incoming) (_ Incoming, refused *Result) {
 // taker takes events into a room whose lock is held. What it has decided is submitted together.
 type taker struct {
 	l      *live
+	absent map[event.ID]bool // not in the database when the lock was taken: nobody else brings an event of the room meanwhile
 	ps     []*prepared
 	answer *answer // of ps, once they are submitted
+}
+
+// lookUp finds out, in one snapshot, which of the events are not in the database.
+func (t *taker) lookUp(ctx context.Context, ins []Incoming) error {
+	look := t.l.r.db.View
+	if len(ins) == 1 {
+		look = t.l.r.db.Peek
+	}
+	t.absent = make(map[event.ID]bool, len(ins))
+	return look(ctx, func(rd *store.Read) error {
+		for _, in := range ins {
+			nid, err := rd.EventNID(in.PDU.ID)
+			if err != nil {
+				return err
+			}
+			t.absent[in.PDU.ID] = nid == 0
+		}
+		return nil
+	})
 }
 
 func (t *taker) submit() {
@@ -193,7 +221,7 @@ func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 	unsaved := len(l.unsaved)
 	w := waiting{}
 	var err error
-	if w.p, w.decide, err = l.decide(ctx, in); err != nil {
+	if w.p, w.decide, err = l.decide(ctx, in, t.absent[in.PDU.ID]); err != nil {
 		return waiting{}, err
 	}
 	if len(l.unsaved) > unsaved { // they may rest on states that events not yet submitted bring
@@ -224,19 +252,11 @@ func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 	return w, nil
 }
 
-// decide judges an event, from memory alone if that suffices.
-func (l *live) decide(ctx context.Context, in Incoming) (p *prepared, res Result, err error) {
+// decide judges an event, from memory alone if that suffices. absent: it is not in the database.
+func (l *live) decide(ctx context.Context, in Incoming, absent bool) (p *prepared, res Result, err error) {
 	k := &look{l: l}
-	if l.freshID[in.PDU.ID] == nil {
-		if err := l.r.db.Peek(ctx, func(rd *store.Read) error {
-			nid, err := rd.EventNID(in.PDU.ID)
-			if nid == 0 {
-				k.absent = in.PDU.ID
-			}
-			return err
-		}); err != nil {
-			return nil, Result{}, err
-		}
+	if absent {
+		k.absent = in.PDU.ID
 	}
 	if p, res, err = l.judge(k, in); errors.Is(err, errNeedRead) {
 		err = l.r.view(ctx, func(rd *store.Read) (err error) {
