@@ -77,14 +77,15 @@ func mint(ca tls.Certificate, serverName string, now time.Time) (tls.Certificate
 	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate[0]}, PrivateKey: key}, nil
 }
 
-// trustedRoots is the system's certificate authorities and those of the CA file.
+// trustedRoots is the system's certificate authorities and those of the CA file. Without one it is nil, which means the system's too, but has them
+// read only when the first public server is met: many boxes never meet one.
 func trustedRoots(caFile string) (*x509.CertPool, error) {
+	if caFile == "" {
+		return nil, nil
+	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool() // a box image has no system store
-	}
-	if caFile == "" {
-		return pool, nil
 	}
 	raw, err := os.ReadFile(caFile)
 	if err != nil {
