@@ -43,11 +43,11 @@ staticcheck: check
 
 test: check vet staticcheck dendrite
 	go test -shuffle=on -timeout 20m ./...
-	$(MAKE) -C tools/oracle test SEED=$(SEED)
+	@$(MAKE) --no-print-directory -C tools/oracle test SEED=$(SEED)
 
 # oracle plays N random rooms and compares our law with two libraries and with a literal transcription of the specification.
 oracle: check
-	$(MAKE) -C tools/oracle run N=$(N) SEED=$(SEED)
+	@$(MAKE) --no-print-directory -C tools/oracle run N=$(N) SEED=$(SEED)
 
 demo: build dendrite
 	go run ./tools/demo -hallig bin/hallig -seed $(SEED)

@@ -327,7 +327,7 @@ func readable(p gmsl.PDU) bool {
 
 // inexact counts what the twin does not explain to the event: its faults do change the result, but into another one than the library's, or
 // only some of them give that. Also counted here are differences in games whose states hold what was rejected, on which the library does not reckon ("no events rejected due
-// to failure to auth against their auth chain should appear in the process").
+// to failure to auth against their auth chain should appear in the process"), and in rooms with power levels that it cannot read.
 const inexact = "known faults at work, but their twin makes something else of them"
 
 // gmslCompare compares the library's resolution with ours. If they differ, the twin says why.
@@ -339,8 +339,9 @@ func (j *judge) gmslCompare(states []map[skey]string, ours string) {
 	}
 	all := 1<<len(twinFaults) - 1
 	if twin := j.twinOf(states, all); twin != theirs {
+		odd := slices.ContainsFunc(j.list, func(e *node) bool { return e.gm.err == nil && !readable(e.gm.p) })
 		for some := range all {
-			if twin != ours || j.liar || j.twinOf(states, some) == theirs {
+			if twin != ours || j.liar || odd || j.twinOf(states, some) == theirs {
 				j.faults["gomatrixserverlib, resolution: "+inexact]++
 				return
 			}

@@ -21,7 +21,7 @@ type node struct {
 	mx   *mautrixEvent
 	gm   *gmslEvent
 
-	foreign bool // its auth chain leads to another room
+	astray bool // its auth chain leads to another room, or to what means nothing: a create event or content that the rules refuse
 }
 
 func (e *node) reject() {

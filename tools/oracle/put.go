@@ -48,21 +48,21 @@ func (g *game) put(b int, sender, typ string, key *string, content, top object) 
 		g.room = "!" + e.lit.id[1:]
 	}
 	state := func(k skey) *node { return g.nodes[br.state[k]] }
-	e.foreign = slices.ContainsFunc(e.lit.auth, func(id string) bool {
+	e.astray = slices.ContainsFunc(e.lit.auth, func(id string) bool {
 		a := g.nodes[id]
-		return a != nil && (a.foreign || a.lit.room != e.lit.room)
+		return a != nil && (a.astray || a.lit.room != e.lit.room || a.thin == nil || a.lit.typ == "m.room.create" && a.lit.rejected)
 	})
 	allowed := g.judge.authorise(e, state)
 	if !allowed {
 		e.reject()
 		g.rejected = append(g.rejected, e.lit.id)
-		if !g.liar || key == nil || g.one(2) || e.foreign {
+		if !g.liar || key == nil || typ == "m.room.create" || g.one(2) || e.astray {
 			return
 		}
 	}
-	// A second create event of version 12 is another room; of older versions, it may be accepted although its auth events lead to another
-	// room, and of what comes then no sentence speaks.
-	if key != nil && e.thin != nil && e.lit.room == g.room && !e.foreign {
+	// A second create event of version 12 is another room; of older versions, it may be accepted although its auth events lead astray, and of
+	// what comes then no sentence speaks.
+	if key != nil && e.thin != nil && e.lit.room == g.room && !e.astray {
 		br.state[skey{typ, *key}] = e.lit.id
 	}
 	br.tips, br.depth = []string{e.lit.id}, br.depth+1

@@ -78,15 +78,15 @@ func allowedKnock`},
 	{rulesDir + "thin.go", `strings.TrimSpace(s)`, `s`},
 	{rulesDir + "thin.go", `if v.FloatLevels && `, `if false && `},
 	// State resolution.
-	{rulesDir + "resolve.go", `n.open && !n.common`, `n.open`},
-	{rulesDir + "resolve.go", `!n.sub && in < len(apart)`, `!n.sub && in == 0`},
-	{rulesDir + "resolve.go", `if from(id); left == 0 {
+	{rulesDir + "conflict.go", `n.open && !n.common`, `n.open`},
+	{rulesDir + "conflict.go", `!n.sub && in < len(apart)`, `!n.sub && in == 0`},
+	{rulesDir + "conflict.go", `if from(id); left == 0 {
 			return
 		}`, `if from(id); true {
 			return
 		}`},
-	{rulesDir + "resolve.go", `met[i] == len(s)`, `met[i] > 0`},
-	{rulesDir + "resolve.go", `if r.v.StateRes == 21 {`, `if false {`},
+	{rulesDir + "conflict.go", `met[i] == len(s)`, `met[i] > 0`},
+	{rulesDir + "conflict.go", `if r.v.StateRes == 21 {`, `if false {`},
 	{rulesDir + "resolve.go", `ok && r.v.StateRes == 2 {`, `ok {`},
 	{rulesDir + "resolve.go", `cmp.Or(cmp.Compare(b.power, a.power), byTime(a.e, b.e)) < 0`, `byTime(a.e, b.e) < 0`},
 	{rulesDir + "resolve.go", `cmp.Or(cmp.Compare(a.TS, b.TS), cmp.Compare(a.ID, b.ID))`, `cmp.Compare(a.ID, b.ID)`},
