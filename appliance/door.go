@@ -5,6 +5,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,6 +108,9 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 		srv := admin.Server{Name: f.Server, Queued: f.Unconfirmed}
 		if f.Failing {
 			srv.Trouble = "out of reach since " + f.Since.Local().Format("15:04:05") + ": " + f.LastError
+		}
+		if f.Parked > 0 {
+			srv.Trouble = strings.TrimPrefix(srv.Trouble+"; ", "; ") + strconv.Itoa(f.Parked) + " refused by it, kept and offered again when it is back in reach"
 		}
 		s.Servers = append(s.Servers, srv)
 	}

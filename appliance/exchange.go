@@ -302,7 +302,8 @@ func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	if p, ok := x.paired().ByServer(string(id)); ok {
 		id = p.ID // people know a box by its server name
 	}
-	if _, ok := x.paired().ByID(id); !ok {
+	p, ok := x.paired().ByID(id)
+	if !ok {
 		return errNoSuchBox
 	}
 	if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.DeletePeer(string(id)) }); err != nil {
@@ -313,6 +314,7 @@ func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 		x.host.SetRoster(x.paired())
 	}
 	x.link.RosterChanged()
+	b.fed.sender.LinkUp(p.Server) // as any other server now
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +23,7 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/p2p"
 )
 
 // federationParts are the parts that speak to other servers.
@@ -39,6 +41,20 @@ type federationParts struct {
 func (f *federationParts) run(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return ended("intake of events", f.intake.Run(ctx)) })
 	g.Go(func() error { return ended("feed to other servers", f.sender.Run(ctx)) })
+	g.Go(func() error { f.watchNetwork(ctx); return nil })
+}
+
+const interfacesEvery = 2 * time.Second
+
+// watchNetwork tells the feed when this machine's network changes: what was out of reach may be in reach.
+func (f *federationParts) watchNetwork(ctx context.Context) {
+	last := p2p.Interfaces()
+	every(ctx, interfacesEvery, func() {
+		if now := p2p.Interfaces(); now != last {
+			last = now
+			f.sender.LinkUp("")
+		}
+	})
 }
 
 // ended names the loop that failed; the end of its context is no failure.

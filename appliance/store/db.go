@@ -35,7 +35,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 3
+	schemaVersion = 4
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -314,6 +314,21 @@ CREATE TABLE fed_lack (
 CREATE INDEX fed_lack_child ON fed_lack (child);
 CREATE INDEX fed_in_origin ON fed_in (origin);
 INSERT INTO fed_todo (room, n) SELECT room, n FROM fed_in;`,
+	`-- 4: what is on its way to other servers.
+CREATE TABLE fed_out (
+	dest   TEXT PRIMARY KEY NOT NULL,
+	id     TEXT NOT NULL,
+	edu_to INTEGER NOT NULL,
+	body   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE edu_parked (
+	dest   TEXT NOT NULL,
+	seq    INTEGER NOT NULL,
+	kind   TEXT NOT NULL,
+	body   BLOB NOT NULL,
+	reason TEXT NOT NULL,
+	PRIMARY KEY (dest, seq)
+) STRICT, WITHOUT ROWID;`,
 }
 
 // migrate brings an older schema to ours in one transaction.

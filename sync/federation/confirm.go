@@ -145,17 +145,11 @@ func (d *dest) taken(errs map[event.ID]string) {
 	d.lookedThrough(out)
 	if out.eduTo > 0 {
 		d.eduAfter = out.eduTo
-		d.s.c.DB.Lazy(func(tx *store.Tx) error { return tx.DropEDUs(d.name, out.eduTo) })
-	}
-	if len(out.parked) > 0 {
-		d.parked = nil
-		d.s.c.DB.Lazy(func(tx *store.Tx) error {
-			for _, id := range out.parked {
-				if err := tx.UnparkPDU(d.name, id); err != nil {
-					return err
-				}
+		d.s.c.DB.Lazy(func(tx *store.Tx) error { // together, so that nothing is left to be repeated
+			if err := tx.DropEDUs(d.name, out.eduTo); err != nil || !out.stored {
+				return err
 			}
-			return nil
+			return tx.DropOutgoingTxn(d.name, out.id)
 		})
 	}
 	d.mu.Lock()
@@ -279,16 +273,7 @@ func (d *dest) park(ctx context.Context, id event.RoomID, ev event.ID, reason st
 	if err != nil {
 		return fmt.Errorf("park event: %w", err)
 	}
-	return nil
-}
-
-// unpark has the parked events offered once more.
-func (d *dest) unpark(ctx context.Context) error {
-	return d.s.c.DB.View(ctx, func(r *store.Read) error {
-		ids, err := r.ParkedPDUs(d.name)
-		d.parked = slices.DeleteFunc(ids, func(id event.ID) bool { return d.pending != nil && slices.Contains(d.pending.parked, id) })
-		return err
-	})
+	return d.countParked(ctx)
 }
 
 // pullPlan says when to look for what a server has and we lack: soon after it came into reach, every few seconds while

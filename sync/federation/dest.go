@@ -3,14 +3,9 @@
 package federation
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +23,9 @@ const (
 	resendsMost  = 4                // then it is parked, and the room goes on
 	refusalsMost = 3                // of a whole transaction, before it is cut smaller
 	hangs        = 2 * time.Second  // a request without an answer by then, when the link has just come up
+	tryMost      = 15 * time.Minute
+	networkOut   = 30 * time.Second // an outage of that length may be the network's
+	roomsMost    = 4                // rooms whose backlog is on its way at a time
 	fewServers   = 10
 	probeFew     = 30 * time.Second
 )
@@ -54,13 +52,13 @@ type dest struct {
 	rooms    map[event.RoomID]*ledger
 	pending  *outgoing // sent, not answered: goes again unchanged
 	eduAfter int64
-	most     int       // PDUs per transaction; less after refusals
+	narrow   bool      // one thing per transaction, after refusals
+	edusLast bool      // the last transaction brought EDUs alone
 	refused  int       // how often pending was refused
 	since    time.Time // of the failure
 	retryAt  time.Time
 	contact  time.Time // of the last answer
 	pull     pullPlan
-	parked   []event.ID        // to be offered once more
 	known    map[event.ID]bool // other boxes' events that the server knows
 }
 
@@ -87,13 +85,15 @@ type ledger struct {
 
 // outgoing is one transaction.
 type outgoing struct {
-	id     string
-	body   json.RawMessage
-	pdus   []owed
-	empty  bool
-	eduTo  int64
-	looked map[event.RoomID]int64 // rooms that are exhausted up to a position
-	parked []event.ID
+	id      string
+	body    json.RawMessage
+	pdus    []owed
+	edus    int
+	empty   bool
+	eduTo   int64
+	lasting bool                   // it brings EDUs that the server appends, so it is the same one in each repetition
+	stored  bool                   // and is kept in the database for that
+	looked  map[event.RoomID]int64 // rooms that are exhausted up to a position
 }
 
 type owed struct {
@@ -103,7 +103,7 @@ type owed struct {
 
 func newDest(s *Sender, name string) *dest {
 	return &dest{s: s, name: name, log: s.log.With("server", name), wake: make(chan struct{}, 1), marked: map[event.RoomID]bool{},
-		hints: map[string]edu{}, rooms: map[event.RoomID]*ledger{}, most: MaxPDUs, st: Status{Server: name},
+		hints: map[string]edu{}, rooms: map[event.RoomID]*ledger{}, st: Status{Server: name},
 		// Whoever comes in anew has just told us all, or been told all by us; to look again is for later, or when something hints at an outage.
 		contact: time.Now(), pull: pullPlan{at: time.Now().Add(pullMost), gap: pullMost}}
 }
@@ -131,10 +131,9 @@ func (d *dest) status() Status {
 
 // run serves the server until ctx ends.
 func (d *dest) run(ctx context.Context) {
-	if err := d.load(ctx); err != nil {
-		if ctx.Err() == nil {
-			d.log.Error("read cursors", "err", err)
-		}
+	for err := d.load(ctx); err != nil && ctx.Err() == nil; err = d.load(ctx) {
+		d.log.Error("read cursors; trying again", "err", err)
+		pause(ctx, retryMost)
 	}
 	for ctx.Err() == nil {
 		wait := d.turn(ctx)
@@ -150,6 +149,9 @@ func (d *dest) run(ctx context.Context) {
 
 // load reads cursors and finds the rooms that are shared without one.
 func (d *dest) load(ctx context.Context) error {
+	if err := d.countParked(ctx); err != nil {
+		return err
+	}
 	return d.s.c.DB.View(ctx, func(r *store.Read) error {
 		cursors, err := r.FederationCursors(d.name)
 		if err != nil {
@@ -157,6 +159,13 @@ func (d *dest) load(ctx context.Context) error {
 		}
 		for _, c := range cursors {
 			d.rooms[c.Room] = &ledger{cursor: c.Pos, sent: c.Pos, dirty: true}
+		}
+		before, err := r.OutgoingTxn(d.name)
+		if err != nil {
+			return err
+		}
+		if before != nil { // whether it arrived is not known
+			d.pending = &outgoing{id: before.ID, body: before.Body, eduTo: before.EDUTo, edus: 1, lasting: true, stored: true}
 		}
 		rooms, err := r.RoomsWith(d.name)
 		if err != nil {
@@ -182,9 +191,6 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 	speak := d.linkUp.Swap(false)
 	if speak {
 		d.s.c.Client.c.Ring.Reachable(d.name)
-		if err := d.unpark(ctx); err != nil {
-			return d.failed(ctx, err)
-		}
 	}
 	first := speak || d.failing.Load()
 	for ctx.Err() == nil {
@@ -198,6 +204,9 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 		if did && first {
 			if speak || d.failing.Load() {
 				d.recovered(ctx)
+				if err := d.offerParked(ctx); err != nil {
+					return d.failed(ctx, err)
+				}
 			}
 			first, speak = false, false
 		}
@@ -252,8 +261,8 @@ func pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// failed notes a failure and plans the next try: soon at first, later at the length of an eighth of the outage so far, never more than
-// a minute apart. A link that comes up, or a word from the server, ends the wait.
+// failed notes a failure and plans the next try: soon at first, later at the length of an eighth of the outage so far, never more than a quarter
+// of an hour apart. A link that comes up, a word from the server, or another server that is back ends the wait.
 func (d *dest) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil {
 		return time.Second
@@ -264,7 +273,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)
 	}
-	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/8, retryMost))
+	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/8, tryMost))
 	d.retryAt = now.Add(wait)
 	d.mu.Lock()
 	clear(d.hints)
@@ -276,7 +285,11 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 // recovered is called after the first answer since a failure or the start: everything is looked at again, and pulled soon.
 func (d *dest) recovered(context.Context) {
 	if d.failing.Swap(false) {
-		d.log.Info("server is in reach again", "after", time.Since(d.since).Round(time.Second))
+		out := time.Since(d.since)
+		d.log.Info("server is in reach again", "after", out.Round(time.Second))
+		if out > networkOut {
+			d.s.back(d) // perhaps the network is, and others with it
+		}
 	}
 	d.mu.Lock()
 	d.st.Failing, d.st.LastError = false, ""
@@ -287,39 +300,6 @@ func (d *dest) recovered(context.Context) {
 	}
 	d.pull.soon()
 	d.s.c.Intake.Reachable(d.name)
-}
-
-// push sends one transaction; false means that there was nothing to send. must sends even an empty one.
-func (d *dest) push(ctx context.Context, must bool) (bool, error) {
-	if d.pending == nil {
-		out, err := d.collect(ctx)
-		if err != nil {
-			return false, err
-		}
-		if out.empty && !must {
-			d.lookedThrough(out)
-			return false, nil
-		}
-		d.pending = out
-	}
-	once, done := d.underWay(ctx)
-	d.s.sem <- struct{}{}
-	errs, err := d.s.c.Client.Push(once, d.name, d.pending.id, d.pending.body)
-	<-d.s.sem
-	done()
-	if err != nil {
-		return false, d.notTaken(ctx, err)
-	}
-	d.contact = time.Now()
-	if len(d.pending.pdus) > 0 {
-		sent := Travel{What: "sent", Server: d.name, Bytes: len(d.pending.body)}
-		for _, o := range d.pending.pdus {
-			sent.Events = append(sent.Events, o.ID)
-		}
-		d.s.c.Observe(sent)
-	}
-	d.taken(errs)
-	return true, nil
 }
 
 // underWay makes a request abortable: one that was sent into a dead network would otherwise wait for its answer long after the network is back.
@@ -345,98 +325,4 @@ func (d *dest) hurry() {
 	}
 	d.mu.Unlock()
 	poke(d.wake)
-}
-
-// notTaken handles a transaction that failed. One that is refused for what is in it is cut smaller in the end, until the
-// event that spoils it stands alone and can be parked.
-func (d *dest) notTaken(ctx context.Context, err error) error {
-	if !final(err) {
-		return err
-	}
-	if d.refused++; d.refused < refusalsMost {
-		return err
-	}
-	d.refused = 0
-	out := d.pending
-	d.pending = nil
-	if len(out.pdus) > 1 {
-		d.most = 1
-		return err
-	}
-	for _, o := range out.pdus {
-		if perr := d.park(ctx, o.room, o.ID, err.Error()); perr != nil {
-			return perr
-		}
-		f := d.rooms[o.room]
-		f.sent = max(f.sent, o.Pos)
-		d.carried(f, o.ID)
-		f.dirty = true
-		d.most = MaxPDUs
-	}
-	return err
-}
-
-// collect makes the next transaction: the oldest events that the server is owed, and EDUs.
-func (d *dest) collect(ctx context.Context) (*outgoing, error) {
-	out := &outgoing{looked: map[event.RoomID]int64{}, parked: d.parked}
-	d.mu.Lock()
-	marked := d.marked
-	d.marked = map[event.RoomID]bool{}
-	var hints []edu
-	for k, e := range d.hints {
-		hints = append(hints, e)
-		delete(d.hints, k)
-	}
-	d.mu.Unlock()
-	t := transaction{Origin: d.s.c.Local.Server, TS: millis(d.s.c.Client.now()), PDUs: []json.RawMessage{}}
-	to := d.s.c.DB.Published()
-	err := d.s.c.DB.View(ctx, func(r *store.Read) error {
-		if err := d.markRooms(r, marked); err != nil {
-			return err
-		}
-		for id, f := range d.rooms {
-			if err := d.collectRoom(r, id, f, to, out); err != nil {
-				return err
-			}
-		}
-		for _, id := range d.parked {
-			if e, err := r.Event(id); err != nil {
-				return err
-			} else if e != nil {
-				t.PDUs = append(t.PDUs, e.JSON)
-			}
-		}
-		edus, err := r.PendingEDUs(d.name, d.eduAfter, MaxEDUs-len(hints))
-		for _, e := range edus {
-			t.EDUs = append(t.EDUs, edu{Kind: e.Kind, Content: e.Body})
-			out.eduTo = e.Seq
-		}
-		return err
-	})
-	if err != nil {
-		for id := range marked {
-			d.mark(id)
-		}
-		return nil, fmt.Errorf("collect what %s is owed: %w", d.name, err)
-	}
-	slices.SortFunc(out.pdus, func(a, b owed) int { return cmp.Compare(a.Pos, b.Pos) })
-	if most := max(0, d.most-len(t.PDUs)); len(out.pdus) > most {
-		for _, o := range out.pdus[most:] {
-			delete(out.looked, o.room) // not all of the room goes along
-		}
-		out.pdus = out.pdus[:most]
-	}
-	for _, o := range out.pdus {
-		t.PDUs = append(t.PDUs, o.JSON)
-	}
-	t.EDUs = append(t.EDUs, hints...)
-	if out.body, err = json.Marshal(t); err != nil {
-		return nil, fmt.Errorf("make transaction: %w", err)
-	}
-	out.empty = len(t.PDUs)+len(t.EDUs) == 0
-	// The id follows from the body, and the body holds the time: a repetition has the same id and the same body, another attempt at
-	// the same events has another, and no counter needs to survive a restart.
-	sum := sha256.Sum256(out.body)
-	out.id = base64.RawURLEncoding.EncodeToString(sum[:15])
-	return out, nil
 }

@@ -4,10 +4,13 @@ package federation
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +56,9 @@ type Sender struct {
 	retry       atomic.Int64
 	silent      atomic.Bool // tests: does not speak by itself
 
+	boot string        // drawn at the start: transaction ids begin with it
+	txns atomic.Uint64 // and go on with a number
+
 	mu    sync.Mutex
 	rooms map[event.RoomID]bool // with new events since the dispatcher looked
 	now   map[string]bool       // servers that something waits for
@@ -75,6 +81,9 @@ func NewSender(c SenderConfig) *Sender {
 	}
 	s := &Sender{c: c, log: c.Log, sem: make(chan struct{}, concurrentRequests), rooms: map[event.RoomID]bool{}, now: map[string]bool{},
 		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
+	word := make([]byte, 9)
+	_, _ = rand.Read(word) // never fails
+	s.boot = base64.RawURLEncoding.EncodeToString(word)
 	s.resendAfter.Store(int64(resendAfter))
 	s.retry.Store(int64(retryFirst))
 	c.Intake.late = s.late
@@ -221,6 +230,22 @@ func (s *Sender) Heard(server string) {
 	}
 }
 
+// txnID gives an id that no transaction of ours ever had, whatever was restored or forgotten.
+func (s *Sender) txnID() string {
+	return s.boot + "." + strconv.FormatUint(s.txns.Add(1), 36)
+}
+
+// back has all servers spoken to that have been out of reach: one of them has answered, so the network may be back.
+func (s *Sender) back(answered *dest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.dests {
+		if d != answered && d.failing.Load() && time.Now().UnixNano()-d.triedAt.Load() > int64(networkOut)/6 {
+			d.hurry()
+		}
+	}
+}
+
 // Typing tells the room's servers that a local user types or stops; best effort, nothing is kept.
 func (s *Sender) Typing(ctx context.Context, id event.RoomID, user event.UserID, typing bool) {
 	servers, err := s.c.Rooms.Servers(ctx, id)
@@ -277,6 +302,7 @@ type Status struct {
 	Failing     bool
 	Since       time.Time // of the failure
 	Unconfirmed int
+	Parked      int // events and EDUs that it refuses
 	LastError   string
 }
 

@@ -41,7 +41,7 @@ func (h *Host) discover(ctx context.Context) {
 	defer tick.Stop()
 	last, asked := "", time.Time{}
 	for {
-		now := interfaces()
+		now := Interfaces()
 		if now != last || service == nil || h.missing() && time.Since(asked) > askAgainEvery {
 			stop()
 			s := mdns.NewMdnsService(announcer{h.host}, serviceName, listener{h})
@@ -72,8 +72,8 @@ func (h *Host) missing() bool {
 	return len(h.wires) < h.roster.Len()
 }
 
-// interfaces is a text that changes when an interface or an address comes or goes.
-func interfaces() string {
+// Interfaces is a text that changes when an interface or an address of this machine comes or goes.
+func Interfaces() string {
 	ifaces, err := net.Interfaces()
 	if err != nil {
 		return ""
