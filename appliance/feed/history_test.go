@@ -522,6 +522,11 @@ func TestPresence(t *testing.T) {
 	if s := anna.sync(""); len(s.Presence.Events) != 0 {
 		t.Errorf("another server spoke for bert: %+v", s.Presence)
 	}
+	known := len(h.feed.present)
+	ok(t, h.feed.ReceivePresence(t.Context(), "far.test", json.RawMessage(`{"push":[{"user_id":"@stranger:far.test","presence":"online"}]}`)))
+	if len(h.feed.present) != known {
+		t.Error("strangers fill the memory")
+	}
 }
 
 func FuzzToken(f *testing.F) {

@@ -210,7 +210,7 @@ func (s *syncer) presence() error {
 }
 
 // ReceivePresence takes another server's m.presence, of its own users.
-func (f *Feed) ReceivePresence(_ context.Context, origin string, edu json.RawMessage) error {
+func (f *Feed) ReceivePresence(ctx context.Context, origin string, edu json.RawMessage) error {
 	var c struct {
 		Push []struct {
 			User     event.UserID `json:"user_id"`
@@ -227,6 +227,18 @@ func (f *Feed) ReceivePresence(_ context.Context, origin string, edu json.RawMes
 		}
 		switch p.Presence {
 		case "online", "unavailable", "offline":
+		default:
+			continue
+		}
+		var rooms []event.RoomID
+		err := f.db.View(ctx, func(r *store.Read) (err error) {
+			rooms, err = r.JoinedRooms(p.User)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(rooms) > 0 { // nobody here sees strangers, and memory is not theirs to fill
 			f.setPresence(p.User, p.Presence, &p.Status)
 		}
 	}

@@ -103,7 +103,7 @@ func (r *Rooms) takeRun(ctx context.Context, ins []Incoming, ws []waiting) {
 		}
 		return
 	}
-	if !l.in() {
+	if !l.in() || l.servers[r.id.Server] == 0 && ins[0].From.Kind == "federation" {
 		l.mu.Unlock()
 		r.takeOutside(ctx, ins, ws)
 		return
@@ -122,10 +122,11 @@ func (r *Rooms) takeRun(ctx context.Context, ins []Incoming, ws []waiting) {
 	t.submit()
 }
 
-// takeOutside takes events of a room that this server is not in, one by one.
+// takeOutside takes events of a room in which this server has nobody, one by one.
 func (r *Rooms) takeOutside(ctx context.Context, ins []Incoming, ws []waiting) {
 	for i, in := range ins {
-		if in.PDU.Type == "m.room.member" && in.PDU.StateKey != nil && event.UserID(*in.PDU.StateKey).Server() == r.id.Server {
+		now := !in.Backfill && !in.Outlier && in.State == nil
+		if now && in.PDU.Type == "m.room.member" && in.PDU.StateKey != nil && event.UserID(*in.PDU.StateKey).Server() == r.id.Server {
 			if in, refused := hashed(in); refused != nil {
 				ws[i].decide = *refused
 			} else if ws[i], ws[i].err = r.takenBack(ctx, in); ws[i].err != nil {

@@ -310,7 +310,7 @@ func (r *Rooms) takenBack(ctx context.Context, in Incoming) (waiting, error) {
 		if err != nil {
 			return err
 		}
-		believed = m.Membership == "knock" || in.PDU.Sender == user || was != nil && was.Sender.Server() == in.PDU.Sender.Server()
+		believed = m.Membership == "knock" || in.PDU.Sender == user || was != nil && was.Sender == in.PDU.Sender
 		return nil
 	})
 	if err != nil || !believed {

@@ -30,6 +30,9 @@ const (
 	probeFew     = 30 * time.Second
 )
 
+// maxHints bounds the hints for one server between two transactions.
+const maxHints = 20
+
 // dest serves one server. The fields below run belong to its goroutine.
 type dest struct {
 	s    *Sender
@@ -118,7 +121,7 @@ func (d *dest) mark(id event.RoomID) {
 func (d *dest) hint(key string, e edu) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.hints) < 20 {
+	if _, there := d.hints[key]; there || len(d.hints) < maxHints {
 		d.hints[key] = e
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store"
 	"hallig/tools/matrixclient"
 )
 
@@ -140,5 +141,44 @@ func TestMediaBetweenServers(t *testing.T) {
 	}
 	if _, _, _, err := b.client.Media(t.Context(), a.name, "gone"); err == nil || fmt.Sprint(err) != "M_NOT_FOUND: no such media" {
 		t.Errorf("missing media: %v", err)
+	}
+}
+
+// TestInviteIsTakenBack: who was invited hears that the inviter thought better of it, though nobody of the server is in the room, or nobody any more.
+func TestInviteIsTakenBack(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert := a.user("anna"), b.user("bert")
+	for _, before := range []bool{false, true} {
+		id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "private_chat", Invite: []string{bert.UserID}}))
+		if before {
+			must[string](t)(bert.Join(t.Context(), id, a.name))
+			if err := bert.Leave(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			a.await("bert's leaving", func() bool {
+				return must[map[event.UserID]string](t)(a.rooms.Members(t.Context(), event.RoomID(id)))[event.UserID(bert.UserID)] == "leave"
+			})
+			say(t, anna, id, 2, "ohne bert")
+			if err := anna.Invite(t.Context(), id, bert.UserID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		membership := func() (m string) {
+			err := b.db.View(t.Context(), func(r *store.Read) error {
+				row, err := r.MembershipOf(event.RoomID(id), event.UserID(bert.UserID))
+				m = row.Membership
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		b.await("the invite", func() bool { return membership() == "invite" })
+		if err := anna.Kick(t.Context(), id, bert.UserID, "doch nicht"); err != nil {
+			t.Fatal(err)
+		}
+		b.await("that it is taken back", func() bool { return membership() == "leave" })
 	}
 }

@@ -173,12 +173,13 @@ func (h *Handler) takePDUs(ctx context.Context, local Local, origin string, raws
 			h.c.Trouble.Note(origin, Malformed, id, "", err)
 			continue
 		}
-		if e.refused == nil {
+		refused := e.bars(p, local)
+		if refused == nil {
 			pdus = append(pdus, p)
 			continue
 		}
-		h.c.Trouble.Note(origin, Barred, id, p.ID, e.refused)
-		if err = note(p.ID, e.refused); err != nil {
+		h.c.Trouble.Note(origin, Barred, id, p.ID, refused)
+		if err = note(p.ID, refused); err != nil {
 			return nil, err
 		}
 	}
@@ -207,8 +208,18 @@ func roomOf(raw json.RawMessage) event.RoomID {
 
 // entrance is how a room stands to the server that sends, asked once for a transaction.
 type entrance struct {
-	version *event.Version // nil: the room is not ours to know
-	refused error          // what the server hears of its events
+	version  *event.Version // nil: the room is not ours to know
+	refused  error          // what the server hears of its events
+	resident bool           // we have somebody in the room
+}
+
+// bars gives the reason why an event may not come in. Where we have nobody in the room it may be about the membership of one of our users: an invite is
+// taken back, a knock refused.
+func (e *entrance) bars(p *event.PDU, local Local) error {
+	if e.refused != nil || e.resident || p.Type == "m.room.member" && p.StateKey != nil && event.UserID(*p.StateKey).Server() == local.Server {
+		return e.refused
+	}
+	return errNotResident
 }
 
 func (h *Handler) entrance(ctx context.Context, id event.RoomID, local Local, origin string) (*entrance, error) {
@@ -223,12 +234,9 @@ func (h *Handler) entrance(ctx context.Context, id event.RoomID, local Local, or
 	if err != nil {
 		return nil, err
 	}
-	e := &entrance{version: st.Version}
+	e := &entrance{version: st.Version, resident: st.Resident}
 	if st.ACL {
 		e.refused = h.checkACL(ctx, id, origin)
-	}
-	if e.refused == nil && !st.Resident {
-		e.refused = errNotResident
 	}
 	return e, nil
 }
