@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"math/rand/v2"
+	"net/url"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -156,4 +158,23 @@ func TestCanonicalAgainstStandard(t *testing.T) {
 			t.Fatalf("%s came back as %s", plain, again)
 		}
 	}
+}
+
+// FuzzServerName: what passes as a server's name can be dialled and can stand in a URL and a header without an escape.
+func FuzzServerName(f *testing.F) {
+	for _, s := range []string{"a.example", "a.example:8448", "[::1]:80", "192.0.2.1", "a:", "[::1%25eth0]"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !ValidServerName(s) {
+			return
+		}
+		u, err := url.Parse("https://" + s + "/")
+		if err != nil || u.Host != s || u.Path != "/" || strings.ContainsAny(s, "\"\\ \t\r\n,;/@") {
+			t.Fatalf("%q as a URL: %+v, %v", s, u, err)
+		}
+		if id, err := ParseUserID("@u:" + s); err == nil && id.Server() != s {
+			t.Fatalf("user of %q lives at %q", s, id.Server())
+		}
+	})
 }

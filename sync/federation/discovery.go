@@ -187,7 +187,7 @@ func (d *Discovery) find(ctx context.Context, server string) (place, error) {
 		return place{host: server, cert: host, dial: []string{net.JoinHostPort(host, port)}, until: now.Add(placeKept)}, nil
 	}
 	delegated, keep, err := d.c.wellKnown(ctx, host) // step 3
-	if err == nil && delegated != "" && event.ValidServerName(delegated) {
+	if err == nil && event.ValidServerName(delegated) {
 		dhost, dport, has := splitName(delegated)
 		p := place{host: delegated, cert: dhost, until: now.Add(keep)}
 		if _, err := netip.ParseAddr(dhost); err == nil || has {
@@ -241,13 +241,23 @@ func (d *Discovery) askWellKnown(ctx context.Context, host string) (string, time
 	if resp.StatusCode != http.StatusOK {
 		return "", 0, fmt.Errorf("status %d", resp.StatusCode)
 	}
+	server, err := readWellKnown(raw)
+	return server, wellKnownLife(resp.Header.Get("Cache-Control")), err
+}
+
+// readWellKnown gives the name that a server delegates to.
+// https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver
+func readWellKnown(raw []byte) (string, error) {
 	var doc struct {
 		Server string `json:"m.server"`
 	}
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return "", 0, err
+		return "", err
 	}
-	return doc.Server, wellKnownLife(resp.Header.Get("Cache-Control")), nil
+	if !event.ValidServerName(doc.Server) {
+		return "", errors.New("m.server is no server name")
+	}
+	return doc.Server, nil
 }
 
 // wellKnownLife reads max-age, within the bounds the specification recommends.
