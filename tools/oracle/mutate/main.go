@@ -39,7 +39,8 @@ var mutants = []mutant{
 	{rulesDir + "auth.go", `was > power || now.present&bit != 0 && is > power {`, `was > power {`},
 	{rulesDir + "auth.go", `u != e.Sender && was >= power`, `u != e.Sender && was > power`},
 	{rulesDir + "auth.go", `(!ok || is != was) && u != e.Sender && was >= power`, `(!ok || is != was) && was >= power`},
-	{rulesDir + "auth.go", `if e.Version.NotifyLevels {`, `if true {`},
+	{rulesDir + "auth.go", `if e.Version.NotifyLevels {`, `if false {`},
+	{rulesDir + "thin.go", `if e.Version.NotifyLevels {`, `if true {`},
 	{rulesDir + "auth.go", `case held[i] != nil:`, `case false:`},
 	{rulesDir + "auth.go", `case a.Rejected:`, `case false:`},
 	{rulesDir + "auth.go", `case a.Room != e.Room:`, `case false:`},
@@ -53,7 +54,6 @@ var mutants = []mutant{
 	{rulesDir + "member.go", `if UserLevel(s, by) < Levels(s).Invite {`, `if false {`},
 	{rulesDir + "member.go", `if offer.Sender != e.Sender {`, `if false {`},
 	{rulesDir + "member.go", `if !t.verify(offer.ThirdParty.Keys) {`, `if false {`},
-	{rulesDir + "member.go", `now == "knock" && e.Version.Knock`, `now == "knock"`},
 	{rulesDir + "member.go", `Membership(s, target) == "ban" && power < levels.Ban`, `false`},
 	{rulesDir + "member.go", `case UserLevel(s, target) >= power:
 		return deny(rule, "the user has as much power as the sender")
@@ -117,7 +117,7 @@ func allowedKnock`},
 }
 
 func main() {
-	n := flag.Int("n", 2000, "rooms at most for each mutant")
+	n := flag.Int("n", 20000, "rooms at most for each mutant: as many as make oracle plays")
 	build := flag.Bool("build", false, "only compile the mutants")
 	only := flag.String("only", "", "only mutants whose text matches this expression")
 	flag.Parse()
