@@ -137,7 +137,13 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		transports = append(transports, port)
 	}
 	if b.cfg.Restored {
-		if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.NewEpoch(newEpoch()) }); err != nil {
+		err := b.db.Do(ctx, func(tx *store.Tx) error {
+			if err := tx.NewEpoch(newEpoch()); err != nil {
+				return err
+			}
+			return tx.JumpDeviceLists()
+		})
+		if err != nil {
 			return fmt.Errorf("begin anew after a restore: %w", err)
 		}
 		b.log.Info("new epoch after a restore: paired boxes take what is written from now on for new")

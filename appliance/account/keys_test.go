@@ -247,6 +247,32 @@ func TestDeviceListUpdates(t *testing.T) {
 	}
 }
 
+// TestDeviceListAfterRestore: a box that was restored from an older copy has forgotten updates that others have seen; they must not take the next one for an old story.
+func TestDeviceListAfterRestore(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	s := h.register("anna")
+	_, err := h.UploadKeys(ctx, s, KeyUpload{DeviceKeys: deviceKeysOf(s)})
+	ok(t, err)
+	ok(t, h.db.Do(ctx, func(tx *store.Tx) error { return tx.JumpDeviceLists() }))
+	ok(t, h.RenameDevice(ctx, s.User, s.Device, "Phone"))
+	var up deviceListUpdate
+	ok(t, h.db.View(ctx, func(r *store.Read) error {
+		edus, err := r.PendingEDUs("far.test", 0, 10)
+		if len(edus) == 1 {
+			err = json.Unmarshal(edus[0].Body, &up)
+		}
+		return err
+	}))
+	// Another server has seen 50 updates, of which this one remembers the first.
+	const zoe event.UserID = "@zoe:far.test"
+	ok(t, h.UpdateRemoteDevices(ctx, zoe, raw(`{"user_id":%q,"stream_id":50,"devices":[]}`, zoe)))
+	resync, err := h.ReceiveDeviceList(ctx, "far.test", raw(`{"user_id":%q,"device_id":"A","stream_id":%d,"prev_id":[%d],"keys":{"a":1}}`, zoe, up.StreamID, up.PrevID[0]))
+	ok(t, err)
+	if resync != zoe {
+		t.Errorf("update %d after %v is passed over, or no reason to fetch the list", up.StreamID, up.PrevID)
+	}
+}
+
 func TestRemoteDeviceLists(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	const zoe event.UserID = "@zoe:far.test"

@@ -226,6 +226,16 @@ func (tx *Tx) NextDeviceListOut(user event.UserID) (prev, next int64, err error)
 	return prev, next, tx.exec(`INSERT OR REPLACE INTO device_list_out (user_id, stream_id) VALUES (?, ?)`, user, next)
 }
 
+// deviceListJump is more than any user's devices change between two backups.
+const deviceListJump = 1_000_000
+
+// JumpDeviceLists moves the numbers of all local users' device lists on, after a restore: numbers that others have seen would be taken for old stories and
+// what they tell of devices be passed over. The next update names a predecessor that nobody has seen, so others fetch the whole list.
+func (tx *Tx) JumpDeviceLists() error {
+	return tx.exec(`INSERT INTO device_list_out (user_id, stream_id) SELECT user_id, ?1 FROM account WHERE true
+		ON CONFLICT (user_id) DO UPDATE SET stream_id = stream_id + ?1`, deviceListJump)
+}
+
 // SharedServers lists the servers with a joined member in a room that the user is joined to.
 func (r *Read) SharedServers(user event.UserID) ([]string, error) {
 	nid, err := r.findUser(user)
