@@ -309,14 +309,14 @@ func (r *Read) HasEntry(room event.RoomID, box string, epoch uint32, seq uint64)
 		WHERE l.room = ? AND b.id = ? AND l.epoch = ? AND e.seq = ?`, args(rn, box, epoch, seq), &one)
 }
 
-// InLog says whether an event stands in any log of its room.
-func (r *Read) InLog(room event.RoomID, nid int64) (bool, error) {
+// Places says in how many places of the logs of its room an event stands.
+func (r *Read) Places(room event.RoomID, nid int64) (n int, err error) {
 	rn, err := r.findRoom(room)
 	if rn == 0 || err != nil {
-		return false, err
+		return 0, err
 	}
-	var one int
-	return r.one(`SELECT 1 FROM log l JOIN log_entry e ON e.log = l.n WHERE l.room = ? AND e.event = ? LIMIT 1`, args(rn, nid), &one)
+	_, err = r.one(`SELECT count(*) FROM log l JOIN log_entry e ON e.log = l.n WHERE l.room = ? AND e.event = ?`, args(rn, nid), &n)
+	return n, err
 }
 
 // EventByShort finds an event of a room by the first eight bytes of its id's hash; 0 when we do not have it for good.

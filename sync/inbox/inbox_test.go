@@ -15,6 +15,7 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
+	"hallig/appliance/rules"
 	"hallig/appliance/store"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
@@ -262,5 +263,55 @@ func TestEDUOnceAndAgainAfterFailure(t *testing.T) {
 	}
 	if want := []string{"a.testm.x1", "a.testm.x1"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// An event was refused for want of an authorising event when its giver named its place in a log, or came from a server that is no box. When it is accepted after all, it
+// stands in one log once: in the giver's, or in ours.
+func TestAcceptedAfterAllIsNumberedOnce(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	id := shared(t, a, b)
+	ctx := t.Context()
+	self := "@u:b.test"
+	root := b.event(must[[]event.ID](t)(b.rooms.Extremities(ctx, id))[0])
+	s := must[map[rules.Key]event.ID](t)(b.rooms.State(ctx, id))
+	power, rule, join := s[rules.Key{Type: "m.room.power_levels"}], s[rules.Key{Type: "m.room.join_rules"}], s[rules.Key{Type: "m.room.member", StateKey: self}]
+	build := func(typ string, key *string, content string, auth ...event.ID) *event.PDU {
+		return must[*event.PDU](t)(event.Build(root.Version, event.Proto{RoomID: id, Sender: event.UserID(self), Type: typ, StateKey: key, Content: json.RawMessage(content),
+			Prev: []event.ID{root.ID}, Auth: auth, Depth: root.Depth + 1, TS: root.TS + 1}, b.name, b.key))
+	}
+	profile := build("m.room.member", &self, `{"membership":"join","displayname":"U"}`, power, rule, join)
+	byBox := build("m.room.message", nil, `{"body":"1"}`, power, profile.ID)
+	byServer := build("m.room.message", nil, `{"body":"2"}`, power, profile.ID)
+	take := func(p *event.PDU, log *room.LogRef, want room.Outcome) {
+		t.Helper()
+		res, err := a.rooms.Accept(ctx, room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: b.name}, NoAuth: true, Log: log})
+		if err != nil || res.Outcome != want {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	}
+	take(byBox, &room.LogRef{Box: string(far.ID), Epoch: 3, Seq: 1}, room.Rejected)
+	take(byServer, nil, room.Rejected)
+	take(profile, nil, room.Accepted)
+	for _, p := range []*event.PDU{byBox, byServer, profile} {
+		_, meta, err := a.rooms.Event(ctx, p.ID)
+		if err != nil || meta.Rejected {
+			t.Fatalf("%+v, %v", meta, err)
+		}
+		places := 0
+		err = a.db.View(ctx, func(r *store.Read) (err error) { places, err = r.Places(id, meta.NID); return err })
+		if err != nil || places != 1 {
+			t.Errorf("%s stands in %d places, %v", p.Content, places, err)
+		}
+	}
+}
+
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
 }

@@ -50,7 +50,7 @@ func number(tx *store.Tx, e room.AppendInfo) error {
 		return nil // an ancestor that a box gave on request stands in somebody's log already
 	}
 	if e.Again { // its giver may have named its place when it was still refused
-		if known, err := tx.InLog(e.Room, e.NID); known || err != nil {
+		if n, err := tx.Places(e.Room, e.NID); n > 0 || err != nil {
 			return err
 		}
 	}
