@@ -4,15 +4,22 @@ package federation
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
 )
 
 // never is a body that must not be read.
@@ -119,4 +126,51 @@ func TestKeyFetchesOfStrangersAreBounded(t *testing.T) {
 			t.Errorf("one more stranger: %v", err)
 		}
 	})
+}
+
+// The servers that made a transaction's events are out of reach and let us wait: the sender has its answer in time all the same, and all is kept.
+func TestTransactionDoesNotWaitForAllKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := must[*store.DB](t)(store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{Reserve: -1}))
+		defer db.Close()
+		local := Local{Server: "a", Key: testKey(0)}
+		ring := NewKeyRing(KeyRingConfig{Locals: Only(local), DB: db, Fetch: func(ctx context.Context, _ string) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		rooms := room.New(db, room.Identity{Server: "a", Key: local.Key}, room.Options{})
+		in := NewIntake(IntakeConfig{Local: local, DB: db, Rooms: rooms, Client: NewClient(ClientConfig{Local: local, Ring: ring, Rooms: rooms, Transport: refusing{}})})
+		v, _ := event.Lookup("11")
+		var pdus []*event.PDU
+		for i := range 20 {
+			server := fmt.Sprintf("far%d.example", i)
+			pdus = append(pdus, must[*event.PDU](t)(event.Build(v, event.Proto{RoomID: "!r:a", Sender: event.UserID("@u:" + server), Type: "m.room.message",
+				Content: json.RawMessage(`{}`), Prev: []event.ID{"$x"}, Auth: []event.ID{"$y"}, Depth: 2, TS: time.Now().UnixMilli()}, server, testKey(1))))
+		}
+		began := time.Now()
+		for i, err := range in.TakeAll(t.Context(), "giver.example", pdus) {
+			if err != nil {
+				t.Errorf("event %d: %v", i, err)
+			}
+		}
+		if took := time.Since(began); took > 2*keysSoon {
+			t.Errorf("it took %v", took)
+		}
+		if err := db.View(t.Context(), func(r *store.Read) error {
+			n, err := r.StagedCount("!r:a")
+			if n != len(pdus) {
+				t.Errorf("%d of %d are kept", n, len(pdus))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// refusing is a way to nobody.
+type refusing struct{}
+
+func (refusing) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("no way")
 }

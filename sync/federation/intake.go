@@ -206,11 +206,13 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(pdus[a].RoomID, pdus[b].RoomID) })
 	vetter := in.c.Client.vetter()
+	keys, enough := context.WithTimeout(ctx, keysSoon)
+	defer enough()
 	for _, i := range order {
 		p := pdus[i]
 		in.noteLate(origin, p)
 		refusal := ""
-		ready, err := in.c.Client.checked(ctx, origin, p)
+		ready, err := in.checkSoon(ctx, keys, origin, p)
 		if err == nil {
 			ready, refusal, err = vetter.vet(ctx, ready)
 		}
@@ -254,6 +256,20 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 		}
 	}
 	return errs
+}
+
+// keysSoon is how long one transaction waits for keys of servers that are out of reach; its sender waits for the answer.
+const keysSoon = 15 * time.Second
+
+// checkSoon is Client.checked while keys, a part of ctx, lasts: what is not known then is staged, and verified when there is time.
+func (in *Intake) checkSoon(ctx, keys context.Context, origin string, p *event.PDU) (ready *event.PDU, err error) {
+	if keys.Err() == nil {
+		ready, err = in.c.Client.checked(keys, origin, p)
+	}
+	if keys.Err() != nil && ctx.Err() == nil && ready == nil {
+		return nil, ErrKeyUnavailable
+	}
+	return ready, err
 }
 
 // lateAfter is how old an event of a server's own user is when it tells of an outage that nobody here noticed.
