@@ -29,12 +29,12 @@ var kinds = []kind{
 	{"name", 25, (*world).roomName},
 	{"power", 25, (*world).power},
 	{"profile", 15, (*world).profile},
-	{"join", 55, (*world).join},
+	{"join", 90, (*world).join},
 	{"leave", 25, (*world).leave},
 	{"invite", 15, (*world).invite},
-	{"kick", 15, (*world).kick},
-	{"ban", 12, (*world).ban},
-	{"unban", 18, (*world).unban},
+	{"kick", 12, (*world).kick},
+	{"ban", 8, (*world).ban},
+	{"unban", 40, (*world).unban},
 	{"joinRule", 8, (*world).joinRule},
 	{"visibility", 8, (*world).visibility},
 	{"burst", 6, (*world).burst},
@@ -136,7 +136,7 @@ func (w *world) ask(ctx context.Context, r *room, c *matrixclient.Client, s int,
 		w.refused++
 		return "", ctx.Err()
 	}
-	if id != "" {
+	if id != "" && !w.stood[id] {
 		w.acked = append(w.acked, acked{id: id, room: r.id, sender: c.UserID, what: what, server: s})
 	}
 	return id, nil

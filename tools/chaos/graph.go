@@ -15,7 +15,7 @@ import (
 // graph is a stopped box's database, asked for the graph of its rooms.
 type graph struct {
 	db   *store.DB
-	prev map[event.ID][]event.ID
+	seen map[event.ID]*head
 }
 
 // open looks into the databases of the boxes, which are stopped.
@@ -25,35 +25,50 @@ func openGraphs(ctx context.Context, w *world) (out [2]*graph, err error) {
 		if err != nil {
 			return out, fmt.Errorf("look into the database of %s: %w", b.Name, err)
 		}
-		out[i] = &graph{db: db, prev: map[event.ID][]event.ID{}}
+		out[i] = &graph{db: db, seen: map[event.ID]*head{}}
 	}
 	return out, nil
+}
+
+// head is what the judgement needs of an event; all empty when the box does not have it.
+type head struct {
+	Prev    []event.ID `json:"prev_events"`
+	Auth    []event.ID `json:"auth_events"`
+	Type    string     `json:"type"`
+	Key     *string    `json:"state_key"`
+	Sender  string     `json:"sender"`
+	refused bool       // by this box
+}
+
+func (g *graph) head(r *store.Read, id event.ID) (*head, error) {
+	if h := g.seen[id]; h != nil {
+		return h, nil
+	}
+	row, err := r.Event(id)
+	if err != nil {
+		return nil, err
+	}
+	h := &head{}
+	if row != nil {
+		if err := json.Unmarshal(row.JSON, h); err != nil {
+			return nil, err
+		}
+		h.refused = row.Flags&(store.Rejected|store.SoftFailed) != 0
+	}
+	g.seen[id] = h
+	return h, nil
 }
 
 // ancestors are all events that lead to one.
 func (g *graph) ancestors(r *store.Read, id event.ID) (map[event.ID]bool, error) {
 	seen := map[event.ID]bool{}
 	for todo := []event.ID{id}; len(todo) > 0; {
-		at := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		prev, ok := g.prev[at]
-		if !ok {
-			row, err := r.Event(at)
-			if err != nil {
-				return nil, err
-			}
-			if row != nil {
-				var head struct {
-					Prev []event.ID `json:"prev_events"`
-				}
-				if err := json.Unmarshal(row.JSON, &head); err != nil {
-					return nil, err
-				}
-				prev = head.Prev
-			}
-			g.prev[at] = prev
+		h, err := g.head(r, todo[len(todo)-1])
+		if err != nil {
+			return nil, err
 		}
-		for _, p := range prev {
+		todo = todo[:len(todo)-1]
+		for _, p := range h.Prev {
 			if !seen[p] {
 				seen[p] = true
 				todo = append(todo, p)
@@ -63,9 +78,18 @@ func (g *graph) ancestors(r *store.Read, id event.ID) (map[event.ID]bool, error)
 	return seen, nil
 }
 
-// explain says why a server does not show an acknowledged event, and whether the law bars it: the server says that it refused it (refused is the central
-// server's word), and there is an event beside it (neither before nor after it) that takes the sender's right away. A server's word alone is not believed.
-func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused bool) (why string, barred bool, err error) {
+// cause is why a server does not show an event.
+type cause int
+
+const (
+	lost     cause = iota
+	barred         // by the law: the server refused it, and beside it stands what takes the sender's right
+	staleLaw       // the central server made it under a law that it had itself followed by another: its state had fallen back
+)
+
+// explain says why a server does not show an acknowledged event. A server's word alone (refused is the central server's) is not believed: the graph must
+// show what took the right away, for the event or for an event that it cites and that was refused as well.
+func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused bool) (why string, c cause, err error) {
 	boxes := []int{server}
 	if server == centre {
 		boxes = []int{0, 1}
@@ -84,45 +108,115 @@ func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused
 			if why = row.Reason; why == "" {
 				why = "the central server refused it"
 			}
-			if barred, err = graphs[b].beside(r, a); !barred {
-				why += " (but nothing beside it takes the sender's right)"
+			c, err = graphs[b].judge(r, event.RoomID(a.room), event.ID(a.id), a.server == centre, map[event.ID]bool{})
+			if c == lost {
+				why += " (but nothing in the graph takes the sender's right)"
 			}
 			return err
 		})
-		if err != nil || barred {
-			return why, barred, err
+		if err != nil || c != lost {
+			return why, c, err
 		}
 	}
-	return why, false, nil
+	return why, c, nil
 }
 
-// beside looks for a change of the sender's membership or of the power levels that is neither ancestor nor descendant of the event.
-func (g *graph) beside(r *store.Read, a acked) (bool, error) {
-	before, err := g.ancestors(r, event.ID(a.id))
+// judge looks for what took the right away from an event, or from one of those that it cites and that are refused here too.
+func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central bool, done map[event.ID]bool) (cause, error) {
+	if done[id] {
+		return lost, nil
+	}
+	done[id] = true
+	h, err := g.head(r, id)
+	if err != nil {
+		return lost, err
+	}
+	if yes, err := g.beside(r, room, id, h); yes || err != nil {
+		return barred, err
+	}
+	if central {
+		if yes, err := g.stale(r, id, h); yes || err != nil {
+			return staleLaw, err
+		}
+	}
+	for _, au := range h.Auth {
+		ah, err := g.head(r, au)
+		if err != nil {
+			return lost, err
+		}
+		if !ah.refused {
+			continue
+		}
+		if c, err := g.judge(r, room, au, central, done); c != lost || err != nil {
+			return c, err
+		}
+	}
+	return lost, nil
+}
+
+// beside looks for a change of the sender's membership, of the power levels or, for a membership, of the join rule that is neither ancestor nor descendant of
+// the event.
+func (g *graph) beside(r *store.Read, room event.RoomID, id event.ID, h *head) (bool, error) {
+	before, err := g.ancestors(r, id)
 	if err != nil {
 		return false, err
 	}
-	changes, err := r.StateDeltas(event.RoomID(a.room), 0, 1<<62)
+	changes, err := r.StateDeltas(room, 0, 1<<62)
 	if err != nil {
 		return false, err
 	}
 	for _, d := range changes {
-		if d.Event == 0 || !(d.Type == "m.room.power_levels" || d.Type == "m.room.member" && d.StateKey == a.sender) {
+		law := d.Type == "m.room.power_levels" || d.Type == "m.room.join_rules" && h.Type == "m.room.member"
+		if d.Event == 0 || !(law || d.Type == "m.room.member" && d.StateKey == h.Sender) {
 			continue
 		}
-		id, err := r.EventID(d.Event)
+		other, err := r.EventID(d.Event)
 		if err != nil {
 			return false, err
 		}
-		if before[id] || id == event.ID(a.id) {
+		if before[other] || other == id {
 			continue
 		}
-		led, err := g.ancestors(r, id)
+		led, err := g.ancestors(r, other)
 		if err != nil {
 			return false, err
 		}
-		if !led[event.ID(a.id)] {
+		if !led[id] {
 			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// stale says whether an event cites state that another event, which the box accepted and which leads to it, had followed.
+func (g *graph) stale(r *store.Read, id event.ID, h *head) (bool, error) {
+	before, err := g.ancestors(r, id)
+	if err != nil {
+		return false, err
+	}
+	for _, au := range h.Auth {
+		ah, err := g.head(r, au)
+		if err != nil {
+			return false, err
+		}
+		if ah.Key == nil || ah.Type == "m.room.create" {
+			continue
+		}
+		for later := range before {
+			lh, err := g.head(r, later)
+			if err != nil {
+				return false, err
+			}
+			if later == au || lh.refused || lh.Key == nil || lh.Type != ah.Type || *lh.Key != *ah.Key {
+				continue
+			}
+			led, err := g.ancestors(r, later)
+			if err != nil {
+				return false, err
+			}
+			if led[au] {
+				return true, nil
+			}
 		}
 	}
 	return false, nil

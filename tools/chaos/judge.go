@@ -79,7 +79,8 @@ func (w *world) judge(ctx context.Context) (*verdict, error) {
 			say("… boxes lack %d and %d, the centre %d; state differs in %d places", len(missing[0]), len(missing[1]), len(missing[2]), len(diff))
 		}
 		calm := time.Since(since)
-		if len(diff) == 0 && unread == nil && calm > 45*time.Second || calm > 3*time.Minute || time.Since(healed) > quietMost {
+		boxesAgree := !slices.ContainsFunc(diff, func(d difference) bool { return d.held[0] != d.held[1] })
+		if boxesAgree && unread == nil && calm > 75*time.Second || calm > 3*time.Minute || time.Since(healed) > quietMost {
 			break // what is still missing must be explained by the law
 		}
 		select {
@@ -218,14 +219,24 @@ func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []d
 	for s := range missing {
 		for _, id := range slices.Sorted(maps.Keys(missing[s])) {
 			a := missing[s][id]
+			if w.untold(a, missing) {
+				if s == centre {
+					v.centralFault++
+					say("CENTRAL SERVER: it answered for %s of %s (%s), refused it in the same breath (its log) and told nobody", id, a.sender, a.what)
+				}
+				continue
+			}
 			refused := s == centre && w.swallowed(id)
-			why, barred, err := explain(ctx, graphs, a, s, refused)
+			why, c, err := explain(ctx, graphs, a, s, refused)
 			if err != nil {
 				return v, err
 			}
 			switch {
-			case barred:
+			case c == barred:
 				v.barred++
+			case c == staleLaw:
+				v.centralFault++
+				say("CENTRAL SERVER: it made %s of %s (%s) under state that it had replaced before; server %d refuses it: %s", id, a.sender, a.what, s, why)
 			case refused, s == centre && a.what == "redaction" && w.version(a.room) != "10":
 				v.centralFault++
 				say("CENTRAL SERVER: %s of %s (%s) is refused, or passed over, by it alone: %s", id, a.sender, a.what, why)
@@ -246,6 +257,17 @@ func (w *world) version(id string) string {
 		}
 	}
 	return ""
+}
+
+// untold says whether the central server gave its user an id, then refused the event itself: the user had been removed between the two steps. It shows
+// such an event to nobody and sends it to nobody, so neither box can have it; an event that one of the boxes has is judged as any other.
+func (w *world) untold(a acked, missing [3]map[string]acked) bool {
+	for s := range missing {
+		if _, lacks := missing[s][a.id]; !lacks {
+			return false
+		}
+	}
+	return a.server == centre && w.swallowed(a.id)
 }
 
 // swallowed says whether the central server's own log tells that it refused the event.

@@ -28,6 +28,7 @@ type world struct {
 	people  [3][]*matrixclient.Client // by server; the first of each keeps every room and its power
 	rooms   []*room
 	acked   []acked
+	stood   map[string]bool // state from before the schedule: a request that changes nothing is answered with its id, which promises nothing new
 	refused int
 	wrote   int
 	fights  bool // the law of a room is changed on several servers
@@ -230,7 +231,7 @@ func (w *world) settle(ctx context.Context) error {
 	for {
 		diff, err := w.compareStates(ctx)
 		if err == nil && len(diff) == 0 {
-			return nil
+			return w.stand(ctx)
 		}
 		select {
 		case <-time.After(300 * time.Millisecond):
@@ -238,4 +239,19 @@ func (w *world) settle(ctx context.Context) error {
 			return fmt.Errorf("the rooms are not equal before anything happened: %v %v", diff, err)
 		}
 	}
+}
+
+// stand notes the state that all agree on.
+func (w *world) stand(ctx context.Context) error {
+	w.stood = map[string]bool{}
+	for _, r := range w.rooms {
+		state, err := stateOf(ctx, w.people[r.host][0], r.id)
+		if err != nil {
+			return fmt.Errorf("read the state of the room of version %s: %w", r.version, err)
+		}
+		for _, id := range state {
+			w.stood[id] = true
+		}
+	}
+	return nil
 }
