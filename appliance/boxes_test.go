@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -474,4 +475,39 @@ func TestRestoredBox(t *testing.T) {
 	answer := bert.say(room, "verstanden") // builds on what the copy lacks, so the box asks for it
 	anna.until(20*time.Second, "what the copy lacked", anna.has(before, forgotten, after, answer))
 	sameState(t, room, anna, bert)
+}
+
+// TestBothWereOff: two boxes on a network that carries no announcements were both off. One of them has reached the other before, and finds it again.
+func TestBothWereOff(t *testing.T) {
+	var cfg [2]Config
+	for i, name := range []string{"a.test", "b.test"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		cfg[i] = Config{Data: t.TempDir(), ServerName: name, P2P: P2PConfig{NoMDNS: true, Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}}}
+	}
+	a, b := startWith(t, cfg[0]), startWith(t, cfg[1])
+	code, err := a.adminOptions().ShowCode(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.takeCode(t.Context(), code.Code, a.exchange.host.Addrs()[0]); err != nil {
+		t.Fatal(err)
+	}
+	near := func(when string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !a.exchange.host.InReach("b.test") || !b.exchange.host.InReach("a.test"); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s the boxes do not find each other", when)
+			}
+		}
+	}
+	near("after the pairing")
+	a.end()
+	b.end()
+	a, b = startWith(t, cfg[0]), startWith(t, cfg[1])
+	near("after both were off")
 }

@@ -117,9 +117,13 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	}
 	var transports []link.Transport
 	if !b.cfg.P2P.Off {
+		reached, err := b.reachedBefore(ctx)
+		if err != nil {
+			return err
+		}
 		cfg := p2p.Config{
 			Box: b.id.box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
-			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: b.cfg.P2P.Peers, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
+			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: append(reached, b.cfg.P2P.Peers...), Reached: b.reached, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
 		}
 		if x.host, err = p2p.New(cfg); err != nil && len(cfg.Listen) == 0 {
 			b.log.Warn("the usual libp2p port is taken; using another one", "err", err)
@@ -239,6 +243,23 @@ func (b *Box) typing(ctx context.Context, id event.RoomID, user event.UserID, ty
 			})
 		}
 	}
+}
+
+// reachedBefore lists where paired boxes were reached before the start.
+func (b *Box) reachedBefore(ctx context.Context) (addrs []string, err error) {
+	err = b.db.View(ctx, func(r *store.Read) (err error) {
+		addrs, err = r.PeerAddresses()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read where the paired boxes were: %w", err)
+	}
+	return addrs, nil
+}
+
+// reached notes where a paired box was reached. Lazily: what a power cut takes back is noted at the next meeting.
+func (b *Box) reached(id peer.ID, addr string) {
+	b.db.Lazy(func(tx *store.Tx) error { return tx.SetPeerAddress(string(id), addr) })
 }
 
 // loadRoster reads the paired boxes from the store.

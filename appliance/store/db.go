@@ -35,7 +35,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 4
+	schemaVersion = 5
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -329,6 +329,11 @@ CREATE TABLE edu_parked (
 	reason TEXT NOT NULL,
 	PRIMARY KEY (dest, seq)
 ) STRICT, WITHOUT ROWID;`,
+	`-- 5: where a paired box was reached last.
+CREATE TABLE peer_address (
+	box     INTEGER PRIMARY KEY REFERENCES box (n),
+	address TEXT NOT NULL
+) STRICT;`,
 }
 
 // migrate brings an older schema to ours in one transaction.

@@ -80,7 +80,26 @@ func (tx *Tx) PutPeer(box, server string, record []byte) error {
 
 // DeletePeer forgets that a box is paired. What its logs brought stays.
 func (tx *Tx) DeletePeer(box string) error {
+	if err := tx.exec(`DELETE FROM peer_address WHERE box = (SELECT n FROM box WHERE id = ?)`, box); err != nil {
+		return err
+	}
 	return tx.exec(`DELETE FROM peer WHERE box = (SELECT n FROM box WHERE id = ?)`, box)
+}
+
+// SetPeerAddress notes where a paired box was reached.
+func (tx *Tx) SetPeerAddress(box, address string) error {
+	return tx.exec(`INSERT OR REPLACE INTO peer_address (box, address) SELECT n, ?2 FROM box WHERE id = ?1`, box, address)
+}
+
+// PeerAddresses lists where paired boxes were reached last.
+func (r *Read) PeerAddresses() (out []string, err error) {
+	err = r.each(`SELECT a.address FROM peer_address a JOIN peer p ON p.box = a.box ORDER BY a.box`, nil, func(row *Row) error {
+		var s string
+		err := row.Scan(&s)
+		out = append(out, s)
+		return err
+	})
+	return out, err
 }
 
 // Peers lists the paired boxes.

@@ -174,3 +174,13 @@ type refusing struct{}
 func (refusing) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("no way")
 }
+
+// Who asked has gone: there is no event and no verdict, but an error.
+func TestCheckAfterTheRequestHasEnded(t *testing.T) {
+	b := newTestBox(t, testCA(t))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if ready, err := b.intake.checkSoon(gone, gone, "far.example", nil); ready != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, %v", ready, err)
+	}
+}

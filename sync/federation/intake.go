@@ -266,10 +266,13 @@ func (in *Intake) checkSoon(ctx, keys context.Context, origin string, p *event.P
 	if keys.Err() == nil {
 		ready, err = in.c.Client.checked(keys, origin, p)
 	}
-	if keys.Err() != nil && ctx.Err() == nil && ready == nil {
-		return nil, ErrKeyUnavailable
+	switch {
+	case ready != nil || ctx.Err() == nil && keys.Err() == nil:
+		return ready, err
+	case ctx.Err() != nil: // who asked has gone
+		return nil, ctx.Err()
 	}
-	return ready, err
+	return nil, ErrKeyUnavailable
 }
 
 // lateAfter is how old an event of a server's own user is when it tells of an outage that nobody here noticed.

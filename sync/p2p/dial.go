@@ -134,6 +134,7 @@ func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, stat
 	if links.Connectedness(far) != network.Connected && !h.dial(dial, id, far, static) {
 		return
 	}
+	h.noteReached(id, far)
 	if !peer.Initiates(h.id, id) {
 		h.expect(dial, id, far)
 		return
@@ -211,6 +212,11 @@ func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []li
 		h.log.Debug("dial box", "peer", id.Short(), "err", err)
 		return false
 	}
+	return true
+}
+
+// noteReached keeps the address at which this box has reached another one.
+func (h *Host) noteReached(id peer.ID, far libpeer.ID) {
 	for _, c := range h.host.Network().ConnsToPeer(far) {
 		if c.Stat().Direction != network.DirOutbound {
 			continue
@@ -221,7 +227,6 @@ func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []li
 			h.cfg.Reached(id, at.String()+"/p2p/"+string(id))
 		}
 	}
-	return true
 }
 
 // expect waits for the far end to open the parcel stream. If it does not, the connection is as good as none.
