@@ -109,7 +109,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 	}
 	// Nobody gives the ancestors: the state before the oldest of the waiting must do.
 	for _, k := range prev {
-		if !slices.ContainsFunc(byState, func(o lack) bool { return o.id == k.id }) {
+		if !slices.ContainsFunc(byState, func(o lack) bool { return o.id == k.id }) && !in.awaits(l, k.child.origin) {
 			byState = append(byState, k)
 		}
 	}
@@ -127,6 +127,30 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 		in.drop(l, id)
 	}
 	return false, nil
+}
+
+// originPatience is how long the ancestors of an event are waited for when the server that sent it is out of reach. That server has them all; the state
+// that another one gives in their place may lack what they changed, and would stay.
+const originPatience = time.Hour
+
+// awaits says whether a server that does not answer is still waited for.
+func (in *Intake) awaits(l *lane, server string) bool {
+	since, away := l.away[server]
+	return away && in.c.Client.now().Sub(since) < originPatience
+}
+
+// answers notes whether a server answered when it was asked for ancestors.
+func (in *Intake) answers(l *lane, server string, err error) {
+	if err == nil || final(err) {
+		delete(l.away, server)
+		return
+	}
+	if l.away == nil {
+		l.away = map[string]time.Time{}
+	}
+	if _, away := l.away[server]; !away {
+		l.away[server] = in.c.Client.now()
+	}
 }
 
 // fillAuthority asks for the authorising events that staged ones lack. What those in reach do not have is lacking from then on: the events are
@@ -275,6 +299,7 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 			return nil, err
 		}
 		pdus, err := in.c.Client.Missing(ctx, server, l.room, v, ends, q.heads[:min(len(q.heads), 20)], askAtOnce)
+		in.answers(l, server, err)
 		l.short[server] = err == nil && len(pdus) < gapFull
 		return pdus, err
 	}
@@ -283,6 +308,7 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 			return nil, nil
 		}
 		pdus, err := in.c.Client.History(ctx, server, l.room, v, q.lacks, askAtOnce)
+		in.answers(l, server, err)
 		if final(err) {
 			l.noHistory[server] = true
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -84,6 +85,58 @@ func TestStagedSurvivesRestart(t *testing.T) {
 	}
 	if len(staged) != 0 {
 		t.Errorf("still staged: %d", len(staged))
+	}
+}
+
+// TestOriginIsWaitedFor: while the server that sent an event is out of reach, no other server's state stands in for its ancestors.
+func TestOriginIsWaitedFor(t *testing.T) {
+	ca := testCA(t)
+	a, b, c := newTestBox(t, ca), newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert, cora := a.user("anna"), b.user("bert"), c.user("cora")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	must[string](t)(cora.Join(t.Context(), id, a.name))
+	warm := say(t, cora, id, 1, "warm")
+	b.await("the first message", func() bool { return b.has(id, warm) })
+	a.await("the first message", func() bool { return a.has(id, warm) })
+	a.link.Cut()
+	b.link.Cut()
+	lost := say(t, cora, id, 3, "unterwegs")
+	c.link.Cut()
+	last, _, err := c.rooms.Event(t.Context(), event.ID(lost[2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.link.Join()
+	in := NewIntake(b.intake.c) // never run: the rounds are ours
+	if err := in.Take(t.Context(), c.name, last); err != nil {
+		t.Fatal(err)
+	}
+	l := in.lane(event.RoomID(id))
+	before := a.seen.count("/state")
+	for range 2 {
+		if left, progress, err := in.round(t.Context(), l); left != 1 || progress || err != nil {
+			t.Fatalf("%d events wait, progress %v, %v", left, progress, err)
+		}
+	}
+	if n := a.seen.count("/state") - before; n != 0 {
+		t.Errorf("the other server was asked for state %d times", n)
+	}
+	if b.has(id, lost[2:]) {
+		t.Error("the last message is shown without those before it")
+	}
+	c.link.Join()
+	b.await("all three", func() bool {
+		if _, _, err := in.round(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		return b.has(id, lost)
+	})
+
+	// Nobody waits for ever: a server that stays away has its events shown with what others know.
+	l.away = map[string]time.Time{c.name: time.Now().Add(-originPatience)}
+	if in.awaits(l, c.name) {
+		t.Error("a server that has been away for long is still waited for")
 	}
 }
 
