@@ -289,6 +289,15 @@ func (l *live) judge(k *look, in Incoming) (*prepared, Result, error) {
 		thin = &rules.Event{ID: in.PDU.ID, Version: l.version, Room: l.id, Sender: in.PDU.Sender, Type: in.PDU.Type, StateKey: in.PDU.StateKey,
 			TS: in.PDU.TS, Depth: in.PDU.Depth, Prev: in.PDU.Prev, Auth: in.PDU.Auth}
 	}
+	if in.State != nil {
+		ours, err := l.placed(k, in.PDU.Prev)
+		if err != nil {
+			return nil, Result{}, err
+		}
+		if ours { // no server knows better what its prev events come to
+			in.State = nil
+		}
+	}
 	before, known, missing, err := l.stateBefore(k, in)
 	if err != nil {
 		return nil, Result{}, err
@@ -514,6 +523,17 @@ func (l *live) allTips(ids []event.ID) bool {
 
 // errForeign: an event of another room.
 var errForeign = errors.New("room: an event of another room")
+
+// placed reports whether the state after each of the events is known.
+func (l *live) placed(k *look, ids []event.ID) (bool, error) {
+	for _, id := range ids {
+		_, ok, err := l.stateAfter(k, id)
+		if !ok && !errors.Is(err, errForeign) {
+			return false, err
+		}
+	}
+	return true, nil
+}
 
 // stateAfter gives the state after an event whose place we know.
 func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {

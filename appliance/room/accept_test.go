@@ -647,6 +647,24 @@ func TestAncestorOfRefusedIsAnEnd(t *testing.T) {
 	}
 }
 
+// A server tells a state before an event whose ancestors we have: what they come to counts, not what it says.
+func TestOwnStateGoesFirst(t *testing.T) {
+	a, b, room := pair(t, "12")
+	old := slices.Collect(maps.Values(b.state(room)))
+	named := b.pdu(b.send(state(room, carol, "m.room.member", string(carol), `{"membership":"join","displayname":"Carola"}`)))
+	a.mustAccept(Incoming{PDU: named, From: Source{"federation", "b"}}, Accepted)
+	next := b.pdu(b.send(text(room, carol, "weiter")))
+	a.mustAccept(Incoming{PDU: next, From: Source{"federation", "b"}, State: old}, Accepted)
+	before, err := a.StateBefore(t.Context(), next.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := before[rules.Key{Type: "m.room.member", StateKey: string(carol)}]; got != named.ID {
+		t.Errorf("the state before holds %s, want %s", got, named.ID)
+	}
+	sameState(t, a, b, room)
+}
+
 // An event that is known by name only and was redacted finds its place: what was removed does not come back.
 func TestRedactedOutlierFindsItsPlace(t *testing.T) {
 	a, b := newBox(t, "a"), newBox(t, "b")

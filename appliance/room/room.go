@@ -230,7 +230,7 @@ type Result struct {
 type Incoming struct {
 	PDU      *event.PDU
 	From     Source
-	State    []event.ID // the state before the event, when its prev events cannot be had; all of them known (outliers will do)
+	State    []event.ID // the state before the event, when its prev events cannot be had, without effect when they are here; all of them known (outliers will do)
 	Backfill bool       // history: placed before everything that came live
 	Outlier  bool       // known by name only: an authorising event or a part of some state
 	NoAuth   bool       // authorising events that we lack cannot be had now: the event is rejected until they come

@@ -58,12 +58,15 @@ func (in *Intake) ancestorByState(ctx context.Context, l *lane, v *event.Version
 	if err != nil {
 		return false, err
 	}
-	state, err := in.stateBefore(ctx, l, v, server, k.id)
-	if err != nil {
-		return false, fmt.Errorf("state before %s: %s", k.id, err) // another matter than the ancestor itself: not final
+	ancestor := room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server},
+		ExtraTx: func(tx *store.Tx) error { return tx.UnstagePDU(l.room, k.id) }}
+	res, err := in.c.Rooms.Accept(ctx, ancestor)
+	if err == nil && res.Outcome == room.Missing {
+		if ancestor.State, err = in.stateBefore(ctx, l, v, server, k.id); err != nil {
+			return false, fmt.Errorf("state before %s: %s", k.id, err) // another matter than the ancestor itself: not final
+		}
+		res, err = in.c.Rooms.Accept(ctx, ancestor)
 	}
-	res, err := in.c.Rooms.Accept(ctx, room.Incoming{PDU: ready, From: room.Source{Kind: "federation", Server: server}, State: state,
-		ExtraTx: func(tx *store.Tx) error { return tx.UnstagePDU(l.room, k.id) }})
 	if err != nil {
 		return false, err
 	}
