@@ -37,7 +37,16 @@ type head struct {
 	Type    string     `json:"type"`
 	Key     *string    `json:"state_key"`
 	Sender  string     `json:"sender"`
-	refused bool       // by this box
+	Content struct {
+		Membership string `json:"membership"`
+		JoinRule   string `json:"join_rule"`
+	} `json:"content"`
+	refused bool // by this box
+}
+
+// about says whether the event is the membership of somebody.
+func (h *head) about(user string) bool {
+	return h.Type == "m.room.member" && h.Key != nil && *h.Key == user
 }
 
 func (g *graph) head(r *store.Read, id event.ID) (*head, error) {
@@ -108,7 +117,11 @@ func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused
 			if why = row.Reason; why == "" {
 				why = "the central server refused it"
 			}
-			c, err = graphs[b].judge(r, event.RoomID(a.room), event.ID(a.id), a.server == centre, map[event.ID]bool{})
+			maker := ""
+			if a.server == centre {
+				maker = event.UserID(a.sender).Server()
+			}
+			c, err = graphs[b].judge(r, event.RoomID(a.room), event.ID(a.id), maker, map[event.ID]bool{})
 			if c == lost {
 				why += " (but nothing in the graph takes the sender's right)"
 			}
@@ -121,8 +134,9 @@ func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused
 	return why, c, nil
 }
 
-// judge looks for what took the right away from an event, or from one of those that it cites and that are refused here too.
-func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central bool, done map[event.ID]bool) (cause, error) {
+// judge looks for what took the right away from an event, or from one of those that it cites and that are refused here too. central is the name of the
+// central server when the event is of one of its users.
+func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central string, done map[event.ID]bool) (cause, error) {
 	if done[id] {
 		return lost, nil
 	}
@@ -134,8 +148,11 @@ func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central boo
 	if yes, err := g.beside(r, room, id, h); yes || err != nil {
 		return barred, err
 	}
-	if central {
-		if yes, err := g.stale(r, id, h); yes || err != nil {
+	if yes, err := g.undone(r, room, h); yes || err != nil {
+		return barred, err
+	}
+	if central != "" {
+		if yes, err := g.staleChain(r, id, central, map[event.ID]bool{}); yes || err != nil {
 			return staleLaw, err
 		}
 	}
@@ -152,6 +169,89 @@ func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central boo
 		}
 	}
 	return lost, nil
+}
+
+// undone says whether the sender's join, which the event cites, was undone by state resolution: where branches of the graph met, a join rule that
+// came after the join went before it, as the law has it for what changes powers, and forbade it.
+func (g *graph) undone(r *store.Read, room event.RoomID, h *head) (bool, error) {
+	changes, err := r.StateDeltas(room, 0, 1<<62)
+	if err != nil {
+		return false, err
+	}
+	for _, au := range h.Auth {
+		ah, err := g.head(r, au)
+		if err != nil {
+			return false, err
+		}
+		if !ah.about(h.Sender) || ah.Content.Membership != "join" {
+			continue
+		}
+		before, err := g.ancestors(r, au)
+		if err != nil {
+			return false, err
+		}
+		for _, fall := range changes { // the join gave way to one of its ancestors
+			if fall.Type != "m.room.member" || fall.StateKey != h.Sender || fall.Event == 0 || fall.Old == 0 {
+				continue
+			}
+			was, err := r.EventID(fall.Old)
+			if err != nil {
+				return false, err
+			}
+			is, err := r.EventID(fall.Event)
+			if err != nil {
+				return false, err
+			}
+			if was != au || !before[is] {
+				continue
+			}
+			for _, rule := range changes { // at the very place where the join rule came in
+				if rule.Pos != fall.Pos || rule.Type != "m.room.join_rules" || rule.Event == 0 {
+					continue
+				}
+				id, err := r.EventID(rule.Event)
+				if err != nil {
+					return false, err
+				}
+				rh, err := g.head(r, id)
+				if err != nil {
+					return false, err
+				}
+				if !before[id] && rh.Content.JoinRule != "public" {
+					return true, nil
+				}
+			}
+		}
+	}
+	return false, nil
+}
+
+// staleChain says whether the central server made an event, or a membership that the event rests on, under state that it had itself followed by another.
+func (g *graph) staleChain(r *store.Read, id event.ID, central string, done map[event.ID]bool) (bool, error) {
+	if done[id] {
+		return false, nil
+	}
+	done[id] = true
+	h, err := g.head(r, id)
+	if err != nil || event.UserID(h.Sender).Server() != central {
+		return false, err
+	}
+	if yes, err := g.stale(r, id, h); yes || err != nil {
+		return yes, err
+	}
+	for _, au := range h.Auth {
+		ah, err := g.head(r, au)
+		if err != nil {
+			return false, err
+		}
+		if ah.Type != "m.room.member" {
+			continue
+		}
+		if yes, err := g.staleChain(r, au, central, done); yes || err != nil {
+			return yes, err
+		}
+	}
+	return false, nil
 }
 
 // beside looks for a change of the sender's membership, of the power levels or, for a membership, of the join rule that is neither ancestor nor descendant of
