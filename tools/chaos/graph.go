@@ -4,333 +4,409 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"hallig/appliance/event"
+	"hallig/appliance/rules"
 	"hallig/appliance/store"
 )
 
-// graph is a stopped box's database, asked for the graph of its rooms.
+// graph is a room as both boxes hold it, judged anew by the letter of the law: each event under the state that its ancestors come to. Nothing that the boxes
+// have decided, kept or resolved on their way is asked; only where a box was told a state, because ancestors are beyond its time, that state is taken.
 type graph struct {
-	db   *store.DB
-	seen map[event.ID]*head
+	room    event.RoomID
+	version *event.Version
+	boxes   [2]*store.Read
+	seen    map[event.ID]*ruling // nil: neither box has it
+	states  map[string]*state
+	now     [2]*state // what the ends of each box's graph come to
 }
 
-// open looks into the databases of the boxes, which are stopped.
-func openGraphs(ctx context.Context, w *world) (out [2]*graph, err error) {
-	for i, b := range w.boxes {
-		db, err := store.Open(ctx, filepath.Join(b.Dir, "hallig.db"), store.Options{Reserve: -1})
-		if err != nil {
-			return out, fmt.Errorf("look into the database of %s: %w", b.Name, err)
+// ruling is what the law says of an event.
+type ruling struct {
+	thin          *rules.Event
+	denied        string // why it is rejected
+	before, after *state // nil: its place is not known
+}
+
+// state is a room's state. Equal ones are the same.
+type state struct {
+	name string
+	held map[rules.Key]event.ID
+}
+
+// openBoxes opens the databases of stopped boxes.
+func openBoxes(ctx context.Context, dirs [2]string) (out [2]*store.DB, err error) {
+	for i, dir := range dirs {
+		if out[i], err = store.Open(ctx, filepath.Join(dir, "hallig.db"), store.Options{Reserve: -1}); err != nil {
+			return out, fmt.Errorf("look into the database of box %d: %w", i, err)
 		}
-		out[i] = &graph{db: db, seen: map[event.ID]*head{}}
 	}
 	return out, nil
 }
 
-// head is what the judgement needs of an event; all empty when the box does not have it.
-type head struct {
-	Prev    []event.ID `json:"prev_events"`
-	Auth    []event.ID `json:"auth_events"`
-	Type    string     `json:"type"`
-	Key     *string    `json:"state_key"`
-	Sender  string     `json:"sender"`
-	Content struct {
-		Membership string `json:"membership"`
-		JoinRule   string `json:"join_rule"`
-	} `json:"content"`
-	refused bool // by this box
+// withGraphs judges the rooms anew and shows them to f.
+func withGraphs(ctx context.Context, dbs [2]*store.DB, rooms []string, f func(map[string]*graph) error) error {
+	return dbs[0].View(ctx, func(r0 *store.Read) error {
+		return dbs[1].View(ctx, func(r1 *store.Read) error {
+			graphs := make(map[string]*graph, len(rooms))
+			for _, id := range rooms {
+				g, err := judgeRoom(event.RoomID(id), [2]*store.Read{r0, r1})
+				if err != nil {
+					return fmt.Errorf("judge the room %s: %w", id, err)
+				}
+				graphs[id] = g
+			}
+			return f(graphs)
+		})
+	})
 }
 
-// about says whether the event is the membership of somebody.
-func (h *head) about(user string) bool {
-	return h.Type == "m.room.member" && h.Key != nil && *h.Key == user
-}
-
-func (g *graph) head(r *store.Read, id event.ID) (*head, error) {
-	if h := g.seen[id]; h != nil {
-		return h, nil
+func judgeRoom(id event.RoomID, boxes [2]*store.Read) (*graph, error) {
+	g := &graph{room: id, boxes: boxes, seen: map[event.ID]*ruling{}, states: map[string]*state{}}
+	for b, r := range boxes {
+		row, err := r.Room(id)
+		if row == nil || err != nil {
+			return nil, errors.Join(err, fmt.Errorf("box %d does not hold it", b))
+		}
+		v, ok := event.Lookup(row.Version)
+		if !ok {
+			return nil, fmt.Errorf("version %s", row.Version)
+		}
+		g.version = v
 	}
-	row, err := r.Event(id)
+	for b, r := range boxes {
+		tips, err := r.Tips(id)
+		if err != nil {
+			return nil, err
+		}
+		var ends []*state
+		for _, t := range tips {
+			rl, err := g.rule(t.ID)
+			if err != nil {
+				return nil, err
+			}
+			if rl.after == nil {
+				return nil, fmt.Errorf("the place of %s, an end of the graph of box %d, is not known", t.ID, b)
+			}
+			ends = append(ends, rl.after)
+		}
+		if g.now[b], err = g.resolve(ends); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// row gives an event as one of the boxes holds it, rather one that knows its place.
+func (g *graph) row(id event.ID) (best *store.Event, box int, err error) {
+	for b, r := range g.boxes {
+		row, err := r.Event(id)
+		if err != nil {
+			return nil, 0, err
+		}
+		if row != nil && (best == nil || best.Flags&(store.Outlier|store.Guessed) != 0) {
+			best, box = row, b
+		}
+	}
+	return best, box, nil
+}
+
+// rule judges an event after its ancestors and what authorises it; nil when neither box has it.
+func (g *graph) rule(id event.ID) (*ruling, error) {
+	if rl, known := g.seen[id]; known {
+		return rl, nil
+	}
+	g.seen[id] = nil
+	row, box, err := g.row(id)
+	if row == nil || row.Room != g.room || err != nil {
+		return nil, err
+	}
+	p, err := event.ParseTrusted(g.version, row.ID, row.JSON)
 	if err != nil {
 		return nil, err
 	}
-	h := &head{}
-	if row != nil {
-		if err := json.Unmarshal(row.JSON, h); err != nil {
+	rl := &ruling{}
+	if rl.thin, err = rules.Thin(p); err != nil {
+		rl.denied = err.Error()
+		rl.thin = &rules.Event{ID: p.ID, Version: g.version, Room: p.RoomID, Sender: p.Sender, Type: p.Type, StateKey: p.StateKey, TS: p.TS, Depth: p.Depth, Prev: p.Prev, Auth: p.Auth}
+	}
+	if err := g.place(rl, row, box); err != nil {
+		return nil, err
+	}
+	if rl.denied == "" {
+		if rl.denied, err = g.authorise(rl); err != nil {
 			return nil, err
 		}
-		h.refused = row.Flags&(store.Rejected|store.SoftFailed) != 0
 	}
-	g.seen[id] = h
-	return h, nil
+	rl.thin.Rejected = rl.denied != ""
+	if rl.after = rl.before; rl.before != nil && p.StateKey != nil && rl.denied == "" {
+		held := maps.Clone(rl.before.held)
+		held[rules.Key{Type: p.Type, StateKey: *p.StateKey}] = id
+		rl.after = g.state(held)
+	}
+	g.seen[id] = rl
+	return rl, nil
 }
 
-// ancestors are all events that lead to one.
-func (g *graph) ancestors(r *store.Read, id event.ID) (map[event.ID]bool, error) {
-	seen := map[event.ID]bool{}
-	for todo := []event.ID{id}; len(todo) > 0; {
-		h, err := g.head(r, todo[len(todo)-1])
+// place finds the state before an event.
+func (g *graph) place(rl *ruling, row *store.Event, box int) error {
+	var groups []*state
+	for _, id := range rl.thin.Prev {
+		prev, err := g.rule(id)
 		if err != nil {
-			return nil, err
-		}
-		todo = todo[:len(todo)-1]
-		for _, p := range h.Prev {
-			if !seen[p] {
-				seen[p] = true
-				todo = append(todo, p)
-			}
-		}
-	}
-	return seen, nil
-}
-
-// cause is why a server does not show an event.
-type cause int
-
-const (
-	lost     cause = iota
-	barred         // by the law: the server refused it, and beside it stands what takes the sender's right
-	staleLaw       // the central server made it under a law that it had itself followed by another: its state had fallen back
-)
-
-// explain says why a server does not show an acknowledged event. A server's word alone (refused is the central server's) is not believed: the graph must
-// show what took the right away, for the event or for an event that it cites and that was refused as well.
-func explain(ctx context.Context, graphs [2]*graph, a acked, server int, refused bool) (why string, c cause, err error) {
-	boxes := []int{server}
-	if server == centre {
-		boxes = []int{0, 1}
-	}
-	why = "it is not there"
-	for _, b := range boxes {
-		err = graphs[b].db.View(ctx, func(r *store.Read) error {
-			row, err := r.Event(event.ID(a.id))
-			if row == nil || err != nil {
-				return err
-			}
-			if row.Flags&(store.Rejected|store.SoftFailed) == 0 && !refused {
-				why = fmt.Sprintf("box %d has accepted it", b)
-				return nil
-			}
-			if why = row.Reason; why == "" {
-				why = "the central server refused it"
-			}
-			maker := ""
-			if a.server == centre {
-				maker = event.UserID(a.sender).Server()
-			}
-			c, err = graphs[b].judge(r, event.RoomID(a.room), event.ID(a.id), maker, map[event.ID]bool{})
-			if c == lost {
-				why += " (but nothing in the graph takes the sender's right)"
-			}
 			return err
-		})
-		if err != nil || c != lost {
-			return why, c, err
 		}
+		if prev == nil || prev.after == nil {
+			return g.told(rl, row, box)
+		}
+		groups = append(groups, prev.after)
 	}
-	return why, c, nil
+	var err error
+	rl.before, err = g.resolve(groups)
+	return err
 }
 
-// judge looks for what took the right away from an event, or from one of those that it cites and that are refused here too. central is the name of the
-// central server when the event is of one of its users.
-func (g *graph) judge(r *store.Read, room event.RoomID, id event.ID, central string, done map[event.ID]bool) (cause, error) {
-	if done[id] {
-		return lost, nil
+// told takes the state before an event that its box was given.
+func (g *graph) told(rl *ruling, row *store.Event, box int) error {
+	if row.Before == 0 || row.Flags&(store.Outlier|store.Guessed) != 0 {
+		return nil
 	}
-	done[id] = true
-	h, err := g.head(r, id)
+	held, err := g.group(box, row.Before)
 	if err != nil {
-		return lost, err
+		return err
 	}
-	if yes, err := g.beside(r, room, id, h); yes || err != nil {
-		return barred, err
-	}
-	if yes, err := g.undone(r, room, h); yes || err != nil {
-		return barred, err
-	}
-	if central != "" {
-		if yes, err := g.staleChain(r, id, central, map[event.ID]bool{}); yes || err != nil {
-			return staleLaw, err
+	for _, id := range held {
+		if _, err := g.rule(id); err != nil {
+			return err
 		}
 	}
-	for _, au := range h.Auth {
-		ah, err := g.head(r, au)
+	rl.before = g.state(held)
+	return nil
+}
+
+// group reads a state group of a box.
+func (g *graph) group(box int, nid int64) (map[rules.Key]event.ID, error) {
+	entries, err := g.boxes[box].Group(nid)
+	if err != nil {
+		return nil, err
+	}
+	held := make(map[rules.Key]event.ID, len(entries))
+	for _, en := range entries {
+		e, err := g.boxes[box].EventByNID(en.Event)
 		if err != nil {
-			return lost, err
+			return nil, err
 		}
-		if !ah.refused {
+		held[rules.Key{Type: e.Type, StateKey: *e.StateKey}] = e.ID
+	}
+	return held, nil
+}
+
+func (g *graph) authorise(rl *ruling) (denied string, err error) {
+	var auth []*rules.Event
+	for _, id := range rl.thin.Auth {
+		a, err := g.rule(id)
+		if err != nil {
+			return "", err
+		}
+		if a == nil {
+			return "an authorising event is nowhere: " + string(id), nil
+		}
+		auth = append(auth, a.thin)
+	}
+	var create *rules.Event
+	if g.version.CreateIsRoomID && rl.thin.Type != "m.room.create" {
+		c, err := g.rule(event.ID("$" + string(g.room[1:])))
+		if c == nil || err != nil {
+			return "there is no create event", err
+		}
+		create = c.thin
+	}
+	if err := rules.CheckAuthEvents(rl.thin, auth, create); err != nil {
+		return "authorising events: " + err.Error(), nil
+	}
+	if rl.before == nil {
+		return "", nil
+	}
+	if err := rules.Allowed(rl.thin, g.under(rl.before)); err != nil {
+		return "state before: " + err.Error(), nil
+	}
+	return "", nil
+}
+
+// under presents a state to the law. All its events are judged.
+func (g *graph) under(s *state) rules.State {
+	return func(k rules.Key) *rules.Event {
+		if rl := g.seen[s.held[k]]; rl != nil {
+			return rl.thin
+		}
+		return nil
+	}
+}
+
+func (g *graph) state(held map[rules.Key]event.ID) *state {
+	names := make([]string, 0, len(held))
+	for k, id := range held {
+		names = append(names, k.Type+"\x00"+k.StateKey+"\x00"+string(id))
+	}
+	slices.Sort(names)
+	name := strings.Join(names, "\x01")
+	if s := g.states[name]; s != nil {
+		return s
+	}
+	s := &state{name: name, held: held}
+	g.states[name] = s
+	return s
+}
+
+func (g *graph) resolve(groups []*state) (*state, error) {
+	if len(groups) == 0 {
+		return g.state(map[rules.Key]event.ID{}), nil
+	}
+	sets := make([]map[rules.Key]event.ID, 0, len(groups))
+	slices.SortFunc(groups, func(a, b *state) int { return strings.Compare(a.name, b.name) })
+	groups = slices.Compact(groups)
+	if len(groups) == 1 {
+		return groups[0], nil
+	}
+	key := ""
+	for _, s := range groups {
+		sets = append(sets, s.held)
+		key += s.name + "\x02"
+	}
+	if s := g.states[key]; s != nil {
+		return s, nil
+	}
+	var failed error
+	held, err := rules.Resolve(g.version, sets, func(id event.ID) *rules.Event {
+		rl, err := g.rule(id)
+		failed = errors.Join(failed, err)
+		if rl == nil {
+			return nil
+		}
+		return rl.thin
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	s := g.state(held)
+	g.states[key] = s
+	return s, nil
+}
+
+// faults lists where a box has decided otherwise than the law: about an event whose place it knows, or about the room's state.
+func (g *graph) faults(box int) (out []string, err error) {
+	for _, id := range slices.Sorted(maps.Keys(g.seen)) {
+		row, err := g.boxes[box].Event(id)
+		if err != nil {
+			return nil, err
+		}
+		if row == nil || g.seen[id] == nil || row.Is(store.Outlier) || row.Is(store.Guessed) {
 			continue
 		}
-		if c, err := g.judge(r, room, au, central, done); c != lost || err != nil {
-			return c, err
+		if denied := g.seen[id].denied; row.Is(store.Rejected) != (denied != "") {
+			out = append(out, fmt.Sprintf("%s (%s of %s): the law says %q, the box %q", id, row.Type, row.Sender, denied, row.Reason))
 		}
 	}
-	return lost, nil
-}
-
-// undone says whether the sender's join, which the event cites, was undone by state resolution: where branches of the graph met, a join rule that
-// came after the join went before it, as the law has it for what changes powers, and forbade it.
-func (g *graph) undone(r *store.Read, room event.RoomID, h *head) (bool, error) {
-	changes, err := r.StateDeltas(room, 0, 1<<62)
+	room, err := g.boxes[box].Room(g.room)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, au := range h.Auth {
-		ah, err := g.head(r, au)
-		if err != nil {
-			return false, err
-		}
-		if !ah.about(h.Sender) || ah.Content.Membership != "join" {
-			continue
-		}
-		before, err := g.ancestors(r, au)
-		if err != nil {
-			return false, err
-		}
-		for _, fall := range changes { // the join gave way to one of its ancestors
-			if fall.Type != "m.room.member" || fall.StateKey != h.Sender || fall.Event == 0 || fall.Old == 0 {
-				continue
-			}
-			was, err := r.EventID(fall.Old)
-			if err != nil {
-				return false, err
-			}
-			is, err := r.EventID(fall.Event)
-			if err != nil {
-				return false, err
-			}
-			if was != au || !before[is] {
-				continue
-			}
-			for _, rule := range changes { // at the very place where the join rule came in
-				if rule.Pos != fall.Pos || rule.Type != "m.room.join_rules" || rule.Event == 0 {
-					continue
-				}
-				id, err := r.EventID(rule.Event)
-				if err != nil {
-					return false, err
-				}
-				rh, err := g.head(r, id)
-				if err != nil {
-					return false, err
-				}
-				if !before[id] && rh.Content.JoinRule != "public" {
-					return true, nil
-				}
-			}
+	held, err := g.group(box, room.Cur)
+	if err != nil {
+		return nil, err
+	}
+	for k, id := range g.now[box].held {
+		if held[k] != id {
+			out = append(out, fmt.Sprintf("%s|%s is held by %q, by the law by %q", k.Type, k.StateKey, held[k], id))
 		}
 	}
-	return false, nil
+	if len(held) != len(g.now[box].held) {
+		out = append(out, fmt.Sprintf("the state has %d events, by the law %d", len(held), len(g.now[box].held)))
+	}
+	return out, nil
 }
 
-// staleChain says whether the central server made an event, or a membership that the event rests on, under state that it had itself followed by another.
-func (g *graph) staleChain(r *store.Read, id event.ID, central string, done map[event.ID]bool) (bool, error) {
-	if done[id] {
+// bars says whether the law takes the right away from an event: where it stands in the graph, under what the room has come to at a box, or where the branch
+// of another event meets its own. The latter two are why a server does not show an event though it stands well in the graph (a soft failure).
+func (g *graph) bars(id event.ID) (bool, error) {
+	rl, err := g.rule(id)
+	if rl == nil || err != nil || rl.denied != "" {
+		return rl != nil && err == nil, err
+	}
+	for _, s := range g.now {
+		if rules.Allowed(rl.thin, g.under(s)) != nil {
+			return true, nil
+		}
+	}
+	if rl.before == nil {
 		return false, nil
 	}
-	done[id] = true
-	h, err := g.head(r, id)
-	if err != nil || event.UserID(h.Sender).Server() != central {
-		return false, err
-	}
-	if yes, err := g.stale(r, id, h); yes || err != nil {
-		return yes, err
-	}
-	for _, au := range h.Auth {
-		ah, err := g.head(r, au)
+	tried := map[*state]bool{}
+	for _, other := range g.seen {
+		if other == nil || other.after == nil || other.after == other.before || tried[other.after] {
+			continue
+		}
+		tried[other.after] = true
+		if led, err := g.leads(id, other.thin.ID); led || err != nil {
+			continue
+		}
+		met, err := g.resolve([]*state{rl.before, other.after})
 		if err != nil {
 			return false, err
 		}
-		if ah.Type != "m.room.member" {
-			continue
-		}
-		if yes, err := g.staleChain(r, au, central, done); yes || err != nil {
-			return yes, err
-		}
-	}
-	return false, nil
-}
-
-// beside looks for a change of the sender's membership, of the power levels or, for a membership, of the join rule that is neither ancestor nor descendant of
-// the event.
-func (g *graph) beside(r *store.Read, room event.RoomID, id event.ID, h *head) (bool, error) {
-	before, err := g.ancestors(r, id)
-	if err != nil {
-		return false, err
-	}
-	changes, err := r.StateDeltas(room, 0, 1<<62)
-	if err != nil {
-		return false, err
-	}
-	for _, d := range changes {
-		law := d.Type == "m.room.power_levels" || d.Type == "m.room.join_rules" && h.Type == "m.room.member"
-		if d.Event == 0 || !(law || d.Type == "m.room.member" && d.StateKey == h.Sender) {
-			continue
-		}
-		other, err := r.EventID(d.Event)
-		if err != nil {
-			return false, err
-		}
-		if before[other] || other == id {
-			continue
-		}
-		led, err := g.ancestors(r, other)
-		if err != nil {
-			return false, err
-		}
-		if !led[id] {
+		if rules.Allowed(rl.thin, g.under(met)) != nil {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// stale says whether an event cites state that another event, which the box accepted and which leads to it, had followed.
-func (g *graph) stale(r *store.Read, id event.ID, h *head) (bool, error) {
-	before, err := g.ancestors(r, id)
-	if err != nil {
-		return false, err
-	}
-	for _, au := range h.Auth {
-		ah, err := g.head(r, au)
-		if err != nil {
-			return false, err
-		}
-		if ah.Key == nil || ah.Type == "m.room.create" {
+// leads says whether one event is an ancestor of another.
+func (g *graph) leads(from, to event.ID) (bool, error) {
+	seen := map[event.ID]bool{to: true}
+	for todo := []event.ID{to}; len(todo) > 0; {
+		rl := g.seen[todo[len(todo)-1]]
+		todo = todo[:len(todo)-1]
+		if rl == nil {
 			continue
 		}
-		for later := range before {
-			lh, err := g.head(r, later)
-			if err != nil {
-				return false, err
-			}
-			if later == au || lh.refused || lh.Key == nil || lh.Type != ah.Type || *lh.Key != *ah.Key {
-				continue
-			}
-			led, err := g.ancestors(r, later)
-			if err != nil {
-				return false, err
-			}
-			if led[au] {
+		for _, p := range rl.thin.Prev {
+			if p == from {
 				return true, nil
+			}
+			if !seen[p] {
+				seen[p] = true
+				todo = append(todo, p)
 			}
 		}
 	}
 	return false, nil
 }
 
-// fellBack says whether the boxes agree, and the central server holds an ancestor of what they hold: it has reset its state.
-func (g *graph) fellBack(ctx context.Context, d difference) (back bool, err error) {
-	if d.held[0] != d.held[1] || d.held[0] == "" || d.held[centre] == "" {
-		return false, nil
+// holds says what the boxes that matter to a server have of an event.
+func (g *graph) holds(id event.ID, server int) (string, error) {
+	var out []string
+	for b, r := range g.boxes {
+		if server != centre && server != b {
+			continue
+		}
+		row, err := r.Event(id)
+		switch {
+		case err != nil:
+			return "", err
+		case row == nil:
+			out = append(out, fmt.Sprintf("box %d does not have it", b))
+		case row.Flags&(store.Rejected|store.SoftFailed) != 0:
+			out = append(out, fmt.Sprintf("box %d: %s (but nothing in the graph takes the sender's right)", b, row.Reason))
+		default:
+			out = append(out, fmt.Sprintf("box %d has accepted it", b))
+		}
 	}
-	err = g.db.View(ctx, func(r *store.Read) error {
-		led, err := g.ancestors(r, event.ID(d.held[0]))
-		back = led[event.ID(d.held[centre])]
-		return err
-	})
-	return back, err
+	return strings.Join(out, ", "), nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"hallig/appliance/event"
 	"hallig/tools/matrixclient"
 )
 
@@ -196,26 +197,62 @@ func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []d
 			return v, err
 		}
 	}
-	graphs, err := openGraphs(ctx, w)
+	dbs, err := openBoxes(ctx, [2]string{w.boxes[0].Dir, w.boxes[1].Dir})
 	if err != nil {
 		return v, err
 	}
-	for i, d := range diff {
-		back, err := graphs[0].fellBack(ctx, d)
-		switch {
-		case err != nil:
-			return v, err
-		case d.held[0] != d.held[1] || !has[i]:
-			v.difference = append(v.difference, d.String())
-			say("DIFFERENT: %s", d)
-		case back:
-			v.centralState++
-			say("CENTRAL SERVER: its state fell back to an ancestor of an event that it has: %s", d)
-		default:
-			v.centralState++
-			say("CENTRAL SERVER: it has what the boxes hold and decides otherwise: %s", d)
+	rooms := make([]string, len(w.rooms))
+	for i, r := range w.rooms {
+		rooms[i] = r.id
+	}
+	err = withGraphs(ctx, dbs, rooms, func(graphs map[string]*graph) error {
+		if err := w.countMissing(v, graphs, missing); err != nil {
+			return err
+		}
+		for i, d := range diff {
+			w.countDifference(v, d, has[i])
+		}
+		return countFaults(v, graphs, w.rooms)
+	})
+	say("%d times the law bars an event at a server; %d are refused by the central server alone; it alone decides %d state keys otherwise", v.barred, v.centralFault, v.centralState)
+	return v, errors.Join(err, dbs[0].Close(), dbs[1].Close())
+}
+
+// countDifference tells a difference of the boxes from a decision of the central server alone. That the boxes decide as the law does, countFaults sees to.
+func (w *world) countDifference(v *verdict, d difference, has bool) {
+	if d.held[0] != d.held[1] || !has && !w.swallowed(d.held[0]) {
+		v.difference = append(v.difference, d.String())
+		say("DIFFERENT: %s", d)
+		return
+	}
+	v.centralState++
+	if has {
+		say("CENTRAL SERVER: it has what the boxes hold, as the law does, and decides otherwise: %s", d)
+	} else {
+		say("CENTRAL SERVER: it refuses what the boxes hold, as the law does: %s", d)
+	}
+}
+
+// countFaults looks for what a box has decided otherwise than the law.
+func countFaults(v *verdict, graphs map[string]*graph, rooms []*room) error {
+	for _, r := range rooms {
+		for box := range 2 {
+			faults, err := graphs[r.id].faults(box)
+			if err != nil {
+				return err
+			}
+			for _, f := range faults {
+				f = fmt.Sprintf("box %d in the room of version %s (%s): %s", box, r.version, r.id, f)
+				say("UNLAWFUL: %s", f)
+				v.difference = append(v.difference, f)
+			}
 		}
 	}
+	return nil
+}
+
+// countMissing sorts what servers do not show.
+func (w *world) countMissing(v *verdict, graphs map[string]*graph, missing [3]map[string]acked) error {
 	for s := range missing {
 		for _, id := range slices.Sorted(maps.Keys(missing[s])) {
 			a := missing[s][id]
@@ -226,28 +263,28 @@ func (w *world) count(ctx context.Context, missing [3]map[string]acked, diff []d
 				}
 				continue
 			}
-			refused := s == centre && w.swallowed(id)
-			why, c, err := explain(ctx, graphs, a, s, refused)
+			bars, err := graphs[a.room].bars(event.ID(id))
 			if err != nil {
-				return v, err
+				return err
 			}
+			refused := s == centre && w.swallowed(id)
 			switch {
-			case c == barred:
+			case bars:
 				v.barred++
-			case c == staleLaw:
-				v.centralFault++
-				say("CENTRAL SERVER: it made %s of %s (%s) under state that it had replaced before; server %d refuses it: %s", id, a.sender, a.what, s, why)
 			case refused, s == centre && a.what == "redaction" && w.version(a.room) != "10":
 				v.centralFault++
-				say("CENTRAL SERVER: %s of %s (%s) is refused, or passed over, by it alone: %s", id, a.sender, a.what, why)
+				say("CENTRAL SERVER: %s of %s (%s) is refused, or passed over, by it alone", id, a.sender, a.what)
 			default:
+				why, err := graphs[a.room].holds(event.ID(id), s)
+				if err != nil {
+					return err
+				}
 				v.lost++
 				say("LOST at server %d: %s of %s (%s, acknowledged by server %d): %s", s, id, a.sender, a.what, a.server, why)
 			}
 		}
 	}
-	say("%d times the law bars an event at a server; %d are refused by the central server alone; it alone decides %d state keys otherwise", v.barred, v.centralFault, v.centralState)
-	return v, errors.Join(graphs[0].db.Close(), graphs[1].db.Close())
+	return nil
 }
 
 func (w *world) version(id string) string {

@@ -23,8 +23,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
 )
 
 var began = time.Now() // of the process: the clock of the commentary
@@ -40,11 +44,19 @@ func main() {
 	fights := flag.Bool("fights", false, "change the law of a room on several servers at once; the central server's state is then listed, not judged")
 	keep := flag.String("keep", "", "directory to keep data and logs in (default: a temporary one, removed when all went well)")
 	limit := flag.Duration("limit", 40*time.Minute, "give up after this long")
+	again := flag.String("again", "", "play nothing: judge the boxes of an earlier run's directory by the law")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, done := context.WithTimeout(ctx, *limit)
 	defer done()
+	if *again != "" {
+		if err := judgeAgain(ctx, *again); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *hallig, *seed, *actions, *fights, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)
@@ -116,4 +128,50 @@ func (w *world) story(ctx context.Context, actions int) (*verdict, error) {
 		return nil, err
 	}
 	return w.judge(ctx)
+}
+
+var eventID = regexp.MustCompile(`\$[A-Za-z0-9_-]{43}`)
+
+// judgeAgain looks, in what an earlier run has kept, for what a box has decided otherwise than the law.
+func judgeAgain(ctx context.Context, dir string) error {
+	dbs, err := openBoxes(ctx, [2]string{filepath.Join(dir, "box0"), filepath.Join(dir, "box1")})
+	if err != nil {
+		return err
+	}
+	var rooms []*room
+	var ids []string
+	err = dbs[0].View(ctx, func(r *store.Read) error {
+		known, err := r.Rooms()
+		for _, id := range known {
+			row, e := r.Room(id)
+			if err = errors.Join(err, e); err != nil {
+				return err
+			}
+			rooms, ids = append(rooms, &room{id: string(id), version: row.Version}), append(ids, string(id))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	actions, err := os.ReadFile(filepath.Join(dir, "actions.txt"))
+	if err != nil {
+		return err
+	}
+	v := &verdict{}
+	err = withGraphs(ctx, dbs, ids, func(graphs map[string]*graph) error {
+		for _, g := range graphs {
+			for _, id := range eventID.FindAll(actions, -1) {
+				if _, err := g.rule(event.ID(id)); err != nil {
+					return err
+				}
+			}
+		}
+		return countFaults(v, graphs, rooms)
+	})
+	if err = errors.Join(err, dbs[0].Close(), dbs[1].Close()); err != nil {
+		return err
+	}
+	say("%d decisions differ from the law", len(v.difference))
+	return v.failure()
 }
