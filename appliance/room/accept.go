@@ -215,7 +215,14 @@ func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 			return waiting{}, err
 		}
 	}
-	if l.many || l.awaited[in.PDU.ID] {
+	again := l.many || l.awaited[in.PDU.ID]
+	if !again {
+		var err error
+		if again, err = l.endsTelling(ctx, in); err != nil {
+			return waiting{}, err
+		}
+	}
+	if again {
 		t.submit()
 		return l.takeAwaited(ctx, in)
 	}
@@ -224,6 +231,10 @@ func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 	var err error
 	if w.p, w.decide, err = l.decide(ctx, in, t.absent[in.PDU.ID]); err != nil {
 		return waiting{}, err
+	}
+	if w.p != nil && w.p.fell { // it has changed nothing yet
+		t.submit()
+		return l.takeAwaited(ctx, in)
 	}
 	if len(l.unsaved) > unsaved { // they may rest on states that events not yet submitted bring
 		made := l.unsaved[unsaved:]
@@ -331,7 +342,7 @@ func duplicateOf(old *store.Event) Result {
 func (l *live) incoming(in Incoming, thin *rules.Event, old *store.Event) *prepared {
 	p := &prepared{r: l.r, version: l.version, pdu: in.PDU, thin: thin, extra: in.ExtraTx}
 	if old != nil {
-		p.replace = true
+		p.replace, p.believed = true, !old.Is(store.Rejected)
 		p.row = rowOf(in.PDU, old.NID)
 		if old.Is(store.Redacted) { // what was removed does not come back
 			p.row.JSON, p.row.RedactedBy, p.row.Flags = old.JSON, old.RedactedBy, store.Redacted
@@ -421,6 +432,7 @@ func (l *live) settleOutcome(k *look, p *prepared, in Incoming, before group, kn
 	case Rejected:
 		p.row.Flags |= store.Rejected
 		p.thin.Rejected = true
+		p.fell = p.believed
 	case SoftFailed:
 		p.row.Flags |= store.SoftFailed
 	}

@@ -110,7 +110,7 @@ func (l *live) adopted(k *look, ps []*prepared, stay bool) ([]*prepared, error) 
 	if !l.many && !slices.ContainsFunc(ps, func(p *prepared) bool { return l.awaited[p.pdu.ID] }) {
 		return ps, nil
 	}
-	again, err := l.reconsider(k, ps, stay)
+	again, _, err := l.reconsider(k, ps, stay)
 	return append(ps, again...), err
 }
 

@@ -22,7 +22,9 @@ type prepared struct {
 	thin    *rules.Event
 	info    AppendInfo
 	replace bool // the row exists: an outlier finds its place, a rejected event is looked at again
-	groups  []newGroup
+	// believed: it was accepted as an outlier. fell: and its place shows that the law refuses it.
+	believed, fell bool
+	groups         []newGroup
 
 	setCur   bool
 	cur, old group
@@ -84,12 +86,6 @@ func (l *live) newGroup(p *prepared, parent group, s store.State) group {
 
 // advance makes an accepted event an end of the graph and finds the current state that follows.
 func (l *live) advance(k *look, p *prepared, after group) error {
-	if l.gaps[p.pdu.ID] { // an accepted event builds on it already: it fills a hole and is no end
-		if !l.explicit { // the newest event is no longer the end: the row has to say which is
-			p.setTips, p.tips, l.explicit = true, nids(l.tips), true
-		}
-		return nil
-	}
 	covered := make(map[event.ID]bool, len(p.pdu.Prev))
 	if err := l.cover(k, covered, p.pdu.Prev, 0); err != nil {
 		return err
@@ -101,15 +97,25 @@ func (l *live) advance(k *look, p *prepared, after group) error {
 			tips = append(tips, t)
 		}
 	}
-	tips = append(tips, tip{nid: p.row.NID, id: p.pdu.ID, depth: p.pdu.Depth, after: after})
-	cur := after
-	if len(tips) > 1 {
-		var err error
-		if cur, err = l.resolveTips(k, p, tips); err != nil {
-			return err
+	fills := l.gaps[p.pdu.ID] // an accepted event builds on it already: it fills a hole and is no end
+	if fills && len(tips) == 0 {
+		tips = l.tips
+	}
+	if !fills {
+		tips = append(tips, tip{nid: p.row.NID, id: p.pdu.ID, depth: p.pdu.Depth, after: after})
+	}
+	cur := l.cur
+	if !fills || len(tips) < was {
+		cur = tips[0].after
+		if len(tips) > 1 {
+			var err error
+			if cur, err = l.resolveTips(k, p, tips); err != nil {
+				return err
+			}
 		}
 	}
-	if len(tips) > 1 {
+	listed := len(tips) > 1 || fills // otherwise the newest event is the end, and no row has to say so
+	if listed {
 		p.setTips, p.tips = true, nids(tips)
 	} else {
 		p.setTips = l.explicit || was == 0
@@ -117,8 +123,7 @@ func (l *live) advance(k *look, p *prepared, after group) error {
 	if err := l.setCurrent(k, p, cur); err != nil {
 		return err // nothing of the room's memory has changed
 	}
-	l.explicit = len(tips) > 1
-	l.tips = tips
+	l.explicit, l.tips = listed, tips
 	return nil
 }
 
@@ -326,6 +331,11 @@ func (p *prepared) write(tx *store.Tx) error {
 }
 
 func (p *prepared) writeGraph(tx *store.Tx) error {
+	if p.row.Flags&(store.Outlier|store.Guessed) == 0 && p.again == nil && (p.given || p.replace) {
+		if err := tx.CameEarly(p.row.Room, p.row.NID); err != nil {
+			return err
+		}
+	}
 	for _, id := range p.gaps {
 		if err := tx.AddGap(p.row.Room, id, p.row.NID); err != nil {
 			return err

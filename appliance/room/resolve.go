@@ -130,6 +130,7 @@ func (l *live) resolveStates(k *look, p *prepared, groups []group) (store.State,
 	var failed error
 	result, err := rules.Resolve(l.version, sets, func(id event.ID) *rules.Event {
 		if p != nil && id == p.pdu.ID {
+			t.nids[id] = p.row.NID
 			return p.thin
 		}
 		thin, nid, err := k.thinID(id)

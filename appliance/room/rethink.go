@@ -31,8 +31,14 @@ func (r *rethink) pass() error {
 			return err
 		}
 		it.changed = was != it.outcome || !after.state.Equal(it.after.state)
-		if waited && len(it.waits) == 0 || it.changed && (was == Rejected) != (it.outcome == Rejected) {
+		flipped := (was == Rejected) != (it.outcome == Rejected)
+		if waited && len(it.waits) == 0 || flipped {
 			if err := r.settled(it.pdu.ID); err != nil {
+				return err
+			}
+		}
+		if flipped {
+			if err := r.flipped(it.pdu.ID, it.row.NID, it.outcome == Rejected); err != nil {
 				return err
 			}
 		}
@@ -59,8 +65,11 @@ func (r *rethink) builtOnChange(it *item) bool {
 func (r *rethink) before(it *item, p *prepared) (group, error) {
 	old := group{nid: it.row.Before}
 	var err error
-	if old.state, err = r.k.rd.Group(it.row.Before); err != nil || it.u.Given {
+	if old.state, err = r.k.rd.Group(it.row.Before); err != nil {
 		return old, err
+	}
+	if it.u.Given {
+		return r.withoutFallen(p, old), nil
 	}
 	var groups []group
 	for _, id := range it.pdu.Prev {
@@ -161,7 +170,7 @@ func (r *rethink) ends(stop *item) (tips []tip, lost []tip, err error) {
 	}
 	for _, it := range r.order { // what the items build on stands bare until they come
 		for _, id := range it.pdu.Prev {
-			if r.byID[id] != nil || slices.ContainsFunc(tips, func(t tip) bool { return t.id == id }) {
+			if r.byID[id] != nil || !r.over[id] || slices.ContainsFunc(tips, func(t tip) bool { return t.id == id }) {
 				continue
 			}
 			row, err := r.k.row(id)
@@ -239,10 +248,14 @@ func (r *rethink) current(it *item, p *prepared) (group, error) {
 }
 
 // finish gives what is to be written, ancestors first. The last of it brings the room's ends and its current state.
-func (r *rethink) finish() ([]*prepared, error) {
+func (r *rethink) finish(firsts []*prepared) ([]*prepared, error) {
 	ps := r.loose
 	unsure := make(map[event.ID]bool)
+	for _, p := range firsts {
+		unsure[p.pdu.ID] = p.unsure != nil
+	}
 	var sure []int64
+	var doubt []store.Unsure
 	for _, it := range r.order {
 		if it.p != nil {
 			ps = append(ps, it.p)
@@ -253,13 +266,15 @@ func (r *rethink) finish() ([]*prepared, error) {
 		}
 		if unsure[it.pdu.ID] = still; !still {
 			sure = append(sure, it.u.NID)
+		} else if !it.listed {
+			doubt = append(doubt, it.u)
 		}
 	}
 	if len(ps) == 0 || len(ps) == len(r.loose) {
 		return ps, nil
 	}
 	last := ps[len(ps)-1]
-	last.again.sure = sure
+	last.again.sure, last.again.doubt = sure, doubt
 	tips, lost, err := r.ends(nil)
 	if err != nil {
 		return nil, err

@@ -15,9 +15,10 @@ import (
 // This file keeps apart what the law has refused for good from what is refused only for want of an authorising event. The latter is looked at again,
 // with all that descends from it, in the transaction that brings the event it waits for: reconsider.
 //
-// Known holes: an outlier that was accepted by its authorising events and is refused when it finds its place does not take those along that rested on it
-// meanwhile; a state that came with a join (Adopt) and held events that wait is not made anew when they are accepted; the word of a policy server about an event
-// that waits is forgotten.
+// The same looking again takes back what rests on a state that a server told, or on an event that was believed before its place was known: see told.go.
+//
+// Known holes: a state that came with a join (Adopt) and held events that wait is not made anew when they are accepted; the word of a policy server about an
+// event that waits is forgotten.
 
 // lacksAuthority begins the reason of an event that is rejected for want of an authorising event.
 const lacksAuthority = "authorising events are missing: "
@@ -141,6 +142,11 @@ func (p *prepared) writeUndecided(tx *store.Tx) error {
 	if p.again == nil {
 		return nil
 	}
+	for _, u := range p.again.doubt {
+		if err := tx.AddUnsure(row.Room, u); err != nil {
+			return err
+		}
+	}
 	for _, nid := range p.again.sure {
 		if err := tx.DropUnsure(nid); err != nil {
 			return err
@@ -149,7 +155,7 @@ func (p *prepared) writeUndecided(tx *store.Tx) error {
 	return nil
 }
 
-// takeAwaited takes in an event that others may wait for. They are looked at again in the same transaction, on nothing that is in flight, and the room's
+// takeAwaited takes in an event that others may wait for, or whose absence had others placed by a told state. They are looked at again in the same transaction, on nothing that is in flight, and the room's
 // memory is made anew afterwards: this is rare. The caller holds l.mu.
 func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
 	l.flight.drain()
@@ -158,14 +164,18 @@ func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
 	}
 	w := waiting{}
 	var ps []*prepared
+	soon := false
 	err := l.r.view(ctx, func(rd *store.Read) (err error) {
 		k := &look{l: l, rd: rd}
 		if w.p, w.decide, err = l.judge(k, in); w.p == nil || err != nil {
 			return err
 		}
 		l.keep(w.p)
-		again, err := l.reconsider(k, []*prepared{w.p}, true)
-		ps = append([]*prepared{w.p}, again...)
+		again, overtaken, err := l.reconsider(k, []*prepared{w.p}, true)
+		if ps = append([]*prepared{w.p}, again...); overtaken {
+			soon, ps = true, again
+			l.unsaved = append(l.unsaved, w.p.groups...) // what the others rest on may be among them
+		}
 		return err
 	})
 	if err != nil {
@@ -180,31 +190,39 @@ func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
 	}
 	err = <-l.submit(ps, nil)
 	l.forget()
+	if soon && err == nil {
+		return waiting{}, errStale // what it stands on is in order now
+	}
 	return waiting{p: w.p, err: err}, nil
 }
 
 // again says what stays of an event that is looked at again.
 type again struct {
-	kept  bool    // it was shown and still is: its position stays
-	quiet bool    // nobody is to be told
-	sure  []int64 // events that are decided for good by now
+	kept  bool           // it was shown and still is: its position stays
+	quiet bool           // nobody is to be told
+	sure  []int64        // events that are decided for good by now
+	doubt []store.Unsure // events that are not, and were not known to be in doubt
 }
 
 // rethink is one act of looking again.
 type rethink struct {
-	l      *live
-	k      *look
-	placed bool // placed events too, not only outliers
-	order  []*item
-	items  map[int64]*item
-	byID   map[event.ID]*item
-	dirty  int
-	loose  []*prepared // outliers and history
+	l       *live
+	k       *look
+	placed  bool // placed events too, not only outliers
+	order   []*item
+	items   map[int64]*item
+	byID    map[event.ID]*item
+	dirty   int
+	over    map[event.ID]bool // what the accepted items built on before
+	fell    map[int64]bool    // accepted events that are rejected now
+	hearsay []*store.Event    // outliers that may rest on those
+	loose   []*prepared       // outliers and history
 }
 
 // item is a placed event that may change.
 type item struct {
 	u       store.Unsure
+	listed  bool         // as unsure
 	row     *store.Event // as it was
 	pdu     *event.PDU
 	outcome Outcome
@@ -216,25 +234,60 @@ type item struct {
 }
 
 // reconsider looks again at all that waits for events which were just kept, and at what descends from that, and prepares what changes. placed: not only outliers.
-func (l *live) reconsider(k *look, firsts []*prepared, placed bool) ([]*prepared, error) {
+// overtaken: one of the firsts was judged too soon, see rethink.overtaken.
+func (l *live) reconsider(k *look, firsts []*prepared, placed bool) (ps []*prepared, overtaken bool, err error) {
 	r := &rethink{l: l, k: k, placed: placed, items: make(map[int64]*item), byID: make(map[event.ID]*item)}
 	if err := r.load(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, p := range firsts {
+		if p.closeGap && placed {
+			if err := r.untell(p.pdu.ID); err != nil {
+				return nil, false, err
+			}
+		}
+		if p.fell && placed {
+			if err := r.fallen(p); err != nil {
+				return nil, false, err
+			}
+		}
 		if len(p.waits) > 0 {
 			continue
 		}
 		if err := r.settled(p.pdu.ID); err != nil {
-			return nil, err
+			return nil, false, err
+		}
+	}
+	if r.dirty > 0 {
+		if err := r.lookOver(); err != nil {
+			return nil, false, err
 		}
 	}
 	for r.dirty > 0 {
 		if err := r.pass(); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return r.finish()
+	ps, err = r.finish(firsts)
+	return ps, slices.ContainsFunc(firsts, r.overtaken), err
+}
+
+// lookOver notes, before anything changes, what the accepted items build on.
+func (r *rethink) lookOver() error {
+	r.over = make(map[event.ID]bool)
+	for _, it := range r.order {
+		if it.outcome == Accepted {
+			if err := r.cover(r.over, it.pdu.Prev, 0); err != nil {
+				return err
+			}
+		}
+	}
+	for _, it := range r.order { // what none of them builds on and is no end all the same, others build on
+		if !it.listed && it.outcome == Accepted && !r.over[it.pdu.ID] && !r.l.isTip(it.pdu.ID) {
+			it.u.Covered = true
+		}
+	}
+	return nil
 }
 
 func (r *rethink) load() error {
@@ -250,16 +303,30 @@ func (r *rethink) load() error {
 		if row == nil {
 			return fmt.Errorf("unsure event %d is not there", u.NID)
 		}
-		it := &item{u: u, row: row, outcome: outcomeOf(row)}
-		if it.pdu, err = event.ParseTrusted(r.l.version, row.ID, row.JSON); err != nil {
+		if err := r.add(row, u, true); err != nil {
 			return err
 		}
-		it.after.nid = row.After
-		if it.after.state, err = r.k.rd.Group(row.After); err != nil {
-			return err
-		}
-		r.order, r.items[u.NID], r.byID[row.ID] = append(r.order, it), it, it
 	}
+	return nil
+}
+
+func (r *rethink) add(row *store.Event, u store.Unsure, listed bool) (err error) {
+	it := &item{u: u, listed: listed, row: row, outcome: outcomeOf(row)}
+	if it.pdu, err = event.ParseTrusted(r.l.version, row.ID, row.JSON); err != nil {
+		return err
+	}
+	it.after.nid = row.After
+	if it.after.state, err = r.k.rd.Group(row.After); err != nil {
+		return err
+	}
+	if u.Given || !listed { // or was it, and its ancestors have come?
+		ours, err := r.l.placed(r.k, it.pdu.Prev)
+		if err != nil {
+			return err
+		}
+		it.u.Given = !ours
+	}
+	r.order, r.items[u.NID], r.byID[row.ID] = append(r.order, it), it, it
 	return nil
 }
 

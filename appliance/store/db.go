@@ -35,7 +35,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 5
+	schemaVersion = 6
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -334,6 +334,12 @@ CREATE TABLE peer_address (
 	box     INTEGER PRIMARY KEY REFERENCES box (n),
 	address TEXT NOT NULL
 ) STRICT;`,
+	`-- 6: events that may have a lower number than their ancestors.
+CREATE TABLE early (
+	event INTEGER PRIMARY KEY,
+	room  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX early_room ON early (room);`,
 }
 
 // migrate brings an older schema to ours in one transaction.

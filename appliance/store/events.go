@@ -362,6 +362,45 @@ func (r *Read) Gaps(room event.RoomID) ([]event.ID, error) {
 	return slices.Sorted(maps.Keys(children)), err
 }
 
+// ChildrenOfGap gives the events that name a prev event we lack, or lacked until this transaction, in order of arrival.
+func (r *Read) ChildrenOfGap(room event.RoomID, id event.ID) ([]*Event, error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	return r.events(`SELECT `+eventColumns+` FROM event WHERE nid IN (SELECT child FROM gap WHERE room=? AND id=?) ORDER BY nid`, nid, idBytes(id))
+}
+
+// CameEarly notes that an event which is being placed may have a lower number than its ancestors.
+func (tx *Tx) CameEarly(room event.RoomID, child int64) error {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return err
+	}
+	return tx.exec(`INSERT OR IGNORE INTO early (event, room) VALUES (?, ?)`, child, nid)
+}
+
+// PlacedSince gives the events of a room whose place is known and that may descend from an event: all since it, since what is shown after it, and since what came
+// early and may descend from it. Up to limit, in order of arrival.
+func (r *Read) PlacedSince(e *Event, limit int) ([]*Event, error) {
+	pos := e.Pos
+	if pos <= 0 {
+		pos = 1 << 62
+	}
+	from := e.NID
+	if _, err := r.one(`SELECT min(?3, coalesce((SELECT min(t.event) FROM early t JOIN event e ON e.nid=t.event WHERE t.room=?1 AND e.depth>?2), ?3),
+		coalesce((SELECT min(nid) FROM event WHERE room=?1 AND pos>?4), ?3))`, args(e.RoomNID, e.Depth, e.NID, pos), &from); err != nil {
+		return nil, err
+	}
+	return r.events(`SELECT `+eventColumns+` FROM event WHERE nid>=? AND nid<>? AND room=? AND flags & ? = 0 ORDER BY nid LIMIT ?`,
+		from, e.NID, e.RoomNID, Outlier|Guessed, limit)
+}
+
+// OutliersSince gives the events of a room that are known by name only and came after an event, up to limit, in order of arrival.
+func (r *Read) OutliersSince(e *Event, limit int) ([]*Event, error) {
+	return r.events(`SELECT `+eventColumns+` FROM event WHERE nid>? AND room=? AND flags & ? <> 0 ORDER BY nid LIMIT ?`, e.NID, e.RoomNID, Outlier, limit)
+}
+
 // AboveGaps gives the numbers of the events that name prev events we lack.
 func (r *Read) AboveGaps(room event.RoomID) (nids map[int64]bool, err error) {
 	nid, err := r.findRoom(room)

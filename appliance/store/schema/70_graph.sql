@@ -22,6 +22,13 @@ CREATE TABLE unsure (
 ) STRICT;
 CREATE INDEX unsure_room ON unsure (room);
 
+-- Placed events that may have a lower number than their ancestors: the state before them was told, for want of ancestors, or they were known by name first.
+CREATE TABLE early (
+	event INTEGER PRIMARY KEY,
+	room  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX early_room ON early (room);
+
 -- Staged events (fed_in) that are to be tried; those without a row wait for others.
 CREATE TABLE fed_todo (
 	room TEXT NOT NULL,
