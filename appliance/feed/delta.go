@@ -275,24 +275,21 @@ func (s *syncer) summary(id event.RoomID) (*summary, []event.UserID, error) {
 }
 
 // heroes are up to five others: those in the room or invited, or else those who were.
-func (s *syncer) heroes(id event.RoomID) ([]event.UserID, error) {
-	all, err := s.Members(id, "")
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(all, func(a, b store.Membership) int { return int(min(1, max(-1, a.Event-b.Event))) })
-	var here, gone []event.UserID
-	for _, m := range all {
-		switch {
-		case m.User == s.user:
-		case m.Membership == "join" || m.Membership == "invite":
-			here = append(here, m.User)
-		case m.Membership == "leave" || m.Membership == "ban":
-			gone = append(gone, m.User)
+func (s *syncer) heroes(id event.RoomID) (us []event.UserID, err error) {
+	const most = 5
+	for _, here := range []bool{true, false} {
+		first, err := s.FirstMembers(id, here, most+1)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range first {
+			if m.User != s.user && len(us) < most {
+				us = append(us, m.User)
+			}
+		}
+		if len(us) > 0 {
+			break
 		}
 	}
-	if len(here) == 0 {
-		here = gone
-	}
-	return here[:min(5, len(here))], nil
+	return us, nil
 }

@@ -27,18 +27,17 @@ func joinAcross(t *testing.T, far *house, bert *person, id event.RoomID) *event.
 	if res.Outcome != room.Accepted {
 		t.Fatalf("the join is %v: %s", res.Outcome, res.Reason)
 	}
-	before, err := far.rooms.StateBefore(ctx, join.ID)
+	told, err := far.rooms.TellState(ctx, join.ID)
 	ok(t, err)
-	var ids []event.ID
-	var state []*event.PDU
-	for _, e := range before {
-		p, _, err := far.rooms.Event(ctx, e)
-		ok(t, err)
-		ids, state = append(ids, e), append(state, p)
+	pdus := func(nids []int64) (list []*event.PDU) {
+		ok(t, told.Each(ctx, nids, func(raw json.RawMessage) error {
+			p, err := event.Parse(v, raw)
+			list = append(list, p)
+			return err
+		}))
+		return list
 	}
-	chain, err := far.rooms.AuthChain(ctx, ids)
-	ok(t, err)
-	ok(t, bert.h.rooms.Adopt(ctx, v, join, state, chain, room.Source{Kind: "federation", Server: far.name}))
+	ok(t, bert.h.rooms.Adopt(ctx, v, join, pdus(told.State), pdus(told.Auth), room.Source{Kind: "federation", Server: far.name}))
 	return join
 }
 

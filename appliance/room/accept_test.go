@@ -30,28 +30,32 @@ func joinRemote(t testing.TB, from, to *box, room event.RoomID, user event.UserI
 		t.Fatal(err)
 	}
 	from.mustAccept(Incoming{PDU: join, From: Source{"federation", to.Server()}}, Accepted)
-	before, err := from.StateBefore(ctx, join.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	state, auth := from.stateAndAuth(before)
+	state, auth := from.stateAndAuth(join.ID)
 	if err := to.Adopt(ctx, v, join, state, auth, Source{"federation", from.Server()}); err != nil {
 		t.Fatal(err)
 	}
 	return join
 }
 
-func (b *box) stateAndAuth(s map[rules.Key]event.ID) (state, auth []*event.PDU) {
+// stateAndAuth is what another server is told of the room before an event.
+func (b *box) stateAndAuth(at event.ID) (state, auth []*event.PDU) {
 	b.t.Helper()
-	ids := slices.Collect(maps.Values(s))
-	for _, id := range ids {
-		state = append(state, b.pdu(id))
-	}
-	auth, err := b.AuthChain(context.Background(), ids)
+	told, err := b.TellState(context.Background(), at)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return state, auth
+	pdus := func(nids []int64) (list []*event.PDU) {
+		err := told.Each(context.Background(), nids, func(raw json.RawMessage) error {
+			p, err := event.Parse(b.pdu(at).Version, raw)
+			list = append(list, p)
+			return err
+		})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return list
+	}
+	return pdus(told.State), pdus(told.Auth)
 }
 
 func (b *box) accept(in Incoming) Result {

@@ -4,7 +4,6 @@ package room
 
 import (
 	"context"
-	"slices"
 
 	"hallig/appliance/event"
 	"hallig/appliance/rules"
@@ -62,11 +61,9 @@ func (r *Rooms) Standing(ctx context.Context, room event.RoomID, server string) 
 		if s.Version, err = versionOf(rd, room); err != nil {
 			return err
 		}
-		servers, err := rd.Servers(room)
-		if err != nil {
+		if s.Resident, err = rd.Resident(room, server); err != nil {
 			return err
 		}
-		s.Resident = slices.Contains(servers, server)
 		e, err := rd.CurrentStateEvent(room, "m.room.server_acl", "")
 		s.ACL = e != nil
 		return err
@@ -212,15 +209,9 @@ func (r *Rooms) StateAfter(ctx context.Context, id event.ID) (map[rules.Key]even
 
 func (r *Rooms) stateAt(ctx context.Context, id event.ID, pick func(*store.Event) int64) (m map[rules.Key]event.ID, err error) {
 	err = r.view(ctx, func(rd *store.Read) error {
-		row, err := rd.Event(id)
+		row, err := standsAt(rd, id)
 		if err != nil {
 			return err
-		}
-		if row == nil {
-			return notFound("event %s is unknown", id)
-		}
-		if row.Flags&(store.Outlier|store.Guessed) != 0 || row.Before == 0 && row.Type != "m.room.create" {
-			return notFound("the state at event %s is unknown", id)
 		}
 		s, err := rd.Group(pick(row))
 		if err != nil {
@@ -230,6 +221,21 @@ func (r *Rooms) stateAt(ctx context.Context, id event.ID, pick func(*store.Event
 		return err
 	})
 	return m, err
+}
+
+// standsAt gives an event of which we know the state before it; *Error M_NOT_FOUND when we do not.
+func standsAt(rd *store.Read, id event.ID) (*store.Event, error) {
+	row, err := rd.Event(id)
+	if err != nil {
+		return nil, err
+	}
+	if row == nil {
+		return nil, notFound("event %s is unknown", id)
+	}
+	if row.Flags&(store.Outlier|store.Guessed) != 0 || row.Before == 0 && row.Type != "m.room.create" {
+		return nil, notFound("the state at event %s is unknown", id)
+	}
+	return row, nil
 }
 
 // Extremities gives the ends of the room's graph: what a new event would name as prev.

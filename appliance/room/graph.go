@@ -11,61 +11,6 @@ import (
 	"hallig/appliance/store"
 )
 
-// maxChain bounds one answer of AuthChain.
-const maxChain = 200_000
-
-// AuthChain gives all events that authorise the given ones, directly or through others; the given ones are not in it unless they authorise each other.
-func (r *Rooms) AuthChain(ctx context.Context, ids []event.ID) (chain []*event.PDU, err error) {
-	err = r.view(ctx, func(rd *store.Read) error {
-		seen := make(map[event.ID]bool)
-		next := func(p *event.PDU) (more []event.ID) {
-			for _, a := range p.Auth {
-				if !seen[a] {
-					seen[a] = true
-					more = append(more, a)
-				}
-			}
-			return more
-		}
-		var todo []event.ID
-		var v *event.Version
-		for _, id := range ids {
-			row, err := rd.Event(id)
-			if err != nil {
-				return err
-			}
-			if row == nil {
-				continue
-			}
-			p, err := pduOf(rd, row)
-			if err != nil {
-				return err
-			}
-			v = p.Version
-			todo = append(todo, next(p)...)
-		}
-		for len(todo) > 0 && len(chain) < maxChain {
-			id := todo[len(todo)-1]
-			todo = todo[:len(todo)-1]
-			row, err := rd.Event(id)
-			if err != nil {
-				return err
-			}
-			if row == nil {
-				continue
-			}
-			p, err := event.ParseTrusted(v, row.ID, row.JSON)
-			if err != nil {
-				return err
-			}
-			chain = append(chain, p)
-			todo = append(todo, next(p)...)
-		}
-		return nil
-	})
-	return chain, err
-}
-
 // MissingEvents walks back from latest (not included) to earliest (not included) and gives up to limit events, ancestors first.
 func (r *Rooms) MissingEvents(ctx context.Context, room event.RoomID, earliest, latest []event.ID, limit, minDepth int) ([]*event.PDU, error) {
 	stop := make(map[event.ID]bool, len(earliest))

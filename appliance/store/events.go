@@ -4,6 +4,7 @@ package store
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store/compact"
 )
 
 // Flags of an event's row.
@@ -154,6 +156,47 @@ func (r *Read) EventNID(id event.ID) (nid int64, err error) {
 func (r *Read) EventFlags(id event.ID) (nid int64, flags Flags, err error) {
 	_, err = r.one(`SELECT nid, flags FROM event WHERE substr(id, 1, 8)=substr(?1, 1, 8) AND id=?1`, args(idBytes(id)), &nid, &flags)
 	return nid, flags, err
+}
+
+// Authority gives the numbers of the events that an event names as those that authorise it, as far as we have them.
+func (r *Read) Authority(nid int64) ([]int64, error) {
+	var row []byte
+	if found, err := r.one(`SELECT json FROM event WHERE nid=?`, args(nid), &row); !found || err != nil {
+		return nil, err
+	}
+	nids, hashes, ok := compact.Authority(row, nid)
+	if ok {
+		for _, h := range hashes {
+			n, err := r.EventNID(idText(h[:]))
+			if err != nil {
+				return nil, err
+			}
+			if n != 0 {
+				nids = append(nids, n)
+			}
+		}
+		return nids, nil
+	}
+	e, err := r.EventByNID(nid)
+	if e == nil || err != nil {
+		return nil, err
+	}
+	var named struct {
+		Auth []event.ID `json:"auth_events"`
+	}
+	if err := json.Unmarshal(e.JSON, &named); err != nil {
+		return nil, fmt.Errorf("read what authorises event %s: %w", e.ID, err)
+	}
+	for _, id := range named.Auth {
+		n, err := r.EventNID(id)
+		if err != nil {
+			return nil, err
+		}
+		if n != 0 {
+			nids = append(nids, n)
+		}
+	}
+	return nids, nil
 }
 
 // EventID is the id of a number; "" when there is none.

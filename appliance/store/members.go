@@ -190,6 +190,19 @@ func (r *Read) Members(room event.RoomID, membership string) ([]Membership, erro
 	return r.memberRows(`SELECT `+memberColumns+` FROM member WHERE room=? AND membership=?`, rn, membershipNumber(membership))
 }
 
+// FirstMembers lists the members that came first among those who are here (joined or invited), or of those who were (left or banned).
+func (r *Read) FirstMembers(room event.RoomID, here bool, limit int) ([]Membership, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return nil, err
+	}
+	a, b := membershipNumber("join"), membershipNumber("invite")
+	if !here {
+		a, b = membershipNumber("leave"), membershipNumber("ban")
+	}
+	return r.memberRows(`SELECT `+memberColumns+` FROM member WHERE room=? AND membership IN (?, ?) ORDER BY event LIMIT ?`, rn, a, b, limit)
+}
+
 // CountMembers counts a room's joined and invited members.
 func (r *Read) CountMembers(room event.RoomID) (joined, invited int64, err error) {
 	rn, err := r.findRoom(room)
@@ -214,6 +227,20 @@ func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
 			return err
 		})
 	return servers, err
+}
+
+// Resident reports whether a server has a joined member in a room.
+func (r *Read) Resident(room event.RoomID, server string) (bool, error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return false, err
+	}
+	s, err := r.db.names.find(kindServer, server, nil)
+	if s == nil || err != nil {
+		return false, err
+	}
+	var one int64
+	return r.one(`SELECT 1 FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.room=? AND m.membership=2 LIMIT 1`, args(s.nid, rn), &one)
 }
 
 // ServerCounts gives the number of joined members of each server in a room.

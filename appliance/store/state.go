@@ -302,12 +302,17 @@ func (r *Read) CurrentStateEvent(room event.RoomID, typ, key string) (*Event, er
 
 // StateEventAt gives the event that holds (typ, key) in a state group; nil when none does.
 func (r *Read) StateEventAt(group int64, typ, key string) (*Event, error) {
-	k, err := r.db.FindStateKey(typ, key)
-	if k == 0 || err != nil {
-		return nil, err
-	}
 	s, err := r.Group(group)
 	if err != nil {
+		return nil, err
+	}
+	return r.StateEventIn(s, typ, key)
+}
+
+// StateEventIn gives the event that holds (typ, key) in a state; nil when none does.
+func (r *Read) StateEventIn(s State, typ, key string) (*Event, error) {
+	k, err := r.db.FindStateKey(typ, key)
+	if k == 0 || err != nil {
 		return nil, err
 	}
 	nid := s.Find(k)
@@ -315,6 +320,48 @@ func (r *Read) StateEventAt(group int64, typ, key string) (*Event, error) {
 		return nil, nil
 	}
 	return r.EventByNID(nid)
+}
+
+// Without gives a state without the keys of a type.
+func (r *Read) Without(s State, typ string) (State, error) {
+	t, err := r.db.names.find(kindType, typ, nil)
+	if t == nil || err != nil {
+		return s, err
+	}
+	of := make(map[int64]bool)
+	err = r.eachKeyRow(s, `SELECT nid FROM skey WHERE nid BETWEEN ? AND ? AND +type=?`, []any{t.nid}, func(row *Row) error {
+		var nid int64
+		err := row.Scan(&nid)
+		of[nid] = true
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var rest State
+	for _, e := range s {
+		if !of[e.Key] {
+			rest = append(rest, e)
+		}
+	}
+	return rest, nil
+}
+
+// eachKeyRow runs a query for all keys of a state, in runs of numbers: keys that came together lie together, and one question costs as much as the reading of many rows.
+// Its first two parameters are the ends of a run. Rows of other keys come too.
+func (r *Read) eachKeyRow(s State, sql string, more []any, f func(*Row) error) error {
+	const wide = 16 // a question is worth this many rows
+	for len(s) > 0 {
+		n := 1
+		for n < len(s) && s[n].Key-s[n-1].Key <= wide {
+			n++
+		}
+		if err := r.each(sql, append(args(s[0].Key, s[n-1].Key), more...), f); err != nil {
+			return err
+		}
+		s = s[n:]
+	}
+	return nil
 }
 
 // Replaced gives the state event that e took the place of in the state before it; nil when there was none or the state is unknown.

@@ -53,6 +53,57 @@ func FuzzDecodeEntries(f *testing.F) {
 	})
 }
 
+// What a state leaves over without a type is what a look at each key would leave, however the numbers of the keys lie.
+func TestStateWithout(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "hallig.db"), Options{})
+	rng := rand.New(rand.NewPCG(3, 4))
+	var all State
+	if err := db.Do(t.Context(), func(tx *Tx) error {
+		for i := range int64(600) {
+			typ := []string{"m.room.member", "m.room.member", "m.room.topic", "other"}[rng.IntN(4)]
+			e := &Event{NID: i + 1, ID: event.ID(fmt.Sprint("$", i)), Room: "!r:x", Type: typ, Sender: "@u:x", StateKey: new(fmt.Sprint(i)), JSON: []byte("{}")}
+			if err := tx.InsertEvent(e, false); err != nil {
+				return err
+			}
+			k, err := db.FindStateKey(typ, fmt.Sprint(i))
+			if err != nil {
+				return err
+			}
+			all = append(all, StateEntry{k, i + 1})
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		var s, want State
+		rare := rng.IntN(60) + 1
+		for _, e := range all {
+			if rng.IntN(60) > rare {
+				continue
+			}
+			s = append(s, e)
+			if typ, _, err := db.StateKeyText(e.Key); err != nil {
+				t.Fatal(err)
+			} else if typ != "m.room.member" {
+				want = append(want, e)
+			}
+		}
+		if err := db.View(t.Context(), func(r *Read) error {
+			got, err := r.Without(s, "m.room.member")
+			if !got.Equal(want) {
+				t.Errorf("of %d keys %d are left, want %d", len(s), len(got), len(want))
+			}
+			if same, err := r.Without(s, "never.seen"); err != nil || !same.Equal(s) {
+				t.Errorf("without a type that nobody has: %d of %d, %v", len(same), len(s), err)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A chain of groups far longer than maxHops reads back the same after a restart, with an empty cache.
 func TestGroupChain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hallig.db")

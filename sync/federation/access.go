@@ -105,15 +105,15 @@ func (h *Handler) checkACL(ctx context.Context, room event.RoomID, server string
 
 // checkIn refuses servers that have no joined member in the room, and those the room's list shuts out; a room that is unknown here is M_NOT_FOUND.
 func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string) error {
-	servers, err := h.c.Rooms.Servers(ctx, room)
+	st, err := h.c.Rooms.Standing(ctx, room, server)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(servers, server) {
-		if _, err := h.c.Rooms.Version(ctx, room); err != nil {
-			return err
-		}
+	if !st.Resident {
 		return forbidden("the server has no member in this room")
+	}
+	if !st.ACL {
+		return nil
 	}
 	return h.checkACL(ctx, room, server)
 }
@@ -122,12 +122,9 @@ var errNotResident = notFound("this server is not in the room")
 
 // checkResident refuses when we ourselves have nobody in the room: then our picture of it is old.
 func (h *Handler) checkResident(ctx context.Context, room event.RoomID, local Local) error {
-	servers, err := h.c.Rooms.Servers(ctx, room)
-	if err != nil {
-		return err
+	st, err := h.c.Rooms.Standing(ctx, room, local.Server)
+	if err == nil && !st.Resident {
+		err = errNotResident
 	}
-	if !slices.Contains(servers, local.Server) {
-		return errNotResident
-	}
-	return nil
+	return err
 }

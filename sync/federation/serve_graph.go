@@ -6,9 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
-	"slices"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
@@ -16,45 +14,6 @@ import (
 )
 
 // This file answers questions about rooms' graphs and states, to servers that have a member in the room.
-
-// stateAndAuth gives a state and its auth chain as events.
-func (h *Handler) stateAndAuth(ctx context.Context, ids map[rules.Key]event.ID) (state, auth []json.RawMessage, err error) {
-	list := slices.Collect(maps.Values(ids))
-	state = make([]json.RawMessage, 0, len(list))
-	for _, id := range list {
-		p, _, err := h.c.Rooms.Event(ctx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		state = append(state, p.JSON())
-	}
-	chain, err := h.authChain(ctx, list)
-	if err != nil {
-		return nil, nil, err
-	}
-	return state, raws(chain), nil
-}
-
-// authChain gives the auth chain of a state. Where the creation is implied by the room id it is in nobody's auth events; it is
-// added, since a server that learns the room this way needs it, and at least one refuses a chain without it.
-func (h *Handler) authChain(ctx context.Context, ids []event.ID) ([]*event.PDU, error) {
-	chain, err := h.c.Rooms.AuthChain(ctx, ids)
-	if err != nil || len(ids) == 0 {
-		return chain, err
-	}
-	if slices.ContainsFunc(chain, func(p *event.PDU) bool { return p.Is("m.room.create", "") }) {
-		return chain, nil
-	}
-	first, _, err := h.c.Rooms.Event(ctx, ids[0])
-	if err != nil {
-		return nil, err
-	}
-	create, err := h.c.Rooms.StateEvent(ctx, first.RoomID, "m.room.create", "")
-	if create != nil {
-		chain = append(chain, create)
-	}
-	return chain, err
-}
 
 func raws(pdus []*event.PDU) []json.RawMessage {
 	out := make([]json.RawMessage, len(pdus))
@@ -144,41 +103,31 @@ func (h *Handler) at(ctx context.Context, r *request, id event.ID) (*event.PDU, 
 	return p, nil
 }
 
+// state gives the state before an event, and what authorises it.
+// https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
 func (h *Handler) state(ctx context.Context, r *request) (any, error) {
 	p, err := h.at(ctx, r, event.ID(r.query("event_id")))
 	if err != nil {
 		return nil, err
 	}
-	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
+	told, err := h.c.Rooms.TellState(ctx, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	state, auth, err := h.stateAndAuth(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"pdus": state, "auth_chain": auth}, nil
+	return h.stream(ctx, r, "{", "}", []part{{"pdus", events(told, told.State)}, {"auth_chain", events(told, told.Auth)}})
 }
 
+// stateIDs is state with ids in place of events.
 func (h *Handler) stateIDs(ctx context.Context, r *request) (any, error) {
 	p, err := h.at(ctx, r, event.ID(r.query("event_id")))
 	if err != nil {
 		return nil, err
 	}
-	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
+	told, err := h.c.Rooms.TellState(ctx, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	list := slices.AppendSeq(make([]event.ID, 0, len(ids)), maps.Values(ids))
-	chain, err := h.authChain(ctx, list)
-	if err != nil {
-		return nil, err
-	}
-	auth := make([]event.ID, len(chain))
-	for i, c := range chain {
-		auth[i] = c.ID
-	}
-	return map[string]any{"pdu_ids": list, "auth_chain_ids": auth}, nil
+	return h.stream(ctx, r, "{", "}", []part{{"pdu_ids", ids(told, told.State)}, {"auth_chain_ids", ids(told, told.Auth)}})
 }
 
 // event gives one event to a server of its room.
@@ -205,11 +154,11 @@ func (h *Handler) eventAuth(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	chain, err := h.authChain(ctx, []event.ID{p.ID})
+	told, err := h.c.Rooms.TellAuthority(ctx, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"auth_chain": raws(chain)}, nil
+	return h.stream(ctx, r, "{", "}", []part{{"auth_chain", events(told, told.Auth)}})
 }
 
 // seen gives events as a server may see them: where history was only for members and the server had none, redacted. The

@@ -159,34 +159,37 @@ func (h *Handler) membership(ctx context.Context, r *request, want string) (*eve
 	return nil, forbidden(res.Reason)
 }
 
+// sendJoin takes a join in and gives the room. Who asks for it gets it without its members.
+// https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid
 func (h *Handler) sendJoin(ctx context.Context, r *request) (any, error) {
-	p, err := h.membership(ctx, r, "join")
+	parts, err := h.joined(ctx, r, r.query("omit_members") == "true")
 	if err != nil {
 		return nil, err
 	}
-	ids, err := h.c.Rooms.StateBefore(ctx, p.ID)
-	if err != nil {
-		return nil, err
-	}
-	state, auth, err := h.stateAndAuth(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	servers, err := h.c.Rooms.Servers(ctx, p.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"origin": r.local.Server, "event": json.RawMessage(p.JSON()), "state": state, "auth_chain": auth,
-		"members_omitted": false, "servers_in_room": servers}, nil
+	return h.stream(ctx, r, "{", "}", parts)
 }
 
 // sendJoinV1 gives the same in the older form.
 func (h *Handler) sendJoinV1(ctx context.Context, r *request) (any, error) {
-	out, err := h.sendJoin(ctx, r)
+	parts, err := h.joined(ctx, r, false)
 	if err != nil {
 		return nil, err
 	}
-	return []any{200, out}, nil
+	return h.stream(ctx, r, "[200,{", "}]", parts)
+}
+
+// joined takes a join in and gives the parts of the answer.
+func (h *Handler) joined(ctx context.Context, r *request, omit bool) ([]part, error) {
+	p, err := h.membership(ctx, r, "join")
+	if err != nil {
+		return nil, err
+	}
+	told, err := h.c.Rooms.TellJoin(ctx, p.ID, omit)
+	if err != nil {
+		return nil, err
+	}
+	return []part{value("origin", r.local.Server), value("members_omitted", told.Omitted), value("servers_in_room", told.Servers),
+		value("event", json.RawMessage(p.JSON())), {"state", events(told, told.State)}, {"auth_chain", events(told, told.Auth)}}, nil
 }
 
 func (h *Handler) sendLeave(ctx context.Context, r *request) (any, error) {

@@ -283,28 +283,16 @@ func (b *box) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		out := joined{Version: v.ID, Join: p.JSON()}
-		state, err := b.rooms.StateBefore(ctx, p.ID)
+		told, err := b.rooms.TellJoin(ctx, p.ID, false)
+		if err == nil {
+			err = told.Each(ctx, told.State, func(raw json.RawMessage) error { out.State = append(out.State, raw); return nil })
+		}
+		if err == nil {
+			err = told.Each(ctx, told.Auth, func(raw json.RawMessage) error { out.Auth = append(out.Auth, raw); return nil })
+		}
 		if err != nil {
 			fail(err)
 			return
-		}
-		var ids []event.ID
-		for _, id := range state {
-			e, _, err := b.rooms.Event(ctx, id)
-			if err != nil {
-				fail(err)
-				return
-			}
-			ids = append(ids, id)
-			out.State = append(out.State, e.JSON())
-		}
-		chain, err := b.rooms.AuthChain(ctx, append(ids, p.ID))
-		if err != nil {
-			fail(err)
-			return
-		}
-		for _, e := range chain {
-			out.Auth = append(out.Auth, e.JSON())
 		}
 		_ = json.NewEncoder(w).Encode(out)
 	default:

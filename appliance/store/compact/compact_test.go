@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,6 +60,37 @@ func back(t testing.TB, text []byte, c *Columns, b book) []byte {
 		t.Fatalf("came back as %q, %v\nof %q", got, err, text)
 	}
 	return row
+}
+
+// sameAuthority proves that Authority says the same as the whole event.
+func sameAuthority(t testing.TB, row []byte, c *Columns, b book, text []byte) {
+	t.Helper()
+	nids, hashes, ok := Authority(row, c.NID)
+	if !ok {
+		return // it says so, and the whole is read
+	}
+	var got []string
+	for _, n := range nids {
+		s, err := b.id(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, s)
+	}
+	for _, h := range hashes {
+		got = append(got, "$"+base64.RawURLEncoding.EncodeToString(h[:]))
+	}
+	var want struct {
+		Auth []string `json:"auth_events"`
+	}
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	slices.Sort(want.Auth)
+	if !slices.Equal(got, want.Auth) {
+		t.Fatalf("authority %v, want %v", got, want.Auth)
+	}
 }
 
 func build(t testing.TB, v *event.Version, p event.Proto) *event.PDU {
@@ -196,8 +228,15 @@ func TestRandomEventsComeBack(t *testing.T) {
 		content := `{"body":` + string(body) + `,"n":[` + fmt.Sprint(r.IntN(1000)) + `],"` + strings.Repeat("k", r.IntN(30)) + `":{"x":` + string(body) + `}}`
 		v, _ := event.Lookup(event.Known()[2+i%(len(event.Known())-2)])
 		p := message(t, v, content)
-		if IsCompact(back(t, p.JSON(), columns(p, int64(r.IntN(1000))), known(r.IntN(5), r.IntN(5)))) {
-			compact++
+		c := columns(p, int64(r.IntN(1000)))
+		row := back(t, p.JSON(), c, known(r.IntN(5), r.IntN(5)))
+		if !IsCompact(row) {
+			continue
+		}
+		compact++
+		sameAuthority(t, row, c, known(0, 1, 2, 3, 4), p.JSON())
+		if _, _, ok := Authority(row, c.NID); !ok {
+			t.Errorf("the row of %s does not say what authorises it", p.JSON())
 		}
 	}
 	if compact < 4990 {
@@ -250,6 +289,7 @@ func TestTruncatedRows(t *testing.T) {
 	text := bytes.Replace(p.JSON(), []byte(`"depth"`), []byte(`"dd":1,"depth"`), 1)
 	row := back(t, text, columns(p, 50), known(2))
 	for n := range row {
+		Authority(row[:n], 50) // an answer or none, never a panic
 		if got, err := Decode(row[:n], columns(p, 50), known(2).id); err == nil && bytes.Equal(got, text) {
 			t.Errorf("%d of %d bytes were enough", n, len(row))
 		}
@@ -267,6 +307,9 @@ func FuzzDecode(f *testing.F) {
 	state := "k"
 	c := &Columns{NID: 50, ID: "$x", Room: "!r:a", Sender: "@u:a", Type: "t", StateKey: &state, Depth: 1, TS: 2}
 	f.Fuzz(func(t *testing.T, row []byte) {
+		if nids, hashes, _ := Authority(row, c.NID); len(nids)+len(hashes) > len(row) {
+			t.Errorf("%d events authorise from a row of %d bytes", len(nids)+len(hashes), len(row))
+		}
 		got, err := Decode(row, c, func(nid int64) (string, error) { return string(id(int(nid))), nil })
 		if err == nil && len(got) > event.MaxSize {
 			t.Errorf("%d bytes", len(got))

@@ -82,6 +82,44 @@ func (d *decoder) event() error {
 	return nil
 }
 
+// Authority gives the events that authorise a row's event, without the rest of it: those that the row names by number, and the hashes of those it
+// does not. false: the row does not say it this way, only Decode tells.
+func Authority(row []byte, nid int64) (nids []int64, hashes [][32]byte, ok bool) {
+	if !IsCompact(row) {
+		return nil, nil, false
+	}
+	d := decoder{in: row[1:]}
+	var ok1, ok2 bool
+	d.has, ok1 = d.uvarint()
+	d.text, ok2 = d.uvarint()
+	if d.has ^= usual; !ok1 || !ok2 || d.has&bit[authEvents] == 0 || d.text&bit[authEvents] != 0 {
+		return nil, nil, false
+	}
+	if _, err := d.others(); err != nil {
+		return nil, nil, false
+	}
+	n, ok := d.uvarint() // auth_events is the first of the members
+	if !ok || n > uint64(len(d.in)) {
+		return nil, nil, false
+	}
+	for range n {
+		u, ok := d.uvarint()
+		switch {
+		case !ok:
+			return nil, nil, false
+		case u > 0:
+			u--
+			nids = append(nids, nid-int64(u>>1^-(u&1)))
+		case len(d.in) < 32:
+			return nil, nil, false
+		default:
+			hashes = append(hashes, [32]byte(d.in[:32]))
+			d.in = d.in[32:]
+		}
+	}
+	return nids, hashes, true
+}
+
 func (d *decoder) comma() {
 	if len(d.out) > 1 {
 		d.out = append(d.out, ',')
