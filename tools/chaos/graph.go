@@ -332,12 +332,26 @@ func (g *graph) faults(box int) (out []string, err error) {
 	return out, nil
 }
 
-// bars says whether the law takes the right away from an event: where it stands in the graph, under what the room has come to at a box, or where the branch
-// of another event meets its own. The latter two are why a server does not show an event though it stands well in the graph (a soft failure).
-func (g *graph) bars(id event.ID) (bool, error) {
+// bars says whether the law takes the right away from an event that a server does not show: where it stands in the graph, under what the room has come to at a
+// box, or where the branch of another event meets its own. The latter two are why a server does not show an event though it stands well in the graph (a soft
+// failure). A box must have refused it, or have been given no occasion to by the other one, which refused it.
+func (g *graph) bars(id event.ID, server int) (bool, error) {
 	rl, err := g.rule(id)
 	if rl == nil || err != nil || rl.denied != "" {
 		return rl != nil && err == nil, err
+	}
+	if server != centre {
+		refused := false
+		for _, r := range g.boxes {
+			row, err := r.Event(id)
+			if err != nil {
+				return false, err
+			}
+			refused = refused || row != nil && row.Flags&(store.Rejected|store.SoftFailed) != 0
+		}
+		if !refused {
+			return false, nil
+		}
 	}
 	for _, s := range g.now {
 		if rules.Allowed(rl.thin, g.under(s)) != nil {

@@ -263,7 +263,7 @@ func (w *world) countMissing(v *verdict, graphs map[string]*graph, missing [3]ma
 				}
 				continue
 			}
-			bars, err := graphs[a.room].bars(event.ID(id))
+			bars, err := graphs[a.room].bars(event.ID(id), s)
 			if err != nil {
 				return err
 			}
@@ -271,6 +271,9 @@ func (w *world) countMissing(v *verdict, graphs map[string]*graph, missing [3]ma
 			switch {
 			case bars:
 				v.barred++
+			case s == centre && a.server == centre:
+				v.centralFault++
+				say("CENTRAL SERVER: it made %s of %s (%s), answered for it, gave it to others and does not show it", id, a.sender, a.what)
 			case refused, s == centre && a.what == "redaction" && w.version(a.room) != "10":
 				v.centralFault++
 				say("CENTRAL SERVER: %s of %s (%s) is refused, or passed over, by it alone", id, a.sender, a.what)
