@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -574,37 +575,33 @@ func (l *live) stateAfter(k *look, id event.ID) (group, bool, error) {
 // givenState makes a state of the events that somebody says it consists of. Rejected ones have no say; with whole, those that are rejected only
 // for want of authorising events count as missing.
 func (l *live) givenState(k *look, ids []event.ID, whole bool) (g group, known bool, missing []event.ID, err error) {
-	var s store.State
+	s := make(store.State, 0, len(ids))
 	for _, id := range ids {
-		t, nid, err := k.thinID(id)
+		e, err := k.entry(id)
 		if err != nil {
 			return group{}, false, nil, err
 		}
-		if t == nil || t.Room != l.id {
+		if e.NID == 0 || e.Room != l.id {
 			missing = append(missing, id)
 			continue
 		}
-		if t.Rejected && whole {
-			if waits, err := k.waits(nid); err != nil {
+		rejected := e.Flags&store.Rejected != 0
+		if rejected && whole {
+			if waits, err := k.waits(e.NID); err != nil {
 				return group{}, false, nil, err
 			} else if waits { // part of the state, or not? Its authorising events must come first
 				missing = append(missing, id)
 				continue
 			}
 		}
-		if t.StateKey == nil || t.Rejected {
-			continue
+		if e.Key != 0 && !rejected {
+			s = append(s, store.StateEntry{Key: e.Key, Event: e.NID})
 		}
-		key, err := l.r.db.StateKey(t.Type, *t.StateKey)
-		if err != nil {
-			return group{}, false, nil, err
-		}
-		s = append(s, store.StateEntry{Key: key, Event: nid})
 	}
 	if len(missing) > 0 {
 		return group{}, false, missing, nil
 	}
-	slices.SortFunc(s, func(a, b store.StateEntry) int { return int(a.Key - b.Key) })
+	slices.SortStableFunc(s, func(a, b store.StateEntry) int { return cmp.Compare(a.Key, b.Key) })
 	s = slices.CompactFunc(s, func(a, b store.StateEntry) bool { return a.Key == b.Key })
 	g = group{nid: l.r.db.NextGroup(), state: s}
 	l.r.db.CacheGroup(g.nid, s)

@@ -14,11 +14,33 @@ import (
 	"hallig/appliance/store"
 )
 
+// Arrival is a join through another server. All of the state, and what authorises it, is here already: Learn stored it.
+type Arrival struct {
+	Version *event.Version
+	Join    *event.PDU // verified
+	State   []event.ID // the state before the join
+	From    Source
+	Partial bool     // memberships lack in the state: Complete brings them
+	Servers []string // who is said to be in the room, while they lack
+
+	pdus []*event.PDU // authorising events and state that are stored with the join
+}
+
 // Adopt installs a room that was joined through another server: the state before the join, its authorising events (all verified) and the join itself.
 // A room that we are still in keeps its own history; the join is one more end of its graph.
 func (r *Rooms) Adopt(ctx context.Context, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) error {
+	a := Arrival{Version: v, Join: join, From: from, pdus: append(slices.Clone(auth), state...)}
+	for _, p := range state {
+		a.State = append(a.State, p.ID)
+	}
+	return r.Arrive(ctx, a)
+}
+
+// Arrive is Adopt for a room whose state was learnt before. A room in which not all memberships are known yet, and that is joined again on top of what is
+// here, stays the same stay: what lacks is still the state before the first join.
+func (r *Rooms) Arrive(ctx context.Context, a Arrival) error {
 	for try := 0; ; try++ {
-		err := r.adoptOnce(ctx, v, join, state, auth, from)
+		err := r.arriveOnce(ctx, a)
 		if errors.Is(err, errStale) && try < maxTries {
 			continue
 		}
@@ -26,8 +48,8 @@ func (r *Rooms) Adopt(ctx context.Context, v *event.Version, join *event.PDU, st
 	}
 }
 
-func (r *Rooms) adoptOnce(ctx context.Context, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) error {
-	l, err := r.enter(ctx, join.RoomID)
+func (r *Rooms) arriveOnce(ctx context.Context, a Arrival) error {
+	l, err := r.enter(ctx, a.Join.RoomID)
 	if err != nil {
 		return err
 	}
@@ -36,18 +58,19 @@ func (r *Rooms) adoptOnce(ctx context.Context, v *event.Version, join *event.PDU
 		l.mu.Unlock()
 		return errStale
 	}
+	was := l.partial
 	var ps []*prepared
 	err = r.view(ctx, func(rd *store.Read) (err error) {
-		ps, err = l.adopt(&look{l: l, rd: rd}, v, join, state, auth, from)
+		ps, err = l.adopt(&look{l: l, rd: rd}, a)
 		return err
 	})
 	if err != nil {
 		l.forget()
 		l.mu.Unlock()
-		return fmt.Errorf("adopt room %s: %w", join.RoomID, err)
+		return fmt.Errorf("adopt room %s: %w", a.Join.RoomID, err)
 	}
 	answer := l.submit(ps, nil)
-	if slices.ContainsFunc(ps, func(p *prepared) bool { return p.again != nil }) {
+	if l.partial != was || slices.ContainsFunc(ps, func(p *prepared) bool { return p.again != nil }) {
 		err = <-answer
 		l.forget()
 		l.mu.Unlock()
@@ -57,7 +80,8 @@ func (r *Rooms) adoptOnce(ctx context.Context, v *event.Version, join *event.PDU
 	return <-answer
 }
 
-func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*event.PDU, from Source) ([]*prepared, error) {
+func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
+	join, from := a.Join, a.From
 	stay := false
 	if l.in() {
 		members, err := k.rd.Members(l.id, "join")
@@ -66,17 +90,28 @@ func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*
 		}
 		stay = slices.ContainsFunc(members, func(m store.Membership) bool { return m.User.Server() == l.r.id.Server })
 	}
+	in := Incoming{PDU: join, From: from, State: a.State}
+	if !stay && l.in() && l.partial != nil {
+		ours, err := l.placed(k, join.Prev)
+		if err != nil {
+			return nil, err
+		}
+		if ours {
+			stay, in.State = true, nil
+		}
+	}
+	anew := !stay && l.partial != nil
 	if !stay {
 		// A state we remember from an earlier stay is history; what readers are told is the difference to it.
-		l.version, l.tips, l.gaps = v, nil, make(map[event.ID]bool)
+		l.version, l.tips, l.gaps = a.Version, nil, make(map[event.ID]bool)
+		l.partial = nil
 	}
-	ps, err := l.outliers(k, append(slices.Clone(auth), state...), from)
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]event.ID, len(state))
-	for i, p := range state {
-		ids[i] = p.ID
+	var ps []*prepared
+	var err error
+	if len(a.pdus) > 0 {
+		if ps, err = l.outliers(k, a.pdus, from); err != nil {
+			return nil, err
+		}
 	}
 	old, err := k.row(join.ID)
 	if err != nil {
@@ -89,18 +124,27 @@ func (l *live) adopt(k *look, v *event.Version, join *event.PDU, state, auth []*
 	if err != nil {
 		return nil, err
 	}
-	in := Incoming{PDU: join, From: from, State: ids}
-	before, _, missing, err := l.givenState(k, ids, false)
+	var before group
+	var missing []event.ID
+	if in.State != nil {
+		before, _, missing, err = l.givenState(k, in.State, false)
+	} else {
+		before, _, missing, err = l.stateBefore(k, in)
+	}
 	if err != nil || len(missing) > 0 {
 		return nil, errors.Join(err, lack(missing))
+	}
+	p := l.incoming(in, thin, old)
+	if a.Partial && !stay {
+		l.partial = &store.Partial{Room: l.id, Join: p.row.NID, Via: from.Server}
 	}
 	if denied, err := k.allowed(thin, before.state); denied != nil || err != nil {
 		return nil, errors.Join(err, denied)
 	}
-	p := l.incoming(in, thin, old)
 	if err := l.settleOutcome(k, p, in, before, true, Accepted, ""); err != nil {
 		return nil, err
 	}
+	l.startPartial(p, a, anew)
 	l.keep(p)
 	return l.adopted(k, append(ps, p), stay)
 }

@@ -78,6 +78,9 @@ type live struct {
 	many     bool              // awaited does not hold them all
 	unsure   map[int64]bool    // placed events whose verdict or state may change when one of those comes
 	resolved map[string]group
+	held     int            // entries of the states in resolved
+	partial  *store.Partial // not all memberships are known; nil: they are
+	shadow   bool           // a room as it would be: nothing of it is for others to see
 
 	flight flight
 }
@@ -219,6 +222,7 @@ func (l *live) load(ctx context.Context) error {
 	l.gaps, l.resolved = make(map[event.ID]bool), make(map[string]group)
 	l.awaited, l.many, l.unsure = make(map[event.ID]bool), false, make(map[int64]bool)
 	l.servers, l.list = make(map[string]int), nil
+	l.held, l.partial = 0, nil
 	err := l.r.view(ctx, func(rd *store.Read) error {
 		row, err := rd.Room(l.id)
 		if row == nil || err != nil {
@@ -252,6 +256,12 @@ func (l *live) load(ctx context.Context) error {
 		}
 		if l.gaps, err = rd.GapChildren(l.id); err != nil {
 			return err
+		}
+		if l.partial, err = rd.Partial(l.id); err != nil {
+			return err
+		}
+		if l.partial != nil && l.partial.Whole != 0 {
+			l.partial = nil
 		}
 		return l.loadUndecided(rd)
 	})
@@ -367,6 +377,22 @@ func (k *look) thinID(id event.ID) (*rules.Event, int64, error) {
 	return t, e.NID, err
 }
 
+// entry gives what a state is made of, of an event; NID 0 when we do not have it.
+func (k *look) entry(id event.ID) (e store.Placed, err error) {
+	f := k.l.freshID[id]
+	if f == nil {
+		if k.rd == nil {
+			return e, errNeedRead
+		}
+		return k.rd.Placed(id)
+	}
+	e = store.Placed{NID: f.row.NID, Room: f.row.Room, Flags: f.row.Flags}
+	if f.row.StateKey != nil {
+		e.Key, err = k.l.r.db.StateKey(f.row.Type, *f.row.StateKey)
+	}
+	return e, err
+}
+
 // row gives an event's row; nil when we do not have it.
 func (k *look) row(id event.ID) (*store.Event, error) {
 	if f := k.l.freshID[id]; f != nil {
@@ -422,7 +448,11 @@ func (k *look) state(s store.State) rules.State {
 // allowed asks the law under a state.
 func (k *look) allowed(e *rules.Event, s store.State) (denied, err error) {
 	k.err = nil
-	denied = rules.Allowed(e, k.state(s))
+	state := k.state(s)
+	if k.l.partial != nil {
+		state = k.filled(state, e)
+	}
+	denied = rules.Allowed(e, state)
 	return denied, k.err
 }
 

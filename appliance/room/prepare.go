@@ -38,6 +38,7 @@ type prepared struct {
 	given    bool          // the state before it was told
 	again    *again        // looked at again: what of it stays as it was
 	txn      *Txn
+	ahead    func(*store.Tx) error // comes before all the rest
 	extra    func(*store.Tx) error
 	result   Result
 }
@@ -269,6 +270,9 @@ func (l *live) keep(p *prepared) {
 	if p.closeGap {
 		delete(l.gaps, p.row.ID)
 	}
+	if l.shadow {
+		return
+	}
 	if p.replace {
 		l.r.thins.drop(p.row.NID)
 	}
@@ -280,6 +284,11 @@ func (l *live) keep(p *prepared) {
 // write is the event's part of the transaction.
 func (p *prepared) write(tx *store.Tx) error {
 	row := p.row
+	if p.ahead != nil {
+		if err := p.ahead(tx); err != nil {
+			return err
+		}
+	}
 	if p.txn != nil {
 		seen, err := tx.UseTxn(row.Sender, p.txn.Device, p.txn.Path, p.txn.ID, row.NID)
 		if err != nil {

@@ -22,6 +22,9 @@ func (l *live) resolveTips(k *look, p *prepared, tips []tip) (group, error) {
 	return l.resolve(k, p, groups)
 }
 
+// maxHeld bounds the entries of the answers that a room keeps: those of a big room are megabytes each.
+const maxHeld = 1 << 18
+
 // resolve gives the state that several states come to. Identical states need no law; an answer is kept until the room leaves memory.
 // A state that follows from another by one change is no shortcut: the law may still prefer the older event.
 func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
@@ -38,8 +41,9 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	if g, ok := l.resolved[key.String()]; ok {
 		return g, nil
 	}
-	if len(l.resolved) > 64 {
+	if len(l.resolved) > 64 || l.held > maxHeld {
 		clear(l.resolved)
+		l.held = 0
 	}
 	s, err := l.resolveStates(k, p, groups)
 	if err != nil {
@@ -48,6 +52,7 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	for _, g := range groups {
 		if g.state.Equal(s) {
 			l.resolved[key.String()] = g
+			l.held += len(s)
 			return g, nil
 		}
 	}
@@ -61,6 +66,7 @@ func (l *live) resolve(k *look, p *prepared, groups []group) (group, error) {
 	}
 	l.unsaved = append(l.unsaved, n)
 	l.resolved[key.String()] = g
+	l.held += len(s)
 	return g, nil
 }
 

@@ -26,11 +26,15 @@ func (r *rethink) pass() error {
 			it.dirty = false
 			r.dirty--
 		}
-		waited, was, after := r.waiting(it), it.outcome, it.after
+		waited, was := r.waiting(it), it.outcome
+		after, err := r.after(it)
+		if err != nil {
+			return err
+		}
 		if err := r.judge(it); err != nil {
 			return err
 		}
-		it.changed = was != it.outcome || !after.state.Equal(it.after.state)
+		it.changed = was != it.outcome || after.nid != it.after.nid && !after.state.Equal(it.after.state)
 		flipped := (was == Rejected) != (it.outcome == Rejected)
 		if waited && len(it.waits) == 0 || flipped {
 			if err := r.settled(it.pdu.ID); err != nil {
@@ -74,7 +78,11 @@ func (r *rethink) before(it *item, p *prepared) (group, error) {
 	var groups []group
 	for _, id := range it.pdu.Prev {
 		if up := r.byID[id]; up != nil {
-			groups = append(groups, up.after)
+			g, err := r.after(up)
+			if err != nil {
+				return group{}, err
+			}
+			groups = append(groups, g)
 			continue
 		}
 		g, ok, err := r.l.stateAfter(r.k, id)
@@ -203,6 +211,13 @@ func (r *rethink) ends(stop *item) (tips []tip, lost []tip, err error) {
 			tips = append(tips, tip{nid: it.row.NID, id: it.pdu.ID, depth: it.pdu.Depth, after: it.after})
 		}
 	}
+	for i := range tips {
+		if it := r.byID[tips[i].id]; it != nil {
+			if tips[i].after, err = r.after(it); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
 	for _, t := range tips {
 		if !was[t.id] && r.byID[t.id] == nil {
 			lost = append(lost, t)
@@ -274,7 +289,10 @@ func (r *rethink) finish(firsts []*prepared) ([]*prepared, error) {
 		return ps, nil
 	}
 	last := ps[len(ps)-1]
-	last.again.sure, last.again.doubt = sure, doubt
+	last.again.doubt = doubt
+	if r.l.partial == nil { // else all of them rest on memberships that lack
+		last.again.sure = sure
+	}
 	tips, lost, err := r.ends(nil)
 	if err != nil {
 		return nil, err

@@ -76,6 +76,8 @@ type Rooms struct {
 	txns  *txnMemory
 
 	resolutions atomic.Int64 // how often the law had to resolve states
+	rethought   atomic.Int64 // how often placed events were looked at again
+	whole       wholeBell
 
 	mu      sync.Mutex
 	live    map[event.RoomID]*live

@@ -89,7 +89,7 @@ func (l *live) noteUnsure(k *look, p *prepared) error {
 		return nil
 	}
 	covered := l.gaps[p.pdu.ID]
-	if len(p.waits) > 0 {
+	if len(p.waits) > 0 || l.partial != nil {
 		p.unsure = &store.Unsure{NID: p.row.NID, Given: p.given, Covered: covered}
 		return nil
 	}
@@ -189,6 +189,7 @@ func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
 		return w, nil
 	}
 	err = <-l.submit(ps, nil)
+	l.r.rethought.Add(1)
 	l.forget()
 	if soon && err == nil {
 		return waiting{}, errStale // what it stands on is in order now
@@ -315,11 +316,8 @@ func (r *rethink) add(row *store.Event, u store.Unsure, listed bool) (err error)
 	if it.pdu, err = event.ParseTrusted(r.l.version, row.ID, row.JSON); err != nil {
 		return err
 	}
-	it.after.nid = row.After
-	if it.after.state, err = r.k.rd.Group(row.After); err != nil {
-		return err
-	}
-	if u.Given || !listed { // or was it, and its ancestors have come?
+	it.after.nid = row.After // its state, which may be big, is read when it is asked for
+	if u.Given || !listed {  // or was it, and its ancestors have come?
 		ours, err := r.l.placed(r.k, it.pdu.Prev)
 		if err != nil {
 			return err
@@ -328,6 +326,15 @@ func (r *rethink) add(row *store.Event, u store.Unsure, listed bool) (err error)
 	}
 	r.order, r.items[u.NID], r.byID[row.ID] = append(r.order, it), it, it
 	return nil
+}
+
+// after gives the state after an item.
+func (r *rethink) after(it *item) (group, error) {
+	if it.after.state != nil || it.after.nid == 0 {
+		return it.after, nil
+	}
+	s, err := r.k.rd.Group(it.after.nid)
+	return group{nid: it.after.nid, state: s}, err
 }
 
 func outcomeOf(row *store.Event) Outcome {

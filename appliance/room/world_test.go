@@ -30,7 +30,8 @@ type world struct {
 	told   int // events that a box has taken by a told state
 	late   int // events that rest on an authorising event that is none of their ancestors
 	soft   int
-	calm   bool // nobody leaves and no power changes: nothing is soft-failed
+	stale  []*event.PDU // state of old that is named as authority now and then
+	calm   bool         // nobody leaves and no power changes: nothing is soft-failed
 }
 
 var people = []event.UserID{carol, "@dora:c", "@emil:d", "@fine:e"}
@@ -158,7 +159,7 @@ func (w *world) grow(n int) {
 
 // elsewhere finds a membership event of the sender, or power levels, that may stand on another branch.
 func (w *world) elsewhere(sender event.UserID) *event.PDU {
-	var found []*event.PDU
+	found := slices.DeleteFunc(slices.Clone(w.stale), func(p *event.PDU) bool { return !p.Is("m.room.member", string(sender)) })
 	for _, p := range w.recent[max(0, len(w.recent)-15):] {
 		if p.Is("m.room.member", string(sender)) && bytesHave(p.Content, `"join"`) || p.Is("m.room.power_levels", "") {
 			found = append(found, p)

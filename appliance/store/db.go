@@ -35,7 +35,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 6
+	schemaVersion = 7
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -82,11 +82,13 @@ type DB struct {
 	gathering atomic.Int32 // how many are about to queue more
 	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
 	redactionsWait atomic.Bool
-	stopCheck      context.CancelFunc
-	checked        chan struct{} // closed when the check after an unclean stop is over
-	groups         *groupCache
-	names          names
-	ids            idCache
+	// partials: there may be rows in partial. It spares every look at a room's servers a second table.
+	partials  atomic.Bool
+	stopCheck context.CancelFunc
+	checked   chan struct{} // closed when the check after an unclean stop is over
+	groups    *groupCache
+	names     names
+	ids       idCache
 
 	readers chan *conn // tokens: nil = not opened yet
 	nread   int
@@ -340,6 +342,20 @@ CREATE TABLE early (
 	room  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX early_room ON early (room);`,
+	`-- 7: rooms that were joined before all their members were known.
+CREATE TABLE partial (
+	room  INTEGER PRIMARY KEY,
+	event INTEGER NOT NULL,
+	via   TEXT NOT NULL,
+	pos   INTEGER NOT NULL,
+	whole INTEGER NOT NULL
+) STRICT;
+CREATE TABLE partial_server (
+	room   INTEGER NOT NULL,
+	server INTEGER NOT NULL,
+	PRIMARY KEY (room, server)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX partial_server_server ON partial_server (server);`,
 }
 
 // migrate brings an older schema to ours in one transaction.
@@ -381,6 +397,10 @@ func (db *DB) start(ctx context.Context) error {
 		return err
 	}
 	db.redactionsWait.Store(waits)
+	if waits, err = r.one(`SELECT room FROM partial LIMIT 1`, nil, &n); err != nil {
+		return err
+	}
+	db.partials.Store(waits)
 	db.eventNID.Store(last)
 	db.groupNID.Store(group)
 	db.upTo = db.pos + posBlock

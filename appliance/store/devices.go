@@ -236,7 +236,7 @@ func (tx *Tx) JumpDeviceLists() error {
 		ON CONFLICT (user_id) DO UPDATE SET stream_id = stream_id + ?1`, deviceListJump)
 }
 
-// SharedServers lists the servers with a joined member in a room that the user is joined to.
+// SharedServers lists the servers with a joined member in a room that the user is joined to, or that are said to have one while not all members are known.
 func (r *Read) SharedServers(user event.UserID) ([]string, error) {
 	nid, err := r.findUser(user)
 	if err != nil || nid == 0 {
@@ -245,7 +245,9 @@ func (r *Read) SharedServers(user event.UserID) ([]string, error) {
 	var out []string
 	err = r.each(`SELECT DISTINCT s.name FROM member me JOIN member o ON o.room = me.room AND o.membership = 2
 		JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
-		WHERE me.usr = ? AND me.membership = 2 ORDER BY s.name`, args(nid), func(row *Row) error {
+		WHERE me.usr = ?1 AND me.membership = 2
+		UNION SELECT s.name FROM member me JOIN partial_server p ON p.room = me.room JOIN server s ON s.nid = p.server
+		WHERE me.usr = ?1 AND me.membership = 2 ORDER BY 1`, args(nid), func(row *Row) error {
 		var s string
 		err := row.Scan(&s)
 		out = append(out, s)
@@ -254,16 +256,19 @@ func (r *Read) SharedServers(user event.UserID) ([]string, error) {
 	return out, err
 }
 
-// LocalUsersSharing lists the users of server who are joined to a room with the user, without the user.
+// LocalUsersSharing lists the users of server who are joined to a room with the user, or may be while not all members are known, without the user.
 func (r *Read) LocalUsersSharing(user event.UserID, server string) ([]event.UserID, error) {
 	nid, err := r.findUser(user)
 	if err != nil || nid == 0 {
 		return nil, err
 	}
 	var out []event.UserID
-	err = r.each(`SELECT DISTINCT u.id FROM member me JOIN member o ON o.room = me.room AND o.membership = 2 AND o.usr <> me.usr
+	err = r.each(`SELECT u.id FROM member me JOIN member o ON o.room = me.room AND o.membership = 2 AND o.usr <> me.usr
 		JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
-		WHERE me.usr = ? AND me.membership = 2 AND s.name = ? ORDER BY u.id`, args(nid, server), func(row *Row) error {
+		WHERE me.usr = ?1 AND me.membership = 2 AND s.name = ?2
+		UNION SELECT u.id FROM usr far JOIN partial_server p ON p.server = far.server JOIN member o ON o.room = p.room AND o.membership = 2
+		JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
+		WHERE far.nid = ?1 AND s.name = ?2 ORDER BY 1`, args(nid, server), func(row *Row) error {
 		var u event.UserID
 		err := row.Scan(&u)
 		out = append(out, u)
@@ -285,4 +290,23 @@ func (r *Read) ShareRoom(a, b event.UserID) (bool, error) {
 	var one int64
 	return r.one(`SELECT 1 FROM member m JOIN member o ON o.room = m.room AND o.usr = ? AND o.membership = 2
 		WHERE m.usr = ? AND m.membership = 2 LIMIT 1`, args(y, x), &one)
+}
+
+// MayShareRoom says whether two users are joined to a common room, or b may be in one of a's of which not all members are known.
+func (r *Read) MayShareRoom(a, b event.UserID) (bool, error) {
+	share, err := r.ShareRoom(a, b)
+	if share || err != nil || !r.db.partials.Load() {
+		return share, err
+	}
+	x, err := r.findUser(a)
+	if err != nil || x == 0 {
+		return false, err
+	}
+	server, err := r.db.names.find(kindServer, b.Server(), nil)
+	if err != nil || server == nil {
+		return false, err
+	}
+	var one int64
+	return r.one(`SELECT 1 FROM partial_server p JOIN member m ON m.room = p.room AND m.usr = ? AND m.membership = 2 WHERE p.server = ? LIMIT 1`,
+		args(x, server.nid), &one)
 }

@@ -213,13 +213,18 @@ func (r *Read) CountMembers(room event.RoomID) (joined, invited int64, err error
 	return joined, invited, err
 }
 
-// Servers lists the servers with a joined member in a room.
+// Servers lists the servers with a joined member in a room, and while its members are not all known those that are said to have one.
 func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
 	rn, err := r.findRoom(room)
 	if rn == 0 || err != nil {
 		return nil, err
 	}
-	err = r.each(`SELECT DISTINCT s.name FROM member m JOIN usr u ON u.nid=m.usr JOIN server s ON s.nid=u.server WHERE m.room=? AND m.membership=2 ORDER BY s.name`,
+	sql := `SELECT DISTINCT s.name FROM member m JOIN usr u ON u.nid=m.usr JOIN server s ON s.nid=u.server WHERE m.room=? AND m.membership=2 ORDER BY s.name`
+	if r.db.partials.Load() {
+		sql = `SELECT s.name FROM member m JOIN usr u ON u.nid=m.usr JOIN server s ON s.nid=u.server WHERE m.room=?1 AND m.membership=2
+			UNION SELECT s.name FROM partial_server p JOIN server s ON s.nid=p.server WHERE p.room=?1 ORDER BY 1`
+	}
+	err = r.each(sql,
 		args(rn), func(row *Row) error {
 			var s string
 			err := row.Scan(&s)
@@ -229,7 +234,7 @@ func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
 	return servers, err
 }
 
-// Resident reports whether a server has a joined member in a room.
+// Resident reports whether a server has a joined member in a room, or is said to have one while not all members are known.
 func (r *Read) Resident(room event.RoomID, server string) (bool, error) {
 	rn, err := r.findRoom(room)
 	if rn == 0 || err != nil {
@@ -240,10 +245,14 @@ func (r *Read) Resident(room event.RoomID, server string) (bool, error) {
 		return false, err
 	}
 	var one int64
-	return r.one(`SELECT 1 FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.room=? AND m.membership=2 LIMIT 1`, args(s.nid, rn), &one)
+	here, err := r.one(`SELECT 1 FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.room=? AND m.membership=2 LIMIT 1`, args(s.nid, rn), &one)
+	if here || err != nil || !r.db.partials.Load() {
+		return here, err
+	}
+	return r.one(`SELECT 1 FROM partial_server WHERE room=? AND server=?`, args(rn, s.nid), &one)
 }
 
-// ServerCounts gives the number of joined members of each server in a room.
+// ServerCounts gives the number of joined members of each server in a room; one more where it is only said, while not all members are known.
 func (r *Read) ServerCounts(room event.RoomID) (counts map[string]int, err error) {
 	counts = make(map[string]int)
 	rn, err := r.findRoom(room)
@@ -258,14 +267,22 @@ func (r *Read) ServerCounts(room event.RoomID) (counts map[string]int, err error
 			counts[s] = n
 			return err
 		})
+	if err != nil || !r.db.partials.Load() {
+		return counts, err
+	}
+	told, err := r.partialServers(rn)
+	for _, s := range told {
+		counts[s]++
+	}
 	return counts, err
 }
 
-// RoomsWith lists the rooms in which a server has a joined member.
+// RoomsWith lists the rooms in which a server has a joined member, or is said to have one while not all members are known.
 func (r *Read) RoomsWith(server string) ([]event.RoomID, error) {
 	n, err := r.db.names.find(kindServer, server, nil)
 	if n == nil || err != nil {
 		return nil, err
 	}
-	return r.roomList(`SELECT DISTINCT m.room FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.membership=2`, n.nid)
+	return r.roomList(`SELECT m.room FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=?1 AND m.membership=2
+		UNION SELECT room FROM partial_server WHERE server=?1`, n.nid)
 }
