@@ -259,6 +259,16 @@ func sameState(t *testing.T, room string, a, b *phone) {
 	}
 }
 
+// near waits until two paired boxes have found each other.
+func near(t *testing.T, a, b *running, when string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !a.exchange.host.InReach(b.cfg.ServerName) || !b.exchange.host.InReach(a.cfg.ServerName); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s the boxes do not find each other", when)
+		}
+	}
+}
+
 // TestTwoBoxesOnANetwork is the story of two boxes on an IP network: they find each other by mDNS and pair by a code, a
 // user is invited across, everything travels both ways; the network goes, both write on, it comes back.
 func TestTwoBoxesOnANetwork(t *testing.T) {
@@ -275,6 +285,7 @@ func TestTwoBoxesOnANetwork(t *testing.T) {
 	if _, err := b.takeCode(ctx, code.Code, ""); err != nil {
 		t.Fatal(err)
 	}
+	near(t, a, b, "after the pairing")
 	room, err := anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Lage", Invite: []string{bert.UserID}})
 	if err != nil {
 		t.Fatal(err)
@@ -497,17 +508,9 @@ func TestBothWereOff(t *testing.T) {
 	if _, err := b.takeCode(t.Context(), code.Code, a.exchange.host.Addrs()[0]); err != nil {
 		t.Fatal(err)
 	}
-	near := func(when string) {
-		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !a.exchange.host.InReach("b.test") || !b.exchange.host.InReach("a.test"); time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s the boxes do not find each other", when)
-			}
-		}
-	}
-	near("after the pairing")
+	near(t, a, b, "after the pairing")
 	a.end()
 	b.end()
 	a, b = startWith(t, cfg[0]), startWith(t, cfg[1])
-	near("after both were off")
+	near(t, a, b, "after both were off")
 }

@@ -32,6 +32,7 @@ func TestKeyRotation(t *testing.T) {
 	if _, err := b.takeCode(t.Context(), code.Code, ""); err != nil {
 		t.Fatal(err)
 	}
+	near(t, a, b, "after the pairing")
 	room, err := anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "private_chat", Invite: []string{bert.UserID}})
 	if err != nil {
 		t.Fatal(err)
