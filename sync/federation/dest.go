@@ -121,8 +121,12 @@ func (d *dest) mark(id event.RoomID) {
 func (d *dest) hint(key string, e edu) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, there := d.hints[key]; there || len(d.hints) < maxHints {
-		d.hints[key] = e
+	addHint(d.hints, key, e)
+}
+
+func addHint(hints map[string]edu, key string, e edu) {
+	if _, there := hints[key]; there || len(hints) < maxHints {
+		hints[key] = e
 	}
 }
 

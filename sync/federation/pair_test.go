@@ -168,21 +168,36 @@ func TestQuietAfterAJoin(t *testing.T) {
 	}
 }
 
-// Presence reaches the servers that share a room, and only those.
+// Presence reaches the servers that share a room, even one that we have come to share it with in this very moment.
 func TestPresenceGoesToSharedRooms(t *testing.T) {
 	ca := testCA(t)
 	a, b := newTestBox(t, ca), newTestBox(t, ca)
 	anna, bert := a.user("anna"), b.user("bert")
 	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
 	must[string](t)(bert.Join(t.Context(), id, a.name))
-	warm := say(t, bert, id, 1, "warm")
-	a.await("the first message", func() bool { return a.has(id, warm) })
 	b.sender.Presence(t.Context(), event.UserID(bert.UserID), json.RawMessage(`{"user_id":"`+bert.UserID+`","presence":"online"}`))
 	a.await("bert's presence", func() bool {
 		a.users.mu.Lock()
 		defer a.users.mu.Unlock()
 		return slices.Contains(a.users.edus, "m.presence") && strings.Contains(a.users.last, bert.UserID)
 	})
+}
+
+// A hint for a server that the dispatcher has not met goes with its first transaction; one for a box or ourselves is not kept.
+func TestHintsBeforeTheFirstTransaction(t *testing.T) {
+	b := newTestBox(t, testCA(t))
+	b.boxes.Store("box.example", true)
+	s := NewSender(b.sender.c) // never run: nobody is met
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range 2 * maxHints {
+		for _, name := range []string{b.name, "box.example", "new.example", "no name"} {
+			s.hint(name, fmt.Sprint(i), edu{Kind: "m.typing"})
+		}
+	}
+	if len(s.early) != 1 || len(s.early["new.example"]) != maxHints || !s.now["new.example"] || len(s.now) != 1 {
+		t.Errorf("kept for %d servers, %d for the new one, %d to be met", len(s.early), len(s.early["new.example"]), len(s.now))
+	}
 }
 
 func TestThirdServerLearnsOfJoin(t *testing.T) {

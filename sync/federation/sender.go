@@ -63,6 +63,7 @@ type Sender struct {
 	rooms map[event.RoomID]bool // with new events since the dispatcher looked
 	now   map[string]bool       // servers that something waits for
 	dests map[string]*dest
+	early map[string]map[string]edu // hints for servers that the dispatcher has yet to meet
 	wake  chan struct{}
 }
 
@@ -80,7 +81,7 @@ func NewSender(c SenderConfig) *Sender {
 		c.IsBox = func(string) bool { return false }
 	}
 	s := &Sender{c: c, log: c.Log, sem: make(chan struct{}, concurrentRequests), rooms: map[event.RoomID]bool{}, now: map[string]bool{},
-		dests: map[string]*dest{}, wake: make(chan struct{}, 1)}
+		dests: map[string]*dest{}, early: map[string]map[string]edu{}, wake: make(chan struct{}, 1)}
 	word := make([]byte, 9)
 	_, _ = rand.Read(word) // never fails
 	s.boot = base64.RawURLEncoding.EncodeToString(word)
@@ -256,11 +257,29 @@ func (s *Sender) Typing(ctx context.Context, id event.RoomID, user event.UserID,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, server := range servers {
-		if d := s.dests[server]; d != nil && !d.failing.Load() {
-			d.hint(string(id)+" "+string(user), edu{Kind: "m.typing", Content: content})
+		s.hint(server, string(id)+" "+string(user), edu{Kind: "m.typing", Content: content})
+	}
+}
+
+// hint passes an EDU on that is gone when it does not go at once. A server that has just come into a room is not known to the dispatcher yet: what is said in
+// that moment waits for it. The caller holds mu.
+func (s *Sender) hint(server, key string, e edu) {
+	if d := s.dests[server]; d != nil {
+		if !d.failing.Load() {
+			d.hint(key, e)
 			poke(d.wake)
 		}
+		return
 	}
+	if !s.speaksTo(server) {
+		return
+	}
+	if s.early[server] == nil {
+		s.early[server] = map[string]edu{}
+	}
+	addHint(s.early[server], key, e)
+	s.now[server] = true
+	poke(s.wake)
 }
 
 // Presence tells the servers that share a room with a local user how present the user is; best effort, nothing is kept.
@@ -289,10 +308,7 @@ func (s *Sender) Presence(ctx context.Context, user event.UserID, status json.Ra
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name := range names {
-		if d := s.dests[name]; d != nil && !d.failing.Load() {
-			d.hint("presence "+string(user), edu{Kind: "m.presence", Content: content})
-			poke(d.wake)
-		}
+		s.hint(name, "presence "+string(user), edu{Kind: "m.presence", Content: content})
 	}
 }
 
@@ -397,9 +413,14 @@ func (s *Sender) findDests(ctx context.Context, wg *sync.WaitGroup) error {
 	return nil
 }
 
+// speaksTo is false for boxes and ourselves.
+func (s *Sender) speaksTo(name string) bool {
+	return name != s.c.Local.Server && !s.c.IsBox(name) && event.ValidServerName(name)
+}
+
 // dest finds or starts the goroutine of a server; nil for boxes and ourselves.
 func (s *Sender) dest(ctx context.Context, wg *sync.WaitGroup, name string) *dest {
-	if name == s.c.Local.Server || s.c.IsBox(name) || !event.ValidServerName(name) {
+	if !s.speaksTo(name) {
 		return nil
 	}
 	s.mu.Lock()
@@ -407,6 +428,10 @@ func (s *Sender) dest(ctx context.Context, wg *sync.WaitGroup, name string) *des
 	d := s.dests[name]
 	if d == nil {
 		d = newDest(s, name)
+		for key, e := range s.early[name] {
+			d.hint(key, e)
+		}
+		delete(s.early, name)
 		s.dests[name] = d
 		wg.Go(func() { d.run(ctx) }) // Run waits for it
 	}
