@@ -19,9 +19,12 @@ import (
 
 // byState accepts the ancestor that an event lacks with the state that a server says was before it; where nobody gives that ancestor, the event itself.
 func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack) (bool, error) {
-	order, err := in.whom(ctx, l, k.child.origin)
-	if err != nil {
-		return false, err
+	order := []string{k.child.origin}
+	if !k.alone {
+		var err error
+		if order, err = in.whom(ctx, l, k.child.origin); err != nil {
+			return false, err
+		}
 	}
 	var last error
 	for _, server := range order {

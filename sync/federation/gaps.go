@@ -49,6 +49,7 @@ type lack struct {
 	id    event.ID
 	child *waiting
 	old   bool // the ancestor is from before our time in the room: history, which is nobody's news
+	alone bool // nobody but the server that sent the child is asked for state in its place
 }
 
 func (in *Intake) lacks(ctx context.Context, l *lane, v *event.Version, kind int) ([]lack, error) {
@@ -109,13 +110,21 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 	}
 	// Nobody gives the ancestors: the state before the oldest of the waiting must do.
 	for _, k := range prev {
-		if !slices.ContainsFunc(byState, func(o lack) bool { return o.id == k.id }) && !in.awaits(l, k.child.origin) {
+		if slices.ContainsFunc(byState, func(o lack) bool { return o.id == k.id }) {
+			continue
+		}
+		if k.alone = in.awaits(l, k.child.origin); !k.alone || l.away[k.child.origin].rounds > 1 {
 			byState = append(byState, k)
 		}
 	}
+	mute := map[string]bool{} // in this round
 	for _, k := range byState {
+		if k.alone && mute[k.child.origin] {
+			continue
+		}
 		ok, err := in.byState(ctx, l, v, k)
 		if err != nil {
+			mute[k.child.origin] = true
 			in.log.Info("state before an event could not be had", "room", l.room, "event", k.id, "err", err)
 			continue
 		}
@@ -130,13 +139,14 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 }
 
 // originPatience is how long the ancestors of an event are waited for when the server that sent it is out of reach. That server has them all; the state
-// that another one gives in their place may lack what they changed, and would stay.
+// that another one gives in their place may lack what they changed, and would stay. One that is in reach but fails at the question about ancestors every time is
+// itself asked for the state.
 const originPatience = time.Hour
 
 // awaits says whether a server that does not answer is still waited for.
 func (in *Intake) awaits(l *lane, server string) bool {
-	since, away := l.away[server]
-	return away && in.c.Client.now().Sub(since) < originPatience
+	o, away := l.away[server]
+	return away && in.c.Client.now().Sub(o.since) < originPatience
 }
 
 // answers notes whether a server answered when it was asked for ancestors.
@@ -146,11 +156,20 @@ func (in *Intake) answers(l *lane, server string, err error) {
 		return
 	}
 	if l.away == nil {
-		l.away = map[string]time.Time{}
+		l.away = map[string]outage{}
 	}
-	if _, away := l.away[server]; !away {
-		l.away[server] = in.c.Client.now()
+	o, away := l.away[server]
+	if !away {
+		o.since = in.c.Client.now()
 	}
+	o.rounds++
+	l.away[server] = o
+}
+
+// outage is that of a server which did not answer when it was last asked for ancestors.
+type outage struct {
+	since  time.Time
+	rounds int // in which it was asked
 }
 
 // fillAuthority asks for the authorising events that staged ones lack. What those in reach do not have is lacking from then on: the events are

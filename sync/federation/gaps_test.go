@@ -4,7 +4,9 @@ package federation
 
 import (
 	"context"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,9 +136,52 @@ func TestOriginIsWaitedFor(t *testing.T) {
 	})
 
 	// Nobody waits for ever: a server that stays away has its events shown with what others know.
-	l.away = map[string]time.Time{c.name: time.Now().Add(-originPatience)}
+	l.away = map[string]outage{c.name: {since: time.Now().Add(-originPatience)}}
 	if in.awaits(l, c.name) {
 		t.Error("a server that has been away for long is still waited for")
+	}
+}
+
+// TestOriginThatFailsAtGaps: a server that is in reach and breaks at the question about ancestors every time is asked for the state itself.
+func TestOriginThatFailsAtGaps(t *testing.T) {
+	ca := testCA(t)
+	a, b, c := newTestBox(t, ca), newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert, cora := a.user("anna"), b.user("bert"), c.user("cora")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	must[string](t)(bert.Join(t.Context(), id, a.name))
+	must[string](t)(cora.Join(t.Context(), id, a.name))
+	warm := say(t, cora, id, 1, "warm")
+	b.await("the first message", func() bool { return b.has(id, warm) })
+	a.await("the first message", func() bool { return a.has(id, warm) })
+	a.link.Cut()
+	b.link.Cut()
+	lost := say(t, cora, id, 3, "unterwegs")
+	last, _, err := c.rooms.Event(t.Context(), event.ID(lost[2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.link.Join()
+	c.seen.mu.Lock()
+	c.seen.fail = func(r *http.Request) bool {
+		return strings.Contains(r.URL.Path, "/get_missing_events") || strings.Contains(r.URL.Path, "/backfill")
+	}
+	c.seen.mu.Unlock()
+	in := NewIntake(b.intake.c) // never run: the rounds are ours
+	if err := in.Take(t.Context(), c.name, last); err != nil {
+		t.Fatal(err)
+	}
+	l := in.lane(event.RoomID(id))
+	before := a.seen.count("/state")
+	if left, progress, err := in.round(t.Context(), l); left != 1 || progress || err != nil {
+		t.Fatalf("after one failure %d events wait, progress %v, %v", left, progress, err)
+	}
+	for n := 0; !b.has(id, lost[2:]); n++ {
+		if _, _, err := in.round(t.Context(), l); err != nil || n > 3 {
+			t.Fatalf("the last message is not shown after %d rounds more: %v", n, err)
+		}
+	}
+	if n := a.seen.count("/state") - before; n != 0 {
+		t.Errorf("the other server was asked for state %d times", n)
 	}
 }
 

@@ -26,11 +26,11 @@ type lane struct {
 	wants   map[event.ID]string // ids that a server named as its newest: id to server; a hint only. Guarded by Intake.mu
 
 	// The lane's own:
-	asked, noHistory map[string]bool      // servers asked before; those that gave no history
-	short            map[string]bool      // servers whose answer about a gap did not close it though it was not full
-	unhad            map[event.ID]bool    // authorising events that somebody in reach says it does not have
-	away             map[string]time.Time // servers that did not answer when they were last asked for ancestors, since when
-	authAt           time.Time            // when what rejected events wait for is asked for again
+	asked, noHistory map[string]bool   // servers asked before; those that gave no history
+	short            map[string]bool   // servers whose answer about a gap did not close it though it was not full
+	unhad            map[event.ID]bool // authorising events that somebody in reach says it does not have
+	away             map[string]outage // servers that did not answer when they were last asked for ancestors
+	authAt           time.Time         // when what rejected events wait for is asked for again
 	authDelay        time.Duration
 }
 
