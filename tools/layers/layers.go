@@ -46,6 +46,7 @@ var Rooms = map[string]Room{
 	"cmd/hallig":         {Uses: []string{"appliance", "appliance/admin"}},
 	"tools/layers":       {Uses: []string{"..."}},
 	"tools/bench":        {Uses: []string{"..."}},
+	"tools/bigroom":      {Uses: []string{"appliance/event", "appliance/rules", "sync/federation", "tools/testpeer"}},
 	"tools/demo":         {Uses: []string{"..."}},
 	"tools/chaos":        {Uses: []string{"..."}},
 	"tools/testbox":      {Uses: []string{"appliance", "appliance/admin", "tools/testpeer"}},
