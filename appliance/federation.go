@@ -171,10 +171,17 @@ func (u *users) EDU(ctx context.Context, origin, kind string, content json.RawMe
 		return u.accounts.ReceiveToDevice(ctx, origin, content)
 	case "m.device_list_update":
 		user, err := u.accounts.ReceiveDeviceList(ctx, origin, content)
-		if err == nil && user != "" {
-			u.stale(user)
+		if user == "" || err != nil {
+			return err
 		}
-		return err
+		return u.db.View(ctx, func(r *store.Read) error {
+			// Who shares no room with us does not tell of every change: the next question for the keys asks anew in any case.
+			tracked, err := r.Tracked(user, u.accounts.Server())
+			if tracked {
+				u.stale(user)
+			}
+			return err
+		})
 	case "m.signing_key_update":
 		return u.accounts.ReceiveSigningKeys(ctx, origin, content)
 	case "m.receipt":

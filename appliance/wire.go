@@ -38,6 +38,9 @@ func (b *Box) joinRooms(ctx context.Context) error {
 			}
 			return b.fed.sender.Appended(tx, e)
 		},
+		OnWhole: func(tx *store.Tx, room event.RoomID, since int64) error {
+			return b.accounts.MembersKnown(tx, room, since)
+		},
 	})
 	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
 	b.feed = feed.New(b.db, b.rooms, feed.Options{

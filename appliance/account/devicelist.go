@@ -78,7 +78,50 @@ func (a *Accounts) devicesChanged(tx *store.Tx, user event.UserID, devices ...st
 	return nil
 }
 
-// signingKeysChanged does the same for cross-signing keys.
+// MembersKnown tells everybody again of the local users' devices in a room that was joined, at position since, before all its members were known: a server
+// that turns out to be in the room may have missed what changed meanwhile.
+func (a *Accounts) MembersKnown(tx *store.Tx, room event.RoomID, since int64) error {
+	users, err := tx.DeviceListChanges(since, 1<<62)
+	if err != nil {
+		return err
+	}
+	for _, user := range users {
+		if !a.Local(user) {
+			continue
+		}
+		m, err := tx.MembershipOf(room, user)
+		if err != nil {
+			return err
+		}
+		if m.Membership != "join" {
+			continue
+		}
+		rows, err := tx.Devices(user)
+		if err != nil {
+			return err
+		}
+		ids := make([]string, len(rows))
+		for i, row := range rows {
+			ids[i] = row.ID
+		}
+		if err := a.devicesChanged(tx, user, ids...); err != nil {
+			return err
+		}
+		out := newKeyAnswer()
+		if err := signingKeys(tx.Read, "", user, &out); err != nil {
+			return err
+		}
+		if out.MasterKeys[user] == nil {
+			continue
+		}
+		if err := a.signingKeysChanged(tx, user); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// signingKeysChanged does what devicesChanged does for cross-signing keys.
 func (a *Accounts) signingKeysChanged(tx *store.Tx, user event.UserID) error {
 	if err := a.markList(tx, user); err != nil {
 		return err
@@ -189,7 +232,7 @@ func (a *Accounts) ReceiveDeviceList(ctx context.Context, origin string, edu jso
 		}
 		gap := stale
 		for _, prev := range up.PrevID {
-			gap = gap || at > 0 && prev != at
+			gap = gap || prev != at // of a list that came with an answer to a query the place is not known, so a predecessor is one that we have not seen
 		}
 		switch {
 		case !known:

@@ -222,11 +222,11 @@ func (a *Accounts) ReceiveReceipts(_ context.Context, origin string, raw json.Ra
 				if user.Server() != origin || len(data.IDs) == 0 {
 					continue
 				}
-				m, err := tx.MembershipOf(id, user)
+				in, err := tx.MayBeIn(id, user)
 				if err != nil {
 					return err
 				}
-				if m.Membership != "join" {
+				if !in {
 					continue
 				}
 				x := Receipt{Room: id, User: user, Type: "m.read", Event: data.IDs[len(data.IDs)-1], Thread: data.Data.Thread, TS: data.Data.TS}

@@ -16,6 +16,9 @@ func (h *Handler) state(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.Rooms.AwaitWhole(ctx, id); err != nil {
+		return nil, err
+	}
 	return h.Feed.State(ctx, c.session.User, id)
 }
 
@@ -24,7 +27,15 @@ func (h *Handler) stateEvent(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.Feed.StateEvent(ctx, c.session.User, id, c.params[1], c.params[2], c.query("format") == "event")
+	whole := c.query("format") == "event"
+	out, err := h.Feed.StateEvent(ctx, c.session.User, id, c.params[1], c.params[2], whole)
+	if err == nil || c.params[1] != "m.room.member" {
+		return out, err
+	}
+	if err := h.Rooms.AwaitWhole(ctx, id); err != nil { // it may be among those that are lacking yet
+		return nil, err
+	}
+	return h.Feed.StateEvent(ctx, c.session.User, id, c.params[1], c.params[2], whole)
 }
 
 func (h *Handler) event(ctx context.Context, c *call) (any, error) {
@@ -128,6 +139,9 @@ func (h *Handler) members(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.Rooms.AwaitWhole(ctx, id); err != nil {
+		return nil, err
+	}
 	return h.Feed.Members(ctx, c.session.User, c.session.Device, id, feed.MembersRequest{
 		At: c.query("at"), Membership: c.query("membership"), NotMembership: c.query("not_membership"),
 	})
@@ -136,6 +150,9 @@ func (h *Handler) members(ctx context.Context, c *call) (any, error) {
 func (h *Handler) joinedMembers(ctx context.Context, c *call) (any, error) {
 	id, err := roomID(c.params[0])
 	if err != nil {
+		return nil, err
+	}
+	if err := h.Rooms.AwaitWhole(ctx, id); err != nil {
 		return nil, err
 	}
 	return h.Feed.JoinedMembers(ctx, c.session.User, id)

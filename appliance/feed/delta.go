@@ -195,6 +195,11 @@ func (s *syncer) stateBlock(st *stateChange, pg page, heroes []event.UserID) ([]
 			if err != nil {
 				return nil, err
 			}
+			if v == 0 {
+				if v, err = s.senderOf(pg, u); err != nil {
+					return nil, err
+				}
+			}
 			if v != 0 && (x.Redundant || !s.wasSent(v)) {
 				st.values[k] = v
 			}

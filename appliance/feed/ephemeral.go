@@ -118,8 +118,8 @@ func (f *Feed) ReceiveTyping(ctx context.Context, origin string, edu json.RawMes
 		return nil
 	}
 	return f.db.View(ctx, func(r *store.Read) error {
-		m, err := r.MembershipOf(c.Room, c.User)
-		if err == nil && m.Membership == "join" {
+		in, err := r.MayBeIn(c.Room, c.User)
+		if err == nil && in {
 			f.setTyping(c.Room, c.User, c.Typing, 30*time.Second, func() { f.setTyping(c.Room, c.User, false, 0, nil) })
 		}
 		return err

@@ -53,7 +53,7 @@ func (s *syncer) listChanges(after, upTo int64) (changed, left []event.UserID, e
 	for _, u := range users {
 		shares := u == s.user
 		if !shares {
-			if shares, err = s.ShareRoom(s.user, u); err != nil {
+			if shares, err = s.MayShareRoom(s.user, u); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -96,6 +96,9 @@ func (f *Feed) KeyChanges(ctx context.Context, user event.UserID, from, to strin
 	err = f.view(ctx, user, "", func(l *look) error {
 		s := &syncer{look: l, since: a, filter: &filter{}, came: map[event.UserID]bool{}, went: map[event.UserID]bool{}}
 		end := min(b.pos, l.pos)
+		if err := s.partials(); err != nil {
+			return err
+		}
 		rooms, err := l.RoomsOf(user)
 		if err != nil {
 			return err
@@ -139,8 +142,11 @@ func (s *syncer) roomListChanges(m store.Membership, after, upTo int64) error {
 	if err != nil {
 		return err
 	}
-	s.shared(m, st, !was)
-	return nil
+	newly, err := s.nowShared(m.Room, !was)
+	if err == nil {
+		s.shared(m, st, newly)
+	}
+	return err
 }
 
 func sorted[V any](m map[event.UserID]V) []event.UserID { return slices.Sorted(maps.Keys(m)) }

@@ -120,6 +120,7 @@ type syncer struct {
 	filter *filter
 
 	recent  recent
+	partial map[event.RoomID]store.Partial // rooms that were joined before all their members were known
 	ignored map[event.UserID]bool
 	typing  map[event.RoomID][]event.UserID // changed since
 	data    map[event.RoomID][]json.RawMessage
@@ -157,6 +158,9 @@ func (s *syncer) build() error {
 		return err
 	}
 	memberships := h.rooms
+	if err := s.partials(); err != nil {
+		return err
+	}
 	s.ignored = h.ignored
 	s.recent.rooms(s.f, memberships)
 	var typed int64
@@ -240,6 +244,9 @@ func (s *syncer) room(m store.Membership) error {
 	var err error
 	switch m.Membership {
 	case "join":
+		if s.hidden(m.Room) {
+			return nil
+		}
 		var r *joinedRoom
 		if r, err = s.join(m); r != nil {
 			s.out.Rooms.Join[m.Room] = r

@@ -157,6 +157,7 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 			return nil, err
 		}
 	}
+	was = was && !s.unveiled(m.Room)
 	full := s.full || !was
 	due := s.f.correction(s.corrected(m.Room), s.since.pos)
 	if !full && !news && len(due) == 0 && len(data) == 0 && !s.recent.mayHaveChanged(m.Room, s.since.pos) {
@@ -188,12 +189,16 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	}
 	out := &joinedRoom{AccountData: events{orEmpty(data)}, Ephemeral: events{[]json.RawMessage{}}}
 	var heroes []event.UserID
-	if full || st.members {
+	if full || st.members || s.completed(m.Room) {
 		if out.Summary, heroes, err = s.summary(m.Room); err != nil {
 			return nil, err
 		}
 	}
-	s.shared(m, st, !was)
+	newly, err := s.nowShared(m.Room, !was)
+	if err != nil {
+		return nil, err
+	}
+	s.shared(m, st, newly)
 	list, err := s.stateBlock(st, pg, heroes)
 	if err != nil {
 		return nil, err
@@ -210,7 +215,7 @@ func (s *syncer) join(m store.Membership) (*joinedRoom, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !full && !own && !pg.limited && len(pg.events)+len(list)+len(out.Ephemeral.Events)+len(data) == 0 {
+	if !full && !own && !pg.limited && !s.completed(m.Room) && len(pg.events)+len(list)+len(out.Ephemeral.Events)+len(data) == 0 {
 		return nil, nil
 	}
 	return out, s.unread(m, pg, out)

@@ -138,8 +138,10 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 	if a.Partial && !stay {
 		l.partial = &store.Partial{Room: l.id, Join: p.row.NID, Via: from.Server}
 	}
-	if denied, err := k.allowed(thin, before.state); denied != nil || err != nil {
-		return nil, errors.Join(err, denied)
+	if denied, err := k.allowed(thin, before.state); err != nil {
+		return nil, err
+	} else if denied != nil {
+		return nil, forbidden("the room does not let the user in: %s", denied)
 	}
 	if err := l.settleOutcome(k, p, in, before, true, Accepted, ""); err != nil {
 		return nil, err

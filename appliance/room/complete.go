@@ -132,7 +132,7 @@ func (c *completion) gather(ctx context.Context) error {
 	for ids := c.w.State; len(ids) > 0; {
 		n := min(len(ids), lookAtOnce)
 		err := c.r.view(ctx, func(rd *store.Read) error {
-			g, _, missing, err := c.sh.givenState(&look{l: c.sh, rd: rd}, ids[:n], true)
+			g, _, missing, err := c.sh.givenState(&look{l: c.sh, rd: rd}, ids[:n], false)
 			if len(missing) > 0 {
 				err = lack(missing)
 			}

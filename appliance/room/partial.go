@@ -3,6 +3,7 @@
 package room
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -16,31 +17,85 @@ import (
 // This file lets a user into a big room before all its members are known (https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid,
 // omit_members). While memberships lack,
 //
-//   - the law is asked with the state that is known, and where that lacks a membership with the one that the event at hand names as an authorising event;
+//   - the law is asked with the state that is known, made whole by what the event at hand names as its authority;
 //   - everything that is placed is unsure (undecided.go): Complete judges it anew under the whole state, in the order in which it came;
 //   - the servers that are said to be in the room count as being in it.
 //
 // What a redaction has removed meanwhile stays removed though the redaction is found to have been wrong.
 
-// filled is a state whose lacking memberships are those that e names among its authorising events.
+// filled is a state in which members are lacking, as the event e may know it better: what e names as its authority comes to it as from another branch of the graph.
+// A membership that is lacking is the one that e names; where both know one, the law of forks decides.
 func (k *look) filled(state rules.State, e *rules.Event) rules.State {
-	return func(key rules.Key) *rules.Event {
-		t := state(key)
-		if t != nil || key.Type != "m.room.member" || k.err != nil {
-			return t
+	named := make(map[rules.Key]*rules.Event)
+	apart := false
+	for _, id := range e.Auth {
+		a, _, err := k.thinID(id)
+		if err != nil {
+			k.err = err
+			return state
 		}
-		for _, id := range e.Auth {
-			a, _, err := k.thinID(id)
-			if err != nil {
-				k.err = err
-				return nil
-			}
-			if a != nil && a.Room == k.l.id && a.Type == key.Type && a.StateKey != nil && *a.StateKey == key.StateKey && !a.Rejected {
-				return a
-			}
+		if a == nil || a.Room != k.l.id || a.StateKey == nil || a.Rejected {
+			continue
 		}
-		return nil
+		key := rules.Key{Type: a.Type, StateKey: *a.StateKey}
+		named[key] = a
+		ours := state(key)
+		apart = apart || ours != nil && ours.ID != id
 	}
+	if apart && k.err == nil {
+		if err := k.reconcile(state, named); err != nil {
+			k.err = err
+		}
+	}
+	return func(key rules.Key) *rules.Event {
+		if a := named[key]; a != nil && (apart || key.Type == "m.room.member") {
+			return a
+		}
+		return state(key)
+	}
+}
+
+// reconcile puts what the law makes of a state and what an event names as its authority in the place of the latter.
+func (k *look) reconcile(state rules.State, named map[rules.Key]*rules.Event) error {
+	ours, theirs := make(map[rules.Key]event.ID), make(map[rules.Key]event.ID)
+	for _, key := range []rules.Key{{Type: "m.room.create"}, {Type: "m.room.power_levels"}, {Type: "m.room.join_rules"}} {
+		if t := state(key); t != nil {
+			ours[key], theirs[key] = t.ID, t.ID
+		}
+	}
+	for key, t := range named {
+		theirs[key] = t.ID
+		if t := state(key); t != nil {
+			ours[key] = t.ID
+		}
+	}
+	if k.err != nil {
+		return k.err
+	}
+	var failed error
+	found := make(map[event.ID]*rules.Event)
+	result, err := rules.Resolve(k.l.version, []map[rules.Key]event.ID{ours, theirs}, func(id event.ID) *rules.Event {
+		t, _, err := k.thinID(id)
+		if err != nil {
+			failed = err
+		}
+		found[id] = t
+		return t
+	})
+	if err := cmp.Or(failed, err); err != nil {
+		return err
+	}
+	clear(named)
+	for key, id := range result {
+		t := found[id]
+		if t == nil {
+			if t, _, err = k.thinID(id); err != nil {
+				return err
+			}
+		}
+		named[key] = t
+	}
+	return nil
 }
 
 // startPartial has the join write that memberships lack, and counts the servers that are said to be in the room. anew: an earlier stay ended in the same way.

@@ -39,6 +39,8 @@ type Options struct {
 	Log     *slog.Logger
 	// OnAppend runs in the transaction that stores an event; its error undoes the event. It must not ask Rooms anything.
 	OnAppend func(tx *store.Tx, e AppendInfo) error
+	// OnWhole runs in the transaction by which all members of a room become known that was joined without them; since is where that join stands in the stream.
+	OnWhole func(tx *store.Tx, room event.RoomID, since int64) error
 	// Vet shows an event of a local user to the room's policy server, where there is one, and gives it back with that server's signature, or without
 	// one when the server is out of reach. An error is for the client. nil: policy servers are not asked.
 	Vet func(ctx context.Context, p *event.PDU) (*event.PDU, error)

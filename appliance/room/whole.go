@@ -149,5 +149,8 @@ func (f *finishing) write(tx *store.Tx) error {
 			tx.TouchUser(m.user)
 		}
 	}
-	return tx.EndPartial(id, pos)
+	if err := tx.EndPartial(id, pos); err != nil || f.r.opt.OnWhole == nil {
+		return err
+	}
+	return f.r.opt.OnWhole(tx, id, f.l.partial.Pos)
 }

@@ -141,6 +141,14 @@ func (r *Read) RemoteListFresh(user event.UserID, server string) (bool, error) {
 			WHERE o.room = mine.room AND o.membership = 2 AND o.pos <= l.pos AND s.name = ?) LIMIT 1`, args(user, server), &one)
 }
 
+// Tracked says whether a user is known to be in a room with a user of server, so that changes of the user's devices are told to it.
+func (r *Read) Tracked(user event.UserID, server string) (bool, error) {
+	var one int64
+	return r.one(`SELECT 1 FROM usr me JOIN member mine ON mine.usr = me.nid AND mine.membership = 2
+		WHERE me.id = ? AND EXISTS (SELECT 1 FROM member o JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
+			WHERE o.room = mine.room AND o.membership = 2 AND s.name = ?) LIMIT 1`, args(user, server), &one)
+}
+
 // SetRemoteList notes up to where a kept list has been followed.
 func (tx *Tx) SetRemoteList(user event.UserID, stream int64, stale bool) error {
 	return tx.exec(`INSERT INTO remote_list (user_id, stream_id, stale, pos) VALUES (?, ?, ?, 0)
@@ -259,16 +267,22 @@ func (r *Read) SharedServers(user event.UserID) ([]string, error) {
 // LocalUsersSharing lists the users of server who are joined to a room with the user, or may be while not all members are known, without the user.
 func (r *Read) LocalUsersSharing(user event.UserID, server string) ([]event.UserID, error) {
 	nid, err := r.findUser(user)
-	if err != nil || nid == 0 {
+	if err != nil {
 		return nil, err
+	}
+	var theirs int64 // a user of whom nothing is known yet may be in such a room
+	if n, err := r.db.names.find(kindServer, user.Server(), nil); err != nil {
+		return nil, err
+	} else if n != nil {
+		theirs = n.nid
 	}
 	var out []event.UserID
 	err = r.each(`SELECT u.id FROM member me JOIN member o ON o.room = me.room AND o.membership = 2 AND o.usr <> me.usr
 		JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
 		WHERE me.usr = ?1 AND me.membership = 2 AND s.name = ?2
-		UNION SELECT u.id FROM usr far JOIN partial_server p ON p.server = far.server JOIN member o ON o.room = p.room AND o.membership = 2
+		UNION SELECT u.id FROM partial_server p JOIN member o ON o.room = p.room AND o.membership = 2
 		JOIN usr u ON u.nid = o.usr JOIN server s ON s.nid = u.server
-		WHERE far.nid = ?1 AND s.name = ?2 ORDER BY 1`, args(nid, server), func(row *Row) error {
+		WHERE p.server = ?3 AND s.name = ?2 ORDER BY 1`, args(nid, server, theirs), func(row *Row) error {
 		var u event.UserID
 		err := row.Scan(&u)
 		out = append(out, u)

@@ -248,7 +248,7 @@ func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID
 }
 
 // DepartedAt gives the position of the last change of membership of a server's users in a room in which it has nobody joined; 0 when
-// it never had one, -1 when somebody is joined.
+// it never had one, -1 when somebody is joined, or is said to be while not all members are known.
 func (r *Read) DepartedAt(server string, room event.RoomID) (int64, error) {
 	nid, err := r.findRoom(room)
 	if nid == 0 || err != nil {
@@ -264,10 +264,18 @@ func (r *Read) DepartedAt(server string, room event.RoomID) (int64, error) {
 	if joined > 0 {
 		return -1, err
 	}
-	return pos, err
+	if err != nil || !r.db.partials.Load() {
+		return pos, err
+	}
+	var one int64
+	if said, err := r.one(`SELECT 1 FROM partial_server WHERE room=? AND server=?`, args(nid, n.nid), &one); said || err != nil {
+		return -1, err
+	}
+	return pos, nil
 }
 
-// JoinedSince gives the least position at which a joined user of a server last changed membership in a room; 0 when unknown.
+// JoinedSince gives the least position at which a joined user of a server last changed membership in a room; 0 when unknown. Where we came in before all
+// members were known it is no later than behind our join.
 func (r *Read) JoinedSince(server string, room event.RoomID) (int64, error) {
 	nid, err := r.findRoom(room)
 	if nid == 0 || err != nil {
@@ -279,7 +287,15 @@ func (r *Read) JoinedSince(server string, room event.RoomID) (int64, error) {
 	}
 	var pos int64
 	_, err = r.one(`SELECT coalesce(min(m.pos), 0) FROM member m JOIN usr u ON u.nid=m.usr WHERE m.room=? AND u.server=? AND m.membership=2`, args(nid, n.nid), &pos)
-	return pos, err
+	if err != nil {
+		return 0, err
+	}
+	if p, err := r.Partial(room); p == nil || err != nil || pos != 0 && pos <= p.Pos {
+		return pos, err
+	} else if pos != 0 || p.Whole == 0 {
+		pos = p.Pos + 1
+	}
+	return pos, nil
 }
 
 // ParkPDU notes that a server does not take an event.

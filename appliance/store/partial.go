@@ -2,7 +2,11 @@
 
 package store
 
-import "hallig/appliance/event"
+import (
+	"slices"
+
+	"hallig/appliance/event"
+)
 
 // Partial is a room that was joined before all its members were known.
 type Partial struct {
@@ -121,6 +125,16 @@ func (r *Read) partialServers(room int64) (servers []string, err error) {
 		return err
 	})
 	return servers, err
+}
+
+// MayBeIn says whether a user is joined to a room, or may be for all that is known while not all members are.
+func (r *Read) MayBeIn(room event.RoomID, user event.UserID) (bool, error) {
+	m, err := r.MembershipOf(room, user)
+	if err != nil || m.Membership != "" || !r.db.partials.Load() {
+		return m.Membership == "join", err
+	}
+	servers, err := r.PartialServers(room)
+	return slices.Contains(servers, user.Server()), err
 }
 
 // Placed is what a state is made of: an event's number, flags and state key, without its text.

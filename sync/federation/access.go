@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"hallig/appliance/event"
 )
@@ -127,4 +128,30 @@ func (h *Handler) checkResident(ctx context.Context, room event.RoomID, local Lo
 		err = errNotResident
 	}
 	return err
+}
+
+// checkWhole refuses to let others in while we do not know all members ourselves: who is banned, and who could let them in.
+func (h *Handler) checkWhole(ctx context.Context, room event.RoomID) error {
+	lacking, err := h.c.Rooms.NotWhole(ctx, room)
+	if lacking {
+		return errNotResident
+	}
+	return err
+}
+
+// wholeSoon is how long who asks for a state waits until all of it is known here.
+const wholeSoon = 20 * time.Second
+
+// awaitWhole holds a question back that cannot be answered before all members of a room are known.
+func (h *Handler) awaitWhole(ctx context.Context, room event.RoomID) error {
+	wait, enough := context.WithTimeout(ctx, wholeSoon)
+	defer enough()
+	err := h.c.Rooms.AwaitWhole(wait, room)
+	if wait.Err() != nil {
+		return notFound("the state of the room is not known here yet")
+	}
+	if err != nil {
+		return err
+	}
+	return h.checkWhole(ctx, room)
 }

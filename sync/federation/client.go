@@ -43,6 +43,7 @@ type Client struct {
 	c          ClientConfig
 	log        *slog.Logger
 	policyAway *silence // shared by all identities
+	lacking    *teller  // so is this
 }
 
 func (c *Client) now() time.Time {
@@ -60,7 +61,7 @@ func NewClient(c ClientConfig) *Client {
 	if c.Patience == 0 {
 		c.Patience = time.Minute
 	}
-	return &Client{c: c, log: c.Log, policyAway: &silence{}}
+	return &Client{c: c, log: c.Log, policyAway: &silence{}, lacking: &teller{}}
 }
 
 // As gives the same client under another identity: it shares all else.

@@ -48,6 +48,8 @@ type Intake struct {
 	ctx   context.Context      // Run's; nil while it does not run. The lanes' life, not a request's.
 	wg    sync.WaitGroup
 	ran   bool // it has begun to run: all rooms where events wait have lanes
+
+	resyncs resyncs
 }
 
 // NewIntake returns an intake at rest.
@@ -157,12 +159,15 @@ func (in *Intake) Run(ctx context.Context) error {
 	in.mu.Lock()
 	in.ran = true
 	in.mu.Unlock()
-	<-ctx.Done()
+	err = in.resyncAll(ctx)
+	if err == nil {
+		<-ctx.Done()
+	}
 	in.mu.Lock()
 	in.ctx = nil
 	in.mu.Unlock()
 	in.wg.Wait()
-	return nil
+	return err
 }
 
 // appended has staged events tried that lacked what a transaction brings, whichever way it came.
@@ -241,6 +246,9 @@ func (in *Intake) TakeAll(ctx context.Context, origin string, pdus []*event.PDU)
 				in.late(origin)
 			}
 		case room.Rejected:
+			if lacking, err := in.c.Rooms.NotWhole(ctx, ins[k].PDU.RoomID); lacking && err == nil {
+				continue // not the last word: it is judged anew when all members are known
+			}
 			in.c.Trouble.Note(origin, Refused, ins[k].PDU.RoomID, ins[k].PDU.ID, errors.New(res.Reason))
 			errs[at[k]] = &badPDU{"rejected: " + res.Reason}
 		default:
@@ -335,6 +343,7 @@ func (in *Intake) Busy(id event.RoomID) bool {
 
 // Reachable wakes all lanes: a server is there again that one may wait for.
 func (in *Intake) Reachable(string) {
+	in.resyncs.wake()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, l := range in.lanes {

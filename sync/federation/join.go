@@ -3,14 +3,13 @@
 package federation
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 
 	"hallig/appliance/event"
@@ -61,18 +60,34 @@ func (c *Client) joinThrough(ctx context.Context, server string, id event.RoomID
 	if err != nil {
 		return err
 	}
-	var out struct {
-		Event     json.RawMessage   `json:"event"`
-		State     []json.RawMessage `json:"state"`
-		AuthChain []json.RawMessage `json:"auth_chain"`
+	return c.arrive(ctx, server, id, v, pdu)
+}
+
+// arrivalNote is the short part of the answer to a join.
+type arrivalNote struct {
+	signed  json.RawMessage // our join, with more signatures
+	omitted bool
+	servers []string
+	create  *event.PDU
+	state   []event.ID
+}
+
+// arrive sends a signed join and takes in the state that comes back. In a room where we have nobody yet the members may come later.
+func (c *Client) arrive(ctx context.Context, server string, id event.RoomID, v *event.Version, pdu *event.PDU) error {
+	omit := "true"
+	if at, err := c.c.Rooms.Standing(ctx, id, c.c.Local.Server); err == nil && at.Resident {
+		omit = "false" // what lacks of two joins would be too much to keep apart
 	}
-	q := call{method: http.MethodPut, path: v2("send_join", string(id), string(pdu.ID)), query: url.Values{"omit_members": {"false"}},
+	var out arrivalNote
+	q := call{method: http.MethodPut, path: v2("send_join", string(id), string(pdu.ID)), query: url.Values{"omit_members": {omit}},
 		body: json.RawMessage(pdu.JSON()), limit: maxJoin, patient: true}
-	if err := c.ask(ctx, server, q, &out); err != nil {
+	answer, err := c.askLong(ctx, server, q, []string{"state", "auth_chain"}, []string{"event", "members_omitted", "servers_in_room"},
+		func(key string, _ int, raw json.RawMessage) error { return out.note(v, id, key, raw) })
+	if err != nil {
 		return err
 	}
-	if len(out.Event) > 0 { // with more signatures, when the server vouches for a restricted join
-		signed, err := event.Parse(v, out.Event)
+	if len(out.signed) > 0 && string(out.signed) != "null" { // when the server vouches for a restricted join
+		signed, err := event.Parse(v, out.signed)
 		if err != nil {
 			return fmt.Errorf("read our own join: %w", err)
 		}
@@ -86,12 +101,71 @@ func (c *Client) joinThrough(ctx context.Context, server string, id event.RoomID
 	if err := c.VerifyPDU(ctx, pdu); err != nil {
 		return err
 	}
-	state, auth, err := c.verifiedState(ctx, server, v, id, c.parse(v, id, out.State, server), c.parse(v, id, out.AuthChain, server))
-	if err != nil {
+	if err := c.checkCreation(ctx, server, v, id, out.create); err != nil {
 		return err
 	}
-	if err := c.c.Rooms.Adopt(ctx, v, pdu, state, auth, room.Source{Kind: "federation", Server: server}); err != nil {
+	l := c.learner(server, id, v, out.create)
+	if err := l.learn(ctx, answer, "auth_chain", "state"); err != nil {
+		return err
+	}
+	a := room.Arrival{Version: v, Join: pdu, From: room.Source{Kind: "federation", Server: server}, Partial: out.omitted && omit == "true", Servers: out.servers}
+	for _, s := range out.state {
+		if l.here[s] {
+			a.State = append(a.State, s)
+		}
+	}
+	if err := c.c.Rooms.Arrive(ctx, a); err != nil {
 		return fmt.Errorf("adopt room: %w", err)
+	}
+	if a.Partial {
+		c.lacking.tell(id)
+	}
+	return nil
+}
+
+// maxServers bounds the servers that are believed to be in a room because another one says so.
+const maxServers = 20_000
+
+// note takes a part of the answer.
+func (t *arrivalNote) note(v *event.Version, id event.RoomID, key string, raw json.RawMessage) error {
+	switch key {
+	case "event":
+		t.signed = bytes.Clone(raw)
+	case "members_omitted":
+		return json.Unmarshal(raw, &t.omitted)
+	case "servers_in_room":
+		err := json.Unmarshal(raw, &t.servers)
+		t.servers = t.servers[:min(len(t.servers), maxServers)]
+		return err
+	case "state":
+		p, err := event.Parse(v, bytes.Clone(raw))
+		if err != nil || p.RoomID != id {
+			return nil // it is left out, and said so, when it is to be stored
+		}
+		t.state = append(t.state, p.ID)
+		if p.Is("m.room.create", "") && t.create == nil {
+			t.create = p
+		}
+	}
+	return nil
+}
+
+// checkCreation verifies the creation of a room that is joined, and that it fits the version.
+func (c *Client) checkCreation(ctx context.Context, server string, v *event.Version, id event.RoomID, p *event.PDU) error {
+	if p == nil {
+		return fmt.Errorf("the state of %s has no creation", id)
+	}
+	if _, err := c.checked(ctx, server, p); err != nil {
+		return fmt.Errorf("the state of %s has no verified creation: %w", id, err)
+	}
+	var content struct {
+		Version *string `json:"room_version"`
+	}
+	if err := json.Unmarshal(p.Content, &content); err != nil {
+		return errors.New("the room's creation cannot be read")
+	}
+	if content.Version == nil && v.ID != "1" || content.Version != nil && *content.Version != v.ID {
+		return errors.New("the room's creation names another version")
 	}
 	return nil
 }
@@ -183,46 +257,6 @@ func fillTemplate(raw json.RawMessage, id event.RoomID, user event.UserID, membe
 func quoted(s string) json.RawMessage {
 	raw, _ := json.Marshal(s) // strings always can
 	return raw
-}
-
-// verifiedState checks the signatures of a state and its auth chain, many at a time, and that there is one creation that
-// fits the version.
-func (c *Client) verifiedState(ctx context.Context, server string, v *event.Version, id event.RoomID, state, auth []*event.PDU) (goodState, goodAuth []*event.PDU, err error) {
-	all := make(map[event.ID]*event.PDU, len(state)+len(auth))
-	for _, p := range slices.Concat(state, auth) {
-		all[p.ID] = p
-	}
-	good, err := c.verifyMany(ctx, server, slices.Collect(maps.Values(all)))
-	if err != nil {
-		return nil, nil, err
-	}
-	pick := func(from []*event.PDU) []*event.PDU {
-		out := make([]*event.PDU, 0, len(from))
-		seen := make(map[event.ID]bool, len(from))
-		for _, p := range from {
-			if g := good[p.ID]; g != nil && !seen[p.ID] {
-				seen[p.ID] = true
-				out = append(out, g)
-			}
-		}
-		return out
-	}
-	goodState, goodAuth = pick(state), pick(auth)
-	for _, p := range goodState {
-		if p.Is("m.room.create", "") {
-			var content struct {
-				Version *string `json:"room_version"`
-			}
-			if err := json.Unmarshal(p.Content, &content); err != nil {
-				return nil, nil, errors.New("the room's creation cannot be read")
-			}
-			if content.Version == nil && v.ID != "1" || content.Version != nil && *content.Version != v.ID {
-				return nil, nil, errors.New("the room's creation names another version")
-			}
-			return goodState, goodAuth, nil
-		}
-	}
-	return nil, nil, fmt.Errorf("the state of %s has no verified creation", id)
 }
 
 // verifyMany verifies events in parallel. What has a bad signature, or one of a server whose key cannot be had, is left out.

@@ -32,6 +32,9 @@ func testCA(t *testing.T) *testpeer.CA {
 
 func sameState(t *testing.T, id string, boxes ...*testBox) {
 	t.Helper()
+	for _, b := range boxes {
+		b.await("the members", func() bool { return !must[bool](t)(b.rooms.NotWhole(t.Context(), event.RoomID(id))) })
+	}
 	first := must[map[rules.Key]event.ID](t)(boxes[0].rooms.State(t.Context(), event.RoomID(id)))
 	for _, b := range boxes[1:] {
 		got := must[map[rules.Key]event.ID](t)(b.rooms.State(t.Context(), event.RoomID(id)))

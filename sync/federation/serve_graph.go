@@ -110,6 +110,9 @@ func (h *Handler) state(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.awaitWhole(ctx, p.RoomID); err != nil {
+		return nil, err
+	}
 	told, err := h.c.Rooms.TellState(ctx, p.ID)
 	if err != nil {
 		return nil, err
@@ -121,6 +124,9 @@ func (h *Handler) state(ctx context.Context, r *request) (any, error) {
 func (h *Handler) stateIDs(ctx context.Context, r *request) (any, error) {
 	p, err := h.at(ctx, r, event.ID(r.query("event_id")))
 	if err != nil {
+		return nil, err
+	}
+	if err := h.awaitWhole(ctx, p.RoomID); err != nil {
 		return nil, err
 	}
 	told, err := h.c.Rooms.TellState(ctx, p.ID)

@@ -70,6 +70,9 @@ func (h *Handler) makeJoin(ctx context.Context, r *request) (any, error) {
 	if err := speaks(r, v); err != nil {
 		return nil, err
 	}
+	if err := h.checkWhole(ctx, id); err != nil {
+		return nil, err
+	}
 	return h.template(ctx, r.local, id, user, "join")
 }
 
@@ -89,6 +92,9 @@ func (h *Handler) makeKnock(ctx context.Context, r *request) (any, error) {
 	if err := speaks(r, v); err != nil {
 		return nil, err
 	}
+	if err := h.checkWhole(ctx, id); err != nil {
+		return nil, err
+	}
 	return h.template(ctx, r.local, id, user, "knock")
 }
 
@@ -104,6 +110,11 @@ func (h *Handler) membership(ctx context.Context, r *request, want string) (*eve
 	}
 	if err := h.checkACL(ctx, id, r.origin); err != nil {
 		return nil, err
+	}
+	if want != "leave" {
+		if err := h.checkWhole(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	if len(r.body) == 0 {
 		return nil, refuse(http.StatusBadRequest, "M_NOT_JSON", "a JSON body is needed")

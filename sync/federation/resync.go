@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+)
+
+// This file gets the members of rooms that were joined without them, behind everybody's back: one worker per room, which asks the server that was joined
+// through, then the room's others, for ever. What it got is on the disk after each batch; a restart asks only for what lacks.
+
+const (
+	resyncFirst = 2 * time.Second
+	resyncMost  = 15 * time.Minute
+	// fewEvents are asked for one by one; more are asked for as a whole state.
+	fewEvents = 30
+	// maxUngiven is how many parts of a state a server may not be able to give and is believed all the same: old rooms have holes.
+	maxUngiven = 100
+)
+
+// teller hands on that a room was joined without its members.
+type teller struct {
+	mu sync.Mutex
+	f  func(event.RoomID)
+}
+
+func (t *teller) tell(id event.RoomID) {
+	t.mu.Lock()
+	f := t.f
+	t.mu.Unlock()
+	if f != nil {
+		f(id)
+	}
+}
+
+func (t *teller) set(f func(event.RoomID)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.f = f
+}
+
+// resyncs are the workers. They run while Intake.Run does.
+type resyncs struct {
+	mu    sync.Mutex
+	rooms map[event.RoomID]chan struct{} // to wake them
+}
+
+// wake has the workers try again at once.
+func (r *resyncs) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.rooms {
+		poke(c)
+	}
+}
+
+// resyncAll starts with the rooms that lack members since before we were started.
+func (in *Intake) resyncAll(ctx context.Context) error {
+	in.c.Client.lacking.set(in.resync)
+	rooms, err := in.c.Rooms.LackingRooms(ctx)
+	if err != nil {
+		return fmt.Errorf("look up rooms that lack members: %w", err)
+	}
+	for _, id := range rooms {
+		in.resync(id)
+	}
+	return nil
+}
+
+// resync starts the worker of a room.
+func (in *Intake) resync(id event.RoomID) {
+	in.mu.Lock()
+	ctx := in.ctx
+	in.mu.Unlock()
+	if ctx == nil {
+		return // Run finds it
+	}
+	r := &in.resyncs
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.rooms[id]; c != nil {
+		poke(c) // joined anew
+		return
+	}
+	if r.rooms == nil {
+		r.rooms = make(map[event.RoomID]chan struct{})
+	}
+	c := make(chan struct{}, 1)
+	r.rooms[id] = c
+	in.wg.Go(func() { in.resyncRoom(ctx, id, c) }) // Run waits for it
+}
+
+// resyncRoom works until a room lacks nothing any more.
+func (in *Intake) resyncRoom(ctx context.Context, id event.RoomID, wake chan struct{}) {
+	began := time.Now()
+	for wait := resyncFirst; ctx.Err() == nil; wait = min(2*wait, resyncMost) {
+		done, err := in.resyncOnce(ctx, id)
+		if done && in.resynced(id, wake) {
+			in.log.Info("the members of a room are known", "room", id, "after", time.Since(began).Round(time.Millisecond))
+			return
+		}
+		if done || ctx.Err() != nil {
+			continue
+		}
+		in.log.Info("the members of a room are not known yet; trying on", "room", id, "err", err)
+		again := time.NewTimer(wait)
+		select {
+		case <-again.C:
+		case <-wake:
+			wait = resyncFirst
+		case <-ctx.Done():
+		}
+		again.Stop()
+	}
+}
+
+// resynced ends a worker, unless it was woken meanwhile.
+func (in *Intake) resynced(id event.RoomID, wake chan struct{}) bool {
+	r := &in.resyncs
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-wake:
+		return false
+	default:
+	}
+	delete(r.rooms, id)
+	return true
+}
+
+// resyncOnce asks each of the room's servers once.
+func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID) (done bool, err error) {
+	p, err := in.c.Rooms.Lacking(ctx, id)
+	if p == nil || err != nil {
+		return err == nil, err
+	}
+	refused, asked := 0, 0
+	var last error = errors.New("nobody else is known to be in the room")
+	for _, server := range append([]string{p.Via}, p.Servers...) {
+		if server == in.c.Local.Server || asked > 0 && server == p.Via {
+			continue
+		}
+		asked++
+		err := in.membersFrom(ctx, server, p)
+		if err == nil || ctx.Err() != nil {
+			return err == nil, ctx.Err()
+		}
+		if final(err) {
+			refused++
+		}
+		last = fmt.Errorf("from %s: %w", server, err)
+		in.log.Info("a server did not tell the members of a room", "server", server, "room", id, "err", err)
+		if now, err := in.c.Rooms.Lacking(ctx, id); err != nil || now == nil || now.Join != p.Join {
+			return false, err // joined anew meanwhile
+		}
+	}
+	if !p.Here && refused == asked { // who is not in a room is told nothing of it
+		return in.c.Rooms.Abandon(ctx, id)
+	}
+	return false, last
+}
+
+// membersFrom gets the state before our join from one server.
+func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking) error {
+	release, err := in.ask(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer release()
+	w := room.Whole{Room: p.Room, Join: p.Join}
+	at := p.Join
+	if len(p.Prev) == 1 { // other servers than the one that was joined through know it for longer
+		at, w.At = p.Prev[0], p.Prev[0]
+	}
+	state, auth, err := in.c.Client.StateIDs(ctx, server, p.Room, at)
+	if err != nil {
+		return err
+	}
+	if len(state) == 0 {
+		return errors.New("an empty state")
+	}
+	v, err := in.c.Rooms.Version(ctx, p.Room)
+	if err != nil {
+		return err
+	}
+	bad, err := in.learnState(ctx, server, v, p.Room, at, w.At, slices.Concat(auth, state))
+	if err != nil {
+		return err
+	}
+	w.State = slices.DeleteFunc(state, func(id event.ID) bool { return bad[id] })
+	return in.c.Rooms.Complete(ctx, w)
+}
+
+// learnState brings the events of a state, and the one that it is before, unless that is "". bad are those that nobody can verify or give.
+func (in *Intake) learnState(ctx context.Context, server string, v *event.Version, id event.RoomID, at, prev event.ID, ids []event.ID) (bad map[event.ID]bool, err error) {
+	c := in.c.Client
+	create, err := in.c.Rooms.StateEvent(ctx, id, "m.room.create", "")
+	if err != nil {
+		return nil, err
+	}
+	if create == nil {
+		return nil, errors.New("the room's creation is missing")
+	}
+	l := c.learner(server, id, v, create)
+	lack, err := in.c.Rooms.Lacks(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	if len(lack) > fewEvents {
+		l.wanted = make(map[event.ID]bool, len(lack))
+		for _, id := range lack {
+			l.wanted[id] = true
+		}
+		q := call{method: http.MethodGet, path: v1("state", string(id)), query: url.Values{"event_id": {string(at)}}, limit: maxJoin, patient: true}
+		answer, err := c.askLong(ctx, server, q, nil, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.learn(ctx, answer, "auth_chain", "pdus"); err != nil {
+			return nil, err
+		}
+		if lack, err = in.c.Rooms.Lacks(ctx, lack); err != nil {
+			return nil, err
+		}
+	}
+	if prev != "" {
+		more, err := in.c.Rooms.Lacks(ctx, []event.ID{prev})
+		if err != nil {
+			return nil, err
+		}
+		lack = append(lack, more...)
+	}
+	ungiven, err := in.learnSingly(ctx, l, lack)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ungiven {
+		l.bad[id] = true
+	}
+	if l.bad[prev] {
+		return nil, errors.New("the event before our join is not given, or not as it was signed")
+	}
+	return l.bad, nil
+}
+
+// learnSingly asks for events one by one. ungiven are those that the server does not have.
+func (in *Intake) learnSingly(ctx context.Context, l *learner, ids []event.ID) (ungiven []event.ID, err error) {
+	b := &learning{learner: l, ctx: ctx, all: true, batch: map[event.ID]bool{}}
+	for _, id := range ids {
+		if l.bad[id] {
+			continue
+		}
+		p, err := in.c.Client.One(ctx, l.server, l.room, l.v, id)
+		if final(err) {
+			in.log.Info("a part of the state is not given", "server", l.server, "room", l.room, "event", id)
+			if ungiven = append(ungiven, id); len(ungiven) > maxUngiven {
+				return nil, errors.New("too much of the state is not given")
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if b.pdus = append(b.pdus, p); len(b.pdus) >= learnBatch {
+			if err := b.flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ungiven, b.flush()
+}
