@@ -43,6 +43,7 @@ type nameTable struct {
 	byText map[string]*name
 	byNID  map[int64]*name
 	next   int64
+	most   int // names at which those with a row are forgotten; 0: maxNames
 }
 
 // name is one interned name. of is the server of a user or the type of a state key.
@@ -137,13 +138,15 @@ func (ns *names) loadLocked(kind nameKind, sql string, args ...any) (*name, erro
 
 func (ns *names) addLocked(n *name) {
 	t := &ns.kinds[n.kind]
-	if len(t.byText) >= maxNames {
+	if len(t.byText) >= max(t.most, maxNames) {
 		for k, old := range t.byText {
 			if old.stored.Load() {
 				delete(t.byText, k)
 				delete(t.byNID, old.nid)
 			}
 		}
+		// Those of a write that has not landed stay, however many: the next look is not due before there are twice as many.
+		t.most = 2 * len(t.byText)
 	}
 	t.byText[n.key()] = n
 	t.byNID[n.nid] = n
