@@ -89,6 +89,7 @@ type DB struct {
 	groups    *groupCache
 	names     names
 	ids       idCache
+	servers   serverLists
 
 	readers chan *conn // tokens: nil = not opened yet
 	nread   int

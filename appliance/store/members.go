@@ -4,6 +4,8 @@ package store
 
 import (
 	"encoding/json"
+	"slices"
+	"sync"
 
 	"hallig/appliance/event"
 )
@@ -215,6 +217,68 @@ func (r *Read) CountMembers(room event.RoomID) (joined, invited int64, err error
 
 // Servers lists the servers with a joined member in a room, and while its members are not all known those that are said to have one.
 func (r *Read) Servers(room event.RoomID) (servers []string, err error) {
+	row, err := r.Room(room)
+	if row == nil || err != nil {
+		return nil, err
+	}
+	if r.c == r.db.w { // in the middle of a write the members may be ahead of the state
+		return r.readServers(room)
+	}
+	partial, err := r.Partial(room)
+	if err != nil {
+		return nil, err
+	}
+	as := serversAt{cur: row.Cur, partial: partial != nil && partial.Whole == 0}
+	if servers, ok := r.db.servers.find(room, as); ok {
+		return servers, nil
+	}
+	if servers, err = r.readServers(room); err == nil {
+		r.db.servers.put(room, as, servers)
+	}
+	return servers, err
+}
+
+// serversAt is what the servers of a room follow from: joined members change with the current state, and what is said of servers goes when all
+// members are known.
+type serversAt struct {
+	cur     int64
+	partial bool
+}
+
+// serverLists remembers the servers of rooms. Each of a thousand servers that a message goes to has us ask who else is in the room, and to find out means to read all members.
+type serverLists struct {
+	mu sync.Mutex
+	of map[event.RoomID]serverList
+}
+
+type serverList struct {
+	at   serversAt
+	list []string
+}
+
+// maxServerLists bounds the rooms that are remembered.
+const maxServerLists = 64
+
+func (c *serverLists) find(room event.RoomID, at serversAt) ([]string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, ok := c.of[room]
+	if !ok || l.at != at {
+		return nil, false
+	}
+	return slices.Clone(l.list), true
+}
+
+func (c *serverLists) put(room event.RoomID, at serversAt, list []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil || len(c.of) >= maxServerLists {
+		c.of = make(map[event.RoomID]serverList)
+	}
+	c.of[room] = serverList{at, slices.Clone(list)}
+}
+
+func (r *Read) readServers(room event.RoomID) (servers []string, err error) {
 	rn, err := r.findRoom(room)
 	if rn == 0 || err != nil {
 		return nil, err

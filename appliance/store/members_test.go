@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package store
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"hallig/appliance/event"
+)
+
+// The servers of a room are what its members say, through joins and leaves, in a snapshot that is older than the last change, within a write, and
+// while the members are not all known.
+func TestServersFollowMembers(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "hallig.db"), Options{})
+	rng := rand.New(rand.NewPCG(5, 6))
+	const room = "!r:x"
+	want := map[event.UserID]string{}
+	servers := func(said ...string) []string {
+		in := slices.Clone(said)
+		for u, m := range want {
+			if m == "join" {
+				in = append(in, u.Server())
+			}
+		}
+		slices.Sort(in)
+		return slices.Compact(in)
+	}
+	ask := func(r *Read, want []string) {
+		t.Helper()
+		for range 2 {
+			got, err := r.Servers(room)
+			if err != nil || !slices.Equal(got, want) {
+				t.Fatalf("servers %v, %v, want %v", got, err, want)
+			}
+			for i := range got {
+				got[i] = "mine now" // the answer is the caller's
+			}
+		}
+	}
+	var said []string
+	for step := range 200 {
+		old := servers(said...)
+		if err := db.View(t.Context(), func(before *Read) error {
+			ask(before, old)
+			if err := db.Do(t.Context(), func(tx *Tx) error {
+				u := event.UserID(fmt.Sprintf("@u%d:s%d", rng.IntN(3), rng.IntN(5)))
+				want[u] = []string{"join", "leave", "invite"}[rng.IntN(3)]
+				if err := tx.SetMember(Membership{Room: room, User: u, Membership: want[u], Event: int64(step + 1)}); err != nil {
+					return err
+				}
+				switch rng.IntN(20) {
+				case 0:
+					said = []string{"s3", "s9"}
+					if err := tx.StartPartial(Partial{Room: room, Join: int64(step + 1), Via: "s9"}, said); err != nil {
+						return err
+					}
+				case 1:
+					said = nil
+					if err := tx.EndPartial(room, int64(step+1)); err != nil {
+						return err
+					}
+				}
+				ask(tx.Read, servers(said...))
+				return tx.SetRoom(room, "11", int64(step+1))
+			}); err != nil {
+				return err
+			}
+			ask(before, old)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.View(t.Context(), func(r *Read) error { ask(r, servers(said...)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
