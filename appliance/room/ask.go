@@ -4,6 +4,7 @@ package room
 
 import (
 	"context"
+	"fmt"
 
 	"hallig/appliance/event"
 	"hallig/appliance/rules"
@@ -136,28 +137,19 @@ func (r *Rooms) State(ctx context.Context, room event.RoomID) (m map[rules.Key]e
 		if err != nil {
 			return err
 		}
-		m, err = r.stateIDs(rd, s)
+		m, err = stateIDs(rd, s)
 		return err
 	})
 	return m, err
 }
 
-func (r *Rooms) stateIDs(rd *store.Read, s store.State) (map[rules.Key]event.ID, error) {
+func stateIDs(rd *store.Read, s store.State) (map[rules.Key]event.ID, error) {
 	m := make(map[rules.Key]event.ID, len(s))
-	for _, e := range s {
-		typ, key, err := r.db.StateKeyText(e.Key)
-		if err != nil {
-			return nil, err
-		}
-		var id event.ID
-		if t := r.thins.nid(e.Event); t != nil {
-			id = t.ID
-		} else if id, err = rd.EventID(e.Event); err != nil {
-			return nil, err
-		}
-		m[rules.Key{Type: typ, StateKey: key}] = id
+	err := rd.Named(s, func(typ, key string, id event.ID) { m[rules.Key{Type: typ, StateKey: key}] = id })
+	if err == nil && len(m) < len(s) {
+		err = fmt.Errorf("read state: %d of %d events are missing", len(s)-len(m), len(s))
 	}
-	return m, nil
+	return m, err
 }
 
 // StateEvent gives the event that holds (typ, key) in the current state; nil when none does.
@@ -217,7 +209,7 @@ func (r *Rooms) stateAt(ctx context.Context, id event.ID, pick func(*store.Event
 		if err != nil {
 			return err
 		}
-		m, err = r.stateIDs(rd, s)
+		m, err = stateIDs(rd, s)
 		return err
 	})
 	return m, err

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"cmp"
 	"container/list"
 	"encoding/binary"
 	"errors"
@@ -329,7 +330,11 @@ func (r *Read) Without(s State, typ string) (State, error) {
 		return s, err
 	}
 	of := make(map[int64]bool)
-	err = r.eachKeyRow(s, `SELECT nid FROM skey WHERE nid BETWEEN ? AND ? AND +type=?`, []any{t.nid}, func(row *Row) error {
+	keys := make([]int64, len(s))
+	for i, e := range s {
+		keys[i] = e.Key
+	}
+	err = r.eachRow(keys, `SELECT nid FROM skey WHERE nid BETWEEN ? AND ? AND +type=?`, []any{t.nid}, func(row *Row) error {
 		var nid int64
 		err := row.Scan(&nid)
 		of[nid] = true
@@ -347,19 +352,79 @@ func (r *Read) Without(s State, typ string) (State, error) {
 	return rest, nil
 }
 
-// eachKeyRow runs a query for all keys of a state, in runs of numbers: keys that came together lie together, and one question costs as much as the reading of many rows.
-// Its first two parameters are the ends of a run. Rows of other keys come too.
-func (r *Read) eachKeyRow(s State, sql string, more []any, f func(*Row) error) error {
-	const wide = 16 // a question is worth this many rows
-	for len(s) > 0 {
-		n := 1
-		for n < len(s) && s[n].Key-s[n-1].Key <= wide {
-			n++
-		}
-		if err := r.each(sql, append(args(s[0].Key, s[n-1].Key), more...), f); err != nil {
+// Named tells the type, key and event of each entry of a state, in no order.
+func (r *Read) Named(s State, f func(typ, key string, id event.ID)) error {
+	type text struct{ typ, key string }
+	texts := make([]text, len(s))
+	numbers := make([]int64, len(s))
+	for i, e := range s {
+		numbers[i] = e.Key
+	}
+	at := 0
+	var last *name // types come in runs
+	err := r.eachRow(numbers, `SELECT nid, type, key FROM skey WHERE nid BETWEEN ? AND ?`, nil, func(row *Row) error {
+		var nid, typ int64
+		var key string
+		if err := row.Scan(&nid, &typ, &key); err != nil {
 			return err
 		}
-		s = s[n:]
+		for at < len(s) && s[at].Key < nid {
+			at++
+		}
+		if at == len(s) || s[at].Key != nid {
+			return nil
+		}
+		if last == nil || last.nid != typ {
+			var err error
+			if last, err = r.db.names.byNID(kindType, typ); err != nil {
+				return err
+			}
+		}
+		texts[at] = text{last.text, key}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	order := make([]int, len(s))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(s[a].Event, s[b].Event) })
+	for i, o := range order {
+		numbers[i] = s[o].Event
+	}
+	at = 0
+	return r.eachRow(numbers, `SELECT nid, id FROM event WHERE nid BETWEEN ? AND ?`, nil, func(row *Row) error {
+		var nid int64
+		var id []byte
+		if err := row.Scan(&nid, &id); err != nil {
+			return err
+		}
+		for at < len(numbers) && numbers[at] < nid {
+			at++
+		}
+		for ; at < len(numbers) && numbers[at] == nid; at++ {
+			t := texts[order[at]]
+			f(t.typ, t.key, idText(id))
+		}
+		return nil
+	})
+}
+
+// eachRow asks for the rows with the numbers given, which are sorted, run by run: what came together lies together, and one question costs as much as the reading of
+// many rows. The first two parameters are the ends of a run. Rows in between come too.
+func (r *Read) eachRow(numbers []int64, sql string, more []any, f func(*Row) error) error {
+	const wide = 16 // a question is worth this many rows
+	for len(numbers) > 0 {
+		n := 1
+		for n < len(numbers) && numbers[n]-numbers[n-1] <= wide {
+			n++
+		}
+		if err := r.each(sql, append(args(numbers[0], numbers[n-1]), more...), f); err != nil {
+			return err
+		}
+		numbers = numbers[n:]
 	}
 	return nil
 }

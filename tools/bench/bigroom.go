@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
+	"path/filepath"
 	"time"
 
 	"hallig/appliance/event"
+	law "hallig/appliance/room"
+	"hallig/appliance/store"
 	"hallig/tools/bigroom"
 	"hallig/tools/matrixclient"
 )
@@ -18,32 +20,7 @@ import (
 // joinBig joins a room of 50,000 members and 100,000 state events: when can the user talk, when is everybody known, and what does it take?
 func joinBig(ctx context.Context, b *bench) error {
 	spec := bigroom.Large()
-	room, err := bigroom.Make(spec)
-	if err != nil {
-		return err
-	}
-	keys, err := os.MkdirTemp(b.dir, "hallig-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(keys)
-	server, err := bigroom.Serve(room, keys)
-	if err != nil {
-		return err
-	}
-	defer server.Stop()
-	config := alone()
-	server.Configure(config)
-	return b.inDir(func(dir string) error {
-		box, _, err := start(ctx, b.hallig, dir, config)
-		if err != nil {
-			return err
-		}
-		defer box.stop()
-		anna := matrixclient.New(box.base)
-		if err := anna.Register(ctx, "anna", "feste Deiche, ruhige See", ""); err != nil {
-			return err
-		}
+	return b.inBigRoom(ctx, spec, func(box *box, anna *matrixclient.Client, server *bigroom.Server) error {
 		id := string(server.Room())
 		begin := time.Now()
 		if err := joinPatiently(ctx, anna, id); err != nil {
@@ -71,6 +48,35 @@ func joinBig(ctx context.Context, b *bench) error {
 		b.say("join_big_resync_s", whole.Seconds(), "s", how+"from POST join until the whole state is known")
 		b.say("join_big_rss_mb", float64(peak)/(1<<20), "MiB", how+"VmHWM of the box when the whole state is known")
 		return everybody(ctx, anna, id, server.Members())
+	})
+}
+
+// inBigRoom starts a server with a big room, and a box with one user that can find it.
+func (b *bench) inBigRoom(ctx context.Context, spec bigroom.Spec, f func(*box, *matrixclient.Client, *bigroom.Server) error) error {
+	room, err := bigroom.Make(spec)
+	if err != nil {
+		return err
+	}
+	return b.inDir(func(keys string) error {
+		server, err := bigroom.Serve(room, keys)
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+		config := alone()
+		server.Configure(config)
+		return b.inDir(func(dir string) error {
+			box, _, err := start(ctx, b.hallig, dir, config)
+			if err != nil {
+				return err
+			}
+			defer box.stop()
+			anna := matrixclient.New(box.base)
+			if err := anna.Register(ctx, "anna", "feste Deiche, ruhige See", ""); err != nil {
+				return err
+			}
+			return f(box, anna, server)
+		})
 	})
 }
 
@@ -110,4 +116,49 @@ func everybody(ctx context.Context, c *matrixclient.Client, room string, want in
 		return fmt.Errorf("the box knows %d members, there are %d", len(out.Joined), want)
 	}
 	return nil
+}
+
+// stateCold reads the state of a room of 10,000 members from a database that was just opened.
+func stateCold(ctx context.Context, b *bench) error {
+	spec := bigroom.Large()
+	spec.Joined, spec.Left, spec.Banned, spec.Other, spec.Servers = 10_000, 500, 500, 100, 300
+	return b.inBigRoom(ctx, spec, func(box *box, anna *matrixclient.Client, server *bigroom.Server) error {
+		if err := joinPatiently(ctx, anna, string(server.Room())); err != nil {
+			return err
+		}
+		if err := knowsMember(ctx, anna, string(server.Room()), string(server.LastMember())); err != nil {
+			return err
+		}
+		if err := box.stop(); err != nil {
+			return err
+		}
+		var times []float64
+		for range 7 {
+			took, err := readState(ctx, filepath.Join(box.dir, "hallig.db"), server.Room(), spec.Joined+spec.Left+spec.Banned+spec.Other+5+1)
+			if err != nil {
+				return err
+			}
+			times = append(times, float64(took.Microseconds())/1000)
+		}
+		b.say("state_cold_10k_ms", median(times), "ms", fmt.Sprintf("room joined by a box, %d members and %d other state events; database opened anew each time, so that none of its pages are in SQLite's "+
+			"memory (the system's may have them); Rooms.State: which event holds each type and key; median of 7", spec.Joined, spec.Left+spec.Banned+spec.Other+6))
+		return nil
+	})
+}
+
+// readState opens a database and says how long its room's state takes.
+func readState(ctx context.Context, file string, id event.RoomID, want int) (time.Duration, error) {
+	db, err := store.Open(ctx, file, store.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	rooms := law.New(db, law.Identity{Server: "bench.example"}, law.Options{})
+	begin := time.Now()
+	state, err := rooms.State(ctx, id)
+	took := time.Since(begin)
+	if err == nil && len(state) != want {
+		err = fmt.Errorf("the state has %d events, want %d", len(state), want)
+	}
+	return took, err
 }
