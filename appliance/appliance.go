@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,7 @@ type Box struct {
 	feed     *feed.Feed
 	media    *media.Media
 	clients  *csapi.Handler
+	inviting atomic.Pointer[csapi.Handler] // clients, for those who hear of servers before it is made
 	fed      *federationParts
 	exchange *exchangeParts
 
@@ -166,6 +168,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.fed.run(ctx, g)
 	b.runClock(ctx, g)
 	b.exchange.run(ctx, g)
+	g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 	g.Go(func() error { return b.refreshStale(ctx) })
 	g.Go(func() error { return b.awaitRotation(ctx) })
 	debug.FreeOSMemory() // what only the start needed goes back to a small machine

@@ -260,6 +260,9 @@ func (b *Box) reachedBefore(ctx context.Context) (addrs []string, err error) {
 // reached notes where a paired box was reached. Lazily: what a power cut takes back is noted at the next meeting.
 func (b *Box) reached(id peer.ID, addr string) {
 	b.db.Lazy(func(tx *store.Tx) error { return tx.SetPeerAddress(string(id), addr) })
+	if p, ok := b.exchange.paired().ByID(id); ok {
+		b.inReach(p.Server)
+	}
 }
 
 // loadRoster reads the paired boxes from the store.

@@ -89,8 +89,7 @@ func (b *Box) joinFederation() error {
 		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Now: b.clock.Now, Log: log, Web: f.discovery.Web,
 		Heard: func(server string, ok bool) {
 			if ok {
-				f.ring.Reachable(server)
-				f.sender.Heard(server)
+				b.heard(server)
 			}
 		},
 	})
@@ -102,9 +101,23 @@ func (b *Box) joinFederation() error {
 	f.handler = federation.NewHandler(federation.HandlerConfig{
 		Locals: federation.Only(f.local), DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
 		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log, Trouble: &f.trouble,
-		Heard: func(server string) { f.ring.Reachable(server); f.sender.Heard(server) },
+		Heard: b.heard,
 	})
 	return nil
+}
+
+// heard tells those who wait for a server that it is in reach.
+func (b *Box) heard(server string) {
+	b.fed.ring.Reachable(server)
+	b.fed.sender.Heard(server)
+	b.inReach(server)
+}
+
+// inReach has invites handed on that wait for a server.
+func (b *Box) inReach(server string) {
+	if h := b.inviting.Load(); h != nil {
+		h.Reached(server)
+	}
 }
 
 func (b *Box) users() *users {
@@ -138,6 +151,7 @@ func (b *Box) joinClients() error {
 		Appservices: services,
 		Home:        web.Handler(web.Page{ServerName: b.id.server, BaseURL: b.cfg.PublicURL}),
 	})
+	b.inviting.Store(b.clients)
 	return nil
 }
 

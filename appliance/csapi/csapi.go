@@ -63,6 +63,7 @@ type Handler struct {
 	uia    *uiaSessions
 	slow   *slowRequests
 	nonces *nonces
+	await  *inviteWait
 }
 
 // New makes the handler. It starts nothing; requests that go on in the background are waited for by Close.
@@ -83,6 +84,7 @@ func New(cfg Config) *Handler {
 		uia:    newUIASessions(cfg.Now),
 		slow:   newSlowRequests(cfg.SlowAfter),
 		nonces: newNonces(cfg.Now),
+		await:  newInviteWait(),
 	}
 	h.enterRoutes()
 	return h

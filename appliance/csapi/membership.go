@@ -114,6 +114,9 @@ func (h *Handler) kick(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if m.Membership != "join" && m.Membership != "invite" && m.Membership != "knock" {
+		if withdrawn, err := h.withdraw(ctx, id, c.session.User, user); withdrawn || err != nil {
+			return nil, err
+		}
 		return nil, forbidden("the user is not in this room")
 	}
 	return h.setMembership(ctx, c, id, user, "leave", reason)

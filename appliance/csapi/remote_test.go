@@ -232,7 +232,7 @@ func TestInviteElsewhere(t *testing.T) {
 	b.refused("an invite that is refused there", alice.Invite(b.ctx, room, "@zwei:far.example"), 403, "M_FORBIDDEN")
 	b.refused("its event", alice.StateEvent(b.ctx, room, "m.room.member", "@zwei:far.example", &m), 404, "M_NOT_FOUND")
 	far.gone.Store(true)
-	b.refused("an invite to a server that is gone", alice.Invite(b.ctx, room, "@drei:far.example"), 502, "M_UNKNOWN")
+	b.refused("an invite to a server that is gone", alice.Invite(b.ctx, room, "@drei:far.example"), 504, "M_UNKNOWN")
 	// The room is made even if the invite does not get through.
 	b.room(alice, matrixclient.CreateRoom{Invite: []string{farUser}})
 }

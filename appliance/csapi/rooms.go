@@ -73,7 +73,7 @@ func (h *Handler) createRoom(ctx context.Context, c *call) (any, error) {
 const createPatience = 5 * time.Second
 
 // inviteAll invites the users of other servers into a new room, all at once. The room is there whatever becomes of the
-// invites: what takes long goes on in the background, and who could not be reached can be invited again.
+// invites: what takes long goes on in the background, and who is out of reach is invited later.
 func (h *Handler) inviteAll(ctx context.Context, q inviteRequest, users []event.UserID) {
 	ctx, stop := context.WithTimeout(ctx, createPatience)
 	defer stop()
@@ -259,31 +259,7 @@ func (h *Handler) inviteUser(ctx context.Context, q inviteRequest) error {
 	if h.Remote == nil {
 		return errAlone(q.target.Server())
 	}
-	_, err = h.slow.do(ctx, "invite "+string(q.room)+" "+string(q.target), func(ctx context.Context) (any, error) {
-		return nil, h.inviteRemote(ctx, d)
-	})
-	return err
-}
-
-// inviteRemote has the other server sign the invite before anybody is told.
-// https://spec.matrix.org/v1.13/server-server-api/#inviting-to-a-room
-func (h *Handler) inviteRemote(ctx context.Context, d room.Draft) error {
-	pdu, v, err := h.Rooms.BuildEvent(ctx, d)
-	if err != nil {
-		return err
-	}
-	signed, err := h.Remote.Invite(ctx, v, pdu)
-	if err != nil {
-		return remoteError(err)
-	}
-	res, err := h.Rooms.Accept(ctx, room.Incoming{PDU: signed, From: room.Source{Kind: "local", Server: h.ServerName}})
-	if err != nil {
-		return err
-	}
-	if res.Outcome != room.Accepted && res.Outcome != room.Duplicate {
-		return forbidden("the invite was not accepted: " + res.Reason)
-	}
-	return nil
+	return h.inviteElsewhere(ctx, d, false)
 }
 
 func (h *Handler) joinByIDOrAlias(ctx context.Context, c *call) (any, error) {

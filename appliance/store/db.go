@@ -35,7 +35,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 7
+	schemaVersion = 8
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length
@@ -357,6 +357,15 @@ CREATE TABLE partial_server (
 	PRIMARY KEY (room, server)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX partial_server_server ON partial_server (server);`,
+	`-- 8: invites to users of servers that were out of reach.
+CREATE TABLE invite_wait (
+	room    TEXT NOT NULL,
+	user    TEXT NOT NULL,
+	sender  TEXT NOT NULL,
+	content BLOB NOT NULL,
+	since   INTEGER NOT NULL,
+	PRIMARY KEY (room, user)
+) STRICT, WITHOUT ROWID;`,
 }
 
 // migrate brings an older schema to ours in one transaction.
