@@ -124,7 +124,7 @@ func (r *Room) begin() (err error) {
 	if r.version.Creators {
 		levels = `{"users":{},"users_default":0,"state_default":50}`
 	}
-	r.create = state("m.room.create", "", `{"room_version":"`+r.version.ID+`"}`)
+	r.create = state("m.room.create", "", fmt.Sprintf(`{"example.seed":%d,"room_version":%q}`, r.Spec.Seed, r.version.ID))
 	if err == nil && r.version.CreateIsRoomID {
 		r.ID = event.RoomID("!" + r.entries[0].id[1:])
 	}

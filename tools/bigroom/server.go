@@ -274,3 +274,14 @@ func (s *Server) LastMember() event.UserID {
 
 // Room is the id of the room.
 func (s *Server) Room() event.RoomID { return s.room.ID }
+
+// State gives the present state by type and key.
+func (s *Server) State() map[[2]string]event.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[[2]string]event.ID, len(s.room.state))
+	for k, n := range s.room.state {
+		out[[2]string{k.typ, k.key}] = s.room.entries[n].id
+	}
+	return out
+}
