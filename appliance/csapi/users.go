@@ -386,31 +386,3 @@ func (h *Handler) openIDToken(_ context.Context, c *call) (any, error) {
 	token, life := h.Accounts.OpenIDToken(c.session.User)
 	return map[string]any{"access_token": token, "token_type": "Bearer", "matrix_server_name": h.ServerName, "expires_in": int(life.Seconds())}, nil
 }
-
-func (h *Handler) searchUsers(ctx context.Context, c *call) (any, error) {
-	var req struct {
-		Term  string `json:"search_term"`
-		Limit *int   `json:"limit"`
-	}
-	if err := c.decode(&req); err != nil {
-		return nil, err
-	}
-	limit := 10
-	if req.Limit != nil {
-		limit = max(0, min(*req.Limit, 100))
-	}
-	users, more, err := h.Accounts.SearchUsers(ctx, c.session.User, req.Term, limit)
-	if err != nil {
-		return nil, err
-	}
-	type result struct {
-		User   event.UserID `json:"user_id"`
-		Name   string       `json:"display_name,omitempty"`
-		Avatar string       `json:"avatar_url,omitempty"`
-	}
-	out := make([]result, len(users))
-	for i, u := range users {
-		out[i] = result{u.ID, u.DisplayName, u.AvatarURL}
-	}
-	return map[string]any{"results": out, "limited": more}, nil
-}

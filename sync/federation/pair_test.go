@@ -186,6 +186,56 @@ func TestPresenceGoesToSharedRooms(t *testing.T) {
 	})
 }
 
+// The user directory knows users of other servers by the rooms that the asker may look into, and nobody's name of a room that the asker may not.
+func TestDirectoryKnowsUsersOfOtherServers(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, doris, bert, cora := a.user("anna"), a.user("doris"), b.user("bert"), b.user("cora")
+	find := func(who *matrixclient.Client, term string) (found []string) {
+		var res struct {
+			Results []struct {
+				User string `json:"user_id"`
+				Name string `json:"display_name"`
+			}
+		}
+		if err := who.Do(t.Context(), "POST", matrixclient.Path("user_directory", "search"), map[string]string{"search_term": term}, &res); err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range res.Results {
+			found = append(found, u.User+" "+u.Name)
+		}
+		return found
+	}
+	expect := func(who *matrixclient.Client, term string, want ...string) {
+		t.Helper()
+		if got := find(who, term); !slices.Equal(got, want) {
+			t.Errorf("%s looks for %s: found %q, want %q", who.UserID, term, got, want)
+		}
+	}
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "private_chat", Invite: []string{bert.UserID}}))
+	must[string](t)(anna.SetState(t.Context(), id, "m.room.member", anna.UserID, map[string]string{"membership": "join", "displayname": "Nur Hier"}))
+	if _, err := bert.Join(t.Context(), id, a.name); err != nil {
+		t.Fatal(err)
+	}
+	expect(bert, "nur hier", anna.UserID+" Nur Hier") // they share the room
+	expect(bert, "@ANNA", anna.UserID+" Nur Hier")
+	expect(cora, "nur hier")
+	expect(cora, "@anna")
+	expect(doris, "nur hier")
+	expect(doris, "@anna", anna.UserID+" anna") // a colleague
+
+	open := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+	if _, err := bert.Join(t.Context(), open, a.name); err != nil {
+		t.Fatal(err)
+	}
+	expect(cora, "@anna", anna.UserID+" anna") // anybody may join where she is
+	expect(cora, "nur hier")
+	if err := anna.Leave(t.Context(), open); err != nil {
+		t.Fatal(err)
+	}
+	b.await("anna's leaving", func() bool { return len(find(cora, "@anna")) == 0 })
+}
+
 // A hint for a server that the dispatcher has not met goes with its first transaction; one for a box or ourselves is not kept.
 func TestHintsBeforeTheFirstTransaction(t *testing.T) {
 	b := newTestBox(t, testCA(t))
