@@ -179,7 +179,7 @@ func (g *game) levels(first bool) object {
 func (g *game) step() {
 	b := g.r.IntN(len(g.branches))
 	who, other := g.pick(users...), g.pick(users...)
-	switch g.r.IntN(20) {
+	switch g.r.IntN(22) {
 	case 0, 1, 2:
 		g.join(b, who)
 	case 3, 4, 5:
@@ -223,7 +223,58 @@ func (g *game) step() {
 		if len(g.branches) > 2 || g.one(3) {
 			g.meet(true)
 		}
+	case 20:
+		g.lift(b, who, other)
+	case 21:
+		if g.one(3) {
+			g.send(b, g.senior(who), "m.room.power_levels", "", g.unlike(b))
+		} else {
+			g.send(b, who, "m.room.power_levels", "", g.notify(b))
+		}
 	}
+}
+
+// lift bans, and has somebody let in again who is banned: where kicking needs less power than banning, that is a power between the two.
+func (g *game) lift(b int, who, other string) {
+	for _, u := range users {
+		m := g.nodes[g.branches[b].state[skey{"m.room.member", u}]]
+		if m != nil && m.lit.content["membership"] == "ban" {
+			g.send(b, who, "m.room.member", u, object{"membership": "leave"})
+			return
+		}
+	}
+	g.send(b, users[0], "m.room.member", other, object{"membership": "ban"})
+}
+
+// unlike makes kicking and banning cost unlike powers.
+func (g *game) unlike(b int) object {
+	c := g.current(b)
+	c["kick"], c["ban"] = g.number([]int{0, 10, 50}[g.r.IntN(3)]), g.number([]int{50, 51, 99, 100}[g.r.IntN(4)])
+	return c
+}
+
+// notify changes nothing but the power to notify.
+func (g *game) notify(b int) object {
+	c := g.current(b)
+	n, _ := c["notifications"].(object)
+	if n = maps.Clone(n); n == nil {
+		n = object{}
+	}
+	if k := g.pick("room", "room", "x"); g.one(3) {
+		delete(n, k)
+	} else {
+		n[k] = g.number([]int{0, 49, 50, 51, 99, 100}[g.r.IntN(6)])
+	}
+	c["notifications"] = n
+	return c
+}
+
+// current is a copy of the power levels that hold, made here if there are none.
+func (g *game) current(b int) object {
+	if p := g.nodes[g.branches[b].state[skey{"m.room.power_levels", ""}]]; p != nil {
+		return maps.Clone(p.lit.content)
+	}
+	return g.levels(false)
 }
 
 // senior is most often alice, so that things happen.
@@ -236,11 +287,10 @@ func (g *game) senior(who string) string {
 
 // fight changes the power levels that hold a little, or makes new ones.
 func (g *game) fight(b int) object {
-	p := g.nodes[g.branches[b].state[skey{"m.room.power_levels", ""}]]
-	if p == nil || g.one(3) {
+	if g.one(3) {
 		return g.levels(false)
 	}
-	c := maps.Clone(p.lit.content)
+	c := g.current(b)
 	us, _ := c["users"].(object)
 	us = maps.Clone(us)
 	if us == nil {
