@@ -177,6 +177,7 @@ func (b *testBox) start() {
 	var loops sync.WaitGroup
 	loops.Go(func() { _ = b.intake.Run(ctx) })
 	loops.Go(func() { _ = b.sender.Run(ctx) })
+	loops.Go(func() { clients.HandOnInvites(ctx) })
 	b.stop = sync.OnceFunc(func() {
 		stop()
 		loops.Wait()

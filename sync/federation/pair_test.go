@@ -145,6 +145,32 @@ func TestInviteJoinRefuseWithdraw(t *testing.T) {
 	}
 }
 
+// TestInviteOutlivesAnOutage: an invite to a box that is out of reach is kept over a restart, and handed on when the box is in reach.
+func TestInviteOutlivesAnOutage(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert := a.user("anna"), b.user("bert")
+	id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "private_chat"}))
+	b.link.Cut()
+	if err := anna.Invite(t.Context(), id, bert.UserID); matrixclient.Status(err) != http.StatusGatewayTimeout {
+		t.Fatalf("an invite to a box out of reach: %v", err)
+	}
+	a.stop()
+	b.link.Join()
+	a.start()
+	if _, err := bert.Follow(t.Context(), "", func(r *matrixclient.SyncResponse) bool { _, ok := r.Rooms.Invite[id]; return ok }); err != nil {
+		t.Fatal("no invite came: ", err)
+	}
+	a.await("the signed invite", func() bool {
+		m := must[map[event.UserID]string](t)(a.rooms.Members(t.Context(), event.RoomID(id)))
+		return m[event.UserID(bert.UserID)] == "invite"
+	})
+	if _, err := bert.Join(t.Context(), id, a.name); err != nil {
+		t.Fatal("join: ", err)
+	}
+	sameState(t, id, a, b)
+}
+
 // TestThirdServerLearnsOfJoin: who joins through us is made known to the others by us.
 // Who has just come in through us was told all there is: nobody asks it what else it has, and it does not give us our own answer back.
 func TestQuietAfterAJoin(t *testing.T) {
