@@ -502,6 +502,9 @@ func (db *DB) Peek(ctx context.Context, f func(*Read) error) error {
 
 // lend gives f a read connection.
 func (db *DB) lend(ctx context.Context, f func(*conn) error) error {
+	if err := ctx.Err(); err != nil { // a free reader would be as good a choice to select
+		return err
+	}
 	var c *conn
 	select {
 	case c = <-db.readers:

@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,12 +53,22 @@ func eventIDs(raw json.RawMessage) ([]event.ID, error) {
 		return nil, errors.New("no list of event ids")
 	}
 	for _, id := range ids {
-		if !strings.HasPrefix(string(id), "$") || len(id) > 255 {
+		if !isEventID(id) {
 			return nil, errors.New("no event id")
 		}
 	}
 	return ids, nil
 }
+
+// eventID reads one.
+func eventID(raw json.RawMessage) (id event.ID, err error) {
+	if err := json.Unmarshal(raw, &id); err != nil || !isEventID(id) {
+		return "", errors.New("no event id")
+	}
+	return id, nil
+}
+
+func isEventID(id event.ID) bool { return strings.HasPrefix(string(id), "$") && len(id) <= 255 }
 
 // Missing asks for the events between earliest (which we have) and latest.
 func (c *Client) Missing(ctx context.Context, server string, room event.RoomID, v *event.Version, earliest, latest []event.ID, limit int) ([]*event.PDU, error) {
@@ -97,18 +110,27 @@ func (c *Client) One(ctx context.Context, server string, room event.RoomID, v *e
 
 // StateIDs asks for the state before an event, as ids.
 func (c *Client) StateIDs(ctx context.Context, server string, room event.RoomID, id event.ID) (state, auth []event.ID, err error) {
-	var out struct {
-		State json.RawMessage `json:"pdu_ids"`
-		Auth  json.RawMessage `json:"auth_chain_ids"`
-	}
 	q := call{method: http.MethodGet, path: v1("state_ids", string(room)), query: url.Values{"event_id": {string(id)}}, limit: maxEvents, patient: true}
-	if err := c.ask(ctx, server, q, &out); err != nil {
+	lists := map[string]*[]event.ID{"pdu_ids": &state, "auth_chain_ids": &auth}
+	err = c.askStream(ctx, server, q, func(body io.Reader) error {
+		return walkAnswer(body, slices.Collect(maps.Keys(lists)), nil, func(key string, n int, raw json.RawMessage) error {
+			list := lists[key]
+			if n < 0 {
+				*list = []event.ID{}
+				return nil
+			}
+			id, err := eventID(raw)
+			*list = append(*list, id)
+			return err
+		})
+	})
+	if err == nil && (state == nil || auth == nil) {
+		err = fmt.Errorf("%s told no state", server)
+	}
+	if err != nil {
 		return nil, nil, err
 	}
-	if state, err = eventIDs(out.State); err == nil {
-		auth, err = eventIDs(out.Auth)
-	}
-	return state, auth, err
+	return state, auth, nil
 }
 
 // StateEvents asks for the state before an event and its auth chain, as events.

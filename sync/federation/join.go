@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 
 	"hallig/appliance/event"
@@ -82,7 +83,12 @@ func (c *Client) arrive(ctx context.Context, server string, id event.RoomID, v *
 	q := call{method: http.MethodPut, path: v2("send_join", string(id), string(pdu.ID)), query: url.Values{"omit_members": {omit}},
 		body: json.RawMessage(pdu.JSON()), limit: maxJoin, patient: true}
 	answer, err := c.askLong(ctx, server, q, []string{"state", "auth_chain"}, []string{"event", "members_omitted", "servers_in_room"},
-		func(key string, _ int, raw json.RawMessage) error { return out.note(v, id, key, raw) })
+		func(key string, n int, raw json.RawMessage) error {
+			if n < 0 {
+				return nil
+			}
+			return out.note(v, id, key, raw)
+		})
 	if err != nil {
 		return err
 	}
@@ -110,7 +116,7 @@ func (c *Client) arrive(ctx context.Context, server string, id event.RoomID, v *
 	}
 	a := room.Arrival{Version: v, Join: pdu, From: room.Source{Kind: "federation", Server: server}, Partial: out.omitted && omit == "true", Servers: out.servers}
 	for _, s := range out.state {
-		if l.here[s] {
+		if l.isHere(s) {
 			a.State = append(a.State, s)
 		}
 	}
@@ -142,7 +148,7 @@ func (t *arrivalNote) note(v *event.Version, id event.RoomID, key string, raw js
 		if err != nil || p.RoomID != id {
 			return nil // it is left out, and said so, when it is to be stored
 		}
-		t.state = append(t.state, p.ID)
+		t.state = append(t.state, event.ID(strings.Clone(string(p.ID)))) // and not all the texts of the event
 		if p.Is("m.room.create", "") && t.create == nil {
 			t.create = p
 		}

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"slices"
+	"strings"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
@@ -22,34 +25,40 @@ const learnBatch = 400
 
 // askLong sends a request whose answer may be long. The answer is kept, and walked while it comes unless each is nil.
 func (c *Client) askLong(ctx context.Context, server string, q call, lists, values []string, each func(key string, n int, raw json.RawMessage) error) (*spool, error) {
+	s := newSpool()
+	err := c.askStream(ctx, server, q, func(body io.Reader) error {
+		if each == nil {
+			_, err := io.Copy(s, body)
+			return err
+		}
+		return walkAnswer(io.TeeReader(body, s), lists, values, each)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, s.done()
+}
+
+// askStream sends a request and hands the answer on as it comes.
+func (c *Client) askStream(ctx context.Context, server string, q call, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.patience(q))
 	defer cancel()
 	resp, err := c.send(ctx, server, q)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		raw, err := readBounded(resp.Body, maxAnswer)
 		if err != nil {
-			return nil, fmt.Errorf("read answer of %s: %w", server, err)
+			return fmt.Errorf("read answer of %s: %w", server, err)
 		}
-		return nil, refusal(server, resp.StatusCode, raw)
+		return refusal(server, resp.StatusCode, raw)
 	}
-	s := newSpool()
-	bounded := &metered{r: resp.Body, left: int(q.limit)}
-	if each == nil {
-		_, err = io.Copy(s, bounded)
-	} else {
-		err = walkAnswer(io.TeeReader(bounded, s), lists, values, each)
+	if err := read(&metered{r: resp.Body, left: int(q.limit)}); err != nil {
+		return fmt.Errorf("read answer of %s: %w", server, err)
 	}
-	if err == nil {
-		err = s.done()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read answer of %s: %w", server, err)
-	}
-	return s, nil
+	return nil
 }
 
 // learner stores the events of an answer.
@@ -59,16 +68,31 @@ type learner struct {
 	room   event.RoomID
 	v      *event.Version
 	create *event.PDU // verified
-	// wanted: only these are of interest. nil: all are.
-	wanted map[event.ID]bool
+	wanted []event.ID // sorted: only these are of interest. nil: all are.
 
-	here  map[event.ID]bool // in the database; what else is asked for is not known
-	bad   map[event.ID]bool // cannot be verified
-	taken map[string][]bool // by list and place: done with
+	seed  maphash.Seed
+	here  map[uint64]struct{} // hashes of ids, for there may be very many: in the database; of others that is not known
+	bad   map[event.ID]bool   // cannot be verified
+	taken map[string][]bool   // by list and place: done with
 }
 
 func (c *Client) learner(server string, id event.RoomID, v *event.Version, create *event.PDU) *learner {
-	return &learner{c: c, server: server, room: id, v: v, create: create, here: map[event.ID]bool{}, bad: map[event.ID]bool{}, taken: map[string][]bool{}}
+	return &learner{c: c, server: server, room: id, v: v, create: create, seed: maphash.MakeSeed(), here: map[uint64]struct{}{}, bad: map[event.ID]bool{}, taken: map[string][]bool{}}
+}
+
+func (l *learner) isHere(id event.ID) bool {
+	_, ok := l.here[maphash.String(l.seed, string(id))]
+	return ok
+}
+
+func (l *learner) noteHere(id event.ID) { l.here[maphash.String(l.seed, string(id))] = struct{}{} }
+
+func (l *learner) isWanted(id event.ID) bool {
+	if l.wanted == nil {
+		return true
+	}
+	_, ok := slices.BinarySearch(l.wanted, id)
+	return ok
 }
 
 // learn stores the events of the lists of an answer. It reads them until nothing is left that rests on what has not come yet; what then remains waits in the
@@ -99,6 +123,9 @@ type learning struct {
 }
 
 func (b *learning) element(list string, n int, raw json.RawMessage) error {
+	if n < 0 {
+		return nil
+	}
 	taken := b.taken[list]
 	if n < len(taken) && taken[n] {
 		return nil
@@ -116,13 +143,13 @@ func (b *learning) element(list string, n int, raw json.RawMessage) error {
 		b.c.log.Info("event left out", "server", b.server, "room", b.room, "err", err)
 		return nil
 	}
-	if b.wanted != nil && !b.wanted[p.ID] || b.here[p.ID] || b.bad[p.ID] || b.batch[p.ID] {
+	if !b.isWanted(p.ID) || b.isHere(p.ID) || b.bad[p.ID] || b.batch[p.ID] {
 		taken[n] = true
 		return nil
 	}
 	if !b.all {
 		for _, id := range p.Auth {
-			if b.here[id] || b.batch[id] || b.bad[id] {
+			if b.isHere(id) || b.batch[id] || b.bad[id] {
 				continue
 			}
 			ok, err := b.known(id)
@@ -146,10 +173,11 @@ func (b *learning) element(list string, n int, raw json.RawMessage) error {
 // known asks the database.
 func (b *learning) known(id event.ID) (bool, error) {
 	lack, err := b.c.c.Rooms.Lacks(b.ctx, []event.ID{id})
-	if err == nil && len(lack) == 0 {
-		b.here[id] = true
+	if err != nil || len(lack) > 0 {
+		return false, err
 	}
-	return b.here[id], err
+	b.noteHere(id)
+	return true, nil
 }
 
 // flush verifies what has been gathered, and stores it.
@@ -177,7 +205,7 @@ func (b *learning) flush() error {
 		if missing[p.ID] {
 			check = append(check, p)
 		} else {
-			b.here[p.ID] = true
+			b.noteHere(p.ID)
 		}
 	}
 	good, err := b.c.verifyMany(b.ctx, b.server, check)
@@ -189,7 +217,7 @@ func (b *learning) flush() error {
 		if g := good[p.ID]; g != nil {
 			store = append(store, g)
 		} else {
-			b.bad[p.ID] = true
+			b.bad[event.ID(strings.Clone(string(p.ID)))] = true
 		}
 	}
 	if len(store) == 0 {
@@ -199,7 +227,7 @@ func (b *learning) flush() error {
 		return fmt.Errorf("store a part of the state: %w", err)
 	}
 	for _, p := range store {
-		b.here[p.ID] = true
+		b.noteHere(p.ID)
 	}
 	return nil
 }

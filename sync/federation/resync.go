@@ -217,10 +217,8 @@ func (in *Intake) learnState(ctx context.Context, server string, v *event.Versio
 		return nil, err
 	}
 	if len(lack) > fewEvents {
-		l.wanted = make(map[event.ID]bool, len(lack))
-		for _, id := range lack {
-			l.wanted[id] = true
-		}
+		slices.Sort(lack)
+		l.wanted = lack
 		q := call{method: http.MethodGet, path: v1("state", string(id)), query: url.Values{"event_id": {string(at)}}, limit: maxJoin, patient: true}
 		answer, err := c.askLong(ctx, server, q, nil, nil, nil)
 		if err != nil {

@@ -88,8 +88,8 @@ func (m *metered) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// walkAnswer reads an object without holding it. each gets the values of its keys, one after the other: of a key in lists each element of the array with its
-// place in it, of a key in values the whole value; what else there is is passed over.
+// walkAnswer reads an object without holding it. each gets the values of its keys, one after the other: of a key in lists first the place -1 and then each element
+// of the array with its place in it, of a key in values the whole value; what else there is is passed over.
 func walkAnswer(r io.Reader, lists, values []string, each func(key string, n int, raw json.RawMessage) error) error {
 	m := &metered{r: r, left: maxElement}
 	d := json.NewDecoder(m)
@@ -115,6 +115,9 @@ func walkAnswer(r io.Reader, lists, values []string, each func(key string, n int
 		case !wanted:
 			err = skipValue(d, m)
 		case list:
+			if err = each(key, -1, nil); err != nil {
+				return err
+			}
 			err = walkList(d, m, func(n int, raw json.RawMessage) error { return each(key, n, raw) })
 		default:
 			var raw json.RawMessage
