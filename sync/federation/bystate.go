@@ -101,6 +101,9 @@ func (in *Intake) childByState(ctx context.Context, l *lane, v *event.Version, s
 // stateBefore makes the state before an event known here and gives its ids.
 func (in *Intake) stateBefore(ctx context.Context, l *lane, v *event.Version, server string, id event.ID) ([]event.ID, error) {
 	state, auth, err := in.c.Client.StateIDs(ctx, server, l.room, id)
+	if err == nil {
+		err = in.founded(ctx, l.room, state)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +134,15 @@ func (in *Intake) stateBefore(ctx context.Context, l *lane, v *event.Version, se
 		}
 	}
 	return state, in.outliers(ctx, server, pdus)
+}
+
+// founded refuses a told state without the room's creation: no event but that one stands on it.
+func (in *Intake) founded(ctx context.Context, id event.RoomID, state []event.ID) error {
+	create, err := in.c.Rooms.StateEvent(ctx, id, "m.room.create", "")
+	if err == nil && create != nil && !slices.Contains(state, create.ID) {
+		err = errors.New("a state without the room's creation")
+	}
+	return err
 }
 
 // authorityFrom asks the servers of a room, first the one that gave the event, for an authorising event that a staged one lacks. found: it is here now.

@@ -265,10 +265,10 @@ func quoted(s string) json.RawMessage {
 	return raw
 }
 
-// verifyMany verifies events in parallel. What has a bad signature, or one of a server whose key cannot be had, is left out.
-func (c *Client) verifyMany(ctx context.Context, server string, pdus []*event.PDU) (map[event.ID]*event.PDU, error) {
+// verifyMany verifies events in parallel. What has a bad signature, or one of a server whose key cannot be had, is left out; the latter is named in later.
+func (c *Client) verifyMany(ctx context.Context, server string, pdus []*event.PDU) (good map[event.ID]*event.PDU, later []event.ID, err error) {
 	const workers = 8
-	good := make(map[event.ID]*event.PDU, len(pdus))
+	good = make(map[event.ID]*event.PDU, len(pdus))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	next := make(chan *event.PDU)
@@ -278,6 +278,11 @@ func (c *Client) verifyMany(ctx context.Context, server string, pdus []*event.PD
 				ready, err := c.checked(ctx, server, p)
 				if err != nil {
 					c.log.Info("event left out", "room", p.RoomID, "event", p.ID, "err", err)
+					if errors.Is(err, ErrKeyUnavailable) {
+						mu.Lock()
+						later = append(later, p.ID)
+						mu.Unlock()
+					}
 					continue
 				}
 				mu.Lock()
@@ -291,5 +296,5 @@ func (c *Client) verifyMany(ctx context.Context, server string, pdus []*event.PD
 	}
 	close(next)
 	wg.Wait()
-	return good, ctx.Err()
+	return good, later, ctx.Err()
 }

@@ -73,6 +73,7 @@ type learner struct {
 	seed  maphash.Seed
 	here  map[uint64]struct{} // hashes of ids, for there may be very many: in the database; of others that is not known
 	bad   map[event.ID]bool   // cannot be verified
+	later int                 // of these: for want of a key that may come
 	taken map[string][]bool   // by list and place: done with
 }
 
@@ -208,10 +209,11 @@ func (b *learning) flush() error {
 			b.noteHere(p.ID)
 		}
 	}
-	good, err := b.c.verifyMany(b.ctx, b.server, check)
+	good, later, err := b.c.verifyMany(b.ctx, b.server, check)
 	if err != nil {
 		return err
 	}
+	b.later += len(later)
 	var store []*event.PDU
 	for _, p := range check {
 		if g := good[p.ID]; g != nil {

@@ -44,6 +44,11 @@ func sameState(t *testing.T, id string, boxes ...*testBox) {
 					t.Errorf("state %v: %s has %s, %s has %s", k, boxes[0].name, v, b.name, got[k])
 				}
 			}
+			for k, v := range got {
+				if _, there := first[k]; !there {
+					t.Errorf("state %v: %s alone has %s", k, b.name, v)
+				}
+			}
 			t.Errorf("states differ: %d and %d entries", len(first), len(got))
 		}
 	}

@@ -26,6 +26,8 @@ const (
 	fewEvents = 30
 	// maxUngiven is how many parts of a state a server may not be able to give and is believed all the same: old rooms have holes.
 	maxUngiven = 100
+	// strictRounds are tried before a state is taken without the events for whose signatures no key can be had: it may come, or another server may know it.
+	strictRounds = 3
 )
 
 // teller hands on that a room was joined without its members.
@@ -103,8 +105,10 @@ func (in *Intake) resync(id event.RoomID) {
 // resyncRoom works until a room lacks nothing any more.
 func (in *Intake) resyncRoom(ctx context.Context, id event.RoomID, wake chan struct{}) {
 	began := time.Now()
+	round := 0
 	for wait := resyncFirst; ctx.Err() == nil; wait = min(2*wait, resyncMost) {
-		done, err := in.resyncOnce(ctx, id)
+		done, err := in.resyncOnce(ctx, id, round < strictRounds)
+		round++
 		if done && in.resynced(id, wake) {
 			in.log.Info("the members of a room are known", "room", id, "after", time.Since(began).Round(time.Millisecond))
 			return
@@ -139,7 +143,7 @@ func (in *Intake) resynced(id event.RoomID, wake chan struct{}) bool {
 }
 
 // resyncOnce asks each of the room's servers once.
-func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID) (done bool, err error) {
+func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict bool) (done bool, err error) {
 	p, err := in.c.Rooms.Lacking(ctx, id)
 	if p == nil || err != nil {
 		return err == nil, err
@@ -151,7 +155,7 @@ func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID) (done bool, e
 			continue
 		}
 		asked++
-		err := in.membersFrom(ctx, server, p)
+		err := in.membersFrom(ctx, server, p, strict)
 		if err == nil || ctx.Err() != nil {
 			return err == nil, ctx.Err()
 		}
@@ -171,7 +175,7 @@ func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID) (done bool, e
 }
 
 // membersFrom gets the state before our join from one server.
-func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking) error {
+func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking, strict bool) error {
 	release, err := in.ask(ctx, server)
 	if err != nil {
 		return err
@@ -183,38 +187,42 @@ func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lackin
 		at, w.At = p.Prev[0], p.Prev[0]
 	}
 	state, auth, err := in.c.Client.StateIDs(ctx, server, p.Room, at)
+	if err == nil {
+		err = in.founded(ctx, p.Room, state)
+	}
 	if err != nil {
 		return err
-	}
-	if len(state) == 0 {
-		return errors.New("an empty state")
 	}
 	v, err := in.c.Rooms.Version(ctx, p.Room)
 	if err != nil {
 		return err
 	}
-	bad, err := in.learnState(ctx, server, v, p.Room, at, w.At, slices.Concat(auth, state))
+	bad, later, err := in.learnState(ctx, server, v, p.Room, at, w.At, slices.Concat(auth, state))
 	if err != nil {
 		return err
+	}
+	if later > 0 && strict {
+		return fmt.Errorf("%d events cannot be verified now", later)
 	}
 	w.State = slices.DeleteFunc(state, func(id event.ID) bool { return bad[id] })
 	return in.c.Rooms.Complete(ctx, w)
 }
 
-// learnState brings the events of a state, and the one that it is before, unless that is "". bad are those that nobody can verify or give.
-func (in *Intake) learnState(ctx context.Context, server string, v *event.Version, id event.RoomID, at, prev event.ID, ids []event.ID) (bad map[event.ID]bool, err error) {
+// learnState brings the events of a state, and the one that it is before, unless that is "". bad are those that nobody can verify or give, later as many of
+// them as lack a key.
+func (in *Intake) learnState(ctx context.Context, server string, v *event.Version, id event.RoomID, at, prev event.ID, ids []event.ID) (bad map[event.ID]bool, later int, err error) {
 	c := in.c.Client
 	create, err := in.c.Rooms.StateEvent(ctx, id, "m.room.create", "")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if create == nil {
-		return nil, errors.New("the room's creation is missing")
+		return nil, 0, errors.New("the room's creation is missing")
 	}
 	l := c.learner(server, id, v, create)
 	lack, err := in.c.Rooms.Lacks(ctx, ids)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if len(lack) > fewEvents {
 		slices.Sort(lack)
@@ -222,33 +230,33 @@ func (in *Intake) learnState(ctx context.Context, server string, v *event.Versio
 		q := call{method: http.MethodGet, path: v1("state", string(id)), query: url.Values{"event_id": {string(at)}}, limit: maxJoin, patient: true}
 		answer, err := c.askLong(ctx, server, q, nil, nil, nil)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if err := l.learn(ctx, answer, "auth_chain", "pdus"); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if lack, err = in.c.Rooms.Lacks(ctx, lack); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if prev != "" {
 		more, err := in.c.Rooms.Lacks(ctx, []event.ID{prev})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		lack = append(lack, more...)
 	}
 	ungiven, err := in.learnSingly(ctx, l, lack)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, id := range ungiven {
 		l.bad[id] = true
 	}
-	if l.bad[prev] {
-		return nil, errors.New("the event before our join is not given, or not as it was signed")
+	if l.bad[prev] && prev != "" {
+		return nil, 0, errors.New("the event before our join is not given, or not as it was signed")
 	}
-	return l.bad, nil
+	return l.bad, l.later, nil
 }
 
 // learnSingly asks for events one by one. ungiven are those that the server does not have.
