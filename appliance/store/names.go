@@ -80,9 +80,13 @@ func (ns *names) open(db *DB, r *Read) (err error) {
 	return nil
 }
 
+// close is waited for by whoever looks a name up; who comes later finds what is in memory alone.
 func (ns *names) close() {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
 	if ns.c != nil {
 		ns.c.close()
+		ns.c = nil
 	}
 }
 
@@ -116,6 +120,9 @@ var nameSelect = [kindCount]string{
 }
 
 func (ns *names) loadLocked(kind nameKind, sql string, args ...any) (*name, error) {
+	if ns.c == nil {
+		return nil, ErrClosed
+	}
 	n := &name{kind: kind}
 	var of int64
 	found, err := (&Read{c: ns.c}).one(sql, args, &n.nid, &n.text, &of, &n.extra)

@@ -3,56 +3,41 @@
 package store
 
 import (
-	"fmt"
+	"errors"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
-// A write may bring far more names than the cache holds. Each is looked at a few times, not once for each that follows: otherwise this takes minutes. None
-// is forgotten before it has a row, and when all have one the cache is small again.
-func TestNamesOfOneLargeWrite(t *testing.T) {
-	const many = 6 * maxNames
-	db := open(t, filepath.Join(t.TempDir(), "hallig.db"), Options{})
-	numbers := make([]int64, many)
-	for round := range 2 {
-		for i := range numbers {
-			n, err := db.names.intern(kindServer, fmt.Sprint("s", i), nil, "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if round == 1 && n.nid != numbers[i] {
-				t.Fatalf("name %d was forgotten without a row: %d, want %d", i, n.nid, numbers[i])
-			}
-			numbers[i] = n.nid
-		}
+// A request that outlasts the end of the box asks for names on a connection that is gone.
+func TestNamesAfterClose(t *testing.T) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "names.db"), Options{Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
 	}
-	write := func(kind string, count int) {
-		if err := db.Do(t.Context(), func(tx *Tx) error {
-			for i := range count {
-				n, err := db.names.intern(kindServer, fmt.Sprint(kind, i), nil, "")
-				if err != nil {
-					return err
-				}
-				if err := tx.ensure(n); err != nil {
-					return err
+	ask := func() error {
+		_, err := db.FindStateKey("m.room.member", "@nobody:example.org")
+		if err == nil {
+			_, err = (&Read{db: db}).findUser("@nobody:example.org")
+		}
+		return err
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				if err := ask(); err != nil && !errors.Is(err, ErrClosed) {
+					t.Error(err)
+					return
 				}
 			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
+		})
 	}
-	write("s", many)
-	for i := range numbers {
-		n, err := db.names.find(kindServer, fmt.Sprint("s", i), nil)
-		if err != nil || n == nil || n.nid != numbers[i] {
-			t.Fatalf("name %d: %v, %v", i, n, err)
-		}
+	if err := db.Close(); err != nil {
+		t.Error(err)
 	}
-	for i := range 10 {
-		write(fmt.Sprint("u", i, "-"), maxNames/2)
-	}
-	if n := len(db.names.kinds[kindServer].byText); n > 2*maxNames {
-		t.Errorf("%d names are kept though all have rows", n)
+	wg.Wait()
+	if err := ask(); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }
