@@ -190,22 +190,29 @@ func (h *Handler) inviteElsewhere(ctx context.Context, d room.Draft, again bool)
 // https://spec.matrix.org/v1.13/server-server-api/#inviting-to-a-room
 func (h *Handler) inviteRemote(ctx context.Context, d room.Draft, again bool) error {
 	target := event.UserID(*d.StateKey)
-	drop := func(tx *store.Tx) error { return tx.DropInvite(d.Room, target) }
 	pdu, v, err := h.Rooms.BuildEvent(ctx, d)
+	if err == nil && !again {
+		// Before the other server hears of it: it may sign, and we may die before we know.
+		if err := h.keepInvite(ctx, d, target); err != nil {
+			return err
+		}
+	}
 	if err == nil {
 		var signed *event.PDU
 		if signed, err = h.Remote.Invite(ctx, v, pdu); err == nil {
-			return h.invited(ctx, signed, drop)
+			return h.invited(ctx, signed, func(tx *store.Tx) error { return tx.DropInvite(d.Room, target) })
 		}
 		err = remoteError(err)
-		if unreached(err) && ctx.Err() == nil && !again {
-			return h.keepInvite(ctx, d, target, err)
-		}
 	}
-	if !unreached(err) { // a refusal: nothing waits for a better answer
-		if derr := h.dropIfWaiting(ctx, d.Room, target); derr != nil {
-			return derr
+	switch {
+	case !unreached(err): // a refusal: nothing waits for a better answer
+		if err := h.dropIfWaiting(ctx, d.Room, target); err != nil {
+			return err
 		}
+	case !again && ctx.Err() == nil:
+		h.log.Info("an invite waits for its server", "room", d.Room, "user", target, "err", err)
+		h.await.failed(target.Server())
+		return refuse(http.StatusGatewayTimeout, "M_UNKNOWN", "the server "+target.Server()+" cannot be reached now; the invite is kept and handed on when it can")
 	}
 	return err
 }
@@ -222,19 +229,14 @@ func (h *Handler) invited(ctx context.Context, signed *event.PDU, drop func(*sto
 	return nil
 }
 
-// keepInvite keeps an invite that could not be handed on, and says so.
-func (h *Handler) keepInvite(ctx context.Context, d room.Draft, target event.UserID, cause error) error {
-	h.log.Info("an invite waits for its server", "room", d.Room, "user", target, "err", cause)
+// keepInvite keeps an invite until it is known what became of it.
+func (h *Handler) keepInvite(ctx context.Context, d room.Draft, target event.UserID) error {
 	w := store.WaitingInvite{Room: d.Room, User: target, Sender: d.Sender, Content: d.Content, Since: h.Now().UnixMilli()}
 	before, err := h.waitingInvite(ctx, d.Room, target)
 	if err == nil && (before == nil || before.Sender != w.Sender || string(before.Content) != string(w.Content)) {
 		err = h.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.KeepInvite(w) })
 	}
-	if err != nil {
-		return err
-	}
-	h.await.failed(target.Server())
-	return refuse(http.StatusGatewayTimeout, "M_UNKNOWN", "the server "+target.Server()+" cannot be reached now; the invite is kept and handed on when it can")
+	return err
 }
 
 func (h *Handler) waitingInvite(ctx context.Context, id event.RoomID, user event.UserID) (w *store.WaitingInvite, err error) {

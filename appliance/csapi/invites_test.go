@@ -115,3 +115,28 @@ func TestInviteGoesWhenItsServerIsHeard(t *testing.T) {
 		t.Errorf("the one who was waited for: %v", m)
 	}
 }
+
+// An invite that the other server was asked for when the power failed is asked for again: the server may have told its user already.
+func TestInviteUnderWayOutlivesUs(t *testing.T) {
+	b, far := newFarBox(t, time.Minute)
+	alice := b.user("alice")
+	room := b.room(alice, matrixclient.CreateRoom{})
+	var kept int
+	far.sign = func(_ *event.Version, p *event.PDU) (*event.PDU, error) {
+		w, err := b.h.waitingInvite(b.ctx, event.RoomID(room), farUser)
+		if w == nil || err != nil {
+			t.Errorf("while it is under way: %v, %v", w, err)
+		}
+		kept++
+		return p, nil
+	}
+	b.ok(alice.Invite(b.ctx, room, farUser))
+	if w, err := b.h.waitingInvite(b.ctx, event.RoomID(room), farUser); kept != 1 || w != nil || err != nil {
+		t.Errorf("asked %d times; afterwards %v waits, %v", kept, w, err)
+	}
+	far.sign = func(*event.Version, *event.PDU) (*event.PDU, error) { return nil, forbidden("no strangers") }
+	b.refused("an invite that is refused there", alice.Invite(b.ctx, room, "@zwei:far.example"), 403, "M_FORBIDDEN")
+	if w, err := b.h.waitingInvite(b.ctx, event.RoomID(room), "@zwei:far.example"); w != nil || err != nil {
+		t.Errorf("a refused invite waits: %v, %v", w, err)
+	}
+}
