@@ -84,11 +84,11 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 	join, from := a.Join, a.From
 	stay := false
 	if l.in() {
-		members, err := k.rd.Members(l.id, "join")
+		users, err := k.rd.JoinedFrom(l.id, l.r.id.Server)
 		if err != nil {
 			return nil, err
 		}
-		stay = slices.ContainsFunc(members, func(m store.Membership) bool { return m.User.Server() == l.r.id.Server })
+		stay = len(users) > 0
 	}
 	in := Incoming{PDU: join, From: from, State: a.State}
 	if !stay && l.in() && l.partial != nil {

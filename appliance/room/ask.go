@@ -260,6 +260,12 @@ func (r *Rooms) Joined(ctx context.Context, room event.RoomID) (us []event.UserI
 	return us, err
 }
 
+// JoinedFrom lists the joined members of one server.
+func (r *Rooms) JoinedFrom(ctx context.Context, room event.RoomID, server string) (us []event.UserID, err error) {
+	err = r.view(ctx, func(rd *store.Read) (err error) { us, err = rd.JoinedFrom(room, server); return err })
+	return us, err
+}
+
 // Members gives every known membership of a room.
 func (r *Rooms) Members(ctx context.Context, room event.RoomID) (all map[event.UserID]string, err error) {
 	all = make(map[event.UserID]string)

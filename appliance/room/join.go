@@ -98,13 +98,13 @@ func (l *live) passes(k *look, rule *rules.Event, u event.UserID) (bool, error) 
 // inviter finds a joined user of a server with the power to invite.
 func (l *live) inviter(k *look, state rules.State, server string) (event.UserID, error) {
 	need := rules.Levels(state).Invite
-	members, err := k.rd.Members(l.id, "join")
+	users, err := k.rd.JoinedFrom(l.id, server)
 	if err != nil {
 		return "", err
 	}
-	for _, m := range members {
-		if m.User.Server() == server && rules.UserLevel(state, m.User) >= need {
-			return m.User, k.err
+	for _, u := range users {
+		if rules.UserLevel(state, u) >= need {
+			return u, k.err
 		}
 	}
 	return "", k.err

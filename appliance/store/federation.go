@@ -258,20 +258,16 @@ func (r *Read) DepartedAt(server string, room event.RoomID) (int64, error) {
 	if n == nil || err != nil {
 		return 0, err
 	}
-	var joined, pos int64
-	_, err = r.one(`SELECT count(*) FILTER (WHERE m.membership=2), coalesce(max(m.pos), 0) FROM member m JOIN usr u ON u.nid=m.usr WHERE m.room=? AND u.server=?`,
-		args(nid, n.nid), &joined, &pos)
-	if joined > 0 {
+	if here, err := r.Resident(room, server); here || err != nil {
 		return -1, err
 	}
-	if err != nil || !r.db.partials.Load() {
-		return pos, err
+	of, err := r.membersOf(nid, n.nid)
+	if err != nil {
+		return 0, err
 	}
-	var one int64
-	if said, err := r.one(`SELECT 1 FROM partial_server WHERE room=? AND server=?`, args(nid, n.nid), &one); said || err != nil {
-		return -1, err
-	}
-	return pos, nil
+	var pos int64
+	_, err = r.one(`SELECT coalesce(max(m.pos), 0) FROM `+of+` WHERE m.room=? AND u.server=?`, args(nid, n.nid), &pos)
+	return pos, err
 }
 
 // JoinedSince gives the least position at which a joined user of a server last changed membership in a room; 0 when unknown. Where we came in before all
@@ -285,8 +281,12 @@ func (r *Read) JoinedSince(server string, room event.RoomID) (int64, error) {
 	if n == nil || err != nil {
 		return 0, err
 	}
+	of, err := r.membersOf(nid, n.nid)
+	if err != nil {
+		return 0, err
+	}
 	var pos int64
-	_, err = r.one(`SELECT coalesce(min(m.pos), 0) FROM member m JOIN usr u ON u.nid=m.usr WHERE m.room=? AND u.server=? AND m.membership=2`, args(nid, n.nid), &pos)
+	_, err = r.one(`SELECT coalesce(min(m.pos), 0) FROM `+of+` WHERE m.room=? AND u.server=? AND m.membership=2`, args(nid, n.nid), &pos)
 	if err != nil {
 		return 0, err
 	}

@@ -298,6 +298,19 @@ func (r *Read) readServers(room event.RoomID) (servers []string, err error) {
 	return servers, err
 }
 
+// membersOf joins a room's members (m) with the users of a server (u), beginning with the fewer of them: a room may have 100,000 members and a server as many users, and
+// the database does not know which. The query names both u.server and m.room.
+func (r *Read) membersOf(room, server int64) (string, error) {
+	const enough = 2000 // more are not counted
+	var users, members int64
+	_, err := r.one(`SELECT (SELECT count(*) FROM (SELECT 1 FROM usr WHERE server=?1 LIMIT ?3)), (SELECT count(*) FROM (SELECT 1 FROM member WHERE room=?2 LIMIT ?3))`,
+		args(server, room, enough), &users, &members)
+	if users <= members {
+		return `usr u CROSS JOIN member m ON m.usr=u.nid`, err
+	}
+	return `member m CROSS JOIN usr u ON u.nid=m.usr`, err
+}
+
 // Resident reports whether a server has a joined member in a room, or is said to have one while not all members are known.
 func (r *Read) Resident(room event.RoomID, server string) (bool, error) {
 	rn, err := r.findRoom(room)
@@ -308,12 +321,39 @@ func (r *Read) Resident(room event.RoomID, server string) (bool, error) {
 	if s == nil || err != nil {
 		return false, err
 	}
+	of, err := r.membersOf(rn, s.nid)
+	if err != nil {
+		return false, err
+	}
 	var one int64
-	here, err := r.one(`SELECT 1 FROM usr u JOIN member m ON m.usr=u.nid WHERE u.server=? AND m.room=? AND m.membership=2 LIMIT 1`, args(s.nid, rn), &one)
+	here, err := r.one(`SELECT 1 FROM `+of+` WHERE u.server=? AND m.room=? AND m.membership=2 LIMIT 1`, args(s.nid, rn), &one)
 	if here || err != nil || !r.db.partials.Load() {
 		return here, err
 	}
 	return r.one(`SELECT 1 FROM partial_server WHERE room=? AND server=?`, args(rn, s.nid), &one)
+}
+
+// JoinedFrom lists the joined members of one server in a room.
+func (r *Read) JoinedFrom(room event.RoomID, server string) (users []event.UserID, err error) {
+	rn, err := r.findRoom(room)
+	if rn == 0 || err != nil {
+		return nil, err
+	}
+	s, err := r.db.names.find(kindServer, server, nil)
+	if s == nil || err != nil {
+		return nil, err
+	}
+	of, err := r.membersOf(rn, s.nid)
+	if err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT u.id FROM `+of+` WHERE u.server=? AND m.room=? AND m.membership=2`, args(s.nid, rn), func(row *Row) error {
+		var u string
+		err := row.Scan(&u)
+		users = append(users, event.UserID(u))
+		return err
+	})
+	return users, err
 }
 
 // ServerCounts gives the number of joined members of each server in a room; one more where it is only said, while not all members are known.

@@ -41,6 +41,42 @@ func TestServersFollowMembers(t *testing.T) {
 			}
 		}
 	}
+	check := func(r *Read, said []string) {
+		t.Helper()
+		for n := range 5 {
+			server := fmt.Sprint("s", n)
+			var joined []event.UserID
+			for u, m := range want {
+				if m == "join" && u.Server() == server {
+					joined = append(joined, u)
+				}
+			}
+			here, err := r.Resident(room, server)
+			if err != nil || here != (len(joined) > 0 || slices.Contains(said, server)) {
+				t.Fatalf("%s resident: %v, %v with %v", server, here, err, joined)
+			}
+			got, err := r.JoinedFrom(room, server)
+			slices.Sort(got)
+			slices.Sort(joined)
+			if err != nil || !slices.Equal(got, joined) {
+				t.Fatalf("joined from %s: %v, %v, want %v", server, got, err, joined)
+			}
+			if departed, err := r.DepartedAt(server, room); err != nil || (departed < 0) != here {
+				t.Fatalf("%s departed at %d, %v", server, departed, err)
+			}
+		}
+	}
+	// One server has more users than the room ever has members, the others fewer.
+	if err := db.Do(t.Context(), func(tx *Tx) error {
+		for n := range 40 {
+			if err := tx.SetMember(Membership{Room: "!elsewhere:x", User: event.UserID(fmt.Sprintf("@v%d:s0", n)), Membership: "join", Event: 1}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	var said []string
 	for step := range 200 {
 		old := servers(said...)
@@ -74,7 +110,7 @@ func TestServersFollowMembers(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.View(t.Context(), func(r *Read) error { ask(r, servers(said...)); return nil }); err != nil {
+		if err := db.View(t.Context(), func(r *Read) error { ask(r, servers(said...)); check(r, said); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

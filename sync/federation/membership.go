@@ -234,14 +234,9 @@ func (c *Client) placeHistory(ctx context.Context, server string, id event.RoomI
 
 // ourMember says whether a joined member of the room lives on this server, and who.
 func (c *Client) ourMember(ctx context.Context, id event.RoomID) (event.UserID, error) {
-	joined, err := c.c.Rooms.Joined(ctx, id)
-	if err != nil {
+	ours, err := c.c.Rooms.JoinedFrom(ctx, id, c.c.Local.Server)
+	if len(ours) == 0 || err != nil {
 		return "", err
 	}
-	for _, u := range joined {
-		if u.Server() == c.c.Local.Server {
-			return u, nil
-		}
-	}
-	return "", nil
+	return ours[0], nil
 }

@@ -4,9 +4,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"time"
 
@@ -47,8 +50,57 @@ func joinBig(ctx context.Context, b *bench) error {
 		b.say("join_big_talk_s", talk.Seconds(), "s", how+"from POST join until the first message is acknowledged and has arrived at the server")
 		b.say("join_big_resync_s", whole.Seconds(), "s", how+"from POST join until the whole state is known")
 		b.say("join_big_rss_mb", float64(peak)/(1<<20), "MiB", how+"VmHWM of the box when the whole state is known")
-		return everybody(ctx, anna, id, server.Members())
+		if err := everybody(ctx, anna, id, server.Members()); err != nil {
+			return err
+		}
+		return b.tellBig(ctx, box, anna, server, said, spec)
 	})
+}
+
+// tellBig has another server ask a box that was just started for the whole state of the room.
+func (b *bench) tellBig(ctx context.Context, joined *box, anna *matrixclient.Client, server *bigroom.Server, said string, spec bigroom.Spec) error {
+	if err := joined.stop(); err != nil {
+		return err
+	}
+	config := alone()
+	server.Configure(config)
+	box, _, err := start(ctx, b.hallig, joined.dir, config)
+	if err != nil {
+		return err
+	}
+	defer box.stop()
+	begin := time.Now()
+	uri := "/_matrix/federation/v1/state/" + url.PathEscape(string(server.Room())) + "?event_id=" + url.QueryEscape(said)
+	resp, err := server.Ask(ctx, event.UserID(anna.UserID).Server(), box.base, "GET", uri, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var size counter
+	var answer struct {
+		PDUs  []struct{} `json:"pdus"`
+		Chain []struct{} `json:"auth_chain"`
+	}
+	if err := json.NewDecoder(io.TeeReader(resp.Body, &size)).Decode(&answer); err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	if want := spec.Joined + spec.Left + spec.Banned + spec.Other + 6; len(answer.PDUs) != want || len(answer.Chain) < spec.Left {
+		return fmt.Errorf("a state of %d events and %d that authorise them; want %d", len(answer.PDUs), len(answer.Chain), want)
+	}
+	peak, err := box.number("status", "VmHWM")
+	how := fmt.Sprintf("GET /state of that room, asked of a box that was just started: %d events, %.1f MB; ", len(answer.PDUs)+len(answer.Chain), float64(size)/1e6)
+	b.say("tell_big_s", took.Seconds(), "s", how+"until the answer is read")
+	b.say("tell_big_rss_mb", float64(peak)/(1<<20), "MiB", how+"VmHWM of the box after that")
+	return err
+}
+
+// counter counts what is written to it.
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
 }
 
 // inBigRoom starts a server with a big room, and a box with one user that can find it.
@@ -70,7 +122,7 @@ func (b *bench) inBigRoom(ctx context.Context, spec bigroom.Spec, f func(*box, *
 			if err != nil {
 				return err
 			}
-			defer box.stop()
+			defer box.stop() // an error: it is stopped already
 			anna := matrixclient.New(box.base)
 			if err := anna.Register(ctx, "anna", "feste Deiche, ruhige See", ""); err != nil {
 				return err

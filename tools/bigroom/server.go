@@ -170,16 +170,7 @@ func (s *Server) Say(ctx context.Context, name, base, text string) (event.ID, er
 	if err != nil {
 		return "", err
 	}
-	a, err := federation.SignRequest(s.local(Resident), name, "PUT", uri, body)
-	if err != nil {
-		return "", err
-	}
-	req, err := http.NewRequestWithContext(ctx, "PUT", base+uri, bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Authorization", a.String())
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := s.Ask(ctx, name, base, "PUT", uri, body)
 	if err != nil {
 		return "", err
 	}
@@ -189,10 +180,33 @@ func (s *Server) Say(ctx context.Context, name, base, text string) (event.ID, er
 			Error string `json:"error"`
 		} `json:"pdus"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || resp.StatusCode != http.StatusOK || answer.PDUs[e.id].Error != "" {
-		return "", fmt.Errorf("say something: %d %v %w", resp.StatusCode, answer.PDUs, err)
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.PDUs[e.id].Error != "" {
+		return "", fmt.Errorf("say something: %v %w", answer.PDUs, err)
 	}
 	return e.id, nil
+}
+
+// Ask makes a request of the resident server to a box and gives an answer of 200; its body is the caller's to close.
+func (s *Server) Ask(ctx context.Context, name, base, method, uri string, body []byte) (*http.Response, error) {
+	a, err := federation.SignRequest(s.local(Resident), name, method, uri, body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+uri, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", a.String())
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // for people
+		resp.Body.Close()
+		return nil, fmt.Errorf("%s %s: %s %s", method, uri, resp.Status, text)
+	}
+	return resp, nil
 }
 
 func (s *Server) local(server string) federation.Local {
