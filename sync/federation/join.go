@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
@@ -125,9 +126,16 @@ func (c *Client) arrive(ctx context.Context, server string, id event.RoomID, v *
 	}
 	if a.Partial {
 		c.lacking.tell(id)
+		soon, enough := context.WithTimeout(ctx, wholeAtOnce)
+		defer enough()
+		_ = c.c.Rooms.AwaitWhole(soon, id) // or they become known behind
 	}
 	return nil
 }
+
+// wholeAtOnce is how long a join waits for the members, although the user can talk already: those of an ordinary room are known by then, and nobody ever meets it
+// without.
+const wholeAtOnce = time.Second
 
 // maxServers bounds the servers that are believed to be in a room because another one says so.
 const maxServers = 20_000
