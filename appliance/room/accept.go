@@ -256,7 +256,7 @@ func (t *taker) take(ctx context.Context, in Incoming) (waiting, error) {
 		w.answer = &answer{c: l.submit(nil, in.ExtraTx)}
 	default:
 		if t.submit(); l.flight.count() > 0 {
-			l.flight.drain()
+			l.drain()
 			if l.flight.failed(l.gen) {
 				return waiting{}, errStale
 			}

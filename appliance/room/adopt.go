@@ -53,7 +53,7 @@ func (r *Rooms) arriveOnce(ctx context.Context, a Arrival) error {
 	if err != nil {
 		return err
 	}
-	l.flight.drain() // a new beginning is not built on what is still in flight
+	l.drain() // a new beginning is not built on what is still in flight
 	if l.flight.failed(l.gen) {
 		l.mu.Unlock()
 		return errStale
@@ -71,7 +71,7 @@ func (r *Rooms) arriveOnce(ctx context.Context, a Arrival) error {
 	}
 	answer := l.submit(ps, nil)
 	if l.partial != was || slices.ContainsFunc(ps, func(p *prepared) bool { return p.again != nil }) {
-		err = <-answer
+		err = l.await(answer)
 		l.forget()
 		l.mu.Unlock()
 		return err
@@ -395,7 +395,7 @@ func (r *Rooms) outOfBand(ctx context.Context, v *event.Version, pdu *event.PDU,
 		l.flight.land()
 		answer <- err
 	})
-	err = <-answer // still under the lock: nobody may prepare the same event meanwhile
+	err = l.await(answer) // still under the lock: nobody may prepare the same event meanwhile
 	l.loaded = false
 	l.mu.Unlock()
 	if err != nil {

@@ -138,6 +138,18 @@ func (f *flight) drain() {
 	}
 }
 
+// drain waits for what the writer has of the room. The caller holds l.mu, on which others wait.
+func (l *live) drain() {
+	defer l.r.db.Hurry()()
+	l.flight.drain()
+}
+
+// await waits for the writer's answer. The caller holds l.mu, on which others wait.
+func (l *live) await(answer <-chan error) error {
+	defer l.r.db.Hurry()()
+	return <-answer
+}
+
 // enter locks a room's place in memory, loading it when necessary. The caller unlocks l.mu.
 func (r *Rooms) enter(ctx context.Context, id event.RoomID) (*live, error) {
 	for {
@@ -184,7 +196,7 @@ func (r *Rooms) evictLocked() {
 // settle brings the memory in line with the disk: after a failed act everything built on it is forgotten.
 func (l *live) settle(ctx context.Context) error {
 	if l.flight.failed(l.gen) {
-		l.flight.drain()
+		l.drain()
 		for nid := range l.fresh {
 			l.r.thins.drop(nid)
 		}
@@ -207,7 +219,7 @@ func (l *live) settle(ctx context.Context) error {
 
 // forget makes the next enter load the room from the disk. The caller holds l.mu and has nothing in flight that matters.
 func (l *live) forget() {
-	l.flight.drain()
+	l.drain()
 	for nid, f := range l.fresh {
 		if f.landed == nil || f.landed.Load() != landedOK {
 			l.r.thins.drop(nid)

@@ -151,7 +151,7 @@ func (r *Rooms) Learn(ctx context.Context, v *event.Version, create *event.PDU, 
 		}
 		return tx.SetRoom(l.id, v.ID, 0)
 	})
-	err = <-answer
+	err = l.await(answer)
 	for _, p := range ps {
 		if p.again != nil {
 			r.rethought.Add(1)
@@ -255,8 +255,8 @@ func (r *Rooms) Abandon(ctx context.Context, room event.RoomID) (bool, error) {
 	if l.servers[r.id.Server] > 0 {
 		return false, nil
 	}
-	l.flight.drain()
-	err = <-l.submit(nil, func(tx *store.Tx) error { return tx.DropPartial(room) })
+	l.drain()
+	err = l.await(l.submit(nil, func(tx *store.Tx) error { return tx.DropPartial(room) }))
 	l.forget()
 	r.whole.ring(room)
 	return err == nil, tellable(err)

@@ -222,7 +222,7 @@ func (l *live) sameState(k *look, d Draft) (event.ID, error) {
 		return "", nil // a content that is no canonical JSON is refused when the event is built
 	}
 	if l.fresh[nid] != nil {
-		l.flight.drain() // answered only when it is durable
+		l.drain() // answered only when it is durable
 		if l.flight.failed(l.gen) {
 			return "", errStale
 		}
@@ -285,7 +285,7 @@ func (r *Rooms) BuildEvent(ctx context.Context, d Draft) (*event.PDU, *event.Ver
 		return nil, nil, err
 	}
 	defer l.mu.Unlock()
-	l.flight.drain() // what it names as prev must be askable
+	l.drain() // what it names as prev must be askable
 	var p *prepared
 	err = r.view(ctx, func(rd *store.Read) (err error) {
 		p, _, err = l.make(&look{l: l, rd: rd}, d, false)

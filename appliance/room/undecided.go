@@ -158,7 +158,7 @@ func (p *prepared) writeUndecided(tx *store.Tx) error {
 // takeAwaited takes in an event that others may wait for, or whose absence had others placed by a told state. They are looked at again in the same transaction, on nothing that is in flight, and the room's
 // memory is made anew afterwards: this is rare. The caller holds l.mu.
 func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
-	l.flight.drain()
+	l.drain()
 	if l.flight.failed(l.gen) {
 		return waiting{}, errStale
 	}
@@ -188,7 +188,7 @@ func (l *live) takeAwaited(ctx context.Context, in Incoming) (waiting, error) {
 		}
 		return w, nil
 	}
-	err = <-l.submit(ps, nil)
+	err = l.await(l.submit(ps, nil))
 	l.r.rethought.Add(1)
 	l.forget()
 	if soon && err == nil {

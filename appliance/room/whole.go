@@ -17,7 +17,7 @@ func (c *completion) finish(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	defer l.mu.Unlock()
-	l.flight.drain()
+	l.drain()
 	if l.flight.failed(l.gen) || c.r.rethought.Load() != c.rethought {
 		return false, nil
 	}
@@ -40,7 +40,7 @@ func (c *completion) finish(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	l.unsaved = append(l.unsaved, c.groups...)
-	err = <-l.submit(ps, f.write)
+	err = l.await(l.submit(ps, f.write))
 	l.forget()
 	if err == nil {
 		c.r.rethought.Add(1)

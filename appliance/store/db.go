@@ -80,6 +80,7 @@ type DB struct {
 	groupNID  atomic.Int64
 	flushes   atomic.Int64
 	gathering atomic.Int32 // how many are about to queue more
+	hurried   atomic.Int32 // how many wait for what is queued already
 	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
 	redactionsWait atomic.Bool
 	// partials: there may be rows in partial. It spares every look at a room's servers a second table.

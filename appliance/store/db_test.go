@@ -434,3 +434,29 @@ func TestDiskFullBehindOurBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The writer waits for those who are about to queue more, but not while somebody waits for what is queued.
+func TestHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := open(t, filepath.Join(t.TempDir(), "hallig.db"), Options{})
+		for _, hurry := range []bool{false, true} {
+			release := db.Gather()
+			start := time.Now()
+			answer := make(chan error, 1)
+			db.Queue(func(*Tx) error { return nil }, func(err error) { answer <- err })
+			done := func() {}
+			if hurry {
+				done = db.Hurry()
+			}
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+			if waited := time.Since(start) > 0; waited == hurry {
+				t.Errorf("in a hurry %t: the writer waited %t", hurry, waited)
+			}
+			done()
+			release()
+			synctest.Wait()
+		}
+	})
+}

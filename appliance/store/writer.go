@@ -116,14 +116,21 @@ func (db *DB) Gather() (release func()) {
 	}
 }
 
-// gather waits while somebody is about to queue more.
+// Hurry tells the writer that somebody who holds a lock waits for what is queued: it does not wait for more until done is called.
+func (db *DB) Hurry() (done func()) {
+	db.hurried.Add(1)
+	db.poke()
+	return func() { db.hurried.Add(-1) }
+}
+
+// gather waits while somebody is about to queue more, and nobody is in a hurry.
 func (db *DB) gather() {
 	if db.gathering.Load() == 0 {
 		return
 	}
 	most := time.NewTimer(gatherMost)
 	defer most.Stop()
-	for db.gathering.Load() > 0 {
+	for db.gathering.Load() > 0 && db.hurried.Load() == 0 {
 		select {
 		case <-db.wake:
 		case <-most.C:
