@@ -101,8 +101,8 @@ func (a *Accounts) DisplayName(ctx context.Context, user event.UserID) (name, av
 	return text(p["displayname"]), text(p["avatar_url"])
 }
 
-// SearchUsers finds local accounts by name, without case, at most limit; the asker is left out.
-func (a *Accounts) SearchUsers(ctx context.Context, asker event.UserID, term string, limit int) ([]User, bool, error) {
+// SearchUsers finds local accounts by name, without case, at most limit.
+func (a *Accounts) SearchUsers(ctx context.Context, term string, limit int) ([]User, bool, error) {
 	all, err := a.Users(ctx)
 	if err != nil {
 		return nil, false, err
@@ -110,7 +110,7 @@ func (a *Accounts) SearchUsers(ctx context.Context, asker event.UserID, term str
 	term = strings.ToLower(term)
 	out := []User{}
 	for _, u := range all {
-		if u.ID == asker || u.Deactivated {
+		if u.Deactivated {
 			continue
 		}
 		if !strings.Contains(strings.ToLower(string(u.ID)), term) && !strings.Contains(strings.ToLower(u.DisplayName), term) {

@@ -270,6 +270,10 @@ func TestProfileAndData(t *testing.T) {
 	if len(found.Results) != 1 || found.Results[0]["user_id"] != alice.UserID {
 		t.Errorf("search: %v", found)
 	}
+	b.ok(bob.Do(b.ctx, "POST", matrixclient.Path("user_directory", "search"), object{"search_term": bob.UserID}, &found))
+	if len(found.Results) != 1 || found.Results[0]["user_id"] != bob.UserID {
+		t.Errorf("bob searches himself: %v", found)
+	}
 }
 
 func TestPushRulesAndPushers(t *testing.T) {

@@ -21,7 +21,7 @@ type foundUser struct {
 // directoryScan is how many memberships one search looks at for users of other servers: who is in none but a very big room may be missed.
 const directoryScan = 5000
 
-// searchUsers finds everybody who lives here, by their profile, and those of other servers who may be seen from here, by what they call themselves in a room that
+// searchUsers finds everybody who lives here, the asker too, by their profile, and those of other servers who may be seen from here, by what they call themselves in a room that
 // the asker may look into. What a local user is called in one room alone is never searched nor shown.
 // https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch
 func (h *Handler) searchUsers(ctx context.Context, c *call) (any, error) {
@@ -36,7 +36,7 @@ func (h *Handler) searchUsers(ctx context.Context, c *call) (any, error) {
 	if req.Limit != nil {
 		limit = max(0, min(*req.Limit, 100))
 	}
-	users, more, err := h.Accounts.SearchUsers(ctx, c.session.User, req.Term, limit)
+	users, more, err := h.Accounts.SearchUsers(ctx, req.Term, limit)
 	if err != nil {
 		return nil, err
 	}
