@@ -2,7 +2,8 @@
 
 // Command chaos lets two boxes and a central server that nobody here wrote share rooms through a random schedule of writing, moderating, partitions and
 // crashes, heals everything, and compares: every event that some server acknowledged must be on all three, unless the law forbids it there, and
-// the state of each room must be the same event for event. The same seed makes the same schedule; what the machine's speed makes of it differs.
+// the state of each room must be the same event for event at both boxes, and be what the law gives: the whole graph is judged anew (graph.go). The same seed makes
+// the same schedule; what the machine's speed makes of it differs.
 //
 //	go run ./tools/chaos -hallig bin/hallig -seed 1 -actions 5000
 //
@@ -10,9 +11,9 @@
 // central server ignores those of later versions and shows them to nobody.
 //
 // The central server's library has known faults of state resolution (tools/oracle lists them with the sentences of the specification): where moderation stands
-// beside what it moderates, it keeps a self-made leave against a kick, or falls back to an older event. Keys that it alone decides otherwise, although it has
-// the event that both boxes hold, are listed and counted apart; whether the boxes decide rightly is what tools/oracle proves. A key that the boxes decide
-// differently, or whose event has not reached the central server, is a difference.
+// beside what it moderates, it keeps a self-made leave against a kick, or falls back to an older event. What it alone decides otherwise or refuses is listed and
+// counted apart, and so is what it swallowed itself: an event that it answered for, refused in the same breath (its log says so) and gave to nobody. A key
+// that the boxes decide differently, or whose event has not reached the central server, is a difference.
 package main
 
 import (
