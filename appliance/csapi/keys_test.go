@@ -130,6 +130,12 @@ func TestTwoClientsSetUpEncryption(t *testing.T) {
 	if !contains(changes.Changed, alice.UserID) || !contains(s3.DeviceLists.Changed, alice.UserID) {
 		t.Errorf("alice's keys changed; changes %v, sync %v", changes, s3.DeviceLists)
 	}
+	newDevice(b, alice.Client, 0) // and once more, before bob asks
+	changes.Changed = nil
+	b.ok(bob.Do(b.ctx, "GET", matrixclient.Path("keys", "changes")+"?from="+s2.NextBatch+"&to="+s3.NextBatch, nil, &changes))
+	if !contains(changes.Changed, alice.UserID) {
+		t.Errorf("changes %v do not name alice, whose keys changed within and after the span", changes)
+	}
 }
 
 func TestKeysThatAreNone(t *testing.T) {

@@ -108,7 +108,8 @@ func (f *Feed) KeyChanges(ctx context.Context, user event.UserID, from, to strin
 				return err
 			}
 		}
-		changed, left, err = s.listChanges(a.pos, end)
+		// Only the last change of a list is kept: one that changed again after the end would be missed. Naming it too is no harm.
+		changed, left, err = s.listChanges(a.pos, l.pos)
 		return err
 	})
 	if changed == nil {
