@@ -250,29 +250,38 @@ func (l *live) outlier(k *look, pdu *event.PDU, create *rules.Event, from Source
 
 // authOrder sorts events so that each comes after those that authorise it.
 func authOrder(pdus []*event.PDU, byID map[event.ID]*event.PDU) []*event.PDU {
-	out := make([]*event.PDU, 0, len(byID))
-	done := make(map[event.ID]bool, len(byID))
+	once := make([]*event.PDU, len(pdus)) // the same event may have come twice
+	for i, p := range pdus {
+		once[i] = byID[p.ID]
+	}
+	return upFirst(once, byID, func(p *event.PDU) []event.ID { return p.Auth })
+}
+
+// upFirst sorts so that each comes after those of byID that up names. It keeps the order otherwise, names each once, and does not recurse: chains are long.
+func upFirst[T comparable](all []T, byID map[event.ID]T, up func(T) []event.ID) []T {
+	out := make([]T, 0, len(all))
+	done := make(map[T]bool, len(all))
 	type frame struct {
-		p *event.PDU
+		t T
 		i int
 	}
-	for _, p := range pdus {
-		stack := []frame{{p, 0}}
-		for len(stack) > 0 {
+	for _, t := range all {
+		for stack := []frame{{t, 0}}; len(stack) > 0; {
 			f := &stack[len(stack)-1]
-			if f.i == 0 && done[f.p.ID] {
+			if f.i == 0 && done[f.t] {
 				stack = stack[:len(stack)-1]
 				continue
 			}
-			done[f.p.ID] = true
-			if f.i == len(f.p.Auth) {
-				out = append(out, f.p)
+			done[f.t] = true
+			ids := up(f.t)
+			if f.i == len(ids) {
+				out = append(out, f.t)
 				stack = stack[:len(stack)-1]
 				continue
 			}
-			next := byID[f.p.Auth[f.i]]
+			next, here := byID[ids[f.i]]
 			f.i++
-			if next != nil && !done[next.ID] {
+			if here && !done[next] {
 				stack = append(stack, frame{next, 0})
 			}
 		}

@@ -51,8 +51,12 @@ func (r *rethink) untell(id event.ID) error {
 		if !wrong {
 			continue
 		}
-		if whole, err := r.follow(child, true); !whole || err != nil {
+		whole, err := r.follow(child, true)
+		if err != nil {
 			return err
+		}
+		if !whole {
+			continue
 		}
 		it := r.items[child.NID]
 		it.u.Given = false
@@ -115,7 +119,7 @@ func (r *rethink) follow(first *store.Event, self bool) (whole bool, err error) 
 			return false, err
 		}
 	}
-	r.sort()
+	r.order = upFirst(r.order, r.byID, func(it *item) []event.ID { return it.pdu.Prev })
 	if r.hearsay == nil {
 		r.hearsay, err = r.k.rd.OutliersSince(first, maxFollow)
 	}
@@ -194,35 +198,4 @@ func (r *rethink) withoutFallen(p *prepared, told group) group {
 		return told
 	}
 	return r.l.newGroup(p, told, s)
-}
-
-// sort puts ancestors first.
-func (r *rethink) sort() {
-	order := make([]*item, 0, len(r.order))
-	done := make(map[*item]bool, len(r.order))
-	type frame struct {
-		it *item
-		i  int
-	}
-	for _, it := range r.order {
-		for stack := []frame{{it, 0}}; len(stack) > 0; {
-			f := &stack[len(stack)-1]
-			if f.i == 0 && done[f.it] {
-				stack = stack[:len(stack)-1]
-				continue
-			}
-			done[f.it] = true
-			if f.i == len(f.it.pdu.Prev) {
-				order = append(order, f.it)
-				stack = stack[:len(stack)-1]
-				continue
-			}
-			up := r.byID[f.it.pdu.Prev[f.i]]
-			f.i++
-			if up != nil && !done[up] {
-				stack = append(stack, frame{up, 0})
-			}
-		}
-	}
-	r.order = slices.Clip(order)
 }

@@ -62,3 +62,77 @@ func TestFillingCoversEnds(t *testing.T) {
 		a.reopen()
 	}
 }
+
+// An event whose ancestors nobody has is taken with the state that somebody names; its ancestors may come later.
+func TestGivenState(t *testing.T) {
+	a, b, room := pair(t, "12")
+	bFrom := b.db.Published()
+	b.send(text(room, carol, "verloren"))
+	b.send(text(room, carol, "da"))
+	news := b.news(room, bFrom)
+	res := a.accept(Incoming{PDU: news[1], From: Source{"federation", "b"}})
+	if res.Outcome != Missing || !slices.Equal(res.Missing, []event.ID{news[0].ID}) {
+		t.Fatalf("got %+v", res)
+	}
+	ids := slices.Collect(maps.Values(b.state(room)))
+	a.mustAccept(Incoming{PDU: news[1], From: Source{"federation", "b"}, State: ids}, Accepted)
+	if gaps, err := a.Gaps(t.Context(), room); err != nil || !slices.Equal(gaps, []event.ID{news[0].ID}) {
+		t.Errorf("gaps %v, %v", gaps, err)
+	}
+	ends := a.ends(room)
+	a.mustAccept(Incoming{PDU: news[0], From: Source{"federation", "b"}}, Accepted)
+	if gaps, _ := a.Gaps(t.Context(), room); len(gaps) > 0 {
+		t.Errorf("gaps stay: %v", gaps)
+	}
+	a.reopen()
+	if got := a.ends(room); !slices.Contains(got, news[1].ID) || slices.Contains(got, news[0].ID) {
+		t.Errorf("ends %v, before %v", got, ends)
+	}
+	a.send(text(room, alice, "weiter"))
+	sameState(t, a, b, room)
+}
+
+// A server tells a state before an event whose ancestors we have: what they come to counts, not what it says.
+func TestOwnStateGoesFirst(t *testing.T) {
+	a, b, room := pair(t, "12")
+	old := slices.Collect(maps.Values(b.state(room)))
+	named := b.pdu(b.send(state(room, carol, "m.room.member", string(carol), `{"membership":"join","displayname":"Carola"}`)))
+	a.mustAccept(Incoming{PDU: named, From: Source{"federation", "b"}}, Accepted)
+	next := b.pdu(b.send(text(room, carol, "weiter")))
+	a.mustAccept(Incoming{PDU: next, From: Source{"federation", "b"}, State: old}, Accepted)
+	before, err := a.StateBefore(t.Context(), next.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := before[rules.Key{Type: "m.room.member", StateKey: string(carol)}]; got != named.ID {
+		t.Errorf("the state before holds %s, want %s", got, named.ID)
+	}
+	sameState(t, a, b, room)
+}
+
+// What came before the join comes in as news: it is the newest event, and yet not the end of the graph, also after a restart.
+func TestLateAncestorIsNoEnd(t *testing.T) {
+	a, b := newBox(t, "a"), newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice, Preset: "public_chat"})
+	late := a.pdu(a.send(text(room, alice, "vor dem Beitritt")))
+	join := joinRemote(t, a, b, room, carol)
+	before, err := a.StateBefore(t.Context(), late.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustAccept(Incoming{PDU: late, From: Source{"federation", "a"}, State: slices.Collect(maps.Values(before))}, Accepted)
+	for range 2 {
+		if got := b.ends(room); !slices.Equal(got, []event.ID{join.ID}) {
+			t.Errorf("ends %v, want the join", got)
+		}
+		b.reopen()
+	}
+	next := b.pdu(b.send(text(room, carol, "danach")))
+	if !slices.Equal(next.Prev, []event.ID{join.ID}) {
+		t.Errorf("the next event follows %v, want the join", next.Prev)
+	}
+	b.reopen()
+	if got := b.ends(room); !slices.Equal(got, []event.ID{next.ID}) {
+		t.Errorf("ends %v, want the next event", got)
+	}
+}
