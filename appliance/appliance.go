@@ -129,10 +129,7 @@ func (b *Box) lockData() error {
 }
 
 func (b *Box) listen() error {
-	addr := b.cfg.Listen
-	if addr == "" {
-		addr = "127.0.0.1:8008"
-	}
+	addr, _ := b.cfg.clientAddrs()
 	var err error
 	if b.clientListener, err = net.Listen("tcp", addr); err != nil {
 		return fmt.Errorf("open the client port: %w; choose another one with --listen ADDR:PORT", err)

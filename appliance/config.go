@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,12 +31,22 @@ type Config struct {
 	Restored bool `json:"-"`
 	// Released is when the program was made: no clock is behind that.
 	Released time.Time `json:"-"`
+	// Run is the directory of the image (/run/hallig) in which the box meets the other processes of an appliance. Empty: the box is a program on
+	// somebody's machine. With it, clients are served on ports 80 and 443 unless Listen and TLSListen say otherwise, and the box keeps its own CA.
+	Run string `json:"-"`
+	// Provision is the provisioning file that init has accepted; what it says comes below config.json and flags. Empty: none.
+	Provision string `json:"-"`
+	// Trial says that this start tries out an update: all is opened, and the doors stay closed until it is confirmed.
+	Trial bool `json:"-"`
 	// ServerName is the part behind the colon of each user's name. Empty: 16 characters of the box key under
 	// .hallig.internal. It is fixed when the first account exists.
 	ServerName string `json:"server_name,omitempty"`
 
-	// Listen is where phones and browsers reach the Client-Server API, plain HTTP; ADDR:PORT. Empty: 127.0.0.1:8008.
+	// Listen is where phones and browsers reach the Client-Server API, plain HTTP; ADDR:PORT. Empty: 127.0.0.1:8008, on an appliance :80.
 	Listen string `json:"listen,omitempty"`
+	// TLSListen is where they reach the same over TLS, with a certificate from outside or one of the box's own CA; ADDR:PORT. Empty: nowhere, on an
+	// appliance :443. "off": nowhere.
+	TLSListen string `json:"tls_listen,omitempty"`
 	// PublicURL is what phones are told to use, when it is not http://LISTEN.
 	PublicURL string `json:"public_url,omitempty"`
 	// Federation is where other servers reach the Server-Server API over TLS; ADDR:PORT. Empty: nowhere.
@@ -152,8 +163,8 @@ func (c *Config) check() error {
 	if v, ok := event.Lookup(c.RoomVersion); c.RoomVersion != "" && (!ok || v.Readable) {
 		return fmt.Errorf("room_version %q is none that new rooms can have; leave it out for %s", c.RoomVersion, event.Default().ID)
 	}
-	for field, addr := range map[string]string{"listen": c.Listen, "federation": c.Federation} {
-		if addr == "" {
+	for field, addr := range map[string]string{"listen": c.Listen, "tls_listen": c.TLSListen, "federation": c.Federation} {
+		if addr == "" || field == "tls_listen" && addr == "off" {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -184,6 +195,18 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// clientAddrs are the plain and the TLS address for clients; "": no such port.
+func (c *Config) clientAddrs() (plain, secure string) {
+	plain, secure = c.Listen, c.TLSListen
+	if c.Run != "" {
+		plain, secure = cmp.Or(plain, ":80"), cmp.Or(secure, ":443")
+	}
+	if secure == "off" {
+		secure = ""
+	}
+	return cmp.Or(plain, "127.0.0.1:8008"), secure
 }
 
 // roomVersion is the version of new rooms; nil: the default.

@@ -19,6 +19,10 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	name := f.String("name", "", "server name; fixed with the first account")
 	open := f.Bool("open-registration", false, "everybody may register, without limits (test beds)")
 	listen := f.String("listen", "", "ADDR:PORT of the Client-Server API, plain HTTP (default 127.0.0.1:8008)")
+	tlsListen := f.String("tls-listen", "", "ADDR:PORT of the same over TLS, or off (default off, with --run :443)")
+	runDir := f.String("run", "", "directory of the running image (/run/hallig): serve as an appliance, on ports 80 and 443")
+	provision := f.String("provision", "", "provisioning file that init has accepted")
+	trial := f.Bool("trial", false, "an update is tried out: keep the doors closed until it is confirmed")
 	federation := f.String("federation", "", "ADDR:PORT of the Server-Server API, TLS")
 	restored := f.Bool("restored", false, "the data directory was restored from a backup; once, at the first start after it")
 	trustClock := f.Bool("trust-clock", false, "the system's clock is right, though the kernel does not know it")
@@ -42,6 +46,10 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if *listen != "" {
 		cfg.Listen = *listen
 	}
+	if *tlsListen != "" {
+		cfg.TLSListen = *tlsListen
+	}
+	cfg.Run, cfg.Provision, cfg.Trial = *runDir, *provision, *trial
 	if *federation != "" {
 		cfg.Federation = *federation
 	}
