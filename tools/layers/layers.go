@@ -26,6 +26,7 @@ var Rooms = map[string]Room{
 	"appliance/account":  {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/clock":    {},
 	"appliance/update":   {},
+	"appliance/lan":      {Pure: true},
 	"appliance/media":    {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/csapi":    {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/feed", "appliance/account", "appliance/media", "appliance/web"}},
 	"appliance/admin":    {Uses: []string{"appliance/event", "appliance/account", "appliance/store", "appliance/steward"}},
