@@ -25,7 +25,6 @@ var Rooms = map[string]Room{
 	"appliance/feed":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
 	"appliance/account":  {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/clock":    {},
-	"appliance/update":   {},
 	"appliance/lan":      {Pure: true},
 	"appliance/media":    {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/csapi":    {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/feed", "appliance/account", "appliance/media", "appliance/web"}},
