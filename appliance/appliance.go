@@ -97,14 +97,19 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	b.nameFixed = accounts > 0
-	if b.id, err = loadIdentity(b.cfg.Data, b.cfg.ServerName, b.nameFixed); err != nil {
+	want := b.cfg.ServerName
+	if b.nameFixed && b.cfg.nameProvisioned {
+		want = "" // a file on a stick stops no box that has users
+	}
+	if b.id, err = loadIdentity(b.cfg.Data, want, b.nameFixed); err != nil {
 		return err
 	}
+	b.noteProvisioning()
 	if err := b.joinRooms(ctx); err != nil {
 		return err
 	}
 	if accounts == 0 && !b.cfg.OpenRegistration {
-		if b.enrolCode, err = b.accounts.EnrolmentCode(ctx); err != nil {
+		if b.enrolCode, err = b.accounts.EnrolmentCode(ctx, b.cfg.Provisioned.AdminCode); err != nil {
 			return fmt.Errorf("make enrolment code: %w", err)
 		}
 	}

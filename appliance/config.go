@@ -3,19 +3,15 @@
 package appliance
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
+	"hallig/appliance/provision"
 )
 
 // Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
@@ -34,8 +30,12 @@ type Config struct {
 	// Run is the directory of the image (/run/hallig) in which the box meets the other processes of an appliance. Empty: the box is a program on
 	// somebody's machine. With it, clients are served on ports 80 and 443 unless Listen and TLSListen say otherwise, and the box keeps its own CA.
 	Run string `json:"-"`
-	// Provision is the provisioning file that init has accepted; what it says comes below config.json and flags. Empty: none.
-	Provision string `json:"-"`
+	// Provision is the provisioning file that init has accepted; what it says comes below config.json and flags. Empty: none. LoadProvisioned
+	// reads it, into the fields of this struct and, for what has none here, into Provisioned. Trouble is why it was not taken.
+	Provision       string          `json:"-"`
+	Provisioned     provision.File  `json:"-"`
+	Trouble         provision.Error `json:"-"`
+	nameProvisioned bool            // ServerName comes from there
 	// Trial says that this start tries out an update: all is opened, and the doors stay closed until it is confirmed.
 	Trial bool `json:"-"`
 	// ServerName is the part behind the colon of each user's name. Empty: 16 characters of the box key under
@@ -85,6 +85,9 @@ type Config struct {
 	Clock  string                       `json:"clock,omitempty"`
 	system func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
 
+	// Backup says where the encrypted backup goes, how often, and who can open it.
+	Backup provision.Backup `json:"backup,omitzero"`
+
 	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
 	// know 12 yet; a room keeps its version until it is upgraded.
 	RoomVersion string `json:"room_version,omitempty"`
@@ -123,35 +126,6 @@ type SerialConfig struct {
 	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"` // key-up delay of the radio
 }
 
-// LoadConfig reads DIR/config.json over the zero value. A missing file is an empty one.
-func LoadConfig(dir string) (Config, error) {
-	c := Config{Data: dir}
-	name := filepath.Join(dir, "config.json")
-	raw, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err != nil {
-		return c, fmt.Errorf("read configuration: %w", err)
-	}
-	if err := parseConfig(raw, &c); err != nil {
-		return c, fmt.Errorf("configuration %s: %w; mend the line or move the file away to start with defaults", name, err)
-	}
-	return c, nil
-}
-
-func parseConfig(raw []byte, c *Config) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(c); err != nil {
-		return err
-	}
-	if dec.More() {
-		return errors.New("more than one JSON value")
-	}
-	return c.check()
-}
-
 // check refuses what cannot work, naming the field.
 func (c *Config) check() error {
 	if c.ServerName != "" && !event.ValidServerName(c.ServerName) {
@@ -188,6 +162,9 @@ func (c *Config) check() error {
 		if s.Baud < 0 || s.BitsPerSecond < 0 || s.TurnDelayMS < 0 {
 			return fmt.Errorf("serial[%d] %s: negative numbers make no sense", i, s.Device)
 		}
+	}
+	if err := c.Backup.Check(); err != nil {
+		return err
 	}
 	for name := range c.ServerAddresses {
 		if !event.ValidServerName(name) {

@@ -77,15 +77,21 @@ func mint(ca tls.Certificate, serverName string, now time.Time) (tls.Certificate
 	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate[0]}, PrivateKey: key}, nil
 }
 
-// trustedRoots is the system's certificate authorities and those of the CA file. Without one it is nil, which means the system's too, but has them
-// read only when the first public server is met: many boxes never meet one.
-func trustedRoots(caFile string) (*x509.CertPool, error) {
-	if caFile == "" {
+// trustedRoots is the system's certificate authorities and those of the CA file and of the organisation (PEM). Without one it is nil, which means
+// the system's too, but has them read only when the first public server is met: many boxes never meet one.
+func trustedRoots(caFile, organisation string) (*x509.CertPool, error) {
+	if caFile == "" && organisation == "" {
 		return nil, nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool() // a box image has no system store
+	}
+	if organisation != "" && !pool.AppendCertsFromPEM([]byte(organisation)) {
+		return nil, errors.New("organisation.ca holds no PEM certificate")
+	}
+	if caFile == "" {
+		return pool, nil
 	}
 	raw, err := os.ReadFile(caFile)
 	if err != nil {

@@ -74,7 +74,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 // joinFederation makes the parts that speak to other servers.
 func (b *Box) joinFederation() error {
 	f := b.fed
-	roots, err := trustedRoots(b.cfg.CAFile)
+	roots, err := trustedRoots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA)
 	if err != nil {
 		return err
 	}

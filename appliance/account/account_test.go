@@ -157,12 +157,41 @@ func TestTokensAreNotKept(t *testing.T) {
 	ok(t, err)
 }
 
+// TestEnrolmentCodeOnPaper: a code that was printed beforehand counts, once, also on a box that had shown another one.
+func TestEnrolmentCodeOnPaper(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	first, err := h.EnrolmentCode(ctx, "")
+	ok(t, err)
+	for range 2 {
+		code, err := h.EnrolmentCode(ctx, "k7mq-2fxv-9tdp")
+		ok(t, err)
+		if code != "k7mq-2fxv-9tdp" {
+			t.Fatalf("got %q, want the one on paper", code)
+		}
+		h.restart()
+	}
+	_, err = h.Register(ctx, RegisterRequest{Username: "thief", Token: first})
+	wantCode(t, err, "M_FORBIDDEN")
+	admin, err := h.Register(ctx, RegisterRequest{Username: "chief", Password: "x", Token: "K7MQ 2FXV 9TDP"})
+	ok(t, err)
+	if !admin.Admin {
+		t.Error("the code on paper made no administrator")
+	}
+	if code, err := h.EnrolmentCode(ctx, "k7mq-2fxv-9tdp"); err != nil || code != "" {
+		t.Fatalf("a second administrator by the same paper: %q, %v", code, err)
+	}
+	ok(t, h.Deactivate(ctx, admin.User))
+	if code, err := h.EnrolmentCode(ctx, "k7mq-2fxv-9tdp"); err != nil || code == "" || code == "k7mq-2fxv-9tdp" {
+		t.Fatalf("with no administrator left the used code is %q, %v; want a new one", code, err)
+	}
+}
+
 func TestRegistrationTokens(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
-	enrol, err := h.EnrolmentCode(ctx)
+	enrol, err := h.EnrolmentCode(ctx, "")
 	ok(t, err)
 	h.restart()
-	again, err := h.EnrolmentCode(ctx)
+	again, err := h.EnrolmentCode(ctx, "bad grammar")
 	ok(t, err)
 	if enrol == "" || again != enrol {
 		t.Fatalf("enrolment codes %q, %q", enrol, again)
@@ -174,7 +203,7 @@ func TestRegistrationTokens(t *testing.T) {
 	}
 	_, err = h.Register(ctx, RegisterRequest{Username: "second", Token: enrol})
 	wantCode(t, err, "M_FORBIDDEN")
-	if c, err := h.EnrolmentCode(ctx); c != "" || err != nil {
+	if c, err := h.EnrolmentCode(ctx, ""); c != "" || err != nil {
 		t.Fatalf("a code for a second first administrator: %q %v", c, err)
 	}
 	tok, err := h.CreateRegistrationToken(ctx, RegistrationToken{Uses: 2, Expires: h.now.Add(time.Hour)})

@@ -193,8 +193,12 @@ func (a *Accounts) DeleteRegistrationToken(ctx context.Context, token string) er
 }
 
 // EnrolmentCode gives the one-time code with which the first administrator registers: a registration token of one use
-// that grants administration. It is the same at each start until it is used, and "" once an administrator exists.
-func (a *Accounts) EnrolmentCode(ctx context.Context) (string, error) {
+// that grants administration. It is the same at each start until it is used, and "" once an administrator exists. want is a code that was
+// given out beforehand, on paper; it takes the place of the one before unless it was used already. "": one is made up.
+func (a *Accounts) EnrolmentCode(ctx context.Context, want string) (string, error) {
+	if want != "" && !tokenGrammar.MatchString(want) {
+		want = ""
+	}
 	code := ""
 	err := a.db.Do(ctx, func(tx *store.Tx) error {
 		rows, err := tx.Accounts()
@@ -209,6 +213,21 @@ func (a *Accounts) EnrolmentCode(ctx context.Context) (string, error) {
 		tokens, err := tx.RegistrationTokens()
 		if err != nil {
 			return err
+		}
+		wanted, err := tx.RegistrationToken(want)
+		if err != nil {
+			return err
+		}
+		if want != "" && wanted == nil { // not known yet
+			for _, t := range tokens {
+				if t.Enrol && t.Used == 0 {
+					if err := tx.DeleteRegistrationToken(t.Token); err != nil {
+						return err
+					}
+				}
+			}
+			code = want
+			return tx.PutRegistrationToken(store.RegistrationTokenRow{Token: code, Uses: 1, Admin: true, Enrol: true})
 		}
 		for _, t := range tokens {
 			if t.Enrol && a.valid(t) {

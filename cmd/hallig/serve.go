@@ -21,7 +21,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	listen := f.String("listen", "", "ADDR:PORT of the Client-Server API, plain HTTP (default 127.0.0.1:8008)")
 	tlsListen := f.String("tls-listen", "", "ADDR:PORT of the same over TLS, or off (default off, with --run :443)")
 	runDir := f.String("run", "", "directory of the running image (/run/hallig): serve as an appliance, on ports 80 and 443")
-	provision := f.String("provision", "", "provisioning file that init has accepted")
+	provision := f.String("provision", "", "provisioning file (hallig.json) below config.json and flags")
 	trial := f.Bool("trial", false, "an update is tried out: keep the doors closed until it is confirmed")
 	federation := f.String("federation", "", "ADDR:PORT of the Server-Server API, TLS")
 	restored := f.Bool("restored", false, "the data directory was restored from a backup; once, at the first start after it")
@@ -35,7 +35,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if len(words) > 0 {
 		return fmt.Errorf("%w: %q is not expected; hallig help shows an example", errUsage, words[0])
 	}
-	cfg, err := appliance.LoadConfig(*dir)
+	cfg, err := appliance.LoadProvisioned(*dir, *provision)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if *tlsListen != "" {
 		cfg.TLSListen = *tlsListen
 	}
-	cfg.Run, cfg.Provision, cfg.Trial = *runDir, *provision, *trial
+	cfg.Run, cfg.Trial = *runDir, *trial
 	if *federation != "" {
 		cfg.Federation = *federation
 	}

@@ -16,6 +16,7 @@ type Room struct {
 // everywhere, as they test, measure and pack.
 var Rooms = map[string]Room{
 	"appliance/store/compact": {Pure: true, Uses: []string{"appliance/event"}},
+	"appliance/provision":     {Uses: []string{"appliance/event"}},
 
 	"appliance":          {Uses: []string{"appliance/...", "sync/...", "radio", "radio/serial"}},
 	"appliance/event":    {Pure: true},

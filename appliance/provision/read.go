@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package provision
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxDepth bounds nesting; only "config" has any depth of its own.
+const maxDepth = 16
+
+// reader walks over the text beside the types of File, so that each refusal knows its field and line. encoding/json alone takes
+// the last of two equal names, names in other letters' case, and null for everything.
+type reader struct {
+	raw []byte
+	dec *json.Decoder
+}
+
+func walk(raw []byte) error {
+	r := &reader{raw: raw, dec: json.NewDecoder(bytes.NewReader(raw))}
+	r.dec.UseNumber()
+	if err := r.value(reflect.TypeFor[File](), "", 0); err != nil {
+		return err
+	}
+	end := int(r.dec.InputOffset())
+	if _, err := r.dec.Token(); !errors.Is(err, io.EOF) {
+		return place(raw, end+len(raw[end:])-len(bytes.TrimSpace(raw[end:])), Error{
+			De: "nach der schließenden Klammer } steht noch etwas; es wegnehmen",
+			En: "something follows the closing brace }; remove it",
+		})
+	}
+	return nil
+}
+
+func (r *reader) fail(path, de, en string) error {
+	if path != "" {
+		de, en = fmt.Sprintf("„%s“ %s", path, de), fmt.Sprintf("%q %s", path, en)
+	}
+	return place(r.raw, int(r.dec.InputOffset()), Error{De: de, En: en})
+}
+
+func (r *reader) token() (json.Token, error) {
+	t, err := r.dec.Token()
+	if err == nil {
+		return t, nil
+	}
+	return nil, r.syntax(err)
+}
+
+// syntax says in words what is no JSON.
+func (r *reader) syntax(err error) error {
+	at := int(r.dec.InputOffset())
+	var s *json.SyntaxError
+	if errors.As(err, &s) {
+		at = max(at, int(s.Offset)-1)
+	}
+	rest := bytes.TrimLeft(r.raw[min(at, len(r.raw)):], " \t\r\n,:")
+	before := bytes.TrimRight(r.raw[:min(at, len(r.raw))], " \t\r\n")
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), len(rest) == 0:
+		return place(r.raw, len(r.raw), Error{
+			De: "die Datei hört mittendrin auf; es fehlt eine schließende Klammer } oder ]",
+			En: "the file ends in the middle; a closing brace } or ] is missing",
+		})
+	case bytes.HasPrefix(rest, []byte("“")), bytes.HasPrefix(rest, []byte("„")), bytes.HasPrefix(rest, []byte("”")), bytes.HasPrefix(rest, []byte("'")), bytes.HasPrefix(rest, []byte("«")):
+		return place(r.raw, at, Error{
+			De: `hier stehen typografische Anführungszeichen; in JSON sind es immer gerade: "`,
+			En: `these are typographic quotation marks; JSON has straight ones only: "`,
+		})
+	case (rest[0] == '}' || rest[0] == ']') && bytes.HasSuffix(before, []byte(",")), bytes.HasSuffix(before, []byte(",")) && (r.raw[at] == '}' || r.raw[at] == ']'):
+		return place(r.raw, at, Error{De: "vor der schließenden Klammer steht ein Komma zu viel", En: "there is a comma too many before the closing bracket"})
+	case rest[0] == '"':
+		return place(r.raw, at, Error{De: "davor fehlt ein Komma oder ein Doppelpunkt", En: "a comma or a colon is missing before this"})
+	case rest[0] == '/' || rest[0] == '#':
+		return place(r.raw, at, Error{De: "Kommentare gibt es in dieser Datei nicht; die Zeile wegnehmen", En: "there are no comments in this file; remove the line"})
+	}
+	return place(r.raw, at, Error{
+		De: "das ist kein gültiges JSON; oft fehlt ein Komma zwischen zwei Feldern oder ein Anführungszeichen",
+		En: "this is no valid JSON; often a comma between two fields or a quotation mark is missing",
+	})
+}
+
+// value reads one value that is to become a t; nil: whatever it is.
+func (r *reader) value(t reflect.Type, path string, depth int) error {
+	if depth > maxDepth {
+		return r.fail(path, "ist zu tief verschachtelt", "is nested too deeply")
+	}
+	tok, err := r.token()
+	if err != nil {
+		return err
+	}
+	if t == reflect.TypeFor[json.RawMessage]() {
+		if tok != json.Delim('{') {
+			return r.fail(path, "muss ein Block in geschweiften Klammern { } sein", "must be a block in braces { }")
+		}
+		return r.object(nil, path, depth)
+	}
+	if t == nil {
+		switch tok {
+		case json.Delim('{'):
+			return r.object(nil, path, depth)
+		case json.Delim('['):
+			return r.list(nil, path, depth)
+		}
+		return nil
+	}
+	if tok == nil {
+		return r.fail(path, "ist null; das Feld weglassen oder ausfüllen", "is null; leave the field out or fill it in")
+	}
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		if tok != json.Delim('{') {
+			return r.fail(path, "muss ein Block in geschweiften Klammern { } sein", "must be a block in braces { }")
+		}
+		return r.object(t, path, depth)
+	case reflect.Slice:
+		if tok != json.Delim('[') {
+			return r.fail(path, "muss eine Liste in eckigen Klammern [ ] sein", "must be a list in square brackets [ ]")
+		}
+		return r.list(t.Elem(), path, depth)
+	case reflect.String:
+		if _, ok := tok.(string); !ok {
+			return r.fail(path, `muss ein Text in Anführungszeichen " sein`, `must be a text in quotation marks "`)
+		}
+	case reflect.Bool:
+		if _, ok := tok.(bool); !ok {
+			return r.fail(path, "muss true oder false sein, ohne Anführungszeichen", "must be true or false, without quotation marks")
+		}
+	case reflect.Int:
+		n, ok := tok.(json.Number)
+		if _, err := strconv.ParseInt(string(n), 10, 32); !ok || err != nil {
+			return r.fail(path, "muss eine ganze Zahl sein, ohne Anführungszeichen", "must be a whole number, without quotation marks")
+		}
+	default:
+		panic("provision: no words for " + t.String())
+	}
+	return nil
+}
+
+func (r *reader) list(elem reflect.Type, path string, depth int) error {
+	for i := 0; r.dec.More(); i++ {
+		if err := r.value(elem, fmt.Sprintf("%s[%d]", path, i), depth+1); err != nil {
+			return err
+		}
+	}
+	_, err := r.token()
+	return err
+}
+
+// object reads what follows an opening brace; t is a struct, a map, or nil.
+func (r *reader) object(t reflect.Type, path string, depth int) error {
+	seen := map[string]bool{}
+	for r.dec.More() {
+		tok, err := r.token()
+		if err != nil {
+			return err
+		}
+		name, ok := tok.(string)
+		if !ok {
+			return r.syntax(errors.New("no name"))
+		}
+		full := name
+		if path != "" {
+			full = path + "." + name
+		}
+		if len(full) > 200 {
+			full = full[:200]
+		}
+		if seen[name] {
+			return r.fail(full, "steht zweimal in der Datei; eines davon wegnehmen", "is in the file twice; remove one of them")
+		}
+		seen[name] = true
+		var elem reflect.Type
+		switch {
+		case t == nil && path == "config" && !slices.Contains(ConfigFields, name):
+			return r.unknown(full, name, ConfigFields)
+		case t == nil:
+		case t.Kind() == reflect.Map:
+			elem = t.Elem()
+		default:
+			fields := fieldsOf(t)
+			if elem, ok = fields[name]; !ok {
+				return r.unknown(full, name, sortedNames(t))
+			}
+		}
+		if err := r.value(elem, full, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err := r.token()
+	return err
+}
+
+func (r *reader) unknown(full, name string, known []string) error {
+	if near := nearest(name, known); near != "" {
+		return r.fail(full, fmt.Sprintf("ist unbekannt; gemeint ist wohl „%s“", near), fmt.Sprintf("is not known; %q was probably meant", near))
+	}
+	list := strings.Join(known, ", ")
+	return r.fail(full, "ist unbekannt; hier gibt es: "+list, "is not known; here are: "+list)
+}
+
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	out := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		out[name] = f.Type
+	}
+	return out
+}
+
+func sortedNames(t reflect.Type) (names []string) {
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+// nearest is the known name that was probably meant; "": none is near.
+func nearest(name string, known []string) string {
+	plain := func(s string) string {
+		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
+	}
+	best, far := "", 1+len(name)/3
+	for _, k := range known {
+		if d := distance(plain(name), plain(k)); d <= far {
+			best, far = k, d-1
+		}
+	}
+	return best
+}
+
+// distance counts the letters to change, add or take away (Levenshtein).
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 1 << 10
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
