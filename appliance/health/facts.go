@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package health
+
+import "time"
+
+// Facts is what is known of a box. A nil part is one that this machine does not have, or of which nothing is known.
+type Facts struct {
+	Up time.Duration // since the box was started
+
+	Power        *PowerFacts
+	Temperature  *TemperatureFacts
+	Memory       *MemoryFacts
+	Disk         *DiskFacts
+	Database     *Probe
+	Homeserver   *Probe
+	Processes    []Process
+	Provisioning *ProvisioningFacts
+	Network      *NetworkFacts
+	Clock        *ClockFacts
+	Links        *Probe
+	Lines        []LineFacts
+	Peers        []PeerFacts
+	Servers      []ServerFacts
+	Certificate  *CertificateFacts
+	Update       *UpdateFacts
+	Backup       *BackupFacts
+	Setup        *SetupFacts
+}
+
+// Probe is a question that was asked: Err is "" when it was answered.
+type Probe struct {
+	Err  string
+	Took time.Duration
+}
+
+// PowerFacts are what the machine tells of its supply.
+type PowerFacts struct {
+	UnderVoltage bool
+	Battery      int // percent; below 0: no battery
+	OnBattery    bool
+}
+
+// TemperatureFacts is the hottest sensor of the machine.
+type TemperatureFacts struct {
+	Celsius  float64
+	Critical float64 // where the machine stops or slows down; 0: not known
+}
+
+// MemoryFacts are of the whole machine, in bytes.
+type MemoryFacts struct{ Available, Total int64 }
+
+// DiskFacts are of the file system that holds the data, in bytes.
+type DiskFacts struct {
+	Free, Size, Reserve int64 // below Reserve nothing new is taken
+	ReadOnly            bool
+}
+
+// Process is one of the programs that the image runs.
+type Process struct {
+	Name     string
+	Restarts int // in the last hour
+}
+
+// ProvisioningFacts tell of the file that prepares a box.
+type ProvisioningFacts struct {
+	File string
+	Err  Sentence
+}
+
+// NetworkFacts are of the local network.
+type NetworkFacts struct {
+	Mode       string // guest, host, static, off, or "" when nobody manages it
+	Interfaces []Interface
+	Uplink     bool     // a router leads elsewhere
+	Err        Sentence // what the network part of the box has to say
+}
+
+// Interface is one network port.
+type Interface struct {
+	Name    string
+	Up      bool // a cable or a radio network is there
+	Address bool // it has one
+}
+
+// ClockFacts are those of package clock.
+type ClockFacts struct {
+	Trusted bool
+	Source  string
+}
+
+// LineFacts are of one serial line.
+type LineFacts struct {
+	Name    string // "serial:ttyUSB0"
+	Device  string
+	Open    bool
+	Trouble Sentence // why not, when more is known, such as a chip that the kernel does not know
+}
+
+// PeerFacts are of one paired box.
+type PeerFacts struct {
+	Server  string
+	InReach bool
+	Away    time.Duration // for how long it has not been in reach
+	Queued  int
+	Network bool     // it can be reached over the network
+	Lines   []string // names of lines that may lead to it
+}
+
+// ServerFacts are of a server that is no box.
+type ServerFacts struct {
+	Name   string
+	Away   time.Duration // 0: in reach
+	Queued int
+	Err    string
+}
+
+// CertificateFacts are of the certificate that browsers see.
+type CertificateFacts struct {
+	Left   time.Duration // until it ends; negative: since it ended
+	Public bool          // browsers know who signed it
+	Err    string        // the last try to renew it
+}
+
+// UpdateFacts tell of the update under way.
+type UpdateFacts struct {
+	State   UpdateState
+	Version string
+	Err     Sentence
+}
+
+// UpdateState is where an update stands.
+type UpdateState string
+
+// Update states.
+const (
+	UpdateNone   UpdateState = ""
+	UpdateTaking UpdateState = "taking" // being written
+	UpdateReady  UpdateState = "ready"  // written, not started
+	UpdateTrial  UpdateState = "trial"  // running on trial
+	UpdateFailed UpdateState = "failed" // refused, or gone back from
+)
+
+// BackupFacts tell of the last backup.
+type BackupFacts struct {
+	Wanted bool          // somebody has set it up
+	Age    time.Duration // of the last good one; 0: there is none yet
+	Every  time.Duration
+	Err    Sentence // of the last try, when it failed
+	Detail string
+}
+
+// SetupFacts tell whether somebody looks after the box.
+type SetupFacts struct{ Admin bool }
