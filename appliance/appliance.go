@@ -34,6 +34,7 @@ import (
 	"hallig/appliance/feed"
 	"hallig/appliance/media"
 	"hallig/appliance/room"
+	"hallig/appliance/steward"
 	"hallig/appliance/store"
 )
 
@@ -62,6 +63,8 @@ type Box struct {
 	enrolCode      string
 	nameFixed      bool
 	watchers       watchers
+	care           care
+	steward        *steward.Client // nil: this box does not run from the image
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
 }
@@ -75,6 +78,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 		cfg.system = cfg.systemClock
 	}
 	b := &Box{cfg: cfg, log: log, started: time.Now(), rotates: make(chan struct{}, 1), staleUsers: make(chan event.UserID, 256)}
+	if cfg.Run != "" {
+		b.steward = steward.Dial(filepath.Join(cfg.Run, "steward.sock"))
+	}
 	if err := b.open(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -169,7 +175,8 @@ func (b *Box) Run(ctx context.Context) error {
 	b.serveBoxes(ctx, g)
 	b.fed.run(ctx, g)
 	b.runClock(ctx, g)
-	b.exchange.run(ctx, g)
+	b.exchange.run(ctx, g, &b.care)
+	b.runCare(ctx, g)
 	g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 	g.Go(func() error { return b.refreshStale(ctx) })
 	g.Go(func() error { return b.awaitRotation(ctx) })

@@ -23,7 +23,7 @@ const codeLife = 10 * time.Minute
 // adminOptions hands the local door what it shows and does.
 func (b *Box) adminOptions() admin.Options {
 	return admin.Options{
-		Status: b.status, Watch: b.watchers.watch, Log: b.log.With("room", "admin"),
+		Status: b.status, Health: b.health, Watch: b.watchers.watch, Log: b.log.With("room", "admin"),
 		ShowCode: func(context.Context) (admin.PairCode, error) {
 			if b.exchange.host == nil {
 				return admin.PairCode{}, errNoNetwork
@@ -73,7 +73,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{
 		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
 		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
-		SigningKey: b.id.key.ID, OldKeys: len(b.id.old),
+		SigningKey: b.id.key.ID, OldKeys: len(b.id.old), Health: b.health(ctx),
 	}
 	err := b.db.View(ctx, func(r *store.Read) error {
 		rooms, err := r.Rooms()
@@ -139,6 +139,7 @@ func (b *Box) peerStatus(p link.PeerStatus) admin.Peer {
 
 // observe turns what a link tells into the commentary.
 func (b *Box) observe(e link.Event) {
+	b.noteTravel(e)
 	b.watchers.tell(admin.Travel{
 		At: time.Now(), What: e.What, Event: string(e.Event), Room: string(e.Room), Peer: e.Peer.Server, Via: e.Transport,
 		Bytes: e.Bytes, Note: e.Note,

@@ -202,8 +202,12 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 	}
 }
 
-func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group) {
-	g.Go(func() error { return ended("link to other boxes", x.link.Run(ctx)) })
+func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {
+	g.Go(func() error {
+		c.running.Store(true)
+		defer c.running.Store(false)
+		return ended("link to other boxes", x.link.Run(ctx))
+	})
 }
 
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.

@@ -15,24 +15,27 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"hallig/appliance/health"
 )
 
-// Status is the health tree of a box at one moment.
+// Status is all that a box says of itself at one moment.
 type Status struct {
-	ServerName string    `json:"server_name"`
-	BoxID      string    `json:"box_id"`
-	Version    string    `json:"version"`
-	URL        string    `json:"url"`
-	Addresses  []string  `json:"addresses,omitempty"` // multiaddresses for pairing where the network hides boxes from each other
-	Started    time.Time `json:"started"`
-	Accounts   int       `json:"accounts"`
-	Rooms      int       `json:"rooms"`
-	Position   int64     `json:"position"` // of the log
-	FreeBytes  int64     `json:"free_bytes"`
-	Flushes    int64     `json:"flushes"` // of the database, since the start
-	Clock      Clock     `json:"clock"`
-	SigningKey string    `json:"signing_key"` // id of the key that signs now
-	OldKeys    int       `json:"old_keys"`    // retired ones
+	Health     health.Tree `json:"health"`
+	ServerName string      `json:"server_name"`
+	BoxID      string      `json:"box_id"`
+	Version    string      `json:"version"`
+	URL        string      `json:"url"`
+	Addresses  []string    `json:"addresses,omitempty"` // multiaddresses for pairing where the network hides boxes from each other
+	Started    time.Time   `json:"started"`
+	Accounts   int         `json:"accounts"`
+	Rooms      int         `json:"rooms"`
+	Position   int64       `json:"position"` // of the log
+	FreeBytes  int64       `json:"free_bytes"`
+	Flushes    int64       `json:"flushes"` // of the database, since the start
+	Clock      Clock       `json:"clock"`
+	SigningKey string      `json:"signing_key"` // id of the key that signs now
+	OldKeys    int         `json:"old_keys"`    // retired ones
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
 	Peers    []Peer           `json:"peers"`
@@ -97,6 +100,7 @@ type Travel struct {
 // Options are the box's own functions. All are required.
 type Options struct {
 	Status   func(context.Context) (Status, error)
+	Health   func(context.Context) health.Tree
 	ShowCode func(context.Context) (PairCode, error)
 	// Take pairs with the box that shows code; address may be empty (the box is found on the network).
 	Take   func(ctx context.Context, code, address string) (Peer, error)
@@ -122,6 +126,7 @@ func NewHandler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	h := &handler{o}
 	mux.HandleFunc("GET /status", answer(h, func(r *http.Request) (any, error) { return o.Status(r.Context()) }))
+	mux.HandleFunc("GET /health", answer(h, func(r *http.Request) (any, error) { return o.Health(r.Context()), nil }))
 	mux.HandleFunc("POST /pair/show", answer(h, func(r *http.Request) (any, error) { return o.ShowCode(r.Context()) }))
 	mux.HandleFunc("POST /pair/take", answer(h, func(r *http.Request) (any, error) {
 		var in struct{ Code, Address string }

@@ -11,11 +11,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hallig/appliance/health"
 )
 
 func options(t *testing.T) Options {
 	return Options{
-		Status:   func(context.Context) (Status, error) { return Status{ServerName: "box.example", Accounts: 3}, nil },
+		Status: func(context.Context) (Status, error) { return Status{ServerName: "box.example", Accounts: 3}, nil },
+		Health: func(context.Context) health.Tree {
+			return health.Judge(health.Facts{Database: &health.Probe{}, Homeserver: &health.Probe{Err: "no answer"}, Links: &health.Probe{}})
+		},
 		ShowCode: func(context.Context) (PairCode, error) { return PairCode{Code: "1234", Expires: time.Unix(60, 0)}, nil },
 		Take: func(_ context.Context, code, _ string) (Peer, error) {
 			if code != "1234" {
@@ -39,6 +44,7 @@ func TestLocalAPI(t *testing.T) {
 		want                     string
 	}{
 		{"status", "GET", "/status", "", 200, `"accounts":3`},
+		{"health", "GET", "/health", "", 200, `"state":"trouble"`},
 		{"show", "POST", "/pair/show", "", 200, `"code":"1234"`},
 		{"take", "POST", "/pair/take", `{"code":"1234"}`, 200, `"id":"12D3"`},
 		{"wrong code tells the next step", "POST", "/pair/take", `{"code":"9"}`, 400, "hallig pair"},

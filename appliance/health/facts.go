@@ -6,7 +6,8 @@ import "time"
 
 // Facts is what is known of a box. A nil part is one that this machine does not have, or of which nothing is known.
 type Facts struct {
-	Up time.Duration // since the box was started
+	Up      time.Duration // since the box was started
+	Trouble []Sentence    // what the machine cannot help itself with, worst first
 
 	Power        *PowerFacts
 	Temperature  *TemperatureFacts

@@ -51,6 +51,7 @@ type Kind string
 // Kinds, in the order in which nodes stand. What can be a cause comes before what it may cause.
 const (
 	Power        Kind = "power"
+	Machine      Kind = "machine" // what init cannot help itself with, such as a disk that cannot be mounted
 	Temperature  Kind = "temperature"
 	Memory       Kind = "memory"
 	Disk         Kind = "disk"
@@ -71,7 +72,7 @@ const (
 )
 
 // Kinds lists all of them in order.
-var kinds = []Kind{Power, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Clock, Links, Line, Peer, Server, Certificate, Update, Backup, Setup}
+var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Clock, Links, Line, Peer, Server, Certificate, Update, Backup, Setup}
 
 // Sentence is a text for people.
 type Sentence struct {

@@ -128,6 +128,10 @@ var stories = []story{
 	{"a chip that the kernel does not know", func(f *Facts) {
 		f.Lines[0].Open, f.Lines[0].Trouble = false, Sentence{"Baustein unbekannt: FTDI nehmen.", "Unknown chip: use FTDI."}
 	}, Look, "use FTDI", 0, "link:serial:radio0"},
+	{"the disk cannot be mounted", func(f *Facts) {
+		f.Trouble = []Sentence{{"Platte.", "The disk cannot be mounted."}, {"y", "another"}}
+		f.Database.Err = "x"
+	}, Trouble, "cannot be mounted", 0, "machine(database)"},
 	{"hot", func(f *Facts) { f.Temperature.Celsius = 84 }, Look, "cooler place", 0, "temperature"},
 	{"too hot for this machine", func(f *Facts) { *f.Temperature = TemperatureFacts{Celsius: 101, Critical: 100} }, Trouble, "cooler place", 0, "temperature"},
 	{"battery low", func(f *Facts) { *f.Power = PowerFacts{OnBattery: true, Battery: 12} }, Trouble, "12 %", 0, "power"},

@@ -4,6 +4,7 @@ package health
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -32,7 +33,7 @@ func one(n Node) []Node { return []Node{n} }
 // nodesOf makes the nodes of one kind.
 func nodesOf(k Kind, f Facts) []Node {
 	single := map[Kind]func(Facts) (Node, bool){
-		Power: power, Temperature: temperature, Memory: memory, Disk: disk, Database: database, Homeserver: homeserver, Services: services,
+		Power: power, Machine: machine, Temperature: temperature, Memory: memory, Disk: disk, Database: database, Homeserver: homeserver, Services: services,
 		Provisioning: provisioning, Network: network, Clock: clock, Links: links, Certificate: certificate, Update: update, Backup: backup, Setup: setup,
 	}
 	if judge, ok := single[k]; ok {
@@ -74,6 +75,18 @@ func power(f Facts) (Node, bool) {
 		return node(Power, OK, fmt.Sprintf("Strom aus dem Akku, noch %d %%.", p.Battery), fmt.Sprintf("On battery, %d %% left.", p.Battery)), true
 	}
 	return node(Power, OK, "Die Stromversorgung ist in Ordnung.", "Power is fine."), true
+}
+
+func machine(f Facts) (Node, bool) {
+	if len(f.Trouble) == 0 {
+		return Node{}, false
+	}
+	n := Node{ID: string(Machine), Kind: Machine, State: Trouble, Sentence: f.Trouble[0]}
+	for _, s := range f.Trouble[1:] {
+		n.Detail = strings.TrimPrefix(n.Detail+" "+s.EN, " ")
+	}
+	n.blames = []string{string(Power)}
+	return n, true
 }
 
 func temperature(f Facts) (Node, bool) {
@@ -134,7 +147,7 @@ func database(f Facts) (Node, bool) {
 	case p.Err != "":
 		n := node(Database, Trouble, "Die Datenbank antwortet nicht: die Box neu starten; hilft das nicht, die letzte Sicherung auf einer Ersatzbox einspielen.",
 			"The database does not answer: restart the box; if that does not help, restore the last backup on a spare box.")
-		n.Detail, n.blames = p.Err, []string{string(Power), string(Disk)}
+		n.Detail, n.blames = p.Err, []string{string(Power), string(Machine), string(Disk)}
 		return n, true
 	}
 	return node(Database, OK, "Die Datenbank arbeitet.", "The database works."), true

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"hallig/appliance/health"
+	"hallig/appliance/steward"
+)
+
+// TestHealthOfABox asks a running box through its local door, as init does, and breaks what it says is well.
+func TestHealthOfABox(t *testing.T) {
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "health.test", P2P: P2PConfig{Off: true}})
+	var tree health.Tree
+	for ask := 0; ; ask++ { // the link starts beside the door
+		if err := Ask(t.Context(), b.cfg.Data, "GET", "/health", nil, &tree); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := tree.Node("links"); n.State == health.OK || ask == 100 {
+			break
+		}
+	}
+	for _, id := range []string{"database", "homeserver", "links"} {
+		if n, ok := tree.Node(id); !ok || n.State != health.OK {
+			t.Errorf("%s: %+v, want it well", id, n)
+		}
+	}
+	wrote := b.db.Flushes()
+	b.health(t.Context())
+	if b.db.Flushes() != wrote {
+		t.Error("looking twice wrote twice")
+	}
+	b.end()
+	tree = b.health(t.Context())
+	for _, id := range []string{"database", "homeserver", "links"} {
+		if n, ok := tree.Node(id); !ok || n.State != health.Trouble {
+			t.Errorf("%s of a box that was stopped: %+v, want trouble", id, n)
+		}
+	}
+}
+
+// TestClientPort: what a port answers that is no homeserver, and the closed doors of a trial.
+func TestClientPort(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer func(http.ResponseWriter)
+		trial  bool
+		want   string
+	}{
+		"well":               {func(w http.ResponseWriter) { w.Write([]byte(`{"versions":[]}`)) }, false, ""},
+		"a page":             {func(w http.ResponseWriter) { w.Write([]byte(`<html>`)) }, false, "200"},
+		"broken":             {func(w http.ResponseWriter) { w.WriteHeader(500) }, false, "500"},
+		"closed for a trial": {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "5"); w.WriteHeader(503) }, true, ""},
+		"closed":             {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "5"); w.WriteHeader(503) }, false, "503"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/_matrix/client/versions" {
+					t.Errorf("asked for %s", r.URL.Path)
+				}
+				tt.answer(w)
+			}))
+			defer srv.Close()
+			b := &Box{cfg: Config{Trial: tt.trial}, clientListener: srv.Listener}
+			got := b.probeHomeserver(t.Context()).Err
+			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if got := (&Box{clientListener: l}).probeHomeserver(t.Context()).Err; !strings.Contains(got, "refused") {
+		t.Errorf("a closed port: %q", got)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer stop()
+	l, err = net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if got := (&Box{clientListener: l}).probeHomeserver(ctx).Err; got == "" {
+		t.Error("a port that hangs is taken for well")
+	}
+}
+
+func tinyFiles(m map[string]string) fstest.MapFS {
+	out := fstest.MapFS{}
+	for name, text := range m {
+		out[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return out
+}
+
+func TestMachine(t *testing.T) {
+	tests := map[string]struct {
+		files map[string]string
+		want  machine
+	}{
+		"nothing there": {nil, machine{}},
+		"a Raspberry Pi with little power": {map[string]string{
+			"proc/meminfo":                                      "MemTotal:         949444 kB\nMemFree:  100 kB\nMemAvailable:     700000 kB\n",
+			"sys/class/thermal/thermal_zone0/temp":              "48312\n",
+			"sys/class/thermal/thermal_zone0/trip_point_0_type": "critical\n",
+			"sys/class/thermal/thermal_zone0/trip_point_0_temp": "110000\n",
+			"sys/class/hwmon/hwmon0/name":                       "cpu_thermal\n",
+			"sys/class/hwmon/hwmon1/name":                       "rpi_volt\n",
+			"sys/class/hwmon/hwmon1/in0_lcrit_alarm":            "1\n",
+			"proc/net/route":                                    "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\neth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n",
+		}, machine{
+			memory: &health.MemoryFacts{Total: 949444 << 10, Available: 700000 << 10}, temperature: &health.TemperatureFacts{Celsius: 48.312, Critical: 110},
+			power: &health.PowerFacts{UnderVoltage: true, Battery: -1}, uplink: true,
+		}},
+		"a laptop off the mains; its mouse's battery is nobody's business": {map[string]string{
+			"sys/class/power_supply/AC/type": "Mains", "sys/class/power_supply/AC/online": "0",
+			"sys/class/power_supply/BAT0/type": "Battery", "sys/class/power_supply/BAT0/capacity": "17", "sys/class/power_supply/BAT0/status": "Discharging",
+			"sys/class/power_supply/m/type": "Battery", "sys/class/power_supply/m/scope": "Device", "sys/class/power_supply/m/capacity": "3",
+			"sys/class/thermal/thermal_zone0/temp": "-274000", "sys/class/thermal/thermal_zone1/temp": "61000", "sys/class/thermal/thermal_zone2/temp": "59000",
+			"proc/net/route": "Iface\tDestination\neth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
+		}, machine{temperature: &health.TemperatureFacts{Celsius: 61}, power: &health.PowerFacts{Battery: 17, OnBattery: true}}},
+		"nonsense": {map[string]string{"proc/meminfo": "MemTotal: much kB\nx", "sys/class/thermal/thermal_zone0/temp": "warm", "proc/net/route": "\n\n"}, machine{}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := readMachine(tinyFiles(tt.files)); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %+v %+v %+v %v\nwant %+v %+v %+v %v", got.memory, got.temperature, got.power, got.uplink, tt.want.memory, tt.want.temperature, tt.want.power, tt.want.uplink)
+			}
+		})
+	}
+}
+
+// TestWhatInitKnows translates the steward's state.
+func TestWhatInitKnows(t *testing.T) {
+	s := steward.State{
+		Provision: steward.Provision{File: "hallig.json", Error: steward.Text{De: "Falsch.", En: "Wrong."}},
+		Update:    steward.Update{State: steward.UpdateTrial, Version: "9"},
+		Processes: []steward.Process{{Name: "hallig", Restarts: 5, Uptime: 4}, {Name: "hallig-lan", Restarts: 5, Uptime: 9000}},
+		Trouble:   []steward.Text{{De: "Platte.", En: "Disk."}},
+	}
+	var f health.Facts
+	new(Box).stewardFacts(s, &f)
+	tree := health.Judge(f)
+	for id, want := range map[string]string{"machine": "Disk.", "provisioning": "Wrong.", "update": "9 is on trial", "services": "again and again"} {
+		if n, _ := tree.Node(id); n.State == health.OK || !strings.Contains(n.Sentence.EN, want) {
+			t.Errorf("%s: %+v, want %q", id, n, want)
+		}
+	}
+	s.Processes = s.Processes[1:]
+	f = health.Facts{}
+	new(Box).stewardFacts(s, &f)
+	if n, _ := health.Judge(f).Node("services"); n.State != health.OK {
+		t.Errorf("restarts long ago: %+v", n)
+	}
+}
