@@ -58,6 +58,11 @@ var Rooms = map[string]Room{
 	"tools/testbox":      {Uses: []string{"appliance", "appliance/admin", "tools/testpeer"}},
 	"tools/lab":          {Uses: []string{"..."}},
 	"tools/matrixclient": {},
+
+	"tools/imagetest/blocklog": {},
+	"tools/imagetest/offline":  {Uses: []string{"appliance/event", "appliance/store", "tools/imagetest/vm"}},
+	"tools/imagetest/pcap":     {},
+	"tools/imagetest/vm":       {},
 	"tools/testpeer":     {},
 }
 
