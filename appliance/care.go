@@ -199,6 +199,9 @@ func diskFacts(dir string) *health.DiskFacts {
 }
 
 func (b *Box) networkFacts(m machine) *health.NetworkFacts {
+	if s, ok := b.lanState(); ok {
+		return lanFacts(s)
+	}
 	out := &health.NetworkFacts{Uplink: m.uplink}
 	interfaces, err := net.Interfaces()
 	if err != nil {

@@ -4,9 +4,15 @@ package appliance
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -14,6 +20,7 @@ import (
 	"time"
 
 	"hallig/appliance/health"
+	"hallig/appliance/lan"
 	"hallig/appliance/steward"
 )
 
@@ -162,5 +169,102 @@ func TestWhatInitKnows(t *testing.T) {
 	new(Box).stewardFacts(s, &f)
 	if n, _ := health.Judge(f).Node("services"); n.State != health.OK {
 		t.Errorf("restarts long ago: %+v", n)
+	}
+}
+
+// TestNetworks translates what hallig-lan says into one sentence.
+func TestNetworks(t *testing.T) {
+	for name, tt := range map[string]struct{ state, want string }{
+		"guest":          {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"],"gateway":"192.168.1.1"},{"name":"eth1","mode":"waiting"}]}`, "guest on this network"},
+		"host":           {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"host","addresses":["192.168.7.1/24"]}]}`, "runs this network itself"},
+		"guest of a box": {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.7.9/24"],"gateway":"192.168.7.1","lease":{"server":"192.168.7.1","hallig":true}}]}`, "no way to the outside"},
+		"cable out":      {`{"interfaces":[{"name":"eth0","mode":"waiting"}]}`, "plug in the network cable"},
+		"still asking":   {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"waiting"}]}`, "wait two minutes"},
+		"off":            {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"off"}]}`, "off, as configured"},
+		"trouble":        {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"]}],"trouble":{"de":"Zwei.","en":"Two servers."}}`, "Two servers."},
+		"nothing yet":    {`{"interfaces":[]}`, "plug in the network cable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(run, "lan"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(run, lan.StateFile), []byte(tt.state), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b := &Box{cfg: Config{Run: run}}
+			n, _ := health.Judge(health.Facts{Network: b.networkFacts(machine{})}).Node("network")
+			if !strings.Contains(n.Sentence.EN, tt.want) {
+				t.Errorf("got %q, want %q", n.Sentence.EN, tt.want)
+			}
+		})
+	}
+}
+
+// TestShow: the screen's file is written whole, only on change, and for its owner alone; the light follows, and is told again when init did not hear.
+func TestShow(t *testing.T) {
+	run := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(run, "box"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(run, "steward.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	deaf := true
+	init := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if deaf {
+			w.WriteHeader(500)
+			return
+		}
+		told = append(told, r.Method+" "+r.URL.Path+" "+string(body))
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); init.Serve(l) }()
+	defer func() { init.Close(); <-done }()
+	client, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	b := &Box{cfg: Config{Run: run, PublicURL: "http://hallig.local"}, log: slog.New(slog.NewTextHandler(t.Output(), nil)), clientListener: client,
+		enrolCode: "geheim", steward: steward.Dial(filepath.Join(run, "steward.sock"))}
+	b.id.server, b.id.box = "box.test", ed25519.NewKeyFromSeed(make([]byte, 32))
+	name := filepath.Join(run, steward.ScreenFile)
+	read := func() (s steward.Screen, at time.Time) {
+		t.Helper()
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%v %v, want mode 0600", info.Mode(), err)
+		}
+		if err := json.Unmarshal(raw, &s); err != nil {
+			t.Fatal(err)
+		}
+		return s, info.ModTime()
+	}
+	fresh := health.Judge(health.Facts{Setup: &health.SetupFacts{}, Network: &health.NetworkFacts{}})
+	b.show(t.Context(), fresh)
+	s, first := read()
+	if s.ServerName != "box.test" || s.Code != "geheim" || s.URL != "http://hallig.local" || s.State != "trouble" || !strings.Contains(s.Sentence.De, "Netzwerkkabel") {
+		t.Errorf("first boot: %+v", s)
+	}
+	deaf = false
+	b.show(t.Context(), fresh)
+	b.show(t.Context(), fresh)
+	if _, at := read(); !at.Equal(first) {
+		t.Error("written again without a change")
+	}
+	b.show(t.Context(), health.Judge(health.Facts{Setup: &health.SetupFacts{Admin: true}}))
+	if s, _ := read(); s.Code != "" || s.State != "ok" {
+		t.Errorf("with an administrator: %+v, want no code", s)
+	}
+	if got, want := strings.Join(told, "; "), `PUT /led {"state":"trouble"}; PUT /led {"state":"ok"}`; got != want {
+		t.Errorf("the light was told %s, want %s", got, want)
 	}
 }

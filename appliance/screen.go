@@ -85,5 +85,11 @@ func phoneURL(public string, addr net.Addr) string {
 			}
 		}
 	}
+	if tcp.Port == 80 {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return "http://" + host
+	}
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
 }

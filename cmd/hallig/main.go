@@ -22,7 +22,7 @@ var version = "unknown"
 const help = `hallig: a Matrix homeserver that works with no Internet at all
 
   hallig serve  --data DIR            run the box; all its state is in DIR
-  hallig status --data DIR [--json]   what the box is doing, its links and peers
+  hallig status --data DIR [--json] [--check]   how the box does and what to do, its links and peers (German with LANG=de)
   hallig pair   --data DIR            show a pairing code for another box
   hallig pair   --data DIR CODE [--at ADDRESS]   take the code that another box shows
   hallig forget --data DIR BOX        end a pairing; BOX is its server name or id
@@ -38,7 +38,8 @@ Example, a box that phones on the same network can reach:
 
 --data is ./data, or $HALLIG_DATA, when it is left out.
 
-Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage.
+Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage. hallig status --check: 0 all is well, 3 somebody should look,
+4 something does not work.
 `
 
 // errUsage is answered with exit status 2.
@@ -67,9 +68,12 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		fmt.Fprintf(errOut, "hallig: %q is no verb; hallig help lists them\n", args[0])
 		return 2
 	}
+	var exit exitError
 	switch err := verb(ctx, args[1:], out, errOut); {
 	case err == nil:
 		return 0
+	case errors.As(err, &exit):
+		return int(exit)
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.Is(err, errUsage):

@@ -9,72 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"hallig/appliance"
 	"hallig/appliance/admin"
 )
-
-func status(ctx context.Context, args []string, out, errOut io.Writer) error {
-	f, dir := flags("status", errOut)
-	asJSON := f.Bool("json", false, "for scripts")
-	if err := noWords(f, args); err != nil {
-		return err
-	}
-	var s admin.Status
-	if err := appliance.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
-		return err
-	}
-	if *asJSON {
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(s)
-	}
-	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
-	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
-	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
-	fmt.Fprintf(out, "  signs with %s", s.SigningKey)
-	if s.OldKeys > 0 {
-		fmt.Fprintf(out, ", %d older keys retired", s.OldKeys)
-	}
-	fmt.Fprintln(out)
-	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
-	if len(s.Peers) == 0 {
-		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
-	}
-	for _, p := range s.Peers {
-		carrier := "out of reach"
-		if p.Carrier != "" {
-			carrier = "by " + p.Carrier
-		}
-		fmt.Fprintf(out, "  box %s (%s): %s, %d not yet kept there\n", p.ServerName, p.ID, carrier, p.Queued)
-		for _, l := range p.Links {
-			state := "down"
-			if l.Up {
-				state = "up"
-			}
-			fmt.Fprintf(out, "      %-16s %-4s", l.Transport, state)
-			if l.BitsPerSecond > 0 {
-				fmt.Fprintf(out, " %d bit/s, sent %d B, received %d B", l.BitsPerSecond, l.SentBytes, l.ReceivedBytes)
-			}
-			fmt.Fprintln(out)
-		}
-	}
-	for _, srv := range s.Servers {
-		last := "never reached"
-		if !srv.LastOK.IsZero() {
-			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
-		}
-		fmt.Fprintf(out, "  server %s: %s, %d events to send %s\n", srv.Name, last, srv.Queued, srv.Trouble)
-	}
-	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
-		fmt.Fprintf(out, "  %d events of other servers not taken in: %s\n", s.NotTaken[why], strings.ReplaceAll(why, "_", " "))
-	}
-	return nil
-}
 
 func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("pair", errOut)

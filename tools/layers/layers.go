@@ -49,7 +49,7 @@ var Rooms = map[string]Room{
 	"radio/arq":          {Pure: true, Uses: []string{"radio/frame"}},
 	"radio/serial":       {Uses: []string{"radio/frame"}},
 	"radio/ether":        {},
-	"cmd/hallig":         {Uses: []string{"appliance", "appliance/admin"}},
+	"cmd/hallig":         {Uses: []string{"appliance", "appliance/admin", "appliance/health"}},
 	"cmd/hallig-vault":   {Uses: []string{"appliance/vault"}},
 	"tools/layers":       {Uses: []string{"..."}},
 	"tools/bench":        {Uses: []string{"..."}},
@@ -64,7 +64,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/offline":  {Uses: []string{"appliance/event", "appliance/store", "tools/imagetest/vm"}},
 	"tools/imagetest/pcap":     {},
 	"tools/imagetest/vm":       {},
-	"tools/testpeer":     {},
+	"tools/testpeer":           {},
 }
 
 // Giant is an outside library of weight: the one room that may know it, and why we do not write it ourselves.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"hallig/appliance"
+	"hallig/appliance/admin"
+	"hallig/appliance/health"
+)
+
+// Exit statuses of hallig status --check, beside 0 (green), 1 (no answer) and 2 (wrong usage).
+const (
+	exitLook    = 3
+	exitTrouble = 4
+)
+
+// exitError is an exit status that says all.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func status(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("status", errOut)
+	asJSON := f.Bool("json", false, "for scripts: everything, with the health tree under \"health\"")
+	check := f.Bool("check", false, "print one sentence; exit status 0 all is well, 3 somebody should look, 4 something does not work, 1 no answer")
+	if err := noWords(f, args); err != nil {
+		return err
+	}
+	lang := language(os.Getenv)
+	if *check {
+		var t health.Tree
+		if err := appliance.Ask(ctx, *dir, "GET", "/health", nil, &t); err != nil {
+			return err
+		}
+		return checked(t, lang, *asJSON, out)
+	}
+	var s admin.Status
+	if err := appliance.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+		return err
+	}
+	if *asJSON {
+		return printJSON(out, s)
+	}
+	printHealth(out, s.Health, lang)
+	fmt.Fprintln(out)
+	printStatus(out, s)
+	return nil
+}
+
+func printJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// checked prints the one sentence, or the tree, and makes the state an exit status.
+func checked(t health.Tree, lang string, asJSON bool, out io.Writer) error {
+	if asJSON {
+		if err := printJSON(out, t); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintln(out, t.Sentence.In(lang)); err != nil {
+		return err
+	}
+	switch t.State {
+	case health.OK:
+		return nil
+	case health.Look:
+		return exitError(exitLook)
+	}
+	return exitError(exitTrouble)
+}
+
+// language is "de" when the environment asks for German, as setlocale(3) reads it.
+func language(getenv func(string) string) string {
+	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
+		if v := getenv(name); v != "" {
+			if strings.HasPrefix(strings.ToLower(v), "de") {
+				return "de"
+			}
+			return "en"
+		}
+	}
+	return "en"
+}
+
+// printHealth says what to do, the worst first, and under each what it explains; then what is well.
+func printHealth(out io.Writer, t health.Tree, lang string) {
+	well := "is well"
+	if lang == "de" {
+		well = "in Ordnung"
+	}
+	if t.OK {
+		fmt.Fprintf(out, "%s %s\n", lamp(health.OK), t.Sentence.In(lang))
+	}
+	for _, n := range t.Shouting() {
+		printNode(out, t, n, lang, 0)
+	}
+	var fine []string
+	for _, n := range t.Nodes {
+		if n.State == health.OK {
+			fine = append(fine, n.ID)
+		}
+	}
+	if len(fine) > 0 {
+		fmt.Fprintf(out, "%s %s: %s\n", lamp(health.OK), well, strings.Join(fine, ", "))
+	}
+}
+
+func printNode(out io.Writer, t health.Tree, n health.Node, lang string, depth int) {
+	fmt.Fprintf(out, "%s%s %s\n", strings.Repeat("    ", depth), lamp(n.State), n.Sentence.In(lang))
+	if n.Detail != "" {
+		fmt.Fprintf(out, "%s      (%s)\n", strings.Repeat("    ", depth), n.Detail)
+	}
+	for _, below := range t.Under(n.ID) {
+		printNode(out, t, below, lang, depth+1)
+	}
+}
+
+// lamp is a state that can be told apart without colours.
+func lamp(s health.State) string {
+	switch s {
+	case health.OK:
+		return "[ ok ]"
+	case health.Look:
+		return "[ ?  ]"
+	}
+	return "[ !! ]"
+}
+
+// printStatus is the rest, for whoever looks after the box.
+func printStatus(out io.Writer, s admin.Status) {
+	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
+	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
+	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
+	fmt.Fprintf(out, "  signs with %s", s.SigningKey)
+	if s.OldKeys > 0 {
+		fmt.Fprintf(out, ", %d older keys retired", s.OldKeys)
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
+	if len(s.Peers) == 0 {
+		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
+	}
+	for _, p := range s.Peers {
+		carrier := "out of reach"
+		if p.Carrier != "" {
+			carrier = "by " + p.Carrier
+		}
+		fmt.Fprintf(out, "  box %s (%s): %s, %d not yet kept there\n", p.ServerName, p.ID, carrier, p.Queued)
+		for _, l := range p.Links {
+			state := "down"
+			if l.Up {
+				state = "up"
+			}
+			fmt.Fprintf(out, "      %-16s %-4s", l.Transport, state)
+			if l.BitsPerSecond > 0 {
+				fmt.Fprintf(out, " %d bit/s, sent %d B, received %d B", l.BitsPerSecond, l.SentBytes, l.ReceivedBytes)
+			}
+			fmt.Fprintln(out)
+		}
+	}
+	for _, srv := range s.Servers {
+		last := "never reached"
+		if !srv.LastOK.IsZero() {
+			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
+		}
+		fmt.Fprintf(out, "  server %s: %s, %d events to send %s\n", srv.Name, last, srv.Queued, srv.Trouble)
+	}
+	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
+		fmt.Fprintf(out, "  %d events of other servers not taken in: %s\n", s.NotTaken[why], strings.ReplaceAll(why, "_", " "))
+	}
+}
