@@ -29,6 +29,8 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
   hallig clock  --data DIR [now|TIME]  how the box knows the time; now: the system's clock is right; TIME: 2026-11-26T14:05+01:00
   hallig key rotate --data DIR         a new signing key; what the old one signed stays valid
+  hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en]   files and sheets for many boxes; hallig fleet: the columns
+  hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
 
@@ -53,7 +55,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "watch": watch,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "watch": watch, "fleet": fleetVerb,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err

@@ -17,6 +17,7 @@ type Room struct {
 var Rooms = map[string]Room{
 	"appliance/store/compact": {Pure: true, Uses: []string{"appliance/event"}},
 	"appliance/provision":     {Uses: []string{"appliance/event"}},
+	"appliance/fleet":         {Uses: []string{"appliance/provision"}},
 
 	"appliance":           {Uses: []string{"appliance/...", "sync/...", "radio", "radio/serial"}},
 	"appliance/event":     {Pure: true},
@@ -52,7 +53,7 @@ var Rooms = map[string]Room{
 	"radio/arq":           {Pure: true, Uses: []string{"radio/frame"}},
 	"radio/serial":        {Uses: []string{"radio/frame"}},
 	"radio/ether":         {},
-	"cmd/hallig":          {Uses: []string{"appliance", "appliance/admin", "appliance/health"}},
+	"cmd/hallig":          {Uses: []string{"appliance", "appliance/admin", "appliance/health", "appliance/fleet", "appliance/provision"}},
 	"cmd/hallig-vault":    {Uses: []string{"appliance/vault"}},
 	"tools/layers":        {Uses: []string{"..."}},
 	"tools/bench":         {Uses: []string{"..."}},
@@ -92,7 +93,7 @@ var Giants = map[string]Giant{
 	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link", "appliance/update"}, Why: "zstd with dictionaries for what the codec does not know; the parts of an update file"},
 	"github.com/google/renameio/v2":        {In: []string{"appliance", "appliance/media"}, Why: "files appear whole or not at all"},
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
-	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin"}, Why: "the code a phone scans from the terminal"},
+	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin", "appliance/fleet"}, Why: "the code a phone scans from the terminal"},
 }
 
 // Outsiders are modules that tests run or compare with from modules of their own (tools/dendrite, tools/oracle): either their licence or our

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package fleet
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"strings"
+	"unicode/utf8"
+
+	"rsc.io/qr"
+)
+
+//go:embed sheet.html
+var sheetHTML string
+
+// sheets makes the page of each box, in one document.
+func sheets(boxes []Box, o Options) ([]byte, error) { return page("sheets", boxes, o) }
+
+// index makes the overview, without secrets.
+func index(boxes []Box, o Options) ([]byte, error) { return page("index", boxes, o) }
+
+func page(name string, boxes []Box, o Options) ([]byte, error) {
+	t, err := template.New("").Funcs(template.FuncMap{
+		"qr": qrSVG, "wifi": wifiText,
+		"long": func(s string, n int) template.HTMLAttr { // smaller letters, so that the page stays one
+			if utf8.RuneCountInString(s) > n {
+				return ` class="long"`
+			}
+			return ""
+		},
+		"t": func(de, en string) string {
+			if o.Lang == "en" {
+				return en
+			}
+			return de
+		},
+	}).Parse(sheetHTML)
+	if err != nil {
+		return nil, fmt.Errorf("read sheet: %w", err)
+	}
+	lang := "de"
+	if o.Lang == "en" {
+		lang = "en"
+	}
+	var out bytes.Buffer
+	if err := t.ExecuteTemplate(&out, name, map[string]any{"Boxes": boxes, "Lang": lang}); err != nil {
+		return nil, fmt.Errorf("write sheet: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// wifiText is what the cameras of phones read as a Wi-Fi network; these three fields all of them know.
+func wifiText(b Box) string {
+	escape := strings.NewReplacer(`\`, `\\`, `;`, `\;`, `,`, `\,`, `"`, `\"`, `:`, `\:`)
+	w := b.File.Network.WiFi
+	return "WIFI:T:WPA;S:" + escape.Replace(w.SSID) + ";P:" + escape.Replace(w.Passphrase) + ";;"
+}
+
+// qrSVG draws a code as one path, with the quiet zone of four modules.
+func qrSVG(text string) (template.HTML, error) {
+	code, err := qr.Encode(text, qr.M)
+	if err != nil {
+		return "", fmt.Errorf("draw code: %w", err)
+	}
+	var path strings.Builder
+	for y := range code.Size {
+		for x := 0; x < code.Size; x++ {
+			n := 0
+			for x+n < code.Size && code.Black(x+n, y) {
+				n++
+			}
+			if n > 0 {
+				fmt.Fprintf(&path, "M%d %dh%dv1h-%dz", x+4, y+4, n, n)
+				x += n
+			}
+		}
+	}
+	return template.HTML(fmt.Sprintf(`<svg class="qr" viewBox="0 0 %d %d" shape-rendering="crispEdges" role="img"><path fill="#fff" d="M0 0h%[1]dv%[1]dH0z"/><path d="%[3]s"/></svg>`, code.Size+8, code.Size+8, path.String())), nil
+}

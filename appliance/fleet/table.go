@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package fleet
+
+import (
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"hallig/appliance/provision"
+)
+
+// column is one that a table may have.
+type column struct {
+	name   string   // as in the documentation
+	german []string // how else it may be called
+	help   provision.Error
+}
+
+// Columns of a table; all but label may be left out, and be empty in a line. Names do not mind case, blanks, hyphens and underscores.
+var columns = []column{
+	{"label", []string{"bezeichnung", "name", "box"}, provision.Error{De: "was auf der Box steht; der Ordner heißt danach", En: "what is written on the box; names its folder"}},
+	{"server_name", []string{"servername", "matrixname"}, provision.Error{De: "Name hinter dem Doppelpunkt, für immer", En: "name behind the colon, for ever"}},
+	{"organisation", []string{"organization"}, provision.Error{De: "wem die Box gehört", En: "whose box it is"}},
+	{"admin_code", []string{"admincode", "code"}, provision.Error{De: "Code der ersten Administratorin; leer: wird gewürfelt", En: "code of the first administrator; empty: is drawn"}},
+	{"mode", []string{"netz", "netzart", "modus"}, provision.Error{De: "auto, guest, host, static, off", En: "auto, guest, host, static, off"}},
+	{"address", []string{"adresse", "ip", "ipadresse"}, provision.Error{De: "192.168.7.1/24", En: "192.168.7.1/24"}},
+	{"gateway", []string{"router"}, provision.Error{De: "Router, mit fester Adresse", En: "router, with a fixed address"}},
+	{"dns", nil, provision.Error{De: "Adressen, durch Leerzeichen getrennt", En: "addresses, separated by blanks"}},
+	{"ntp", []string{"zeitserver"}, provision.Error{De: "Zeitserver, durch Leerzeichen getrennt", En: "time servers, separated by blanks"}},
+	{"wifi_ssid", []string{"wlan", "wlanname", "ssid", "wifi"}, provision.Error{De: "Name des eigenen WLAN", En: "name of the box's own Wi-Fi"}},
+	{"wifi_passphrase", []string{"wlanpasswort", "wlanschluessel", "wlanschlüssel", "passphrase"}, provision.Error{De: "leer: wird gewürfelt", En: "empty: is drawn"}},
+	{"wifi_country", []string{"wlanland", "land", "country"}, provision.Error{De: "DE", En: "DE"}},
+	{"wifi_channel", []string{"wlankanal", "kanal", "channel"}, provision.Error{De: "1 bis 13, 36 bis 140", En: "1 to 13, 36 to 140"}},
+	{"serial", []string{"funk", "seriell", "anschluss", "device"}, provision.Error{De: "Anschluss des Funkgeräts, /dev/hallig/...", En: "port of the radio, /dev/hallig/..."}},
+	{"serial_baud", []string{"baud"}, provision.Error{De: "Bit/s des Anschlusses", En: "bit/s of the port"}},
+	{"serial_bits_per_second", []string{"bitspersecond", "funkrate"}, provision.Error{De: "Bit/s in der Luft", En: "bit/s on the air"}},
+	{"serial_half_duplex", []string{"halbduplex", "halfduplex"}, provision.Error{De: "ja: ein Kanal für beide Richtungen", En: "yes: one channel for both directions"}},
+	{"note", []string{"bemerkung", "notiz", "ort", "einsatzort"}, provision.Error{De: "steht nur auf dem Blatt", En: "only on the sheet"}},
+}
+
+// Help lists the columns for people.
+func Help(lang string) string {
+	var b strings.Builder
+	for _, c := range columns {
+		help := c.help.En
+		if lang == "de" {
+			help = c.help.De
+		}
+		names := ""
+		if len(c.german) > 0 {
+			names = " (" + strings.Join(c.german, ", ") + ")"
+		}
+		fmt.Fprintf(&b, "  %-24s %s%s\n", c.name, help, names)
+	}
+	return b.String()
+}
+
+// row is one line of a table by the names of its columns.
+type row struct {
+	line  int
+	value map[string]string
+}
+
+func (r row) wrong(column, de, en string) error {
+	return provision.Error{De: fmt.Sprintf("Zeile %d: „%s“ %s.", r.line, column, de), En: fmt.Sprintf("Line %d: %q %s.", r.line, column, en)}
+}
+
+// maxTable bounds a table: thousands of boxes.
+const maxTable = 4 << 20
+
+// readTable reads CSV as spreadsheets write it: comma, semicolon or tab, with or without a byte order mark.
+func readTable(raw []byte) ([]row, error) {
+	if bytes.HasPrefix(raw, []byte{0xff, 0xfe}) || bytes.HasPrefix(raw, []byte{0xfe, 0xff}) || !utf8.Valid(raw) || bytes.IndexByte(raw, 0) >= 0 {
+		return nil, provision.Error{De: "Die Tabelle ist nicht in UTF-8; in der Tabellenkalkulation „Speichern unter“, „CSV UTF-8“ wählen.", En: "The table is not in UTF-8; in the spreadsheet choose \"Save as\", \"CSV UTF-8\"."}
+	}
+	if len(raw) > maxTable {
+		return nil, provision.Error{De: "Die Tabelle ist zu groß; höchstens 4 MiB.", En: "The table is too large; at most 4 MiB."}
+	}
+	raw = bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf"))
+	r := csv.NewReader(bytes.NewReader(raw))
+	r.FieldsPerRecord = -1
+	r.TrimLeadingSpace = true
+	r.Comma = separator(raw)
+	head, err := r.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, provision.Error{De: "Die Tabelle ist leer; die erste Zeile nennt die Spalten, dann folgt eine Zeile für jede Box.", En: "The table is empty; the first line names the columns, then comes one line for each box."}
+	}
+	if err != nil {
+		return nil, badCSV(err)
+	}
+	names, err := header(head)
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for {
+		cells, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, badCSV(err)
+		}
+		line, _ := r.FieldPos(0)
+		row := row{line: line, value: map[string]string{}}
+		empty := true
+		for i, cell := range cells {
+			cell = strings.TrimSpace(cell)
+			if i >= len(names) && cell != "" {
+				return nil, row.wrong(cell, "steht in einer Spalte ohne Überschrift; steckt ein Trennzeichen in einem Feld, gehört das Feld in Anführungszeichen", "is in a column without a heading; a field that holds a separator belongs in quotation marks")
+			}
+			if i < len(names) && cell != "" {
+				row.value[names[i]], empty = cell, false
+			}
+		}
+		if !empty {
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) == 0 {
+		return nil, provision.Error{De: "Die Tabelle hat Spalten, aber keine Box; jede Box bekommt eine Zeile.", En: "The table has columns but no box; each box gets a line."}
+	}
+	return rows, nil
+}
+
+func badCSV(err error) error {
+	var p *csv.ParseError
+	line := 0
+	if errors.As(err, &p) {
+		line = p.Line
+	}
+	return provision.Error{De: fmt.Sprintf("Zeile %d: ein Anführungszeichen ist zu viel oder fehlt.", line), En: fmt.Sprintf("Line %d: a quotation mark is too many or missing.", line)}
+}
+
+// separator is the one that the first line has most of.
+func separator(raw []byte) rune {
+	first, _, _ := bytes.Cut(raw, []byte("\n"))
+	best, most := ',', 0
+	for _, c := range ",;\t" {
+		if n := bytes.Count(first, []byte(string(c))); n > most {
+			best, most = c, n
+		}
+	}
+	return best
+}
+
+func header(cells []string) ([]string, error) {
+	plain := func(s string) string {
+		return strings.NewReplacer(" ", "", "-", "", "_", "", ".", "").Replace(strings.ToLower(strings.TrimSpace(s)))
+	}
+	known := map[string]string{}
+	var list []string
+	for _, c := range columns {
+		known[plain(c.name)] = c.name
+		for _, g := range c.german {
+			known[plain(g)] = c.name
+		}
+		list = append(list, c.name)
+	}
+	var names []string
+	seen := map[string]bool{}
+	for i, cell := range cells {
+		name := known[plain(cell)]
+		if name == "" && strings.TrimSpace(cell) == "" && i == len(cells)-1 {
+			break // a separator at the end of the line
+		}
+		if name == "" {
+			return nil, provision.Error{
+				De: fmt.Sprintf("Zeile 1: eine Spalte „%s“ gibt es nicht; es gibt: %s.", cell, strings.Join(list, ", ")),
+				En: fmt.Sprintf("Line 1: there is no column %q; there are: %s.", cell, strings.Join(list, ", ")),
+			}
+		}
+		if seen[name] {
+			return nil, provision.Error{De: fmt.Sprintf("Zeile 1: die Spalte „%s“ gibt es zweimal.", name), En: fmt.Sprintf("Line 1: the column %q is there twice.", name)}
+		}
+		seen[name] = true
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// lay puts the line over a file.
+func (r row) lay(f *provision.File) error {
+	text := map[string]*string{
+		"label": &f.Label, "server_name": &f.ServerName, "organisation": &f.Organisation.Name, "admin_code": &f.AdminCode, "mode": &f.Network.Mode,
+		"address": &f.Network.Address, "gateway": &f.Network.Gateway, "wifi_ssid": &f.Network.WiFi.SSID, "wifi_passphrase": &f.Network.WiFi.Passphrase, "wifi_country": &f.Network.WiFi.Country,
+	}
+	for name, into := range text {
+		if v, ok := r.value[name]; ok {
+			*into = v
+		}
+	}
+	for name, into := range map[string]*[]string{"dns": &f.Network.DNS, "ntp": &f.Network.NTP} {
+		if v, ok := r.value[name]; ok {
+			*into = strings.Fields(strings.ReplaceAll(v, ",", " "))
+		}
+	}
+	line := provision.Serial{Device: r.value["serial"]}
+	for name, into := range map[string]*int{"wifi_channel": &f.Network.WiFi.Channel, "serial_baud": &line.Baud, "serial_bits_per_second": &line.BitsPerSecond} {
+		v, ok := r.value[name]
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return r.wrong(name, "muss eine ganze Zahl sein, nicht „"+v+"“", "must be a whole number, not \""+v+"\"")
+		}
+		*into = n
+	}
+	switch v := strings.ToLower(r.value["serial_half_duplex"]); v {
+	case "ja", "j", "yes", "y", "x", "1", "true", "wahr":
+		line.HalfDuplex = true
+	case "", "nein", "n", "no", "0", "false", "falsch":
+	default:
+		return r.wrong("serial_half_duplex", "muss ja oder nein sein", "must be yes or no")
+	}
+	if line.Device != "" {
+		f.Serial = []provision.Serial{line}
+	} else if line != (provision.Serial{}) {
+		return r.wrong("serial", "fehlt; ohne Anschluss hat das Funkgerät keine Leitung", "is missing; without a port the radio has no line")
+	}
+	return nil
+}
