@@ -280,7 +280,7 @@ func (d *Disk) point(s Slot) error {
 	return nil
 }
 
-// tryboot has a Raspberry Pi's firmware find the slot on trial, when it is asked to by HasTryboot's way.
+// tryboot has a Raspberry Pi's firmware find the slot on trial when it is rebooted with the word for it.
 func (d *Disk) tryboot(s Slot) error {
 	at, b, err := d.oneSector(TrybootTxt)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -254,3 +254,12 @@ func Inspect(r io.Reader) (Manifest, []PublicKey, error) {
 	defer rd.Close()
 	return h.Manifest, by, rd.Each(func(Part, int64, []byte) error { return nil })
 }
+
+// Head reads the head of an update file: what tools/pack puts into the manifest file of the slot that a fresh image has.
+func Head(r io.Reader) ([]byte, Manifest, error) {
+	h, err := readHead(newHashing(r))
+	if err != nil {
+		return nil, Manifest{}, err
+	}
+	return h.all, h.Manifest, nil
+}

@@ -28,6 +28,10 @@ type Source struct {
 // Write makes an update file. It reads each source twice: once for the hashes, which go into the manifest, once for the bytes. m.Parts is
 // filled in. The same sources, manifest and keys give the same bytes.
 func Write(w io.Writer, m Manifest, sources []Source, keys ...PrivateKey) (Manifest, error) {
+	return write(w, zstd.SpeedBetterCompression, m, sources, keys)
+}
+
+func write(w io.Writer, level zstd.EncoderLevel, m Manifest, sources []Source, keys []PrivateKey) (Manifest, error) {
 	m.Parts = nil
 	for _, s := range sources {
 		p, err := measure(s)
@@ -40,7 +44,7 @@ func Write(w io.Writer, m Manifest, sources []Source, keys ...PrivateKey) (Manif
 	if err != nil {
 		return m, fmt.Errorf("update file: %w", err)
 	}
-	out, err := newStream(w, zstd.SpeedBestCompression)
+	out, err := newStream(w, level)
 	if err != nil {
 		return m, err
 	}
@@ -185,7 +189,7 @@ func Sign(w io.Writer, r io.Reader, key PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	out, err := newStream(w, zstd.SpeedBestCompression)
+	out, err := newStream(w, zstd.SpeedBetterCompression)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ var Giants = map[string]Giant{
 	"golang.org/x/image":                   {In: []string{"appliance/media"}, Why: "thumbnails: scaling and WebP"},
 	"golang.org/x/time":                    {In: []string{"appliance/csapi"}, Why: "token buckets of the rate limits"},
 	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link", "appliance/update"}, Why: "zstd with dictionaries for what the codec does not know; the parts of an update file"},
-	"github.com/google/renameio/v2":        {In: []string{"appliance", "appliance/media"}, Why: "files appear whole or not at all"},
+	"github.com/google/renameio/v2":        {In: []string{"appliance/update", "appliance", "appliance/media"}, Why: "files appear whole or not at all"},
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
 	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin", "appliance/fleet"}, Why: "the code a phone scans from the terminal"},
 }
