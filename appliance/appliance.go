@@ -28,6 +28,7 @@ import (
 
 	"hallig/appliance/account"
 	"hallig/appliance/admin"
+	"hallig/appliance/cert"
 	"hallig/appliance/clock"
 	"hallig/appliance/csapi"
 	"hallig/appliance/event"
@@ -57,7 +58,9 @@ type Box struct {
 	fed      *federationParts
 	exchange *exchangeParts
 
+	certs          *cert.Keeper // nil: no TLS for clients
 	clientListener net.Listener
+	tlsListener    net.Listener // nil: no TLS for clients
 	fedListener    net.Listener // nil: no federation port
 	localListener  net.Listener
 	enrolCode      string
@@ -111,6 +114,9 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	b.noteProvisioning()
+	if err := b.openCertificates(); err != nil {
+		return err
+	}
 	if err := b.joinRooms(ctx); err != nil {
 		return err
 	}
@@ -140,10 +146,15 @@ func (b *Box) lockData() error {
 }
 
 func (b *Box) listen() error {
-	addr, _ := b.cfg.clientAddrs()
+	addr, secure := b.cfg.clientAddrs()
 	var err error
 	if b.clientListener, err = net.Listen("tcp", addr); err != nil {
 		return fmt.Errorf("open the client port: %w; choose another one with --listen ADDR:PORT", err)
+	}
+	if secure != "" {
+		if b.tlsListener, err = b.listenTLS(secure); err != nil {
+			return err
+		}
 	}
 	if b.cfg.Federation != "" {
 		if b.fedListener, err = b.listenFederation(); err != nil {
@@ -158,6 +169,7 @@ func (b *Box) listen() error {
 func (b *Box) Screen() Screen {
 	return Screen{
 		ServerName: b.id.server, URL: b.URL(), BoxID: string(b.boxID()), EnrolCode: b.enrolCode, NameFixed: b.nameFixed,
+		Fingerprint: b.fingerprint(),
 	}
 }
 
@@ -167,7 +179,7 @@ func (b *Box) URL() string { return phoneURL(b.cfg.PublicURL, b.clientListener.A
 // Run serves until ctx ends, then stops cleanly. It lists every loop of the box.
 func (b *Box) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	b.serveHTTP(ctx, g, "client API", b.clientListener, b.clients)
+	b.runClients(ctx, g)
 	if b.fedListener != nil {
 		b.serveHTTP(ctx, g, "federation API", b.fedListener, b.fed.handler)
 	}
@@ -255,7 +267,7 @@ func (s *silentConns) close() {
 // Close lets go of listeners, database and lock. It is safe after a failed Open.
 func (b *Box) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{b.clientListener, b.fedListener, b.localListener} {
+	for _, l := range []net.Listener{b.clientListener, b.tlsListener, b.fedListener, b.localListener} {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

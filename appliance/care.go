@@ -89,6 +89,7 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 		Up: now.Sub(b.started), Power: m.power, Temperature: m.temperature, Memory: m.memory,
 		Disk: diskFacts(b.cfg.Data), Network: b.networkFacts(m), Database: b.probeDatabase(ctx, now), Homeserver: b.probeHomeserver(ctx), Links: b.probeLinks(),
 	}
+	f.Certificate = b.certificateFacts()
 	c := b.clock.State()
 	f.Clock = &health.ClockFacts{Trusted: b.clock.Trusted(), Source: c.Source}
 	s, err := b.stewardState(ctx)

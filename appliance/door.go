@@ -73,7 +73,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{
 		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
 		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
-		SigningKey: b.id.key.ID, OldKeys: len(b.id.old), Health: b.recentHealth(ctx),
+		SigningKey: b.id.key.ID, OldKeys: len(b.id.old), Certificate: b.certificateStatus(), Health: b.recentHealth(ctx),
 	}
 	err := b.db.View(ctx, func(r *store.Read) error {
 		rooms, err := r.Rooms()

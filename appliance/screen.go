@@ -18,6 +18,8 @@ type Screen struct {
 	BoxID      string
 	EnrolCode  string // "" once an administrator exists
 	NameFixed  bool
+	// Fingerprint is that of the box's certificate authority, to compare with before trusting it; "": no TLS.
+	Fingerprint string
 }
 
 // Print writes the one screen: URL, QR code for phones, enrolment code.
@@ -28,6 +30,9 @@ func (s Screen) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "  Phones / Telefone:  %s\n", s.URL)
 	fmt.Fprintf(w, "  Box:                %s\n", s.BoxID)
+	if s.Fingerprint != "" {
+		fmt.Fprintf(w, "  Fingerprint / Fingerabdruck (SHA-256):\n      %s\n      %s\n", s.Fingerprint[:48], s.Fingerprint[48:])
+	}
 	if s.EnrolCode != "" {
 		fmt.Fprintf(w, "\n  First administrator, once / erste Administratorin, einmalig:\n      registration token %s\n", s.EnrolCode)
 	}
@@ -84,6 +89,12 @@ func phoneURL(public string, addr net.Addr) string {
 				}
 			}
 		}
+	}
+	if tcp.Port == 80 {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return "http://" + host
 	}
 	if tcp.Port == 80 {
 		if strings.Contains(host, ":") {

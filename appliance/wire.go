@@ -15,7 +15,6 @@ import (
 	"hallig/appliance/media"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
-	"hallig/appliance/web"
 	"hallig/sync/federation"
 	"hallig/sync/inbox"
 	"hallig/sync/peer"
@@ -149,7 +148,7 @@ func (b *Box) joinClients() error {
 		PublicBaseURL: b.cfg.PublicURL, Federation: b.fed.handler,
 		Limits:      csapi.Limits{Off: b.cfg.NoRateLimits || b.cfg.OpenRegistration},
 		Appservices: services,
-		Home:        web.Handler(web.Page{ServerName: b.id.server, BaseURL: b.cfg.PublicURL}),
+		Home:        b.pages(),
 	})
 	b.inviting.Store(b.clients)
 	return nil

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	"hallig/appliance/cert"
 	"hallig/appliance/health"
 )
 
@@ -36,11 +37,16 @@ type Status struct {
 	Clock      Clock       `json:"clock"`
 	SigningKey string      `json:"signing_key"` // id of the key that signs now
 	OldKeys    int         `json:"old_keys"`    // retired ones
+	// Certificate is what phones and browsers see; nil: the box has no TLS port for them.
+	Certificate *Certificate `json:"certificate,omitempty"`
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
 	Peers    []Peer           `json:"peers"`
 	Servers  []Server         `json:"servers"`
 }
+
+// Certificate is how the box shows itself over TLS.
+type Certificate = cert.State
 
 // Clock is how a box knows the time.
 type Clock struct {

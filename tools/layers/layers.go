@@ -26,12 +26,13 @@ var Rooms = map[string]Room{
 	"appliance/room":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store"}},
 	"appliance/feed":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
 	"appliance/account":   {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
+	"appliance/cert":      {},
 	"appliance/clock":     {},
 	"appliance/lan":       {Pure: true},
 	"appliance/health":    {Pure: true},
 	"appliance/media":     {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/csapi":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/feed", "appliance/account", "appliance/media", "appliance/web"}},
-	"appliance/admin":     {Uses: []string{"appliance/event", "appliance/account", "appliance/store", "appliance/health", "appliance/steward"}},
+	"appliance/admin":     {Uses: []string{"appliance/cert", "appliance/event", "appliance/account", "appliance/store", "appliance/health", "appliance/steward"}},
 	"appliance/web":       {},
 	"appliance/vault":     {},
 	"appliance/steward":   {},
@@ -93,9 +94,9 @@ var Giants = map[string]Giant{
 	"golang.org/x/image":                   {In: []string{"appliance/media"}, Why: "thumbnails: scaling and WebP"},
 	"golang.org/x/time":                    {In: []string{"appliance/csapi"}, Why: "token buckets of the rate limits"},
 	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link", "appliance/update"}, Why: "zstd with dictionaries for what the codec does not know; the parts of an update file"},
-	"github.com/google/renameio/v2":        {In: []string{"appliance/update", "appliance", "appliance/media"}, Why: "files appear whole or not at all"},
+	"github.com/google/renameio/v2":        {In: []string{"appliance/cert", "appliance/update", "appliance", "appliance/media"}, Why: "files appear whole or not at all"},
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
-	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin", "appliance/fleet"}, Why: "the code a phone scans from the terminal"},
+	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin", "appliance/fleet", "appliance/web"}, Why: "the code a phone scans from the terminal"},
 }
 
 // Outsiders are modules that tests run or compare with from modules of their own (tools/dendrite, tools/oracle): either their licence or our

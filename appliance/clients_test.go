@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"hallig/appliance/lan"
+)
+
+// ask makes one request as a browser that reaches the box at addr under a name; roots nil: plain HTTP.
+func askAs(t *testing.T, addr net.Addr, host, path string, roots *x509.CertPool) (status int, head http.Header, body string) {
+	t.Helper()
+	client := &http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "tcp", addr.String())
+			},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	scheme := "http"
+	if roots != nil {
+		scheme = "https"
+	}
+	resp, err := client.Get(scheme + "://" + host + path)
+	if err != nil {
+		t.Fatalf("%s://%s%s: %v", scheme, host, path, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(raw)
+}
+
+// TestClientPorts is a phone that meets a box of the image: it is led to the portal, takes the box's authority from the page, and from then on speaks TLS
+// under every name.
+func TestClientPorts(t *testing.T) {
+	run := t.TempDir()
+	if err := os.Mkdir(filepath.Join(run, "box"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := startWith(t, Config{
+		Data: t.TempDir(), ServerName: "box7.feuerwehr.example", P2P: P2PConfig{Off: true}, Run: run, Listen: "127.0.0.1:0", TLSListen: "127.0.0.1:0",
+	})
+	plain, secure := b.clientListener.Addr(), b.tlsListener.Addr()
+
+	status, head, _ := askAs(t, plain, "captive.apple.com", "/hotspot-detect.html", nil)
+	if want := "http://" + plain.String() + "/"; status != 302 || head.Get("Location") != want {
+		t.Errorf("probe: %d to %q, want %q", status, head.Get("Location"), want)
+	}
+	if _, _, body := askAs(t, plain, "hallig.local", "/", nil); !strings.Contains(body, "box7.feuerwehr.example") || !strings.Contains(body, "/vertrauen") {
+		t.Error("the portal does not say who it is, or how to trust it")
+	}
+	_, _, text := askAs(t, plain, "hallig.local", "/hallig.pem", nil)
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		t.Fatalf("no certificate: %q", text)
+	}
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fp := b.Screen().Fingerprint; fp == "" || !strings.Contains(pageOf(t, plain), fp[:47]) {
+		t.Errorf("the fingerprint on the screen, %q, is not the one of the page", fp)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	for _, host := range []string{"hallig.local", "hallig-3.local", "hallig.home.arpa", "box7.feuerwehr.example"} {
+		status, head, body := askAs(t, secure, host, "/_matrix/client/versions", roots)
+		if status != 200 || !strings.Contains(body, "versions") || head.Get("Strict-Transport-Security") != "" {
+			t.Errorf("%s over TLS: %d %v", host, status, head)
+		}
+	}
+
+	// Whoever comes by plain HTTP is answered plainly, and told its own base URL; so is whoever comes over TLS.
+	for _, tc := range []struct {
+		addr  net.Addr
+		roots *x509.CertPool
+		want  string
+	}{{plain, nil, "http://hallig.local"}, {secure, roots, "https://hallig.local"}} {
+		status, head, body := askAs(t, tc.addr, "hallig.local", "/.well-known/matrix/client", tc.roots)
+		if status != 200 || !strings.Contains(body, `"`+tc.want+`"`) || head.Get("Strict-Transport-Security") != "" {
+			t.Errorf("well-known: %d %s, want %s", status, body, tc.want)
+		}
+	}
+	if status, _, _ := askAs(t, plain, "anything.example", "/_matrix/client/versions", nil); status != 200 {
+		t.Errorf("an API call under another name: %d, want an answer and no redirect", status)
+	}
+
+	raw, err := os.ReadFile(filepath.Join(run, "box", "names.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := lan.ParseNames(raw)
+	if err != nil || !slices.Contains(names.Names, "hallig.local") || !slices.Contains(names.Names, "box7.feuerwehr.example") || names.Portal != "" {
+		t.Errorf("names.json %s: %v", raw, err)
+	}
+	var s struct {
+		Certificate struct {
+			Source, Fingerprint string
+			Names               []string
+		}
+	}
+	if err := Ask(t.Context(), b.cfg.Data, "GET", "/status", nil, &s); err != nil || s.Certificate.Source != "own" || s.Certificate.Fingerprint != b.Screen().Fingerprint {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+}
+
+func pageOf(t *testing.T, plain net.Addr) string {
+	t.Helper()
+	_, _, body := askAs(t, plain, "hallig.local", "/trust", nil)
+	return body
+}
+
+// TestNoTLSByDefault: a box that is a program on somebody's machine opens no second port and makes no authority.
+func TestNoTLSByDefault(t *testing.T) {
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "alone.test", P2P: P2PConfig{Off: true}})
+	if b.tlsListener != nil || b.certs != nil {
+		t.Error("a TLS port that nobody asked for")
+	}
+	if _, err := os.Stat(filepath.Join(b.cfg.Data, "tls")); err == nil {
+		t.Error("an authority that nobody asked for")
+	}
+	if status, _, _ := askAs(t, b.clientListener.Addr(), "example.com", "/", nil); status != 200 {
+		t.Errorf("the start page under another name: %d", status)
+	}
+}
+
+func TestClientAddrs(t *testing.T) {
+	for _, tc := range []struct {
+		cfg           Config
+		plain, secure string
+	}{
+		{Config{}, "127.0.0.1:8008", ""},
+		{Config{Run: "/run/hallig"}, ":80", ":443"},
+		{Config{Run: "/run/hallig", TLSListen: "off", Listen: ":8008"}, ":8008", ""},
+		{Config{TLSListen: ":8443"}, "127.0.0.1:8008", ":8443"},
+	} {
+		if plain, secure := tc.cfg.clientAddrs(); plain != tc.plain || secure != tc.secure {
+			t.Errorf("%+v: %s, %s", tc, plain, secure)
+		}
+	}
+}
