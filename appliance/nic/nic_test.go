@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package nic
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"hallig/appliance/lan"
+	"hallig/appliance/lan/dhcp"
+)
+
+// These tests run real boxes: the test binary starts itself in a user and network namespace of its own (inNamespace), and from there once more
+// for each box (asBox), in a namespace with one end of a virtual cable. The other ends are plugged into a hub in the test, which carries every
+// frame, sees every frame, and has phones and routers of its own.
+const (
+	inNamespace = "HALLIG_TEST_NAMESPACE"
+	asBox       = "HALLIG_TEST_BOX"
+	noRights    = "no rights in the namespace"
+)
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(asBox)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	for {
+		err := Run(ctx, Config{Run: dir, Resolv: filepath.Join(dir, "resolv.conf"), Log: log})
+		if errors.Is(err, ErrSettings) {
+			continue
+		}
+		if err != nil {
+			log.Error("box", "err", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// inside runs the named test in a namespace; the caller returns if it answers false.
+func inside(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inNamespace) != "" {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=180s")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && !strings.Contains(string(out), noRights):
+		t.Errorf("in its namespace: %v\n%s", err, out)
+	case err != nil:
+		t.Logf("this machine gives no network namespaces, so nothing was tested here: %v", err)
+	case testing.Verbose():
+		t.Logf("%s", out)
+	}
+	return false
+}
+
+// box is a real hallig-lan in a namespace of its own.
+type box struct {
+	t    *testing.T
+	dir  string
+	cmd  *exec.Cmd
+	mac  dhcp.MAC
+	hub  *hub
+	plug *plug
+	log  *strings.Builder
+}
+
+// inTime is how long something may take that takes no time on an idle machine.
+const inTime = 20 * time.Second
+
+// startBox starts a box and plugs it in. settings is network.json, "": none.
+func startBox(t *testing.T, h *hub, n byte, settings string) *box {
+	t.Helper()
+	b := &box{t: t, dir: t.TempDir(), hub: h, mac: dhcp.MAC{2, 0, 0, 0, 0, n}, log: &strings.Builder{}}
+	for _, d := range []string{"lan", "box"} {
+		if err := os.Mkdir(filepath.Join(b.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.file(lan.NamesFile, `{"names":["hallig.local","box1.feuerwehr.example"]}`)
+	if settings != "" {
+		b.file(lan.ConfigFile, settings)
+	}
+	b.run()
+	b.plug = h.cable(b)
+	return b
+}
+
+func (b *box) file(name, text string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *box) run() {
+	b.t.Helper()
+	b.cmd = exec.Command(os.Args[0])
+	b.cmd.Env = append(os.Environ(), asBox+"="+b.dir)
+	b.cmd.Stderr = b.log
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatalf("%s: %v", noRights, err)
+	}
+	cmd := b.cmd
+	b.t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			b.t.Errorf("box %s ended badly: %v", b.mac, err)
+		}
+		if b.t.Failed() {
+			b.t.Logf("box %s said:\n%s", b.mac, b.log)
+		}
+	})
+}
+
+// iface is what the box says of its one interface.
+func (b *box) iface() lan.Interface {
+	data, err := os.ReadFile(filepath.Join(b.dir, lan.StateFile))
+	if err != nil {
+		return lan.Interface{}
+	}
+	s, err := lan.ParseState(data)
+	if err != nil {
+		b.t.Fatalf("lan.json: %v\n%s", err, data)
+	}
+	for _, i := range s.Interfaces {
+		if i.MAC == b.mac.String() {
+			return i
+		}
+	}
+	return lan.Interface{}
+}
+
+// await waits until the box's interface is as it should be.
+func (b *box) await(what string, in time.Duration, ok func(lan.Interface) bool) lan.Interface {
+	b.t.Helper()
+	var i lan.Interface
+	b.hub.until(b.t, what, in, func() bool { i = b.iface(); return ok(i) }, func() any { return i })
+	return i
+}
+
+func is(m lan.Mode) func(lan.Interface) bool {
+	return func(i lan.Interface) bool { return i.Mode == m }
+}
+
+// TestBox is the life of one box: guest of a router, host when it is plugged where there is none, guest again when a router appears.
+func TestBox(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	h := newHub(t)
+	r := h.router("192.168.7.1/24", 1)
+	b := startBox(t, h, 1, "")
+	i := b.await("guest", inTime, is(lan.Guest))
+	if i.Lease == nil || i.Lease.Server != r.Self().Addr() || i.Gateway != r.Self().Addr() {
+		t.Errorf("guest: %+v", i)
+	}
+	h.asksARP(t, i.Addresses[0].Addr(), b.mac)
+	if got, err := os.ReadFile(filepath.Join(b.dir, "resolv.conf")); err != nil || string(got) != "nameserver 192.168.7.1\n" {
+		t.Errorf("resolv.conf: %q, %v", got, err)
+	}
+
+	b.plug.carrier(t, false)
+	b.await("without cable", inTime, func(i lan.Interface) bool { return !i.Carrier && i.Mode == lan.Waiting && len(i.Addresses) == 0 })
+	h.remove(r)
+	b.plug.carrier(t, true)
+	p := h.phone(1)
+	i = b.await("host", inTime, is(lan.Host))
+	own := i.Addresses[0]
+	h.until(t, "the phone's address", inTime, func() bool { return p.Lease() != nil }, nil)
+	if l := p.Lease(); l.Addr.Masked() != own.Masked() || l.Gateway != own.Addr() {
+		t.Errorf("phone: %+v", l)
+	}
+	h.asksARP(t, own.Addr(), b.mac)
+	b.await("a client", inTime, func(i lan.Interface) bool { return i.Serving != nil && i.Serving.Clients == 1 })
+
+	r2 := h.router("192.168.8.1/24", 2)
+	i = b.await("guest again", inTime, is(lan.Guest))
+	if !r2.Self().Contains(i.Addresses[0].Addr()) || len(i.Addresses) != 2 || i.Addresses[1] != own {
+		t.Errorf("guest again: %+v", i)
+	}
+	h.asksARP(t, i.Addresses[0].Addr(), b.mac)
+	h.asksARP(t, own.Addr(), b.mac) // the phones it had still reach it
+
+	b.file(lan.ConfigFile, `{"mode":"static","address":"192.168.8.99/24"}`)
+	b.await("static", inTime, is(lan.Static))
+	h.asksARP(t, netip.MustParseAddr("192.168.8.99"), b.mac)
+	h.onlyManners(t)
+}
+
+// TestTwoRealBoxes: two boxes on one wire without a server: the lower one is host, the other its guest. When the host is unplugged the other one
+// takes its place.
+func TestTwoRealBoxes(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	h := newHub(t)
+	low, high := startBox(t, h, 1, ""), startBox(t, h, 2, "")
+	low.await("host", inTime, is(lan.Host))
+	i := high.await("guest", inTime, is(lan.Guest))
+	if !i.Lease.Hallig || i.Gateway.IsValid() {
+		t.Errorf("the guest: %+v", i)
+	}
+	h.asksARP(t, i.Addresses[0].Addr(), high.mac)
+	h.onlyManners(t)
+}
