@@ -12,8 +12,13 @@ ACTIONS ?= 5000
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
+BOARD   ?=
+KEY     ?=
+IMAGES  ?= bin/image
 
-.PHONY: all build run test demo bench chaos check dendrite oracle vet staticcheck fuzz vuln clean
+PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY))
+
+.PHONY: image image-modules image-repro all build run test demo bench chaos check dendrite oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -65,6 +70,20 @@ fuzz: check
 	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 	  done; done
+
+# image builds what goes onto a box's disk, for BOARD (amd64, arm64, rpi) or for all three; image/README.md tells what comes out.
+image: check
+	$(PACK)
+
+# image-modules fetches everything that image needs, so that it works without a network afterwards (GOPROXY=off).
+image-modules:
+	go mod download
+	cd image/gok && GOFLAGS= go build -o /dev/null github.com/gokrazy/tools/cmd/gok
+	for b in amd64 arm64 rpi; do (cd image/$$b/builddir && GOFLAGS= go mod download) || exit 1; done
+
+# image-repro builds every image twice, from two copies of the sources in different places, and compares them byte by byte.
+image-repro: check
+	go run ./tools/pack -repro $(if $(BOARD),-board $(BOARD))
 
 vuln: check
 	go tool govulncheck ./...

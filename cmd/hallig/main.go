@@ -16,8 +16,11 @@ import (
 	"syscall"
 )
 
-// version is set by the build.
-var version = "unknown"
+// version is set by the build, releasedAt by that of the image: the commit's time, RFC 3339.
+var (
+	version    = "unknown"
+	releasedAt = ""
+)
 
 const help = `hallig: a Matrix homeserver that works with no Internet at all
 

@@ -93,8 +93,12 @@ func serveOnce(ctx context.Context, cfg appliance.Config, log *slog.Logger, out 
 	return runErr
 }
 
-// released is when the program's sources were last changed; zero when the build does not say.
+// released is when the program's sources were last changed; zero when the build does not say. A build of the image says it itself, as it
+// must not depend on there being a repository; otherwise the go tool has noted it.
 func released() time.Time {
+	if t, err := time.Parse(time.RFC3339, releasedAt); err == nil {
+		return t
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return time.Time{}

@@ -102,6 +102,8 @@ var Giants = map[string]Giant{
 	"github.com/insomniacslk/dhcp":         {In: []string{"appliance/lan/dhcp"}, Why: "DHCP messages as bytes; the roles are ours, since its client has no rebinding and both its roles read the clock"},
 	"github.com/vishvananda/netlink":       {In: []string{"appliance/nic"}, Why: "the kernel's interfaces, addresses and routes"},
 	"rsc.io/qr":                            {In: []string{"appliance", "cmd/hallig", "appliance/admin", "appliance/fleet", "appliance/web"}, Why: "the code a phone scans from the terminal"},
+	"github.com/CycloneDX/cyclonedx-go":    {In: []string{"tools/pack"}, Why: "writes the bill of materials of an image"},
+	"github.com/google/licensecheck":       {In: []string{"tools/pack"}, Why: "recognises the licences of what goes into an image"},
 }
 
 // Outsiders are modules that tests run or compare with from modules of their own (tools/dendrite, tools/oracle): either their licence or our
