@@ -28,6 +28,7 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/store/compact"
+	"hallig/appliance/wayback"
 )
 
 //go:embed schema/*.sql
@@ -54,7 +55,9 @@ type Options struct {
 	Reserve int64                            // bytes of the disk that stay free; 0: 64 MB, negative: none
 	Free    func(dir string) (int64, error)  // how many bytes are free; nil: statfs
 	Damaged func(err error)                  // told when the check after an unclean stop finds damage
+	Trial   bool                             // an update is tried out: an older program may undo what Open does to the schema
 	Schema  func() (names, scripts []string) // tests only: another schema
+	newer   []string                         // tests only: migrations of a program that is newer than this one
 	hooks   func(point string) error         // tests only: fails a batch at "commit"
 }
 
@@ -74,6 +77,9 @@ type DB struct {
 	opt  Options
 	log  *slog.Logger
 	lock *os.File // held with flock for the life of the DB: two boxes on one file would hand out the same positions
+
+	note     wayback.Note // as found by Open
+	restored bool
 
 	published atomic.Int64
 	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
@@ -159,28 +165,21 @@ func freeBytes(dir string) (int64, error) {
 }
 
 func (db *DB) open(ctx context.Context) error {
-	f, err := os.OpenFile(db.path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	db.lock = f
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("another process has it open: %w", err)
-	}
-	if err := f.Chmod(0o600); err != nil {
-		return err
-	}
-	fresh, err := isEmpty(f)
-	if err != nil {
-		return err
-	}
-	if db.w, err = openConn(db.dsn(false)); err != nil {
-		return err
-	}
-	if !fresh {
-		if fresh, err = db.checkIdentity(); err != nil {
+	fresh, err := db.openFile()
+	if errors.Is(err, errNewer) {
+		if err := db.putBack(); err != nil {
 			return err
 		}
+		db.lock.Close()
+		if fresh, err = db.openFile(); errors.Is(err, errNewer) {
+			return errors.New("the copy that was put back is newer than this program")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := db.settleNote(); err != nil {
+		return err
 	}
 	if err := db.w.script(fmt.Sprintf(`PRAGMA page_size=%d; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;
 		PRAGMA mmap_size=0; PRAGMA cache_size=-4000; PRAGMA cell_size_check=ON; PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=%d`,
@@ -196,6 +195,37 @@ func (db *DB) open(ctx context.Context) error {
 		return err
 	}
 	return db.start(ctx)
+}
+
+// openFile locks and opens the file as it is, and brings it to this program's schema; fresh: it is to be filled.
+func (db *DB) openFile() (fresh bool, err error) {
+	f, err := os.OpenFile(db.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return false, err
+	}
+	db.lock = f
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return false, fmt.Errorf("another process has it open: %w", err)
+	}
+	if err := f.Chmod(0o600); err != nil {
+		return false, err
+	}
+	if db.note, err = wayback.ReadNote(db.path); err != nil {
+		return false, err
+	}
+	if fresh, err = isEmpty(f); err != nil {
+		return false, err
+	}
+	if db.w, err = openConn(db.dsn(false)); err != nil {
+		return false, err
+	}
+	if db.note.Putting {
+		return false, errNewer // begun and not finished
+	}
+	if !fresh {
+		return db.checkIdentity()
+	}
+	return true, nil
 }
 
 func (db *DB) dsn(readOnly bool) string {
@@ -236,9 +266,9 @@ func (db *DB) checkIdentity() (fresh bool, err error) {
 		return true, nil
 	case app != applicationID:
 		return false, fmt.Errorf("this is not a Hallig database (application id %#x)", app)
-	case version > schemaVersion:
-		return false, fmt.Errorf("schema %d is newer than this program's %d: start the newer program again, or restore the backup made before the update", version, schemaVersion)
-	case version < schemaVersion:
+	case version > db.version():
+		return false, db.newer(version)
+	case version < db.version():
 		return false, db.migrate(version)
 	}
 	return false, nil
@@ -282,107 +312,6 @@ func (db *DB) schema() (names, scripts []string, err error) {
 		scripts = append(scripts, string(b))
 	}
 	return names, scripts, nil
-}
-
-// migrations[i] brings schema i+1 to i+2. What a released program may have applied is never changed.
-var migrations = [schemaVersion - 1]string{
-	`-- 2: event.json may be compact (package compact). Rows stay as they are; an older program must not read new ones.`,
-	`-- 3: what is undecided in rooms' graphs. All that is staged is to be tried.
-CREATE TABLE auth_wait (
-	room    INTEGER NOT NULL,
-	id      BLOB NOT NULL,
-	child   INTEGER NOT NULL,
-	history INTEGER NOT NULL,
-	PRIMARY KEY (room, id, child)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX auth_wait_child ON auth_wait (child);
-CREATE TABLE unsure (
-	n     INTEGER PRIMARY KEY,
-	room  INTEGER NOT NULL,
-	event INTEGER NOT NULL UNIQUE,
-	given INTEGER NOT NULL
-) STRICT;
-CREATE INDEX unsure_room ON unsure (room);
-CREATE TABLE fed_todo (
-	room TEXT NOT NULL,
-	n    INTEGER NOT NULL,
-	PRIMARY KEY (room, n)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE fed_lack (
-	room  TEXT NOT NULL,
-	id    TEXT NOT NULL,
-	child INTEGER NOT NULL,
-	kind  INTEGER NOT NULL,
-	PRIMARY KEY (room, id, child)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX fed_lack_child ON fed_lack (child);
-CREATE INDEX fed_in_origin ON fed_in (origin);
-INSERT INTO fed_todo (room, n) SELECT room, n FROM fed_in;`,
-	`-- 4: what is on its way to other servers.
-CREATE TABLE fed_out (
-	dest   TEXT PRIMARY KEY NOT NULL,
-	id     TEXT NOT NULL,
-	edu_to INTEGER NOT NULL,
-	body   BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE edu_parked (
-	dest   TEXT NOT NULL,
-	seq    INTEGER NOT NULL,
-	kind   TEXT NOT NULL,
-	body   BLOB NOT NULL,
-	reason TEXT NOT NULL,
-	PRIMARY KEY (dest, seq)
-) STRICT, WITHOUT ROWID;`,
-	`-- 5: where a paired box was reached last.
-CREATE TABLE peer_address (
-	box     INTEGER PRIMARY KEY REFERENCES box (n),
-	address TEXT NOT NULL
-) STRICT;`,
-	`-- 6: events that may have a lower number than their ancestors.
-CREATE TABLE early (
-	event INTEGER PRIMARY KEY,
-	room  INTEGER NOT NULL
-) STRICT;
-CREATE INDEX early_room ON early (room);`,
-	`-- 7: rooms that were joined before all their members were known.
-CREATE TABLE partial (
-	room  INTEGER PRIMARY KEY,
-	event INTEGER NOT NULL,
-	via   TEXT NOT NULL,
-	pos   INTEGER NOT NULL,
-	whole INTEGER NOT NULL
-) STRICT;
-CREATE TABLE partial_server (
-	room   INTEGER NOT NULL,
-	server INTEGER NOT NULL,
-	PRIMARY KEY (room, server)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX partial_server_server ON partial_server (server);`,
-	`-- 8: invites to users of servers that were out of reach.
-CREATE TABLE invite_wait (
-	room    TEXT NOT NULL,
-	user    TEXT NOT NULL,
-	sender  TEXT NOT NULL,
-	content BLOB NOT NULL,
-	since   INTEGER NOT NULL,
-	PRIMARY KEY (room, user)
-) STRICT, WITHOUT ROWID;`,
-}
-
-// migrate brings an older schema to ours in one transaction.
-func (db *DB) migrate(from int64) error {
-	if from < 1 {
-		return fmt.Errorf("no migration from schema %d", from)
-	}
-	if err := db.w.script("BEGIN IMMEDIATE"); err != nil {
-		return err
-	}
-	for i, step := range migrations[from-1:] {
-		if err := db.w.script(step); err != nil {
-			return errors.Join(fmt.Errorf("bring schema %d to %d: %w", int(from)+i, int(from)+i+1, err), db.w.script("ROLLBACK"))
-		}
-	}
-	return db.w.script(fmt.Sprintf(`PRAGMA user_version=%d; COMMIT`, schemaVersion))
 }
 
 // start reads the counters and marks the database as in use.
