@@ -71,6 +71,7 @@ var Rooms = map[string]Room{
 	"tools/lab":           {Uses: []string{"..."}},
 	"tools/matrixclient":  {},
 
+	"tools/imagetest":          {Uses: []string{"..."}},
 	"tools/imagetest/blocklog": {},
 	"tools/imagetest/offline":  {Uses: []string{"appliance/event", "appliance/store", "tools/imagetest/vm"}},
 	"tools/imagetest/pcap":     {},

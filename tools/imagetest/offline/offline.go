@@ -181,8 +181,32 @@ var ErrNoData = errors.New("there is no ext4 on the data partition yet")
 // mended is what e2fsck may put right after the journal was replayed: the kernel does the same when it mounts, or counts again by itself.
 var mended = regexp.MustCompile(`^(|e2fsck .*|Setting free (inodes|blocks) count .*|Free (inodes|blocks) count wrong .*|.*[Oo]rphan(ed)? .*|.*: recovering journal|.*: clean, .*|perm: +\d+/\d+ files.*|perm: \*+ FILE SYSTEM WAS MODIFIED \*+|Pass [1-5].*|.*\d+/\d+ files .*)$`)
 
+// Ext4Size is the size of the file system in a partition, in bytes, as its superblock says.
+func (d *Disk) Ext4Size(n int) (int64, error) {
+	parts, err := d.Partitions(true)
+	if err != nil {
+		return 0, err
+	}
+	sb := make([]byte, 1024)
+	if _, err := d.ReadAt(sb, parts[n].Start+1024); err != nil {
+		return 0, fmt.Errorf("read superblock: %w", err)
+	}
+	le := binary.LittleEndian
+	if le.Uint16(sb[0x38:]) != 0xef53 {
+		return 0, ErrNoData
+	}
+	blocks := uint64(le.Uint32(sb[4:]))
+	if le.Uint32(sb[0x60:])&0x80 != 0 { // 64-bit
+		blocks |= uint64(le.Uint32(sb[0x150:])) << 32
+	}
+	return int64(blocks << (10 + le.Uint32(sb[0x18:]))), nil
+}
+
 // Data replays the journal of the data partition on a copy, checks it, and copies the folder of the box out of it to dir/hallig.
-func (d *Disk) Data(dir string) error {
+func (d *Disk) Data(dir string) error { return d.DataFolder(dir, "/hallig") }
+
+// DataFolder does the same for another folder of the partition.
+func (d *Disk) DataFolder(dir, folder string) error {
 	parts, err := d.Partitions(true)
 	if err != nil {
 		return err
@@ -198,6 +222,9 @@ func (d *Disk) Data(dir string) error {
 	if magic[0] != 0x53 || magic[1] != 0xef {
 		return ErrNoData
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("copy data out: %w", err)
+	}
 	ext := filepath.Join(dir, "perm.ext4")
 	if err := vm.CopyPart(ext, d.File, p4.Start, p4.Size); err != nil {
 		return err
@@ -206,7 +233,7 @@ func (d *Disk) Data(dir string) error {
 	if err := CheckExt4(ext); err != nil {
 		return err
 	}
-	return dump(ext, "/hallig", dir)
+	return dump(ext, folder, dir)
 }
 
 // CheckExt4 replays the journal of an ext4 image and checks it: what the kernel would not mend by itself is an error.
@@ -243,9 +270,6 @@ func exitCode(err error) int {
 
 // dump copies a folder out of an ext4 image.
 func dump(ext, folder, dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("copy data out: %w", err)
-	}
 	out, err := exec.Command("debugfs", "-R", fmt.Sprintf("rdump %s %s", folder, dir), ext).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("debugfs: %w: %s", err, out)

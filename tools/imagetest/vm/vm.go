@@ -164,7 +164,7 @@ func (m *VM) arguments() ([]string, error) {
 		a = append(a, "-machine", "virt,highmem=off", "-cpu", "cortex-a72")
 	}
 	if m.Virtual {
-		a = append(a, "-accel", "tcg,thread=single", "-icount", "shift=auto,sleep=off", "-rtc", "clock=vm")
+		a = append(a, "-accel", "tcg,thread=single", "-icount", "shift=3,sleep=off", "-rtc", "clock=vm")
 	} else {
 		a = append(a, "-accel", "tcg,thread=multi")
 	}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command imagetest tries the images of `make image` as boxes are used: it boots them in QEMU, plugs things in and out, updates them, pulls
+// the plug at every bad moment, and reads the disks that are left. It ends with one line that counts what was tried and what failed:
+//
+//	image-test: N boots, N updates, N rollbacks, N power cuts, 0 failed
+//
+// Each scenario is a told story with its own bound in time; -only takes some of them by name, -smoke the short way that CI goes. A failed
+// scenario keeps its directory (disks, console, records), and its seed says the same story again.
+//
+//	go run ./tools/imagetest -images bin/image -only boots,update -seed 7
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// scenario is one story.
+type scenario struct {
+	name  string
+	story string
+	bound time.Duration // on a machine with two idle cores and no KVM
+	play  func(*run) error
+}
+
+var scenarios = []scenario{
+	{"smoke", "an amd64 box with UEFI is switched on; two people register and one writes to the other", 4 * time.Minute, smoke},
+	{"boots", "each kind of machine is switched on for the first time, two people write to each other, it is switched on again", 12 * time.Minute, boots},
+	{"provision", "a box is prepared by a file on its disk or on a stick; a wrong file is refused and says why", 8 * time.Minute, provisioned},
+	{"update", "a box takes a signed update from the page and from a stick, refuses what is wrong, goes back by itself from what does not work", 20 * time.Minute, updates},
+	{"cuts", "the power fails at 100 moments of first boot, messages and update", 20 * time.Minute, powerCuts},
+	{"serial", "two boxes know each other by a serial line of 1200 bit/s alone, whose adapter comes late", 12 * time.Minute, serialLine},
+	{"small", "a box with 256 MB serves 20 people", 6 * time.Minute, small},
+	{"egress", "a box idles for 24 hours; nothing leaves it but what its manual says", 10 * time.Minute, egress},
+	{"lan", "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", 6 * time.Minute, lan},
+}
+
+// options are the flags.
+type options struct {
+	images, work, only string
+	smoke, keep        bool
+	seed               uint64
+	cuts               int
+	inside             string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.images, "images", "bin/image", "directory with the results of make image")
+	flag.StringVar(&o.work, "work", "", "directory for disks and records (default: a temporary one); needs 6 GB")
+	flag.StringVar(&o.only, "only", "", "names of scenarios, with commas between them")
+	flag.BoolVar(&o.smoke, "smoke", false, "only the short way that CI goes")
+	flag.BoolVar(&o.keep, "keep", false, "keep the directories of scenarios that went well, too")
+	flag.Uint64Var(&o.seed, "seed", 1, "chooses the moments of the power cuts")
+	flag.IntVar(&o.cuts, "cuts", 100, "how many disks are rebuilt after a power cut")
+	flag.StringVar(&o.inside, "inside", "", "used by the program itself: play this scenario, in a network of its own")
+	list := flag.Bool("list", false, "name the scenarios")
+	flag.Parse()
+	if *list {
+		for _, s := range scenarios {
+			fmt.Printf("%-10s %s (at most %v)\n", s.name, s.story, s.bound)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := playAll(ctx, o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "imagetest:", err)
+		code = 2
+	}
+	stop()
+	os.Exit(code)
+}
+
+// chosen are the scenarios that the flags ask for. smoke is a part of boots, so it is played only when it is named.
+func chosen(o options) ([]scenario, error) {
+	if o.smoke {
+		o.only = "smoke"
+	}
+	if o.only == "" {
+		return scenarios[1:], nil
+	}
+	var list []scenario
+	for name := range strings.SplitSeq(o.only, ",") {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == strings.TrimSpace(name) })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no scenario %q; -list names them", name)
+		}
+		list = append(list, scenarios[i])
+	}
+	return list, nil
+}
+
+func playAll(ctx context.Context, o options) (code int, err error) {
+	list, err := chosen(o)
+	if err != nil {
+		return 0, err
+	}
+	work := o.work
+	if work == "" {
+		if work, err = os.MkdirTemp("", "hallig-imagetest-"); err != nil {
+			return 0, err
+		}
+		defer os.Remove(work) // goes when nothing was kept in it
+	}
+	if work, err = filepath.Abs(work); err != nil {
+		return 0, err
+	}
+	total := &tally{}
+	for _, s := range list {
+		playOne(ctx, s, o, work, total)
+		if ctx.Err() != nil {
+			total.fail("", errors.New("interrupted"))
+			break
+		}
+	}
+	total.report(os.Stdout)
+	if total.failed > 0 {
+		return 1, nil
+	}
+	return 0, nil
+}
+
+// playOne plays a scenario within its bound and cleans up behind it.
+func playOne(ctx context.Context, s scenario, o options, work string, total *tally) {
+	ctx, stop := context.WithTimeoutCause(ctx, s.bound, fmt.Errorf("the story takes longer than %v", s.bound))
+	defer stop()
+	dir := filepath.Join(work, s.name)
+	r := &run{Context: ctx, options: o, dir: dir, name: s.name, tally: total, began: time.Now()}
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		total.fail(s.name, err)
+		return
+	}
+	r.say("%s", s.story)
+	before := total.failed
+	err := s.play(r)
+	r.close()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
+		total.fail(s.name, err)
+	}
+	r.say("%s after %.0f s", map[bool]string{true: "went well", false: "FAILED; kept in " + dir}[total.failed == before], time.Since(r.began).Seconds())
+	if total.failed == before && !o.keep {
+		if err := os.RemoveAll(dir); err != nil {
+			total.fail(s.name, err)
+		}
+	}
+}
