@@ -110,6 +110,24 @@ func (c *Client) SetLED(ctx context.Context, state string) error {
 	return c.do(ctx, http.MethodPut, "/led", jsonBody(LED{state}), nil)
 }
 
+// WriteStick makes a stick writable, until no file on it is open for a minute. Its path stays the same.
+func (c *Client) WriteStick(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodPut, "/stick/"+url.PathEscape(name)+"/write", nil, nil)
+}
+
+// UpdateFile copies the update file of the running system to w, for another box.
+func (c *Client) UpdateFile(ctx context.Context, w io.Writer) error {
+	resp, err := c.send(ctx, http.MethodGet, "/update/file", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("read update file from the steward: %w", err)
+	}
+	return nil
+}
+
 // Eject makes a stick ready to be pulled out.
 func (c *Client) Eject(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodPost, "/stick/"+url.PathEscape(name)+"/eject", nil, nil)

@@ -51,6 +51,8 @@ func TestClientSaysWhatTheDoorExpects(t *testing.T) {
 		{func() error { return c.SetClock(ctx, time.Unix(0, 0).UTC()) }, `PUT /clock {"time":"1970-01-01T00:00:00Z"}`},
 		{func() error { return c.SetLED(ctx, LEDLook) }, `PUT /led {"state":"look"}`},
 		{func() error { return c.Eject(ctx, "KINGSTON 8/G") }, "POST /stick/KINGSTON%208%2FG/eject "},
+		{func() error { return c.WriteStick(ctx, "A") }, "PUT /stick/A/write "},
+		{func() error { return c.UpdateFile(ctx, io.Discard) }, "GET /update/file "},
 		{func() error { return c.Log(ctx, "hallig", io.Discard) }, "GET /log?process=hallig "},
 	} {
 		if err := tc.call(); err != nil {

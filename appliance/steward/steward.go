@@ -11,11 +11,13 @@
 //	POST /update                   body: an update file, verified while it is written to the other slot; 202 when it is complete, then see State.Update
 //	POST /update?path=FILE         the same from a file on a mounted stick (State.Sticks[].Updates names them)
 //	POST /update/start             boots the written update on trial
+//	GET  /update/file              the update file of the running system, for other boxes
 //	POST /update/back              goes back to the slot before, with the copy of the database from before the migration
 //	POST /reboot, /poweroff        202; processes are stopped with SIGTERM and file systems are flushed first
 //	POST /factory-reset            {"confirm":"SERVER NAME"}: everything on /perm is erased, the box starts as a new one
 //	PUT  /clock                    {"time":RFC3339}: the system's clock, and the hardware clock where there is one
 //	PUT  /led                      {"state":"ok|look|trouble"}
+//	PUT  /stick/NAME/write         the stick can be written to, until no file on it is open for a minute; sticks are read-only otherwise
 //	POST /stick/NAME/eject         the stick can be pulled out
 //	GET  /log?process=NAME         the kept lines of one process, oldest first, as text; without process: the names, one a line
 //
@@ -125,7 +127,8 @@ type Port struct {
 	Driver string `json:"driver,omitempty"` // of the kernel; "": it has none for this chip
 	USB    string `json:"usb,omitempty"`    // vendor:product, for example 0403:6001
 	Serial string `json:"serial,omitempty"` // the device's own serial number
-	Known  bool   `json:"known"`            // the chip is in the table of those that were tried
+	Known  bool   `json:"known"`            // the chip is in the table of those that radios come with
+	Socket string `json:"socket,omitempty"` // where it is plugged in, for example port1-1.2
 	Note   Text   `json:"note,omitzero"`    // what to do about a device that does not work
 }
 
