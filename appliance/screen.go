@@ -8,7 +8,7 @@ import (
 	"net"
 	"strings"
 
-	"rsc.io/qr"
+	"hallig/appliance/qrtext"
 )
 
 // Screen is what a person sees when a box starts.
@@ -25,8 +25,8 @@ type Screen struct {
 // Print writes the one screen: URL, QR code for phones, enrolment code.
 func (s Screen) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nHallig box %s\n\n", s.ServerName)
-	if code, err := qr.Encode(s.URL, qr.L); err == nil {
-		fmt.Fprintln(w, halfBlocks(code))
+	if code := qrtext.Draw(s.URL); code != "" {
+		fmt.Fprintln(w, code)
 	}
 	fmt.Fprintf(w, "  Phones / Telefone:  %s\n", s.URL)
 	fmt.Fprintf(w, "  Box:                %s\n", s.BoxID)
@@ -41,31 +41,6 @@ func (s Screen) Print(w io.Writer) {
 			"  later, stop now and start with --name box1.your-organisation.example (a name under your DNS).\n", s.ServerName)
 	}
 	fmt.Fprintf(w, "\n  Stop: Ctrl-C.  Pair with another box: hallig pair\n\n")
-}
-
-// halfBlocks draws a QR code with two modules in each character cell, for terminals with light text on a dark
-// ground; its quiet zone is part of the picture.
-func halfBlocks(code *qr.Code) string {
-	const quiet = 2
-	var b strings.Builder
-	black := func(x, y int) bool { return x >= 0 && y >= 0 && x < code.Size && y < code.Size && code.Black(x, y) }
-	for y := -quiet; y < code.Size+quiet; y += 2 {
-		b.WriteString("  ")
-		for x := -quiet; x < code.Size+quiet; x++ {
-			switch top, bottom := black(x, y), black(x, y+1); {
-			case top && bottom:
-				b.WriteString(" ")
-			case top:
-				b.WriteString("▄")
-			case bottom:
-				b.WriteString("▀")
-			default:
-				b.WriteString("█")
-			}
-		}
-		b.WriteString("\n")
-	}
-	return b.String()
 }
 
 // phoneURL is the address that phones shall use: the configured one, or the first address of the listener that another

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hallig/appliance/plug"
+	"hallig/appliance/provision"
+	"hallig/appliance/steward"
+)
+
+// The hands do what can take long or hang: they mount and read sticks and give serial ports their names. One goroutine, so that nothing happens twice at
+// once; the main loop goes on petting the watchdog whatever a broken stick does to it.
+
+// stick is a volume that is plugged in.
+type stick struct {
+	plug.Volume
+	path    string // where it is mounted; "": not
+	write   bool
+	touched time.Time // when somebody last wanted to write
+	ejected bool      // not mounted again until it was pulled out
+	updates []steward.Bundle
+	marks   []string
+	err     steward.Text
+}
+
+const (
+	// quiet is how long the kernel must be silent about devices before they are looked at: a stick comes as a disk and then its partitions.
+	quiet = 300 * time.Millisecond
+	// idle is how long a stick stays writable after the last wish.
+	idle = time.Minute
+)
+
+func (b *box) hands() error {
+	b.lookAtPorts()
+	b.lookAtSticks()
+	again := time.NewTimer(time.Hour)
+	defer again.Stop()
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.running.Done():
+			return nil
+		case e := <-b.events:
+			if e.Subsystem == "block" || e.Subsystem == "tty" || e.Subsystem == "usb" || e.Subsystem == "usb-serial" {
+				again.Reset(quiet)
+			}
+		case <-b.lost:
+			again.Reset(quiet)
+		case <-again.C:
+			b.lookAtPorts()
+			b.lookAtSticks()
+		case <-tick.C:
+			b.calmSticks()
+		}
+	}
+}
+
+// lookAtPorts gives serial ports their names and rights.
+func (b *box) lookAtPorts() {
+	ports := plug.Ports(b.at.Sys)
+	folder := filepath.Join(b.at.Dev, "hallig")
+	want := make(map[string]string) // link, tty
+	for _, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		node := filepath.Join(b.at.Dev, p.TTY)
+		if err := errors.Join(os.Chown(node, 0, uidHallig), os.Chmod(node, 0o660)); err != nil {
+			b.log.Printf("give %s to the homeserver: %v", p.TTY, err)
+			continue
+		}
+		want[p.Name] = "../" + p.TTY
+	}
+	if p, ok := b.radio(ports); ok {
+		want["radio"] = p
+	}
+	links, _ := os.ReadDir(folder)
+	for _, l := range links {
+		name := filepath.Join(folder, l.Name())
+		if to, err := os.Readlink(name); err == nil && want[l.Name()] == to {
+			delete(want, l.Name())
+			continue
+		}
+		os.Remove(name)
+		if want[l.Name()] == "" {
+			b.log.Printf("serial port %s is gone", l.Name())
+		}
+	}
+	for name, to := range want {
+		if err := os.Symlink(to, filepath.Join(folder, name)); err != nil {
+			b.log.Printf("name serial port: %v", err)
+			continue
+		}
+		b.log.Printf("serial port %s is %s", name, strings.TrimPrefix(to, "../"))
+	}
+	b.mu.Lock()
+	b.ports = ports
+	b.mu.Unlock()
+}
+
+// radio decides which port /dev/hallig/radio is: the one it was before as long as that is there, otherwise the only port on USB, otherwise the only
+// port at all. A GPS receiver plugged in beside a radio thus does not take its place.
+func (b *box) radio(ports []steward.Port) (link string, ok bool) {
+	raw, _ := os.ReadFile(b.at.system("radio"))
+	before := strings.TrimSpace(string(raw))
+	p, ok := chooseRadio(ports, before)
+	if !ok {
+		return "", false
+	}
+	if p.Name != before {
+		b.mu.Lock()
+		perm := b.perm
+		b.mu.Unlock()
+		if perm {
+			if err := os.WriteFile(b.at.system("radio"), []byte(p.Name+"\n"), 0o600); err != nil {
+				b.log.Printf("note which port the radio is: %v", err)
+			}
+		}
+	}
+	return "../" + p.TTY, true
+}
+
+func chooseRadio(ports []steward.Port, before string) (steward.Port, bool) {
+	var usb, all []steward.Port
+	for _, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		if p.Name == before {
+			return p, true
+		}
+		all = append(all, p)
+		if p.USB != "" {
+			usb = append(usb, p)
+		}
+	}
+	switch {
+	case len(usb) == 1:
+		return usb[0], true
+	case len(usb) == 0 && len(all) == 1:
+		return all[0], true
+	}
+	return steward.Port{}, false
+}
+
+// lookAtSticks mounts what is new and lets go of what is gone.
+func (b *box) lookAtSticks() {
+	b.mu.Lock()
+	own, old := b.disk.Name, slices.Clone(b.sticks)
+	b.mu.Unlock()
+	volumes := plug.Volumes(b.at.Sys, b.at.Dev, own)
+	var now []*stick
+	for _, s := range old {
+		if i := slices.IndexFunc(volumes, func(v plug.Volume) bool { return v.Kernel == s.Kernel && v.Format == s.Format && v.Size == s.Size }); i >= 0 {
+			now = append(now, s)
+			volumes = slices.Delete(volumes, i, i+1)
+			continue
+		}
+		b.log.Printf("stick %s was pulled out", s.Name)
+		b.unmount(s, unix.MNT_DETACH)
+	}
+	for _, v := range volumes {
+		for slices.ContainsFunc(now, func(s *stick) bool { return s.Name == v.Name }) {
+			v.Name += "-" + v.Kernel
+		}
+		s := &stick{Volume: v}
+		b.log.Printf("stick %s: %s on %s, %d MiB", s.Name, s.Format.FS, s.Kernel, s.Size>>20)
+		b.mount(s)
+		b.act(s) // before others can see it
+		now = append(now, s)
+	}
+	b.mu.Lock()
+	b.sticks = now
+	b.mu.Unlock()
+}
+
+const stickFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+
+// mount makes a stick readable.
+func (b *box) mount(s *stick) {
+	if s.Format.FS != "vfat" && s.Format.FS != "exfat" {
+		s.err = steward.Text{
+			De: fmt.Sprintf("Stick %s: Dateisystem %s kann die Box nicht lesen. Formatieren Sie ihn als FAT32.", s.Name, orUnknown(s.Format.FS, "unbekannt")),
+			En: fmt.Sprintf("Stick %s: the box cannot read its file system (%s). Format it as FAT32.", s.Name, orUnknown(s.Format.FS, "unknown")),
+		}
+		return
+	}
+	dir := filepath.Join(b.at.Run, "sticks", s.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		s.err = sentence(err, "Stick kann nicht geöffnet werden.", "The stick cannot be opened.")
+		return
+	}
+	data := fmt.Sprintf("uid=%d,gid=%d,umask=077", uidHallig, uidHallig)
+	if s.Format.FS == "vfat" {
+		data += ",utf8=1,shortname=mixed,flush"
+	}
+	err := unix.Mount(s.Device, dir, s.Format.FS, stickFlags|unix.MS_RDONLY, data)
+	if err != nil {
+		os.Remove(dir)
+		s.err = steward.Text{
+			De: fmt.Sprintf("Stick %s kann nicht geöffnet werden (%v). Formatieren Sie ihn als FAT32.", s.Name, err),
+			En: fmt.Sprintf("Stick %s cannot be opened (%v). Format it as FAT32.", s.Name, err),
+		}
+		b.log.Printf("mount stick %s: %v", s.Name, err)
+		return
+	}
+	s.path = dir
+}
+
+func orUnknown(s, unknown string) string {
+	if s == "" {
+		return unknown
+	}
+	return s
+}
+
+func (b *box) unmount(s *stick, flags int) error {
+	if s.path == "" {
+		return nil
+	}
+	if err := unix.Unmount(s.path, flags); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	os.Remove(s.path)
+	b.mu.Lock()
+	s.path, s.write = "", false
+	b.mu.Unlock()
+	return nil
+}
+
+// find gives the stick of that name.
+func (b *box) find(name string) (*stick, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sticks {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return nil, steward.Text{De: fmt.Sprintf("Stick „%.40s“ steckt nicht.", name), En: fmt.Sprintf("Stick %.40q is not plugged in.", name)}
+}
+
+// writable lets the homeserver write to a stick.
+func (b *box) writable(name string) error {
+	s, err := b.find(name)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	path, was := s.path, s.write
+	s.write, s.touched = path != "", time.Now()
+	b.mu.Unlock()
+	if path == "" {
+		return steward.Text{De: "Der Stick " + name + " ist nicht geöffnet. Ziehen Sie ihn ab und stecken Sie ihn neu ein.", En: "Stick " + name + " is not open. Pull it out and plug it in again."}
+	}
+	if was {
+		return nil
+	}
+	if err := unix.Mount("", path, "", unix.MS_REMOUNT|stickFlags, ""); err != nil {
+		b.mu.Lock()
+		s.write = false
+		b.mu.Unlock()
+		if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+			return steward.Text{De: "Der Stick " + name + " ist schreibgeschützt. Nehmen Sie einen anderen.", En: "Stick " + name + " is write-protected. Take another one."}
+		}
+		return sentence(err, "Auf den Stick "+name+" kann nicht geschrieben werden.", "Stick "+name+" cannot be written to.")
+	}
+	return nil
+}
+
+// calmSticks makes sticks read-only again that nobody writes to any more: the kernel refuses while a file is open for writing.
+func (b *box) calmSticks() {
+	b.mu.Lock()
+	sticks := slices.Clone(b.sticks)
+	b.mu.Unlock()
+	for _, s := range sticks {
+		b.mu.Lock()
+		calm, path := s.write && time.Since(s.touched) > idle, s.path
+		b.mu.Unlock()
+		if !calm || path == "" {
+			continue
+		}
+		if unix.Mount("", path, "", unix.MS_REMOUNT|stickFlags|unix.MS_RDONLY, "") == nil {
+			b.mu.Lock()
+			s.write = false
+			b.mu.Unlock()
+		}
+	}
+}
+
+// eject lets go of a stick; somebody who still reads or writes keeps it.
+func (b *box) eject(name string) error {
+	s, err := b.find(name)
+	if err != nil {
+		return err
+	}
+	err = b.unmount(s, 0)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return steward.Text{De: "Auf den Stick wird noch geschrieben oder von ihm gelesen. Versuchen Sie es in einer Minute noch einmal.", En: "The stick is still being written to or read. Try again in a minute."}
+	case err != nil:
+		return sentence(err, "Der Stick lässt sich nicht abmelden.", "The stick cannot be let go.")
+	}
+	b.mu.Lock()
+	s.ejected = true
+	b.mu.Unlock()
+	b.log.Printf("stick %s can be pulled out", name)
+	return nil
+}
+
+// The files on a stick that the box acts on.
+const (
+	markReset   = "hallig-factory-reset"
+	markInstall = "hallig-install-update"
+	updateFiles = ".hallig-update"
+)
+
+// act does what a stick that was plugged in asks for.
+func (b *box) act(s *stick) {
+	if s.path == "" {
+		return
+	}
+	b.mu.Lock()
+	perm := b.perm
+	b.mu.Unlock()
+	list, err := os.ReadDir(s.path)
+	if err != nil {
+		s.err = sentence(err, "Stick "+s.Name+" kann nicht gelesen werden.", "Stick "+s.Name+" cannot be read.")
+		return
+	}
+	has := func(name string) (string, bool) {
+		for _, e := range list {
+			if base := strings.ToLower(e.Name()); base == name || base == name+".txt" { // Windows hides and adds .txt
+				return filepath.Join(s.path, e.Name()), true
+			}
+		}
+		return "", false
+	}
+	if name, ok := has(markReset); ok {
+		s.marks = append(s.marks, markReset)
+		if b.resetByStick(s, name) {
+			return
+		}
+	}
+	if perm {
+		f, err := readFound(s.path, "Stick "+s.Name, true)
+		switch {
+		case err == nil:
+			s.marks = append(s.marks, provision.FileName)
+			if b.offer(f) {
+				b.restart("hallig-lan")
+				b.restart("hallig")
+			}
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR):
+			s.err = sentence(err, "hallig.json auf dem Stick kann nicht gelesen werden.", "hallig.json on the stick cannot be read.")
+		}
+	}
+	_, consent := has(markInstall)
+	if consent {
+		s.marks = append(s.marks, markInstall)
+	}
+	for _, e := range list {
+		if e.Type().IsRegular() && strings.HasSuffix(strings.ToLower(e.Name()), updateFiles) && !strings.HasPrefix(e.Name(), ".") {
+			s.updates = append(s.updates, b.inspect(filepath.Join(s.path, e.Name())))
+		}
+	}
+	if perm {
+		b.installFrom(s, consent)
+	}
+}
+
+func (b *box) restart(name string) {
+	select {
+	case b.restarts <- name:
+	default:
+	}
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"hallig/appliance/disk"
+	"hallig/appliance/provision"
+	"hallig/appliance/steward"
+)
+
+// This file takes provisioning files. The rule: a file that was looked at once is not looked at again, so that the old one on the first partition does
+// not fight the newer one of a stick at each start; a new or changed one is taken whole or refused whole, and what is in force stays in force
+// until another one is taken. A server name that is fixed never changes.
+
+// found is a provisioning file that lies somewhere.
+type found struct {
+	where   string // for people
+	raw     []byte
+	mod     time.Time
+	onStick bool
+}
+
+// key tells files apart: a file that was written again counts as a new one, though it says the same as an older one.
+func (f found) key() string {
+	h := sha256.New()
+	h.Write(f.raw)
+	fmt.Fprintf(h, "\x00%d", f.mod.Unix())
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// readFound reads hallig.json in a folder; fs.ErrNotExist when there is none. It reads no more than one byte too many.
+func readFound(dir, where string, onStick bool) (found, error) {
+	f, err := os.Open(filepath.Join(dir, provision.FileName))
+	if err != nil {
+		return found{}, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return found{}, err
+	}
+	if !st.Mode().IsRegular() {
+		return found{}, fs.ErrNotExist
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, provision.MaxBytes+1))
+	return found{where: where, raw: raw, mod: st.ModTime(), onStick: onStick}, err
+}
+
+// bootFile looks on the first partition, which is mounted for that moment only, and read-only: nothing on the box changes its FAT by way of a
+// file system.
+func (b *box) bootFile() (found, bool) {
+	b.mu.Lock()
+	dev := b.disk
+	b.mu.Unlock()
+	if dev.Name == "" {
+		return found{}, false
+	}
+	dir := b.at.run("first-partition")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		b.log.Printf("look for %s on the first partition: %v", provision.FileName, err)
+		return found{}, false
+	}
+	defer os.Remove(dir)
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount(dev.PartPath(disk.BootPart), dir, "vfat", flags, "umask=077"); err != nil {
+		b.log.Printf("look for %s on the first partition: %v", provision.FileName, err)
+		return found{}, false
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	f, err := readFound(dir, "HALLIG", false)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			b.log.Printf("read %s on the first partition: %v", provision.FileName, err)
+		}
+		return found{}, false
+	}
+	return f, true
+}
+
+// takeProvision puts in force what was accepted in an earlier life, and looks at the first partition. It runs before the programs start.
+func (b *box) takeProvision() {
+	raw, err := os.ReadFile(b.at.system("provision.json"))
+	if err == nil {
+		f, err := provision.Parse(raw)
+		if err != nil {
+			// A release of another day accepted it; the homeserver will say so, too.
+			b.log.Printf("the provisioning file in force is not understood any more: %v", err)
+		}
+		b.enforce(f, raw)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		b.log.Printf("read the provisioning file in force: %v", err)
+	}
+	if f, ok := b.bootFile(); ok {
+		b.offer(f)
+	}
+	if _, err := os.Stat(b.at.run("network.json")); errors.Is(err, fs.ErrNotExist) {
+		b.publishNetwork(provision.Network{})
+	}
+}
+
+// offer looks at a file that was found and says whether it is in force now and was not before.
+func (b *box) offer(f found) (taken bool) {
+	key := f.key()
+	seen := b.seen()
+	if slices.Contains(seen, key) {
+		return false
+	}
+	parsed, err := b.acceptable(f)
+	b.mu.Lock()
+	b.provision.File = f.where
+	b.provision.Error = steward.Text{}
+	b.mu.Unlock()
+	if err != nil {
+		t := steward.Text(provision.ErrorOf(err))
+		var own steward.Text
+		if errors.As(err, &own) {
+			t = own
+		}
+		b.mu.Lock()
+		b.provision.Error = t
+		b.mu.Unlock()
+		b.log.Printf("the file %s on %s was refused: %s", provision.FileName, f.where, t.En)
+		// It is not noted as seen: the sentence shall be there at the next start as well, as long as the file is.
+		return false
+	}
+	current, _ := os.ReadFile(b.at.system("provision.json"))
+	if !bytes.Equal(current, f.raw) {
+		if err := renameio.WriteFile(b.at.system("provision.json"), f.raw, 0o600); err != nil {
+			b.say("provision", sentence(err, "Die Datei hallig.json kann nicht übernommen werden.", "The file hallig.json cannot be kept."))
+			return false
+		}
+		taken = true
+	}
+	b.say("provision", steward.Text{})
+	b.noteSeen(append(seen, key))
+	b.enforce(parsed, f.raw)
+	b.log.Printf("the file %s on %s is in force (server name %q, label %q)", provision.FileName, f.where, parsed.ServerName, parsed.Label)
+	return taken
+}
+
+// acceptable parses a file and holds it against what cannot change any more.
+func (b *box) acceptable(f found) (provision.File, error) {
+	parsed, err := provision.Parse(f.raw)
+	if err != nil {
+		return parsed, err
+	}
+	b.mu.Lock()
+	name, dev := b.name, b.permDev
+	b.mu.Unlock()
+	if name.Fixed && parsed.ServerName != "" && parsed.ServerName != name.Name {
+		return parsed, steward.Text{
+			De: fmt.Sprintf("Die Datei nennt den Servernamen %s; diese Box heißt seit ihrem ersten Konto %s, und das bleibt so. Ein neuer Name braucht ein Zurücksetzen auf Werkszustand.", parsed.ServerName, name.Name),
+			En: fmt.Sprintf("The file says the server name is %s; since its first account this box is called %s, and that stays. A new name needs a factory reset.", parsed.ServerName, name.Name),
+		}
+	}
+	return parsed, b.lockable(parsed, f, dev)
+}
+
+// enforce shows a file to the programs.
+func (b *box) enforce(f provision.File, raw []byte) {
+	b.mu.Lock()
+	b.accepted = f
+	b.provision.Accepted, b.provision.Label, b.provision.ServerName = true, f.Label, f.ServerName
+	b.mu.Unlock()
+	if err := publish(b.at.run("provision.json"), raw, uidHallig); err != nil {
+		b.log.Printf("show provisioning file: %v", err)
+	}
+	b.publishNetwork(f.Network)
+}
+
+func (b *box) publishNetwork(n provision.Network) {
+	raw, err := json.Marshal(n)
+	if err == nil {
+		err = publish(b.at.run("network.json"), raw, uidLAN)
+	}
+	if err != nil {
+		b.log.Printf("show network settings: %v", err)
+	}
+}
+
+// lendNetwork shows the network settings of a file that cannot be accepted now, because /perm is closed: who wants to open the box must reach it.
+func (b *box) lendNetwork() {
+	var n provision.Network
+	if f, ok := b.bootFile(); ok {
+		if parsed, err := provision.Parse(f.raw); err == nil {
+			n = parsed.Network
+		}
+	}
+	b.publishNetwork(n)
+}
+
+// publish writes a file whole that one group may read.
+func publish(name string, raw []byte, gid int) error {
+	t, err := renameio.NewPendingFile(name, renameio.WithPermissions(0o640), renameio.IgnoreUmask())
+	if err != nil {
+		return err
+	}
+	defer t.Cleanup()
+	if err := t.Chown(0, gid); err != nil && os.Getuid() == 0 {
+		return err
+	}
+	if _, err := t.Write(raw); err != nil {
+		return err
+	}
+	return t.CloseAtomicallyReplace()
+}
+
+const keepSeen = 64
+
+func (b *box) seen() []string {
+	raw, err := os.ReadFile(b.at.system("seen.json"))
+	if err != nil {
+		return nil
+	}
+	var list []string
+	if err := json.Unmarshal(raw, &list); err != nil {
+		b.log.Printf("read list of files seen: %v", err)
+	}
+	return list
+}
+
+func (b *box) noteSeen(list []string) {
+	list = list[max(0, len(list)-keepSeen):]
+	raw, err := json.Marshal(list)
+	if err == nil {
+		err = renameio.WriteFile(b.at.system("seen.json"), raw, 0o600)
+	}
+	if err != nil {
+		b.log.Printf("keep list of files seen: %v", err)
+	}
+}

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"hallig/appliance/steward"
+	"hallig/appliance/update"
+)
+
+// This file takes updates, tries them, and keeps or gives them up. How a slot is written and switched is package update's; when, and who says so, is
+// decided here.
+
+// progress is an update that is being written.
+type progress struct {
+	version     string
+	done, total int64
+}
+
+// openSlots opens the disk past the page cache.
+func (b *box) openSlots() (*update.DeviceFile, *update.Disk, error) {
+	b.mu.Lock()
+	dev, slot := b.disk, b.slot
+	b.mu.Unlock()
+	if dev.Name == "" || slot == update.NoSlot {
+		return nil, nil, steward.Text{De: "Dieser Datenträger hat keine zwei Systeme; Updates gehen hier nicht.", En: "This disk does not have two systems; updates do not work here."}
+	}
+	f, err := update.OpenDevice(dev.Path())
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := update.OpenDisk(f, f.Size())
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, d, nil
+}
+
+// runs is the slot whose system this is.
+func (b *box) runs() update.Slot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.slot
+}
+
+// thisSystem is what an update is held against.
+func (b *box) thisSystem() (update.Running, error) {
+	raw, err := os.ReadFile(filepath.Join(b.at.Etc, "hallig/update.json"))
+	if err != nil {
+		return update.Running{}, fmt.Errorf("read update keys: %w", err)
+	}
+	keys, err := update.ParseKeys(raw)
+	if err != nil {
+		return update.Running{}, err
+	}
+	return update.Running{Board: b.board(), Version: b.image.Version, Release: b.image.Release, Keys: keys}, nil
+}
+
+// readRecord takes up the record of the last update and says what has become of it by this start.
+func (b *box) readRecord() error {
+	r, err := update.ReadRecord(b.at.system("update.json"))
+	if err != nil {
+		b.log.Printf("%v", err)
+	}
+	f, d, err := b.openSlots()
+	if err != nil {
+		b.mu.Lock()
+		b.record = r
+		b.mu.Unlock()
+		b.trial.Store(false)
+		b.say("slots", sentence(err, "Updates sind auf diesem Datenträger nicht möglich.", "Updates are not possible on this disk."))
+		return nil
+	}
+	defer f.Close()
+	slot := b.runs()
+	trial := d.OnTrial(slot, b.trial.Load())
+	b.trial.Store(trial)
+	next, changed := r.AtBoot(slot, trial, time.Now())
+	if changed {
+		if err := next.Keep(b.at.system("update.json")); err != nil {
+			b.log.Printf("%v", err)
+		}
+		if next.Reason != nil {
+			b.log.Printf("%s", next.Reason.En)
+		}
+	}
+	b.mu.Lock()
+	b.record = next
+	if trial {
+		b.deadline = time.Now().Add(update.TrialTime(b.databaseBytes()))
+	}
+	b.mu.Unlock()
+	if !trial {
+		if err := d.Settle(slot); err != nil {
+			b.log.Printf("settle what the firmware boots: %v", err)
+		}
+	} else {
+		b.log.Printf("this start tries %s; it must be well within %s", b.image.Version, update.TrialTime(b.databaseBytes()))
+	}
+	return nil
+}
+
+func (b *box) databaseBytes() int64 {
+	st, err := os.Stat(filepath.Join(b.at.Perm, "hallig", "hallig.db"))
+	if err != nil {
+		return 0
+	}
+	return st.Size()
+}
+
+func (b *box) confirmed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.confirmedLocked()
+}
+
+func (b *box) confirmedLocked() bool { return b.record.State == update.Confirmed }
+
+// keep makes a record durable and then true.
+func (b *box) keep(r update.Record) error {
+	if err := r.Keep(b.at.system("update.json")); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.record = r
+	b.mu.Unlock()
+	return nil
+}
+
+// trialFailure is what to show of an update that was not kept; the caller holds the lock.
+func (b *box) trialFailure() steward.Text {
+	if b.record.State == update.Failed && b.record.Reason != nil {
+		return steward.Text{De: b.record.Reason.De, En: b.record.Reason.En}
+	}
+	return steward.Text{}
+}
+
+// updateState is for State; the caller holds the lock.
+func (b *box) updateState() steward.Update {
+	u := steward.Update{Version: b.record.Version, Release: b.record.Release, Error: b.trialFailure()}
+	switch b.record.State {
+	case update.Written:
+		u.State, u.Progress = steward.UpdateWritten, 1
+	case update.Trial:
+		u.State, u.Deadline, u.Progress = steward.UpdateTrial, b.deadline, 1
+	case update.Confirmed:
+		u.State, u.Back = steward.UpdateDone, b.record.FromVersion
+	case update.Failed:
+		u.State = steward.UpdateFailed
+	default:
+		u.State = steward.UpdateNone
+	}
+	if w := b.writing; w != nil {
+		u.State, u.Version, u.Error = steward.UpdateWriting, w.version, steward.Text{}
+		u.Progress = 0
+		if w.total > 0 {
+			u.Progress = float64(w.done) / float64(w.total)
+		}
+	}
+	return u
+}
+
+var errBusy = steward.Text{De: "Es wird schon ein Update eingespielt.", En: "An update is being installed already."}
+
+// install writes an update file into the slot that does not run.
+func (b *box) install(ctx context.Context, file io.Reader) error {
+	b.mu.Lock()
+	busy, perm := b.writing != nil, b.perm
+	if !busy {
+		b.writing = &progress{}
+	}
+	b.mu.Unlock()
+	if busy {
+		return errBusy
+	}
+	defer func() {
+		b.mu.Lock()
+		b.writing = nil
+		b.mu.Unlock()
+	}()
+	switch {
+	case b.trial.Load() && !b.confirmed():
+		return steward.Text{De: "Die Box probiert gerade ein Update aus. Warten Sie, bis es übernommen ist.", En: "The box is trying an update. Wait until it is kept."}
+	case !perm:
+		return steward.Text{De: "Ohne die Daten der Box wird kein Update eingespielt.", En: "No update is installed while the box's data cannot be reached."}
+	}
+	now, err := b.thisSystem()
+	if err != nil {
+		return err
+	}
+	// A refusal of the file itself changes nothing: what was written before stays good.
+	r, err := update.Open(file, now)
+	if err != nil {
+		b.log.Printf("update refused: %v", err)
+		return err
+	}
+	defer r.Close()
+	m := r.Manifest()
+	if err := b.roomFor(m); err != nil {
+		return err
+	}
+	f, d, err := b.openSlots()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b.mu.Lock()
+	b.writing = &progress{version: m.Version, total: m.Size()}
+	b.mu.Unlock()
+	b.log.Printf("update %s (release %d) is being written", m.Version, m.Release)
+	if err := b.keep(update.Record{State: update.Idle, Changed: time.Now()}); err != nil {
+		return err
+	}
+	err = d.Install(ctx, b.runs(), r, func(done, total int64) {
+		b.mu.Lock()
+		b.writing.done, b.writing.total = done, total
+		b.mu.Unlock()
+	})
+	if err != nil {
+		b.log.Printf("update %s: %v", m.Version, err)
+		t := sentence(err, "Das Update ist nicht eingespielt worden.", "The update was not installed.")
+		failed := update.Record{State: update.Failed, Version: m.Version, Release: m.Release, Reason: &update.Refusal{De: t.De, En: t.En}, Changed: time.Now()}
+		return errors.Join(t, b.keep(failed))
+	}
+	if err := b.keep(update.NowWritten(b.runs(), now, m, time.Now())); err != nil {
+		return err
+	}
+	b.log.Printf("update %s is written and whole", m.Version)
+	return nil
+}
+
+// installPath installs a file that lies on a stick.
+func (b *box) installPath(ctx context.Context, path string) error {
+	b.mu.Lock()
+	known := slices.ContainsFunc(b.sticks, func(s *stick) bool {
+		return slices.ContainsFunc(s.updates, func(u steward.Bundle) bool { return u.Path == path })
+	})
+	b.mu.Unlock()
+	if !known {
+		return steward.Text{De: "Diese Update-Datei liegt auf keinem Stick, der steckt.", En: "This update file is on no stick that is plugged in."}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return sentence(err, "Die Update-Datei kann nicht gelesen werden.", "The update file cannot be read.")
+	}
+	defer f.Close()
+	return b.install(ctx, f)
+}
+
+// inspect looks at the head of an update file on a stick.
+func (b *box) inspect(path string) steward.Bundle {
+	u := steward.Bundle{Path: path}
+	f, err := os.Open(path)
+	if err != nil {
+		u.Error = sentence(err, "Die Update-Datei kann nicht gelesen werden.", "The update file cannot be read.")
+		return u
+	}
+	defer f.Close()
+	if _, m, err := update.Head(f); err == nil {
+		u.Version, u.Release = m.Version, m.Release
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		u.Error = sentence(err, "Die Update-Datei kann nicht gelesen werden.", "The update file cannot be read.")
+		return u
+	}
+	now, err := b.thisSystem()
+	if err == nil {
+		var r *update.Reader
+		if r, err = update.Open(f, now); err == nil {
+			r.Close()
+			u.Newer = true
+			return u
+		}
+	}
+	u.Error = sentence(err, "Die Update-Datei wird nicht angenommen.", "The update file is not taken.")
+	return u
+}
+
+// installFrom installs and tries the newest good file of a stick, when somebody has consented: by a file beside it, or by the provisioning file.
+// Otherwise it is only offered.
+func (b *box) installFrom(s *stick, consent bool) {
+	b.mu.Lock()
+	consent = consent || b.accepted.Updates.Automatic
+	record := b.record
+	b.mu.Unlock()
+	var best steward.Bundle
+	for _, u := range s.updates {
+		if u.Newer && u.Release > best.Release {
+			best = u
+		}
+	}
+	if best.Path == "" || !consent {
+		return
+	}
+	if record.State == update.Failed && record.Release == best.Release && record.Trials > 0 {
+		b.log.Printf("update %s on stick %s failed before and is not tried again by itself", best.Version, s.Name)
+		return
+	}
+	b.log.Printf("update %s on stick %s is installed: somebody has consented", best.Version, s.Name)
+	b.help("update from a stick", func() error {
+		f, err := os.Open(best.Path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := b.install(b.running, f); err != nil {
+			return err
+		}
+		return b.startTrial()
+	})
+}
+
+// startTrial boots what was written, without switching anything on the disk.
+func (b *box) startTrial() error {
+	b.mu.Lock()
+	r, busy, slot := b.record, b.writing != nil, b.slot
+	b.mu.Unlock()
+	if busy {
+		return errBusy
+	}
+	next, err := r.Starting(time.Now())
+	if err != nil {
+		return err
+	}
+	f, d, err := b.openSlots()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := update.LoadTrial(b.running, d, slot.Other()); err != nil {
+		return sentence(err, "Der Probelauf lässt sich nicht starten.", "The trial cannot be started.")
+	}
+	if err := b.keep(next); err != nil {
+		return err
+	}
+	return b.ask(ending{kind: trialStart, why: "trial of " + next.Version})
+}
+
+// judge looks, on trial, whether the new system is well, and keeps it or gives it up.
+func (b *box) judge(h health) {
+	b.mu.Lock()
+	r, deadline := b.record, b.deadline
+	b.mu.Unlock()
+	if !b.trial.Load() || r.State != update.Trial {
+		return
+	}
+	bad := unwell(h)
+	switch {
+	case bad.Empty():
+		if err := b.confirm(r); err != nil {
+			b.log.Printf("keep the update: %v", err)
+			if time.Now().After(deadline) {
+				b.giveUp(r, sentence(err, "Es konnte nicht umgeschaltet werden.", "Switching did not work."))
+			}
+		}
+	case time.Now().After(deadline):
+		b.giveUp(r, bad)
+	}
+}
+
+// judgeSilence does the same when the homeserver says nothing.
+func (b *box) judgeSilence() {
+	b.mu.Lock()
+	r, deadline := b.record, b.deadline
+	b.mu.Unlock()
+	if b.trial.Load() && r.State == update.Trial && time.Now().After(deadline) {
+		b.giveUp(r, steward.Text{De: "Der Nachrichtendienst antwortete nicht rechtzeitig.", En: "The message service did not answer in time."})
+	}
+}
+
+// unwell says what of the parts that a trial is about does not work; empty: all of them do. A cable that is not plugged in, a full disk or a radio that
+// is away say nothing about the new system.
+func unwell(h health) steward.Text {
+	seen := make(map[string]bool)
+	for _, n := range h.Nodes {
+		seen[n.Kind] = true
+		if (n.Kind == "database" || n.Kind == "homeserver") && n.State != steward.LEDOK {
+			return n.Sentence
+		}
+		if n.Kind == "links" && n.State == steward.LEDTrouble {
+			return n.Sentence
+		}
+	}
+	if !seen["database"] || !seen["homeserver"] {
+		return steward.Text{De: "Der Nachrichtendienst ist noch nicht bereit.", En: "The message service is not ready yet."}
+	}
+	return steward.Text{}
+}
+
+// confirm makes the firmware boot the new system from now on and opens its doors.
+func (b *box) confirm(r update.Record) error {
+	f, d, err := b.openSlots()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := d.Switch(b.running, b.runs()); err != nil {
+		return err
+	}
+	if err := b.keep(r.Confirm(time.Now())); err != nil {
+		b.log.Printf("%v", err) // the disk says it all the same: AtBoot sees that the slot was booted
+		b.mu.Lock()
+		b.record = r.Confirm(time.Now())
+		b.mu.Unlock()
+	}
+	b.log.Printf("update %s is kept", r.Version)
+	ctx, cancel := context.WithTimeout(b.running, time.Minute)
+	defer cancel()
+	if err := b.local(ctx, http.MethodPost, "/trial/confirmed", nil); err != nil {
+		b.log.Printf("open the homeserver's doors: %v; it starts again with open doors", err)
+		b.restart("hallig")
+	}
+	return nil
+}
+
+// giveUp ends a trial: the next start is the firmware's, and that is the system before.
+func (b *box) giveUp(r update.Record, what steward.Text) {
+	why := update.Unhealthy(r.Version, r.FromVersion, what.De, what.En)
+	b.log.Printf("%s", why.En)
+	if err := b.keep(r.Fail(why, time.Now())); err != nil {
+		b.log.Printf("%v", err)
+	}
+	b.ask(ending{kind: restart, why: "the trial failed"})
+}
+
+// roomFor refuses an update that would have no room for the copy of the database.
+func (b *box) roomFor(m update.Manifest) error { return nil }
+
+// goBack boots the system before.
+func (b *box) goBack(ctx context.Context) error {
+	b.mu.Lock()
+	r, busy, slot := b.record, b.writing != nil, b.slot
+	b.mu.Unlock()
+	if busy {
+		return errBusy
+	}
+	f, d, err := b.openSlots()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := b.keep(r.GoneBack(time.Now())); err != nil {
+		return err
+	}
+	if err := d.Switch(ctx, slot.Other()); err != nil {
+		return errors.Join(sentence(err, "Es gibt kein heiles System, zu dem die Box zurück könnte.", "There is no whole system to go back to."), b.keep(r))
+	}
+	return b.ask(ending{kind: restart, why: "back to the system before"})
+}
+
+// giveUpdate answers with the update file of the running system.
+func (b *box) giveUpdate(w http.ResponseWriter, r *http.Request) {
+	f, d, err := b.openSlots()
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer f.Close()
+	b.mu.Lock()
+	slot := b.slot
+	b.mu.Unlock()
+	if _, err := d.Holds(slot); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := d.Stream(r.Context(), w, slot); err != nil {
+		b.log.Printf("hand on the update file: %v", err)
+		panic(http.ErrAbortHandler) // the other side must not take what came for the whole
+	}
+}
