@@ -28,6 +28,7 @@ import (
 
 	"hallig/appliance/account"
 	"hallig/appliance/admin"
+	"hallig/appliance/backup"
 	"hallig/appliance/cert"
 	"hallig/appliance/clock"
 	"hallig/appliance/csapi"
@@ -66,6 +67,7 @@ type Box struct {
 	enrolCode      string
 	nameFixed      bool
 	watchers       watchers
+	keeper         keeper
 	care           care
 	steward        *steward.Client // nil: this box does not run from the image
 	rotates        chan struct{}
@@ -94,6 +96,13 @@ func (b *Box) open(ctx context.Context) error {
 	if err := b.lockData(); err != nil {
 		return err
 	}
+	if err := backup.Finish(b.cfg.Data); err != nil {
+		return err
+	}
+	b.cfg.Restored = b.cfg.Restored || backup.JustRestored(b.cfg.Data)
+	if err := b.keeper.load(b.cfg.Data); err != nil {
+		return err
+	}
 	var err error
 	if b.db, err = store.Open(ctx, filepath.Join(b.cfg.Data, "hallig.db"), store.Options{Log: b.log.With("room", "store")}); err != nil {
 		return err
@@ -119,6 +128,9 @@ func (b *Box) open(ctx context.Context) error {
 	}
 	if err := b.joinRooms(ctx); err != nil {
 		return err
+	}
+	if err := backup.Begun(b.cfg.Data); err != nil { // joinRooms has begun the new epoch
+		return fmt.Errorf("end the restore: %w", err)
 	}
 	if accounts == 0 && !b.cfg.OpenRegistration {
 		if b.enrolCode, err = b.accounts.EnrolmentCode(ctx, b.cfg.Provisioned.AdminCode); err != nil {
@@ -187,6 +199,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.serveBoxes(ctx, g)
 	b.fed.run(ctx, g)
 	b.runClock(ctx, g)
+	b.runBackups(ctx, g)
 	b.exchange.run(ctx, g, &b.care)
 	b.runCare(ctx, g)
 	g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })

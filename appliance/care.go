@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hallig/appliance/health"
+	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
 	"hallig/radio"
@@ -90,6 +91,7 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 		Disk: diskFacts(b.cfg.Data), Network: b.networkFacts(m), Database: b.probeDatabase(ctx, now), Homeserver: b.probeHomeserver(ctx), Links: b.probeLinks(),
 	}
 	f.Certificate = b.certificateFacts()
+	f.Backup = b.backupFacts()
 	c := b.clock.State()
 	f.Clock = &health.ClockFacts{Trusted: b.clock.Trusted(), Source: c.Source}
 	s, err := b.stewardState(ctx)
@@ -332,6 +334,9 @@ func (b *Box) stewardFacts(s steward.State, f *health.Facts) {
 	f.Provisioning = &health.ProvisioningFacts{Err: health.Sentence(textOf(s.Provision.Error))}
 	if s.Provision.Accepted || !s.Provision.Error.Empty() {
 		f.Provisioning.File = s.Provision.File
+	}
+	if t := b.cfg.Trouble; t != (provision.Error{}) && f.Provisioning.Err.Empty() {
+		f.Provisioning.Err, f.Provisioning.File = health.Sentence{DE: t.De, EN: t.En}, b.cfg.Provision
 	}
 	for _, p := range s.Processes {
 		recent := 0

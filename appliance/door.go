@@ -5,6 +5,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,16 @@ func (b *Box) adminOptions() admin.Options {
 				return &admin.Refusal{Text: "no box with the id " + id + " is paired; hallig status lists them"}
 			}
 			return err
+		},
+		BackUp: func(ctx context.Context, place string, recipients []string) (admin.Backup, error) {
+			if !filepath.IsAbs(place) {
+				return admin.Backup{}, &admin.Refusal{Text: "name the whole path of a folder on the box"}
+			}
+			f, err := b.backUp(ctx, place, recipients)
+			if refusal := (*admin.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
+				err = &admin.Refusal{Text: err.Error()}
+			}
+			return admin.Backup{Path: f.Path, Number: f.Number, Made: f.Made, Bytes: f.Bytes()}, err
 		},
 		SetClock: b.setClock, RotateKey: b.rotate,
 		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {

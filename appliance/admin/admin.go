@@ -90,6 +90,14 @@ type PairCode struct {
 	Expires time.Time `json:"expires"`
 }
 
+// Backup is one that was made.
+type Backup struct {
+	Path   string    `json:"path"`
+	Number int       `json:"number"`
+	Made   time.Time `json:"made"`
+	Bytes  int64     `json:"bytes"` // with the media that it shares with older ones
+}
+
 // Travel is one thing that happened to an event or parcel on its way: the running commentary.
 type Travel struct {
 	At    time.Time `json:"at"`
@@ -115,6 +123,8 @@ type Options struct {
 	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
 	// SetClock says what time it is; zero: the system's clock is right.
 	SetClock func(ctx context.Context, t time.Time) error
+	// BackUp makes a backup at a place (a folder), for the given age keys or the configured ones.
+	BackUp func(ctx context.Context, place string, recipients []string) (Backup, error)
 	// RotateKey has the box restart with a new signing key.
 	RotateKey func(ctx context.Context) error
 	// Watch hands each Travel to f until ctx ends or f fails.
@@ -158,6 +168,16 @@ func NewHandler(o Options) http.Handler {
 		}
 		token, err := o.NewToken(r.Context(), in.Uses, in.Admin)
 		return map[string]string{"token": token}, err
+	}))
+	mux.HandleFunc("POST /backup", answer(h, func(r *http.Request) (any, error) {
+		var in struct {
+			To         string
+			Recipients []string
+		}
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return o.BackUp(r.Context(), in.To, in.Recipients)
 	}))
 	mux.HandleFunc("POST /key/rotate", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.RotateKey(r.Context()) }))
 	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {

@@ -12,6 +12,8 @@
 //	DIR/FOLDER/hallig.json      the provisioning file; FOLDER is the label in letters that every stick can hold
 //	DIR/FOLDER/sheet.html       the sheet of this box
 //
+// KeySheet makes the sheet for the key of the backups.
+//
 // Everything has mode 0600 in folders of 0700. It draws secrets from the system's random numbers and makes no network request; the sheets load
 // nothing from elsewhere.
 package fleet

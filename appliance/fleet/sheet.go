@@ -23,6 +23,10 @@ func sheets(boxes []Box, o Options) ([]byte, error) { return page("sheets", boxe
 func index(boxes []Box, o Options) ([]byte, error) { return page("index", boxes, o) }
 
 func page(name string, boxes []Box, o Options) ([]byte, error) {
+	return render(name, o, map[string]any{"Boxes": boxes})
+}
+
+func render(name string, o Options, data map[string]any) ([]byte, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
 		"qr": qrSVG, "wifi": wifiText,
 		"long": func(s string, n int) template.HTMLAttr { // smaller letters, so that the page stays one
@@ -41,12 +45,12 @@ func page(name string, boxes []Box, o Options) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read sheet: %w", err)
 	}
-	lang := "de"
+	data["Lang"] = "de"
 	if o.Lang == "en" {
-		lang = "en"
+		data["Lang"] = "en"
 	}
 	var out bytes.Buffer
-	if err := t.ExecuteTemplate(&out, name, map[string]any{"Boxes": boxes, "Lang": lang}); err != nil {
+	if err := t.ExecuteTemplate(&out, name, data); err != nil {
 		return nil, fmt.Errorf("write sheet: %w", err)
 	}
 	return out.Bytes(), nil
@@ -79,4 +83,14 @@ func qrSVG(text string) (template.HTML, error) {
 		}
 	}
 	return template.HTML(fmt.Sprintf(`<svg class="qr" viewBox="0 0 %d %d" shape-rendering="crispEdges" role="img"><path fill="#fff" d="M0 0h%[1]dv%[1]dH0z"/><path d="%[3]s"/></svg>`, code.Size+8, code.Size+8, path.String())), nil
+}
+
+// KeySheet is the sheet with the key of the backups, for the safe.
+func KeySheet(public, secret, lang string) ([]byte, error) {
+	var lines []string
+	for rest := secret; rest != ""; {
+		n := min(len(rest), 20)
+		lines, rest = append(lines, rest[:n]), rest[n:]
+	}
+	return render("key", Options{Lang: lang}, map[string]any{"Public": public, "Secret": secret, "Lines": lines})
 }

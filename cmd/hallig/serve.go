@@ -35,9 +35,26 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if len(words) > 0 {
 		return fmt.Errorf("%w: %q is not expected; hallig help shows an example", errUsage, words[0])
 	}
+	level := slog.LevelInfo
+	if *quiet {
+		level = slog.LevelWarn
+	}
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
+	slog.SetDefault(log)
+	trouble, err := appliance.TakeOver(ctx, *dir, *provision, *runDir, log)
+	if err != nil {
+		return err
+	}
 	cfg, err := appliance.LoadProvisioned(*dir, *provision)
 	if err != nil {
 		return err
+	}
+	if trouble.En != "" {
+		cfg.Trouble = trouble
 	}
 	cfg.Version, cfg.Released, cfg.Restored = version, released(), *restored
 	if *name != "" {
@@ -57,16 +74,6 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if *trustClock {
 		cfg.Clock = "system"
 	}
-	level := slog.LevelInfo
-	if *quiet {
-		level = slog.LevelWarn
-	}
-	if *verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
-	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
-	slog.SetDefault(log)
 	for {
 		err := serveOnce(ctx, cfg, log, out)
 		if !errors.Is(err, appliance.ErrRotate) {
