@@ -23,24 +23,15 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
-	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
-	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	"github.com/libp2p/go-libp2p/p2p/security/noise"
-	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"hallig/sync/peer"
@@ -143,44 +134,11 @@ func New(cfg Config) (*Host, error) {
 }
 
 func (h *Host) listen() error {
-	key, err := crypto.UnmarshalEd25519PrivateKey(h.cfg.Box)
-	if err != nil {
-		return fmt.Errorf("start p2p: read box key: %w", err)
-	}
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits()))
-	if err != nil {
-		return fmt.Errorf("start p2p: %w", err)
-	}
-	options := []libp2p.Option{
-		libp2p.Identity(key),
-		libp2p.ListenAddrStrings(h.cfg.Listen...),
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout),
-			tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return patientDialer{}, nil })),
-		libp2p.Security(noise.ID, noise.New),
-		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-		libp2p.ResourceManager(limits),
-		libp2p.ConnectionManager(connmgr.NullConnMgr{}), // trims nothing: the gate and the limits decide,
-		libp2p.ConnectionGater((*gate)(h)),
-		libp2p.DisableRelay(),
-		libp2p.ForceReachabilityPrivate(), // asks nobody how this box looks from outside
-		libp2p.DisableIdentifyAddressDiscovery(),
-		libp2p.DisableMetrics(),
-		libp2p.Ping(false),
-		libp2p.UserAgent("hallig"),
-		libp2p.WithDialTimeout(dialTimeout),
-		libp2p.SwarmOpts(swarm.WithDialRanker(swarm.NoDelayDialRanker), swarm.WithUDPBlackHoleSuccessCounter(nil),
-			swarm.WithIPv6BlackHoleSuccessCounter(nil)),
-	}
-	if slices.ContainsFunc(h.cfg.Listen, isQUIC) || slices.ContainsFunc(h.cfg.Static, isQUIC) {
-		options = append(options, libp2p.Transport(quic.NewTransport))
-	}
+	var err error
 	if h.announce, err = parseAddrs(h.cfg.Announce); err != nil {
 		return fmt.Errorf("start p2p: %w", err)
 	}
-	if len(h.announce) > 0 {
-		options = append(options, libp2p.AddrsFactory(func([]ma.Multiaddr) []ma.Multiaddr { return h.announce }))
-	}
-	if h.host, err = libp2p.New(options...); err != nil {
+	if h.host, err = newNode(h.cfg, (*gate)(h), h.announce); err != nil {
 		return fmt.Errorf("start p2p on %v: %w", h.cfg.Listen, err)
 	}
 	h.host.SetStreamHandler(protocolParcel, h.handleParcel)

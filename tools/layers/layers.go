@@ -93,6 +93,7 @@ type Giant struct {
 var Giants = map[string]Giant{
 	"github.com/mattn/go-sqlite3":          {In: []string{"appliance/store"}, Why: "the database of a box: one file, crash-safe, no server"},
 	"github.com/libp2p/go-libp2p":          {In: []string{"sync/p2p"}, Why: "authenticated streams and discovery between boxes on IP networks"},
+	"github.com/quic-go/quic-go":           {In: []string{"sync/p2p"}, Why: "types of the keys that libp2p's QUIC transport takes"},
 	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},
 	"github.com/tarm/serial":               {In: []string{"radio/serial"}, Why: "opens serial ports"},
 	"golang.org/x/sys":                     {In: []string{"cmd/init", "appliance/plug", "appliance/nic", "radio/acm", "cmd/hallig-acm", "appliance/disk", "appliance/supervise", "appliance/vault", "cmd/hallig-vault", "radio/serial", "appliance/store", "appliance/clock", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "ioctls of the tty, free disk space, the kernel's clock and uptime, interface changes, direct disk writes, kexec"},
