@@ -88,12 +88,13 @@ const (
 // Update is where the box is between two releases.
 type Update struct {
 	State    string    `json:"state"`
-	Version  string    `json:"version,omitempty"` // of the update that State speaks of
-	Release  int64     `json:"release,omitempty"` // of the same
-	Error    Text      `json:"error,omitzero"`    // why it was refused or went back
-	Progress float64   `json:"progress"`          // of writing, 0 to 1
-	Deadline time.Time `json:"deadline,omitzero"` // of a trial
-	Back     string    `json:"back,omitempty"`    // the version that POST /update/back leads to; "": there is none
+	Version  string    `json:"version,omitempty"`  // of the update that State speaks of
+	Release  int64     `json:"release,omitempty"`  // of the same
+	Error    Text      `json:"error,omitzero"`     // why it was refused or went back
+	Progress float64   `json:"progress"`           // of writing, 0 to 1
+	Deadline time.Time `json:"deadline,omitzero"`  // of a trial
+	Back     string    `json:"back,omitempty"`     // the version that POST /update/back leads to; "": there is none
+	BackSays Text      `json:"back_says,omitzero"` // what going back costs, or why there is no way back; to be shown before somebody asks for it
 }
 
 // Stick is a USB stick or card with a file system that the kernel can read.

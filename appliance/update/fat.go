@@ -26,7 +26,13 @@ type volume struct {
 	data     int64  // cluster 2, bytes from base
 	clusters uint32 // how many
 	wide     bool   // FAT32
+
+	// piece is the part of the table that was read last in this search: a kernel's chain has thousands of entries, and past the page cache each read is one of the medium.
+	piece   []byte
+	pieceAt int64
 }
+
+const pieceBytes = 64 << 10
 
 const maxDirBytes = 1 << 20
 
@@ -111,16 +117,27 @@ func (v *volume) holds(c uint32) bool { return c >= 2 && c-2 < v.clusters }
 func (v *volume) clusterAt(c uint32) int64 { return v.base + v.data + int64(c-2)*v.cluster }
 
 func (v *volume) next(c uint32) (uint32, error) {
-	var b [4]byte
+	width := int64(2)
 	if v.wide {
-		err := readFull(v.disk, b[:], v.base+v.fat+int64(c)*4)
-		return binary.LittleEndian.Uint32(b[:]) & 0x0fffffff, err
+		width = 4
 	}
-	err := readFull(v.disk, b[:2], v.base+v.fat+int64(c)*2)
-	return uint32(binary.LittleEndian.Uint16(b[:])), err
+	at := int64(c) * width
+	if from := at / pieceBytes * pieceBytes; v.piece == nil || from != v.pieceAt {
+		b := make([]byte, min(pieceBytes, v.fatLen-from))
+		if err := readFull(v.disk, b, v.base+v.fat+from); err != nil {
+			return 0, err
+		}
+		v.piece, v.pieceAt = b, from
+	}
+	b := v.piece[at-v.pieceAt:]
+	if v.wide {
+		return binary.LittleEndian.Uint32(b) & 0x0fffffff, nil
+	}
+	return uint32(binary.LittleEndian.Uint16(b)), nil
 }
 
 func (v *volume) lookup(path string) (entry, error) {
+	v.piece = nil // for one search only: what lies on the medium counts
 	e := entry{dir: true, first: v.rootAt}
 	root := true
 	for word := range strings.SplitSeq(path, "/") {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -40,7 +39,7 @@ type places struct{ Perm, Run, Sys, Dev, Proc, Etc string }
 func (p places) system(name string) string { return filepath.Join(p.Perm, "system", name) }
 func (p places) run(name string) string    { return filepath.Join(p.Run, name) }
 
-// release is /etc/hallig/release.json, written by the builder of the image.
+// release is what this system is: the description of its slot on the disk says it.
 type release struct {
 	Version string `json:"version"`
 	Release int64  `json:"release"`
@@ -54,7 +53,6 @@ type box struct {
 	rings    *logring.Rings
 	log      *logring.Ring
 	crew     *supervise.Crew
-	image    release
 	line     string // the kernel's command line
 	rtc      bool
 	dog      *watchdog
@@ -73,6 +71,7 @@ type box struct {
 	trial   atomic.Bool // this start tries an update; it stays so when the update is kept
 
 	mu        sync.Mutex // guards what follows; nothing slow is done under it
+	image     release
 	disk      disk.Device
 	slot      update.Slot
 	perm      bool // /perm is mounted
@@ -88,11 +87,13 @@ type box struct {
 	accepted  provision.File
 	name      nameRecord
 	record    update.Record
-	writing   *progress // of an update that is being written
-	deadline  time.Time // of the trial
-	asked     string    // the light that the homeserver asked for
-	answered  time.Time // when the homeserver last answered
-	deaf      bool      // it does not answer, and was told to end for that
+	back      string       // version of the system before; "": none
+	backSays  steward.Text // what the way back costs
+	writing   *progress    // of an update that is being written
+	deadline  time.Time    // of the trial
+	asked     string       // the light that the homeserver asked for
+	answered  time.Time    // when the homeserver last answered
+	deaf      bool         // it does not answer, and was told to end for that
 }
 
 type trouble struct {
@@ -151,14 +152,9 @@ func (b *box) boot() {
 	raw, _ := os.ReadFile(filepath.Join(b.at.Proc, "cmdline"))
 	b.line = strings.TrimSpace(string(raw))
 	b.trial.Store(slices.Contains(strings.Fields(b.line), update.TrialWord))
-	if raw, err := os.ReadFile(filepath.Join(b.at.Etc, "hallig/release.json")); err != nil {
-		b.log.Printf("read release: %v", err)
-	} else if err := json.Unmarshal(raw, &b.image); err != nil {
-		b.log.Printf("read release: %v", err)
-	}
 	b.screen.open(b.log)
-	b.log.Printf("start of %s, release %d, kernel %s, command line %s", b.image.Version, b.image.Release, b.kernel(), b.line)
-	b.screen.line("Hallig %s startet / is starting", b.image.Version)
+	b.log.Printf("start of %s, kernel %s, command line %s", version, b.kernel(), b.line)
+	b.screen.line("Hallig %s startet / is starting", version)
 	b.dog = openWatchdog(filepath.Join(b.at.Dev, "watchdog"), b.log)
 	b.limits()
 	b.loopback()
@@ -254,6 +250,13 @@ func (b *box) loop() {
 			}
 		}
 	}
+}
+
+// system is what this system is.
+func (b *box) system() release {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.image
 }
 
 // again starts a process anew, for a new configuration.

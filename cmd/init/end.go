@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ const (
 	powerOff
 	reset      // erase /perm, then restart
 	trialStart // boot the other slot on trial
+	goingBack  // boot the system before from now on
 )
 
 // ending is how the box shall go down.
@@ -35,6 +37,7 @@ type ending struct {
 	kind kind
 	why  string
 	mark string // of the file that asked for a reset
+	plan update.BackPlan
 }
 
 // ask hands an ending to the main loop.
@@ -54,6 +57,11 @@ func (b *box) end(e ending) {
 	b.screen.line("Die Box fährt herunter, bitte warten / the box is going down, please wait")
 	b.keepSeed()
 	b.stopPrograms(45 * time.Second)
+	if e.kind == goingBack {
+		if err := b.switchBack(e.plan); err != nil {
+			b.log.Printf("back to the system before: %v", err)
+		}
+	}
 	b.closeDisks()
 	switch e.kind {
 	case reset:
@@ -99,6 +107,7 @@ func (b *box) closeDisks() {
 	}
 	b.log.Printf("end after %.0f s", uptime().Seconds())
 	b.rings.Detach()
+	debug.SetCrashOutput(nil, debug.CrashOptions{}) // its file is on /perm
 	if perm {
 		b.leavePerm()
 	}

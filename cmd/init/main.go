@@ -29,7 +29,7 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker when the image has no /etc/hallig/release.json.
+// version is set by the linker; the slot on the disk knows more.
 var version = "dev"
 
 func main() {

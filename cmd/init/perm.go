@@ -46,6 +46,7 @@ func (b *box) bringPerm() {
 	} else if grown {
 		b.log.Printf("the last partition of %s reaches the end of the disk now", dev.Name)
 	}
+	b.readSlots()
 	content, err := dev.Look()
 	if err != nil {
 		b.withoutPerm(err)
@@ -111,6 +112,7 @@ func (b *box) mountPerm(device string, size int64) {
 	b.takeProvision()
 	b.startLAN()
 	b.startHallig()
+	b.help("way back", func() error { b.lookBack(); return nil })
 }
 
 // withoutPerm is the box that can only say what is wrong with it.

@@ -127,7 +127,7 @@ type picture struct {
 // draw looks at what there is to show.
 func (b *box) draw() {
 	b.light.set(b.worst())
-	p := picture{version: b.image.Version}
+	p := picture{version: b.system().Version}
 	if s, ok := b.screenOfServer(); ok {
 		p.name, p.url, p.code, p.sentence, p.more = s.ServerName, s.URL, s.Code, s.Sentence, s.More
 	}

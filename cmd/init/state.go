@@ -23,7 +23,7 @@ func (b *box) state() steward.State {
 	s := steward.State{
 		Version: b.image.Version, Release: b.image.Release, Slot: b.slotName(), Trial: b.trial.Load() && !b.confirmedLocked(),
 		Machine: steward.Machine{
-			Board: b.board(), Model: b.model(), Kernel: b.kernel(), Firmware: b.firmware(), ID: b.machineID,
+			Board: b.boardLocked(), Model: b.model(), Kernel: b.kernel(), Firmware: b.firmware(), ID: b.machineID,
 			Uptime: uptime().Seconds(), Memory: total, Free: free, Watchdog: b.dog.String(), WiFi: b.wifi(),
 		},
 		Update: b.updateState(), Provision: b.provision, Serial: slices.Clone(b.ports), Sticks: []steward.Stick{},
@@ -81,7 +81,8 @@ func (b *box) slotName() string {
 	return b.slot.String()
 }
 
-func (b *box) board() string {
+// boardLocked is the kind of machine the image was built for; the caller holds the lock.
+func (b *box) boardLocked() string {
 	if b.image.Board != "" {
 		return b.image.Board
 	}

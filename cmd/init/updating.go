@@ -13,6 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hallig/appliance/steward"
 	"hallig/appliance/update"
 )
@@ -63,7 +65,36 @@ func (b *box) thisSystem() (update.Running, error) {
 	if err != nil {
 		return update.Running{}, err
 	}
-	return update.Running{Board: b.board(), Version: b.image.Version, Release: b.image.Release, Keys: keys}, nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return update.Running{Board: b.boardLocked(), Version: b.image.Version, Release: b.image.Release, Keys: keys}, nil
+}
+
+// readSlots asks the disk what this system is and whether it is on trial, before anything else is opened.
+func (b *box) readSlots() {
+	f, d, err := b.openSlots()
+	if err != nil {
+		b.trial.Store(false)
+		b.say("slots", sentence(err, "Updates sind auf diesem Datenträger nicht möglich.", "Updates are not possible on this disk."))
+		return
+	}
+	defer f.Close()
+	slot := b.runs()
+	b.trial.Store(d.OnTrial(slot, b.trial.Load()))
+	m, err := d.Holds(slot)
+	if err != nil {
+		b.log.Printf("read what this system is: %v", err)
+	} else {
+		b.mu.Lock()
+		b.image = release{Version: m.Version, Release: m.Release, Board: m.Board, Schema: m.Schema}
+		b.mu.Unlock()
+		b.log.Printf("this is %s, release %d for %s, in slot %s, on trial: %v", m.Version, m.Release, m.Board, slot, b.trial.Load())
+	}
+	if !b.trial.Load() {
+		if err := d.Settle(slot); err != nil {
+			b.log.Printf("settle what the firmware boots: %v", err)
+		}
+	}
 }
 
 // readRecord takes up the record of the last update and says what has become of it by this start.
@@ -72,42 +103,24 @@ func (b *box) readRecord() error {
 	if err != nil {
 		b.log.Printf("%v", err)
 	}
-	f, d, err := b.openSlots()
-	if err != nil {
-		b.mu.Lock()
-		b.record = r
-		b.mu.Unlock()
-		b.trial.Store(false)
-		b.say("slots", sentence(err, "Updates sind auf diesem Datenträger nicht möglich.", "Updates are not possible on this disk."))
-		return nil
-	}
-	defer f.Close()
-	slot := b.runs()
-	trial := d.OnTrial(slot, b.trial.Load())
-	b.trial.Store(trial)
-	next, changed := r.AtBoot(slot, trial, time.Now())
-	if changed {
-		if err := next.Keep(b.at.system("update.json")); err != nil {
-			b.log.Printf("%v", err)
-		}
-		if next.Reason != nil {
-			b.log.Printf("%s", next.Reason.En)
-		}
-	}
+	trial := b.trial.Load()
+	next, changed := r.AtBoot(b.runs(), trial, time.Now())
 	b.mu.Lock()
 	b.record = next
 	if trial {
 		b.deadline = time.Now().Add(update.TrialTime(b.databaseBytes()))
 	}
 	b.mu.Unlock()
-	if !trial {
-		if err := d.Settle(slot); err != nil {
-			b.log.Printf("settle what the firmware boots: %v", err)
-		}
-	} else {
-		b.log.Printf("this start tries %s; it must be well within %s", b.image.Version, update.TrialTime(b.databaseBytes()))
+	if trial {
+		b.log.Printf("this start is a trial; the box must be well within %s", update.TrialTime(b.databaseBytes()))
 	}
-	return nil
+	if !changed {
+		return nil
+	}
+	if next.Reason != nil {
+		b.log.Printf("%s", next.Reason.En)
+	}
+	return next.Keep(b.at.system("update.json"))
 }
 
 func (b *box) databaseBytes() int64 {
@@ -147,14 +160,14 @@ func (b *box) trialFailure() steward.Text {
 
 // updateState is for State; the caller holds the lock.
 func (b *box) updateState() steward.Update {
-	u := steward.Update{Version: b.record.Version, Release: b.record.Release, Error: b.trialFailure()}
+	u := steward.Update{Version: b.record.Version, Release: b.record.Release, Error: b.trialFailure(), Back: b.back, BackSays: b.backSays}
 	switch b.record.State {
 	case update.Written:
 		u.State, u.Progress = steward.UpdateWritten, 1
 	case update.Trial:
 		u.State, u.Deadline, u.Progress = steward.UpdateTrial, b.deadline, 1
 	case update.Confirmed:
-		u.State, u.Back = steward.UpdateDone, b.record.FromVersion
+		u.State = steward.UpdateDone
 	case update.Failed:
 		u.State = steward.UpdateFailed
 	default:
@@ -206,14 +219,14 @@ func (b *box) install(ctx context.Context, file io.Reader) error {
 	}
 	defer r.Close()
 	m := r.Manifest()
-	if err := b.roomFor(m); err != nil {
-		return err
-	}
 	f, d, err := b.openSlots()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if err := b.roomFor(m, d); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	b.writing = &progress{version: m.Version, total: m.Size()}
 	b.mu.Unlock()
@@ -236,6 +249,7 @@ func (b *box) install(ctx context.Context, file io.Reader) error {
 		return err
 	}
 	b.log.Printf("update %s is written and whole", m.Version)
+	b.lookBack()
 	return nil
 }
 
@@ -414,6 +428,7 @@ func (b *box) confirm(r update.Record) error {
 		b.mu.Unlock()
 	}
 	b.log.Printf("update %s is kept", r.Version)
+	b.help("way back", func() error { b.lookBack(); return nil })
 	ctx, cancel := context.WithTimeout(b.running, time.Minute)
 	defer cancel()
 	if err := b.local(ctx, http.MethodPost, "/trial/confirmed", nil); err != nil {
@@ -433,29 +448,115 @@ func (b *box) giveUp(r update.Record, what steward.Text) {
 	b.ask(ending{kind: restart, why: "the trial failed"})
 }
 
-// roomFor refuses an update that would have no room for the copy of the database.
-func (b *box) roomFor(m update.Manifest) error { return nil }
+// reserve is what the homeserver keeps free for itself.
+const reserve = 64 << 20
 
-// goBack boots the system before.
+// roomFor refuses an update that would have no room for the copy of the database.
+func (b *box) roomFor(next update.Manifest, d *update.Disk) error {
+	running, err := d.Holds(b.runs())
+	if err != nil {
+		b.log.Printf("read what this system is: %v", err)
+		return nil // no description, no schema to compare
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.at.Perm, &st); err != nil {
+		return fmt.Errorf("measure /perm: %w", err)
+	}
+	return update.RoomFor(b.database(), running, next, int64(st.Bavail)*st.Bsize, reserve)
+}
+
+func (b *box) database() string { return filepath.Join(b.at.Perm, "hallig", "hallig.db") }
+
+// planBack says where the way back leads.
+func (b *box) planBack(d *update.Disk) (update.BackPlan, error) {
+	slot := b.runs()
+	other, err := d.Holds(slot.Other())
+	if err != nil {
+		return update.BackPlan{}, err
+	}
+	running, err := d.Holds(slot)
+	if err != nil {
+		return update.BackPlan{}, err
+	}
+	return update.PlanBack(b.database(), running, other)
+}
+
+// lookBack notes for the state where the way back leads and what it costs. It reads the disk, so it is done once at the start and after each update.
+func (b *box) lookBack() {
+	version, says := func() (string, steward.Text) {
+		f, d, err := b.openSlots()
+		if err != nil {
+			return "", steward.Text{}
+		}
+		defer f.Close()
+		plan, err := b.planBack(d)
+		if err != nil {
+			var r *update.Refusal
+			if errors.As(err, &r) {
+				return "", steward.Text{De: r.De, En: r.En}
+			}
+			return "", steward.Text{}
+		}
+		other, err := d.Holds(b.runs().Other())
+		if err != nil {
+			return "", steward.Text{}
+		}
+		return other.Version, steward.Text{De: plan.Says.De, En: plan.Says.En}
+	}()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.back, b.backSays = version, says
+	if b.record.State == update.Written || b.record.State == update.Failed { // what is in the other slot is the newer one
+		b.back, b.backSays = "", steward.Text{}
+	}
+}
+
+// goBack boots the system before, with its copy of the database where the newer one cannot be read by it.
 func (b *box) goBack(ctx context.Context) error {
 	b.mu.Lock()
 	r, busy, slot := b.record, b.writing != nil, b.slot
 	b.mu.Unlock()
-	if busy {
+	switch {
+	case busy:
 		return errBusy
+	case b.trial.Load() && !b.confirmed():
+		b.giveUp(r, steward.Text{De: "Jemand ging zurück.", En: "Somebody went back."})
+		return nil
+	case r.State == update.Written || r.State == update.Failed:
+		return steward.Text{De: "Im anderen System steht ein Update, kein älterer Stand. Starten Sie seinen Probelauf, oder lassen Sie alles, wie es ist.", En: "The other system holds an update and not an older state. Start its trial, or leave everything as it is."}
 	}
 	f, d, err := b.openSlots()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if _, err := d.Check(ctx, slot.Other()); err != nil {
+		return sentence(err, "Es gibt kein heiles System, zu dem die Box zurück könnte.", "There is no whole system to go back to.")
+	}
+	plan, err := b.planBack(d)
+	if err != nil {
+		return err
+	}
+	return b.ask(ending{kind: goingBack, why: "back to the system before", plan: plan})
+}
+
+// switchBack does what goBack has planned, when the homeserver is gone and /perm is still there.
+func (b *box) switchBack(plan update.BackPlan) error {
+	b.mu.Lock()
+	r, slot := b.record, b.slot
+	b.mu.Unlock()
+	f, d, err := b.openSlots()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := plan.Leave(b.database()); err != nil {
+		return err
+	}
 	if err := b.keep(r.GoneBack(time.Now())); err != nil {
 		return err
 	}
-	if err := d.Switch(ctx, slot.Other()); err != nil {
-		return errors.Join(sentence(err, "Es gibt kein heiles System, zu dem die Box zurück könnte.", "There is no whole system to go back to."), b.keep(r))
-	}
-	return b.ask(ending{kind: restart, why: "back to the system before"})
+	return d.Switch(context.Background(), slot.Other())
 }
 
 // giveUpdate answers with the update file of the running system.
