@@ -70,6 +70,7 @@ type Box struct {
 	keeper         keeper
 	care           care
 	steward        *steward.Client // nil: this box does not run from the image
+	doors          *doors
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
 }
@@ -82,7 +83,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 	if cfg.system == nil {
 		cfg.system = cfg.systemClock
 	}
-	b := &Box{cfg: cfg, log: log, started: time.Now(), rotates: make(chan struct{}, 1), staleUsers: make(chan event.UserID, 256)}
+	b := &Box{cfg: cfg, log: log, started: time.Now(), doors: newDoors(cfg.Trial), rotates: make(chan struct{}, 1), staleUsers: make(chan event.UserID, 256)}
 	if cfg.Run != "" {
 		b.steward = steward.Dial(filepath.Join(cfg.Run, "steward.sock"))
 	}
@@ -104,7 +105,7 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if b.db, err = store.Open(ctx, filepath.Join(b.cfg.Data, "hallig.db"), store.Options{Log: b.log.With("room", "store")}); err != nil {
+	if b.db, err = store.Open(ctx, filepath.Join(b.cfg.Data, "hallig.db"), store.Options{Log: b.log.With("room", "store"), Trial: b.cfg.Trial}); err != nil {
 		return err
 	}
 	if err = b.openClock(ctx); err != nil {
@@ -193,17 +194,19 @@ func (b *Box) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	b.runClients(ctx, g)
 	if b.fedListener != nil {
-		b.serveHTTP(ctx, g, "federation API", b.fedListener, b.fed.handler)
+		b.serveHTTP(ctx, g, "federation API", b.fedListener, b.doors.guard(b.fed.handler))
 	}
 	b.serveHTTP(ctx, g, "local door", b.localListener, admin.NewHandler(b.adminOptions()))
 	b.serveBoxes(ctx, g)
-	b.fed.run(ctx, g)
 	b.runClock(ctx, g)
-	b.runBackups(ctx, g)
-	b.exchange.run(ctx, g, &b.care)
 	b.runCare(ctx, g)
-	g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
-	g.Go(func() error { return b.refreshStale(ctx) })
+	b.behindDoors(ctx, g, func() {
+		b.fed.run(ctx, g)
+		b.exchange.run(ctx, g, &b.care)
+		b.runBackups(ctx, g)
+		g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
+		g.Go(func() error { return b.refreshStale(ctx) })
+	})
 	g.Go(func() error { return b.awaitRotation(ctx) })
 	debug.FreeOSMemory() // what only the start needed goes back to a small machine
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

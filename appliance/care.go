@@ -88,7 +88,7 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 	m := readMachine(os.DirFS("/"))
 	f := health.Facts{
 		Up: now.Sub(b.started), Power: m.power, Temperature: m.temperature, Memory: m.memory,
-		Disk: diskFacts(b.cfg.Data), Network: b.networkFacts(m), Database: b.probeDatabase(ctx, now), Homeserver: b.probeHomeserver(ctx), Links: b.probeLinks(),
+		Disk: diskFacts(b.cfg.Data), Network: b.networkFacts(m), Database: b.probeDatabase(ctx, now), Homeserver: b.probeHomeserver(ctx), Links: b.probeLinks(ctx),
 	}
 	f.Certificate = b.certificateFacts()
 	f.Backup = b.backupFacts()
@@ -166,6 +166,9 @@ func (b *Box) askClientPort(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
+	if b.doors.closed() {
+		req.Header.Set(passHeader, b.doors.pass) // while an update is tried out nobody else is let in
+	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -176,8 +179,6 @@ func (b *Box) askClientPort(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("read answer: %w", err)
-	case b.cfg.Trial && resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
-		return nil // the doors are closed while an update is tried out
 	case resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"versions"`):
 		return fmt.Errorf("the client port answered %s, %d bytes", resp.Status, len(body))
 	}
@@ -185,7 +186,10 @@ func (b *Box) askClientPort(ctx context.Context) error {
 }
 
 // probeLinks says whether the link to other boxes runs. Whom it reaches is another matter.
-func (b *Box) probeLinks() *health.Probe {
+func (b *Box) probeLinks(ctx context.Context) *health.Probe {
+	if b.doors.closed() {
+		return probed(b.tryLinks(ctx), time.Now())
+	}
 	if !b.care.running.Load() {
 		return &health.Probe{Err: "the link to other boxes does not run"}
 	}

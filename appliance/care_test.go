@@ -65,7 +65,7 @@ func TestClientPort(t *testing.T) {
 		"well":               {func(w http.ResponseWriter) { w.Write([]byte(`{"versions":[]}`)) }, false, ""},
 		"a page":             {func(w http.ResponseWriter) { w.Write([]byte(`<html>`)) }, false, "200"},
 		"broken":             {func(w http.ResponseWriter) { w.WriteHeader(500) }, false, "500"},
-		"closed for a trial": {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "5"); w.WriteHeader(503) }, true, ""},
+		"closed for a trial": {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "5"); w.WriteHeader(503) }, true, "503"},
 		"closed":             {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "5"); w.WriteHeader(503) }, false, "503"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestClientPort(t *testing.T) {
 				tt.answer(w)
 			}))
 			defer srv.Close()
-			b := &Box{cfg: Config{Trial: tt.trial}, clientListener: srv.Listener}
+			b := &Box{doors: newDoors(tt.trial), clientListener: srv.Listener}
 			got := b.probeHomeserver(t.Context()).Err
 			if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)

@@ -132,6 +132,7 @@ func (b *Box) runClients(ctx context.Context, g *errgroup.Group) {
 	if b.cfg.Run != "" {
 		h = web.Portal(web.PortalOptions{Ours: b.ours}, h)
 	}
+	h = b.doors.guard(h)
 	b.serveHTTP(ctx, g, "client API", b.clientListener, h)
 	if b.tlsListener != nil {
 		b.serveHTTP(ctx, g, "client API over TLS", b.tlsListener, h)

@@ -140,7 +140,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		x.ports = append(x.ports, port)
 		transports = append(transports, port)
 	}
-	if b.cfg.Restored {
+	if b.cfg.Restored || b.db.Restored() {
 		err := b.db.Do(ctx, func(tx *store.Tx) error {
 			if err := tx.NewEpoch(newEpoch()); err != nil {
 				return err
@@ -149,6 +149,9 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		})
 		if err != nil {
 			return fmt.Errorf("begin anew after a restore: %w", err)
+		}
+		if err := b.db.Settle(); err != nil {
+			return err
 		}
 		b.log.Info("new epoch after a restore: paired boxes take what is written from now on for new")
 	}
@@ -213,7 +216,7 @@ func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
 func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
 	if b.exchange.host != nil {
-		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.timed(b.fed.handler))
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.timed(b.fed.handler)))
 	}
 }
 

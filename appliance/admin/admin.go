@@ -127,6 +127,8 @@ type Options struct {
 	BackUp func(ctx context.Context, place string, recipients []string) (Backup, error)
 	// RotateKey has the box restart with a new signing key.
 	RotateKey func(ctx context.Context) error
+	// ConfirmTrial opens the doors of a box that tries out an update. On any other box it does nothing.
+	ConfirmTrial func(ctx context.Context) error
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -180,6 +182,7 @@ func NewHandler(o Options) http.Handler {
 		return o.BackUp(r.Context(), in.To, in.Recipients)
 	}))
 	mux.HandleFunc("POST /key/rotate", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.RotateKey(r.Context()) }))
+	mux.HandleFunc("POST /trial/confirmed", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.ConfirmTrial(r.Context()) }))
 	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {
 		var in struct{ Time time.Time }
 		if err := decode(r, &in); err != nil {
