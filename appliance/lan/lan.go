@@ -27,6 +27,9 @@ const (
 	StateFile  = "lan/lan.json"
 )
 
+// Shared is the name that every box has, as long as no other one has it on its network.
+const Shared = "hallig.local"
+
 // Text is a sentence for people.
 type Text struct {
 	De string `json:"de"`

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/mdns"
 )
 
 // Times of a Machine.
@@ -54,6 +55,7 @@ type Frame struct {
 	Index int
 	DHCP  *dhcp.Packet
 	ARP   *ARP
+	MDNS  *mdns.Packet
 }
 
 // Want is what shall be on an interface.
@@ -84,7 +86,7 @@ func New(cfg Config, rnd *rand.Rand) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Machine{cfg: cfg, plan: p, rnd: rnd}, nil
+	return &Machine{cfg: cfg, plan: p, rnd: rnd, names: Names{Names: []string{Shared}}}, nil
 }
 
 // SetLinks tells which interfaces there are now.
@@ -137,7 +139,7 @@ func (m *Machine) settings(i int) (Mode, netip.Prefix) {
 	return m.plan.mode, netip.Prefix{}
 }
 
-// SetNames tells what the box is called now.
+// SetNames tells what the box is called now; until then it is called hallig.local.
 func (m *Machine) SetNames(now time.Time, n Names) {
 	m.names = n
 	for _, p := range m.ports {
@@ -205,6 +207,32 @@ func (m *Machine) TakeARP(now time.Time, index int, a ARP) {
 	m.settle(now)
 }
 
+// TakeMDNS takes the payload of a packet to mDNS's group that came in. From which network its sender believes to be does not matter: two hosts on
+// one wire have two networks (RFC 6762 section 11).
+func (m *Machine) TakeMDNS(now time.Time, index int, payload []byte, src netip.AddrPort) {
+	p := m.port(index)
+	if p == nil || p.step == down {
+		return
+	}
+	for _, o := range m.ports {
+		for _, a := range o.addrs() {
+			if a.Addr() == src.Addr() {
+				return // we hear ourselves
+			}
+		}
+	}
+	p.names.Take(now, payload, src)
+	m.settle(now)
+}
+
+// Bye takes leave of the networks before the process ends.
+func (m *Machine) Bye() {
+	for _, p := range m.ports {
+		p.names.Bye()
+		p.collect()
+	}
+}
+
 func (m *Machine) own(mac dhcp.MAC) bool {
 	return slices.ContainsFunc(m.ports, func(p *port) bool { return p.link.MAC == mac })
 }
@@ -247,6 +275,7 @@ func (m *Machine) settle(now time.Time) {
 				p.claim(now)
 			}
 		}
+		p.call(now)
 		p.collect()
 	}
 }

@@ -4,9 +4,11 @@ package lan
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/mdns"
 )
 
 // step is where a port is. Those from claiming on have, or are about to have, a network of their own; it stays through yielding.
@@ -31,6 +33,9 @@ type port struct {
 	mode Mode         // as configured
 	addr netip.Prefix // as configured
 	step step
+
+	names  *mdns.Responder
+	called called // what names was told last
 
 	client   *dhcp.Client
 	scout    *dhcp.Client // looks for servers without taking anything from them
@@ -62,8 +67,8 @@ type port struct {
 }
 
 func (m *Machine) newPort(l Link) *port {
-	p := &port{m: m, link: l, client: dhcp.NewClient(l.MAC, m.rnd), scout: dhcp.NewClient(l.MAC, m.rnd)}
-	p.client.Hostname = m.hostname()
+	p := &port{m: m, link: l, names: mdns.New(m.rnd), client: dhcp.NewClient(l.MAC, m.rnd), scout: dhcp.NewClient(l.MAC, m.rnd)}
+	p.client.Hostname, p.names.Shared = m.hostname(), Shared
 	return p
 }
 
@@ -91,7 +96,7 @@ func (p *port) down(now time.Time) {
 	if p.server != nil {
 		p.server.Close() // what it has given is kept for the case that the same network comes back
 	}
-	*p = port{m: p.m, link: p.link, mode: p.mode, addr: p.addr, client: p.client, scout: p.scout, server: p.server}
+	*p = port{m: p.m, link: p.link, mode: p.mode, addr: p.addr, names: p.names, client: p.client, scout: p.scout, server: p.server}
 }
 
 // ask looks for a server.
@@ -307,6 +312,7 @@ func (p *port) tick(now time.Time) {
 	if p.step == down || p.step == left {
 		return
 	}
+	p.names.Tick(now)
 	if due(p.twinTill, now) {
 		p.untwin(now)
 	}
@@ -465,7 +471,7 @@ func (p *port) wake() (at time.Time) {
 	if p.step == down || p.step == left {
 		return time.Time{}
 	}
-	at = sooner(sooner(p.client.Wake(), p.twinTill), sooner(p.foreignTill, p.clashTill))
+	at = sooner(sooner(sooner(p.client.Wake(), p.twinTill), sooner(p.foreignTill, p.clashTill)), p.names.Wake())
 	if p.server != nil {
 		at = sooner(at, p.server.Wake())
 	}
@@ -499,9 +505,31 @@ func (p *port) sendARP(a ARP) { p.send(Frame{ARP: &a}) }
 // announce tells the neighbours an address (RFC 5227 section 2.3).
 func (p *port) announce(a netip.Addr) { p.sendARP(whoHas(p.link.MAC, a, a)) }
 
+// called is what the responder was told.
+type called struct {
+	names  []string
+	addrs  []netip.Addr
+	second bool
+}
+
+// call tells the responder of names and addresses that have changed.
+func (p *port) call(now time.Time) {
+	var addrs []netip.Addr
+	for _, a := range p.addrs() {
+		addrs = append(addrs, a.Addr())
+	}
+	second := p.lease != nil && p.lease.Hallig && (p.step == guest || p.step == doubting)
+	if slices.Equal(addrs, p.called.addrs) && slices.Equal(p.m.names.Names, p.called.names) && second == p.called.second {
+		return
+	}
+	p.called = called{p.m.names.Names, addrs, second}
+	p.names.Set(now, p.m.names.Names, addrs, second)
+}
+
 // collect takes what client and server want to send.
 func (p *port) collect() {
 	if p.step == down {
+		p.names.Drain()
 		return
 	}
 	packets, asks := p.client.Drain()
@@ -511,6 +539,9 @@ func (p *port) collect() {
 	}
 	for _, pkt := range packets {
 		p.send(Frame{DHCP: &pkt})
+	}
+	for _, pkt := range p.names.Drain() {
+		p.send(Frame{MDNS: &pkt})
 	}
 	for _, a := range asks {
 		p.sendARP(whoHas(p.link.MAC, netip.IPv4Unspecified(), a))

@@ -14,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/mdns"
 )
 
 // wire is an Ethernet of virtual machines under a clock moved by hand: what one sends all others hear, a millisecond later.
@@ -31,6 +32,8 @@ type sent struct {
 	mac  dhcp.MAC
 	dhcp *dhcp.Packet
 	arp  *ARP
+	mdns *mdns.Packet
+	src  netip.AddrPort // of mdns
 }
 
 // node is a machine on the wire.
@@ -137,11 +140,12 @@ func (b *testBox) tick(now time.Time) {
 
 func (b *testBox) frames() (out []sent) {
 	for _, f := range b.Frames() {
-		if f.DHCP == nil && f.ARP == nil {
-			b.w.t.Error("a frame of no kind")
-		}
 		if i := slices.IndexFunc(b.links, func(l Link) bool { return l.Index == f.Index }); i >= 0 && b.links[i].Carrier {
-			out = append(out, sent{mac: b.links[i].MAC, dhcp: f.DHCP, arp: f.ARP})
+			s := sent{mac: b.links[i].MAC, dhcp: f.DHCP, arp: f.ARP, mdns: f.MDNS}
+			if f.MDNS != nil {
+				s.src = netip.AddrPortFrom(b.port(f.Index).addrs()[0].Addr(), mdns.Port)
+			}
+			out = append(out, s)
 		}
 	}
 	return out
@@ -155,6 +159,8 @@ func (b *testBox) take(now time.Time, s sent) {
 		switch {
 		case s.dhcp != nil && (s.dhcp.To == l.MAC || s.dhcp.To == dhcp.Everyone()):
 			b.TakeDHCP(now, l.Index, s.dhcp.Payload, s.mac)
+		case s.mdns != nil:
+			b.TakeMDNS(now, l.Index, s.mdns.Payload, s.src)
 		case s.arp != nil && (s.arp.To == l.MAC || s.arp.To == dhcp.Everyone()):
 			b.TakeARP(now, l.Index, *s.arp)
 			if s.arp.Op == arpRequest && !b.own(s.mac) { // as the kernel does
@@ -223,6 +229,7 @@ func (r *router) take(now time.Time, s sent) {
 			m.Hallig = false // it knows no boxes
 			r.Take(now, m, s.mac)
 		}
+	case s.arp == nil:
 	case s.arp.Op == arpRequest && s.arp.Target == r.Self().Addr() && s.mac != r.mac:
 		r.arp = append(r.arp, sent{mac: r.mac, arp: &ARP{To: s.mac, Op: arpReply, MAC: r.mac, IP: s.arp.Target, Target: s.arp.IP, TargetDevice: s.mac}})
 	case s.arp.Op == arpReply:
@@ -525,6 +532,10 @@ func TestTwoBoxes(t *testing.T) {
 		}
 		low.expect(0, Host)
 		f := high.iface(0)
+		// The name that both wish for leads to the host, as does its DNS.
+		if n := append(low.iface(0).Names, f.Names...); !slices.Equal(n, []string{"hallig.local", "hallig-2.local"}) {
+			t.Errorf("names %v, notes %v", n, f.Note)
+		}
 		if f.Mode != Guest || !f.Lease.Hallig || f.Gateway.IsValid() || len(f.DNS) != 0 {
 			t.Fatalf("the other box: %+v", f)
 		}
@@ -534,6 +545,9 @@ func TestTwoBoxes(t *testing.T) {
 		w.remove(low)
 		w.run(2 * time.Minute)
 		high.expect(0, Host)
+		if n := high.iface(0).Names; !slices.Equal(n, []string{"hallig.local"}) {
+			t.Errorf("the new host is %v", n)
+		}
 		w.nodes = append(w.nodes, low) // back after it saw nothing
 		low.plug(false)
 		low.plug(true)
@@ -638,5 +652,51 @@ func TestOwnNetworksApart(t *testing.T) {
 	b.expect(1, Host)
 	if now := b.iface(1).Addresses[0]; now.Overlaps(b.iface(0).Addresses[0]) {
 		t.Errorf("%s overlaps %s", now, b.iface(0).Addresses[0])
+	}
+}
+
+// TestManners: an idle box says nothing in a day but DHCP, ARP and mDNS (there is no other kind of frame), and little of it. What the kernel adds
+// by itself is watched in the tests of package nic.
+func TestManners(t *testing.T) {
+	for _, c := range []struct {
+		name                     string
+		router                   bool
+		cfg                      Config
+		dhcpMax, arpMax, mdnsMax int
+	}{
+		{"guest", true, Config{}, 24*12 + 10, 24*60 + 20, 6},                       // the router's leases are of ten minutes: a renewal each five
+		{"host", false, Config{}, 24*62 + 30, 10, 6},                               // a probe a minute
+		{"static", true, Config{Mode: Static, Address: "192.168.7.9/24"}, 0, 1, 6}, // nothing to ask
+		{"nobody there", false, Config{Mode: Guest}, 24*60*2 + 10, 0, 0},
+	} {
+		w := newWire(t)
+		if c.router {
+			w.router("192.168.7.1/24", 1)
+		}
+		b := w.box(c.cfg, 1)
+		w.run(24 * time.Hour)
+		var nd, na, nm, bytes int
+		for _, s := range w.sent {
+			if s.from != b {
+				continue
+			}
+			switch {
+			case s.dhcp != nil && s.arp == nil && s.mdns == nil:
+				nd++
+				bytes += 28 + len(s.dhcp.Payload)
+			case s.arp != nil && s.mdns == nil:
+				na++
+				bytes += 28
+			case s.mdns != nil && s.mdns.Dst == mdns.Group():
+				nm++
+				bytes += 28 + len(s.mdns.Payload)
+			default:
+				t.Errorf("%s: a frame of another kind: %+v", c.name, s)
+			}
+		}
+		t.Logf("%s: in 24 hours %d DHCP, %d ARP, %d mDNS, %d bytes", c.name, nd, na, nm, bytes)
+		if nd > c.dhcpMax || na > c.arpMax || nm > c.mdnsMax || nd+na == 0 {
+			t.Errorf("%s: in 24 hours %d DHCP, %d ARP, %d mDNS", c.name, nd, na, nm)
+		}
 	}
 }

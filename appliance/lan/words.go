@@ -5,6 +5,8 @@ package lan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // addrs lists the addresses that the port has.
@@ -47,7 +49,7 @@ func (p *port) gateway() netip.Addr {
 
 func (p *port) iface() Interface {
 	i := Interface{Name: p.link.Name, MAC: p.link.MAC.String(), Carrier: p.link.Carrier, Mode: Waiting, Addresses: p.addrs(), Gateway: p.gateway(),
-		Server: p.foreign, Note: p.note()}
+		Server: p.foreign, Names: p.names.Names(), Note: p.note()}
 	if i.Addresses == nil {
 		i.Addresses = []netip.Prefix{}
 	}
@@ -86,7 +88,26 @@ func (p *port) note() *Text {
 	case p.step == asking:
 		return &Text{"Fragt das Netz nach einer Adresse.", "Asking the network for an address."}
 	case p.step == guest && p.lease.Hallig:
-		return &Text{"Gast einer anderen Hallig-Box; sie vergibt hier die Adressen.", "Guest of another Hallig box, which gives the addresses here."}
+		t := &Text{"Gast einer anderen Hallig-Box; sie vergibt hier die Adressen.", "Guest of another Hallig box, which gives the addresses here."}
+		if r := p.renamed(); r != nil {
+			t.De, t.En = t.De+" "+r.De, t.En+" "+r.En
+		}
+		return t
+	}
+	return p.renamed()
+}
+
+// renamed tells that another machine has the name that everybody looks for.
+func (p *port) renamed() *Text {
+	names := p.names.Names()
+	if slices.Contains(names, Shared) || !slices.Contains(p.m.names.Names, Shared) {
+		return nil
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, "hallig-") && !slices.Contains(p.m.names.Names, n) {
+			return &Text{fmt.Sprintf("Der Name %s gehört in diesem Netz einem anderen Gerät; diese Box heißt hier %s.", Shared, n),
+				fmt.Sprintf("The name %s belongs to another device on this network; this box is %s here.", Shared, n)}
+		}
 	}
 	return nil
 }

@@ -15,11 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"hallig/appliance/lan"
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/mdns"
 )
 
 // hub carries frames between the boxes and the machines that live in the test.
@@ -348,15 +350,20 @@ func (r *router) take(now time.Time, f frame) {
 	}
 }
 
-// phone is a DHCP client.
+// phone is a DHCP client that answers ARP and can ask DNS.
 type phone struct {
 	*dhcp.Client
-	mac dhcp.MAC
+	mac     dhcp.MAC
+	arp     []frame
+	ask     *dns.Msg
+	asked   time.Time
+	gateway dhcp.MAC
+	answer  *dns.Msg
 }
 
 func (h *hub) phone(n byte) *phone {
 	mac := dhcp.MAC{2, 0, 0, 0, 2, n}
-	p := &phone{dhcp.NewClient(mac, rand.New(rand.NewPCG(3, uint64(n)))), mac}
+	p := &phone{Client: dhcp.NewClient(mac, rand.New(rand.NewPCG(3, uint64(n)))), mac: mac}
 	p.Start(time.Now())
 	h.add(p)
 	return p
@@ -371,11 +378,95 @@ func (p *phone) tick(now time.Time) []frame {
 			packets[i].Payload = m.ToBytes()
 		}
 	}
-	return dhcpFrames(p.mac, packets, asks)
+	out := append(p.arp, dhcpFrames(p.mac, packets, asks)...)
+	p.arp = nil
+	if p.ask != nil && p.answer == nil && now.Sub(p.asked) > 500*time.Millisecond {
+		p.asked = now
+		b, err := p.ask.Pack()
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, frame{p.gateway, p.mac, unix.ETH_P_IP, datagram{p.Lease().Addr.Addr(), p.Lease().DNS[0], 40000, 53, b}.bytes()})
+	}
+	return out
 }
 
 func (p *phone) take(now time.Time, f frame) {
 	if m := heard(f, p.mac); m != nil {
 		p.Take(now, m, f.from)
+	}
+	if a, err := lan.ParseARP(f.body); f.proto == unix.ETH_P_ARP && err == nil && a.Op == 1 && p.Lease() != nil && a.Target == p.Lease().Addr.Addr() {
+		p.arp = append(p.arp, arpFrame(lan.ARP{To: a.MAC, Op: 2, MAC: p.mac, IP: a.Target, TargetDevice: a.MAC, Target: a.IP}))
+	}
+	if d, err := parseDatagram(f.body); f.proto == unix.ETH_P_IP && err == nil && f.to == p.mac && d.srcPort == 53 && p.ask != nil {
+		var m dns.Msg
+		if err := m.Unpack(d.payload); err == nil && m.Id == p.ask.Id {
+			p.answer = &m
+		}
+	}
+}
+
+// lookup asks the phone's DNS server for an address.
+func (h *hub) lookup(t *testing.T, p *phone, server dhcp.MAC, name string) (string, int) {
+	t.Helper()
+	q := new(dns.Msg)
+	q.SetQuestion(name+".", dns.TypeA)
+	h.mu.Lock()
+	p.ask, p.answer, p.gateway, p.asked = q, nil, server, time.Time{}
+	h.mu.Unlock()
+	var m *dns.Msg
+	h.until(t, "an answer for "+name, inTime, func() bool { m = p.answer; return m != nil }, nil)
+	if len(m.Answer) == 0 {
+		return "", m.Rcode
+	}
+	return m.Answer[0].(*dns.A).A.String(), m.Rcode
+}
+
+// multicast asks by multicast who has a name.
+func (h *hub) multicast(t *testing.T, from *phone, name string) netip.Addr {
+	t.Helper()
+	q := new(dns.Msg)
+	q.Question = []dns.Question{{Name: name + ".", Qtype: dns.TypeA, Qclass: dns.ClassINET}}
+	b, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &mdnsAsker{src: from, name: name + ".", ask: frame{dhcp.MAC{1, 0, 0x5e, 0, 0, 251}, from.mac, unix.ETH_P_IP,
+		datagram{from.Lease().Addr.Addr(), mdns.Group().Addr(), mdns.Port, mdns.Port, b}.bytes()}}
+	h.add(m)
+	defer h.remove(m)
+	h.until(t, "an mDNS answer for "+name, inTime, func() bool { return m.got.IsValid() }, nil)
+	return m.got
+}
+
+type mdnsAsker struct {
+	src   *phone
+	name  string
+	ask   frame
+	asked time.Time
+	got   netip.Addr
+}
+
+func (m *mdnsAsker) tick(now time.Time) []frame {
+	if now.Sub(m.asked) < time.Second {
+		return nil
+	}
+	m.asked = now
+	return []frame{m.ask}
+}
+
+func (m *mdnsAsker) take(_ time.Time, f frame) {
+	d, err := parseDatagram(f.body)
+	if f.proto != unix.ETH_P_IP || err != nil || d.dstPort != mdns.Port {
+		return
+	}
+	var a dns.Msg
+	if a.Unpack(d.payload) != nil || !a.Response {
+		return
+	}
+	for _, rr := range a.Answer {
+		if r, ok := rr.(*dns.A); ok && r.Hdr.Name == m.name && r.Hdr.Ttl > 0 {
+			m.got, _ = netip.AddrFromSlice(r.A.To4())
+		}
 	}
 }

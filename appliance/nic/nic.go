@@ -86,6 +86,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stop()
 	l := &loop{Config: cfg, events: make(chan func(time.Time), 64), ctx: ctx, ports: map[int]*port{}, wants: map[int]lan.Want{}, wrote: map[string][]byte{}}
 	defer l.close()
+	defer l.bye()
 	if err := l.begin(); err != nil {
 		return err
 	}
@@ -214,6 +215,7 @@ func (l *loop) readNames(now time.Time) {
 		return
 	}
 	l.machine.SetNames(now, n)
+	l.dirty = true
 }
 
 // look shows the machine the interfaces as they are now.
@@ -280,6 +282,14 @@ func (l *loop) drop(index int) {
 	delete(l.wants, index)
 }
 
+// bye lets the machine take leave.
+func (l *loop) bye() {
+	if l.machine != nil {
+		l.machine.Bye()
+		l.flush()
+	}
+}
+
 func (l *loop) close() {
 	for index := range l.ports {
 		l.drop(index)
@@ -288,16 +298,27 @@ func (l *loop) close() {
 
 // apply makes the world what the machine wants it to be.
 func (l *loop) apply(now time.Time) {
-	wants := l.machine.Wants()
-	for _, w := range wants {
+	failed := false
+	for _, w := range l.machine.Wants() {
 		if old, ok := l.wants[w.Link.Index]; !ok || l.dirty || !same(old, w) {
 			if err := l.reconcile(w); err != nil {
 				l.Log.Warn("set addresses", "interface", w.Link.Name, "err", err)
+				failed = true
 			}
 			l.wants[w.Link.Index] = w
+			if err := l.serveNames(w); err != nil {
+				l.Log.Warn("answer names", "interface", w.Link.Name, "err", err)
+				failed = true
+			}
 		}
 	}
-	l.dirty = false
+	l.dirty = failed // tried again when next something happens, in a minute at most
+	l.flush()
+	l.writeState(now)
+}
+
+// flush sends what the machine has to say.
+func (l *loop) flush() {
 	for _, f := range l.machine.Frames() {
 		p := l.ports[f.Index]
 		if p == nil {
@@ -307,7 +328,6 @@ func (l *loop) apply(now time.Time) {
 			l.Log.Debug("send", "interface", p.name, "err", err)
 		}
 	}
-	l.writeState(now)
 }
 
 func (l *loop) writeState(now time.Time) {

@@ -11,10 +11,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"hallig/appliance/lan"
 	"hallig/appliance/lan/dhcp"
@@ -195,6 +198,15 @@ func TestBox(t *testing.T) {
 		t.Errorf("phone: %+v", l)
 	}
 	h.asksARP(t, own.Addr(), b.mac)
+	for name, want := range map[string]string{"box1.feuerwehr.example": own.Addr().String(), "hallig.local": own.Addr().String(),
+		"captive.apple.com": own.Addr().String(), "connectivitycheck.gstatic.com": own.Addr().String(), "www.example.org": ""} {
+		if got, rcode := h.lookup(t, p, b.mac, name); got != want || (rcode == dns.RcodeNameError) != (want == "") {
+			t.Errorf("DNS: %s is %q (code %d), want %q", name, got, rcode, want)
+		}
+	}
+	if got := h.multicast(t, p, "hallig.local"); got != own.Addr() {
+		t.Errorf("mDNS: hallig.local is %s", got)
+	}
 	b.await("a client", inTime, func(i lan.Interface) bool { return i.Serving != nil && i.Serving.Clients == 1 })
 
 	r2 := h.router("192.168.8.1/24", 2)
@@ -208,7 +220,7 @@ func TestBox(t *testing.T) {
 	b.file(lan.ConfigFile, `{"mode":"static","address":"192.168.8.99/24"}`)
 	b.await("static", inTime, is(lan.Static))
 	h.asksARP(t, netip.MustParseAddr("192.168.8.99"), b.mac)
-	h.onlyManners(t)
+	h.onlyManners(t, 53)
 }
 
 // TestTwoRealBoxes: two boxes on one wire without a server: the lower one is host, the other its guest. When the host is unplugged the other one
@@ -225,5 +237,14 @@ func TestTwoRealBoxes(t *testing.T) {
 		t.Errorf("the guest: %+v", i)
 	}
 	h.asksARP(t, i.Addresses[0].Addr(), high.mac)
+	p := h.phone(1)
+	h.until(t, "the phone's address", inTime, func() bool { return p.Lease() != nil }, nil)
+	high.await("a name of its own", inTime, func(i lan.Interface) bool { return slices.Equal(i.Names, []string{"hallig-2.local"}) })
+	if got := h.multicast(t, p, "hallig.local"); got != low.iface().Addresses[0].Addr() {
+		t.Errorf("hallig.local is %s", got)
+	}
+	if got := h.multicast(t, p, "hallig-2.local"); got != high.iface().Addresses[0].Addr() {
+		t.Errorf("hallig-2.local is %s", got)
+	}
 	h.onlyManners(t)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"hallig/appliance/lan"
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/zone"
 )
 
 // port holds the sockets of one interface, and waits for their readers when it is closed.
@@ -24,6 +26,8 @@ type port struct {
 	name    string
 	dhcp    *packets
 	arp     *packets
+	mdns    *multicast
+	dns     *nameServer // nil: the box is not host here
 	stop    context.CancelFunc
 	readers sync.WaitGroup
 }
@@ -42,6 +46,17 @@ func (l *loop) open(link lan.Link) (*port, error) {
 		p.dhcp.close()
 		return nil, err
 	}
+	if p.mdns, err = listenMDNS(link.Index, link.Name); err != nil {
+		stop()
+		p.dhcp.close()
+		p.arp.close()
+		return nil, err
+	}
+	p.readers.Go(func() {
+		p.mdns.read(func(b []byte, src netip.AddrPort) {
+			l.post(ctx, func(now time.Time) { l.machine.TakeMDNS(now, p.index, b, src) })
+		})
+	})
 	p.readers.Go(func() {
 		p.dhcp.read(func(b []byte, from dhcp.MAC) {
 			if d, err := parseDatagram(b); err == nil {
@@ -71,7 +86,34 @@ func (p *port) close() {
 	p.stop()
 	p.dhcp.close()
 	p.arp.close()
+	p.mdns.close()
+	if p.dns != nil {
+		p.dns.close()
+	}
 	p.readers.Wait()
+}
+
+// serveNames answers DNS as wanted; an address that is not there yet is tried again with the next change.
+func (l *loop) serveNames(w lan.Want) error {
+	p := l.ports[w.Link.Index]
+	if p == nil {
+		return nil
+	}
+	if p.dns != nil && p.dns.self != w.DNS {
+		p.dns.close()
+		p.dns = nil
+	}
+	if !w.DNS.IsValid() {
+		return nil
+	}
+	z := zone.Zone{Names: l.machine.Names(), Self: w.DNS}
+	if p.dns != nil {
+		p.dns.zone.Store(&z)
+		return nil
+	}
+	var err error
+	p.dns, err = serveNames(l.ctx, p.name, z)
+	return err
 }
 
 func (p *port) send(f lan.Frame) error {
@@ -80,6 +122,8 @@ func (p *port) send(f lan.Frame) error {
 		return p.dhcp.write(datagramOf(f.DHCP).bytes(), f.DHCP.To)
 	case f.ARP != nil:
 		return p.arp.write(f.ARP.Bytes(), f.ARP.To)
+	case f.MDNS != nil:
+		return p.mdns.write(f.MDNS)
 	}
 	return nil
 }
