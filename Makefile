@@ -18,7 +18,7 @@ IMAGES  ?= bin/image
 
 PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY))
 
-.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos check dendrite oracle vet staticcheck fuzz vuln clean
+.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos check dendrite pebble oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -40,13 +40,17 @@ run: build
 dendrite: check
 	$(MAKE) -C tools/dendrite build
 
+# pebble is the certificate authority of the tests, likewise.
+pebble: check
+	@$(MAKE) --no-print-directory -C tools/pebble build
+
 vet: check
 	go vet ./...
 
 staticcheck: check
 	go tool staticcheck ./...
 
-test: check vet staticcheck dendrite
+test: check vet staticcheck dendrite pebble
 	go test -shuffle=on -timeout 20m ./...
 	@$(MAKE) --no-print-directory -C tools/oracle test SEED=$(SEED)
 
@@ -100,4 +104,4 @@ vuln: check
 	go tool govulncheck ./...
 
 clean:
-	rm -rf bin tools/dendrite/out
+	rm -rf bin tools/dendrite/out tools/pebble/out

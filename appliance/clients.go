@@ -111,7 +111,16 @@ func (b *Box) openCertificates() error {
 		Dir: filepath.Join(b.cfg.Data, "tls"), Host: b.host(), Names: b.certified(), Now: b.clock.Now, Likely: b.likely, Trusted: b.clock.Trusted,
 		Log: b.log.With("room", "cert"),
 	}, addresses())
-	return err
+	if err != nil {
+		return err
+	}
+	if text := b.cfg.Certificate.PEM; text != "" {
+		if err := b.certs.Offer([]byte(text)); err != nil { // the box comes up all the same
+			b.certs.Failed(err.Error())
+			b.log.Warn("the configured certificate is not used", "err", err)
+		}
+	}
+	return nil
 }
 
 // listenTLS opens the TLS port for clients.
@@ -137,6 +146,7 @@ func (b *Box) runClients(ctx context.Context, g *errgroup.Group) {
 	if b.tlsListener != nil {
 		b.serveHTTP(ctx, g, "client API over TLS", b.tlsListener, h)
 	}
+	g.Go(func() error { b.renewCertificate(ctx); return nil })
 	g.Go(func() error {
 		var last string
 		var renewed time.Time
@@ -248,5 +258,5 @@ func (b *Box) certificateFacts() *health.CertificateFacts {
 	if !s.Lapsed.IsZero() {
 		until = s.Lapsed
 	}
-	return &health.CertificateFacts{Left: until.Sub(b.likely()), Public: s.Source == cert.Outside}
+	return &health.CertificateFacts{Left: until.Sub(b.likely()), Public: s.Source == cert.Outside, Err: s.Trouble}
 }

@@ -15,8 +15,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"hallig/appliance/cert"
 	"hallig/appliance/lan"
+	"hallig/appliance/provision"
+	"hallig/tools/testacme"
 )
 
 // ask makes one request as a browser that reaches the box at addr under a name; roots nil: plain HTTP.
@@ -155,5 +159,84 @@ func TestClientAddrs(t *testing.T) {
 		if plain, secure := tc.cfg.clientAddrs(); plain != tc.plain || secure != tc.secure {
 			t.Errorf("%+v: %s, %s", tc, plain, secure)
 		}
+	}
+}
+
+// TestCertificateFromOutside: a box with a name in the public DNS asks a real authority by itself, and shows local names its own certificate all the same.
+func TestCertificateFromOutside(t *testing.T) {
+	zone := testacme.NewZone(t)
+	ca := testacme.Start(t, zone, false)
+	cfg := Config{
+		Data: t.TempDir(), ServerName: "box7.feuerwehr.example", P2P: P2PConfig{Off: true}, TLSListen: "127.0.0.1:0", Clock: "system",
+		Certificate: provision.Certificate{ACME: provision.ACME{
+			Directory: ca.Directory, CA: ca.CA, Provider: "rfc2136", Settings: map[string]string{"server": zone.Addr, "key": testacme.KeyName, "secret": testacme.Secret},
+		}},
+	}
+	b := startWith(t, cfg)
+	deadline := time.Now().Add(time.Minute)
+	for b.certs.State().Source != cert.Outside && time.Now().Before(deadline) {
+		time.Sleep(50 * time.Millisecond) // another process does the work
+	}
+	s := b.certs.State()
+	if s.Source != cert.Outside || !slices.Equal(s.Names, []string{"box7.feuerwehr.example"}) || !strings.Contains(s.Issuer, "Pebble") {
+		t.Fatalf("%+v", s)
+	}
+	if f := b.certificateFacts(); !f.Public || f.Err != "" || f.Left < 80*24*time.Hour {
+		t.Errorf("facts %+v", f)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(b.certs.Authority())
+	if status, _, body := askAs(t, b.tlsListener.Addr(), "hallig.local", "/trust", roots); status != 200 || !strings.Contains(body, "https://box7.feuerwehr.example") {
+		t.Errorf("local name: %d", status)
+	}
+
+	// The next start has it at once, and asks nobody.
+	b.end()
+	cfg.Certificate.ACME.Directory = "https://" + testacme.FreeAddr(t) + "/dir"
+	b = startWith(t, cfg)
+	if s := b.certs.State(); s.Source != cert.Outside || b.certs.Due() {
+		t.Errorf("after a restart: %+v", s)
+	}
+}
+
+// TestACMEThatFails: the box says why, goes on, and does not ask again at once, not even after a restart.
+func TestACMEThatFails(t *testing.T) {
+	zone := testacme.NewZone(t)
+	ca := testacme.Start(t, zone, false)
+	cfg := Config{
+		Data: t.TempDir(), ServerName: "box7.feuerwehr.example", P2P: P2PConfig{Off: true}, TLSListen: "127.0.0.1:0", Clock: "system",
+		Certificate: provision.Certificate{ACME: provision.ACME{
+			Directory: ca.Directory, CA: ca.CA, Provider: "rfc2136", Settings: map[string]string{"server": zone.Addr, "key": testacme.KeyName, "secret": "d3Jvbmc="},
+		}},
+	}
+	b := startWith(t, cfg)
+	deadline := time.Now().Add(time.Minute)
+	for b.certs.State().Trouble == "" && time.Now().Before(deadline) {
+		time.Sleep(50 * time.Millisecond) // another process does the work
+	}
+	if s := b.certs.State(); s.Source != cert.Own || !strings.Contains(s.Trouble, "another secret") {
+		t.Errorf("%+v", s)
+	}
+	b.end()
+	b = startWith(t, cfg)
+	if next, now := b.nextRenewal(), b.clock.Now(); next.Before(now.Add(renewalGap/2)) || next.After(now.Add(2*renewalGap)) {
+		t.Errorf("asks again at %v, now is %v", next, now)
+	}
+}
+
+// TestInstallThroughTheDoor is hallig cert csr and hallig cert install.
+func TestInstallThroughTheDoor(t *testing.T) {
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "box7.feuerwehr.example", P2P: P2PConfig{Off: true}, TLSListen: "127.0.0.1:0"})
+	var request struct{ PEM string }
+	if err := Ask(t.Context(), b.cfg.Data, "POST", "/cert/request", struct{}{}, &request); err != nil || !strings.Contains(request.PEM, "CERTIFICATE REQUEST") {
+		t.Fatalf("%+v, %v", request, err)
+	}
+	err := Ask(t.Context(), b.cfg.Data, "POST", "/cert/install", map[string]string{"PEM": request.PEM}, nil)
+	if err == nil || !strings.Contains(err.Error(), "neither a certificate nor a key") {
+		t.Errorf("a request instead of an answer: %v", err)
+	}
+	plain := startWith(t, Config{Data: t.TempDir(), ServerName: "plain.example", P2P: P2PConfig{Off: true}})
+	if err := Ask(t.Context(), plain.cfg.Data, "POST", "/cert/request", struct{}{}, nil); err == nil || !strings.Contains(err.Error(), "--tls-listen") {
+		t.Errorf("without TLS: %v", err)
 	}
 }

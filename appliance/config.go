@@ -88,6 +88,10 @@ type Config struct {
 	// Backup says where the encrypted backup goes, how often, and who can open it.
 	Backup provision.Backup `json:"backup,omitzero"`
 
+	// Certificate is one from outside for the TLS port of clients: a chain (with its key, unless the box has made that itself) or where to ask for one. While
+	// there is none, or after its end, the box shows one of its own authority.
+	Certificate provision.Certificate `json:"certificate,omitzero"`
+
 	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
 	// know 12 yet; a room keeps its version until it is upgraded.
 	RoomVersion string `json:"room_version,omitempty"`
@@ -165,6 +169,14 @@ func (c *Config) check() error {
 	}
 	if err := c.Backup.Check(); err != nil {
 		return err
+	}
+	if err := c.Certificate.Check(); err != nil {
+		return err
+	}
+	if c.Certificate.ACME.Wanted() {
+		if _, err := c.acme(); err != nil {
+			return fmt.Errorf("certificate: %w", err)
+		}
 	}
 	for name := range c.ServerAddresses {
 		if !event.ValidServerName(name) {

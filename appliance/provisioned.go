@@ -79,7 +79,7 @@ func readProvision(name string) (f provision.File, given map[string]json.RawMess
 	if f, err = provision.Parse(raw); err != nil {
 		return f, nil, err
 	}
-	c := Config{ServerName: f.ServerName, Backup: f.Backup}
+	c := Config{ServerName: f.ServerName, Backup: f.Backup, Certificate: f.Certificate}
 	for _, s := range f.Serial {
 		c.Serial = append(c.Serial, SerialConfig(s))
 	}

@@ -129,6 +129,9 @@ type Options struct {
 	RotateKey func(ctx context.Context) error
 	// ConfirmTrial opens the doors of a box that tries out an update. On any other box it does nothing.
 	ConfirmTrial func(ctx context.Context) error
+	// SigningRequest gives a PKCS #10 request in PEM for the certificate of the box, InstallCertificate takes the answer.
+	SigningRequest     func(ctx context.Context) (string, error)
+	InstallCertificate func(ctx context.Context, pem string) (Certificate, error)
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -193,6 +196,17 @@ func NewHandler(o Options) http.Handler {
 		}
 		s, err := o.Status(r.Context())
 		return s.Clock, err
+	}))
+	mux.HandleFunc("POST /cert/request", answer(h, func(r *http.Request) (any, error) {
+		text, err := o.SigningRequest(r.Context())
+		return map[string]string{"pem": text}, err
+	}))
+	mux.HandleFunc("POST /cert/install", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ PEM string }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return o.InstallCertificate(r.Context(), in.PEM)
 	}))
 	mux.HandleFunc("GET /watch", h.watch)
 	return mux

@@ -18,7 +18,7 @@
 //     known time are about to be too old for the phones if that clock is right, and an RTC that ran on is likelier than one that jumped ahead by years.
 //   - The authority is valid from a fixed day before the first release, so that turning the clock back never makes it "not yet valid".
 //   - A certificate is made anew when a third of its life is over by that reckoning, when it is not valid yet (the clock was turned back), when a name or an
-//     address is missing in it. Nothing is declared expired while nobody vouches for the time.
+//     address is missing in it. Which of two certificates is shown is judged by the best guess at the time; nothing is thrown away for its age.
 //
 // # Files
 //
@@ -70,6 +70,7 @@ type Keeper struct {
 	outside *tls.Certificate // nil: none; Leaf is set
 	names   []string         // that the box has now
 	addrs   []netip.Addr
+	trouble string // of the last try to get one from outside
 }
 
 // Source says where the certificate comes from that the box shows under its own name.
@@ -94,6 +95,8 @@ type State struct {
 	Lapsed time.Time `json:"lapsed,omitzero"`
 	// Uncovered are names of the box that neither certificate covers: the authority was made before the box had them.
 	Uncovered []string `json:"uncovered,omitempty"`
+	// Trouble is why the last try to get a certificate from outside failed.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // Open reads the certificates, or makes an authority and a first certificate for names and addrs.
@@ -248,7 +251,7 @@ func (k *Keeper) State() State {
 	}
 	s := State{
 		Source: Own, Names: namesIn(shown.Leaf), Issuer: shown.Leaf.Issuer.CommonName, NotBefore: shown.Leaf.NotBefore, Expires: shown.Leaf.NotAfter,
-		Fingerprint: Fingerprint(k.own.cert), Authority: k.own.cert.NotAfter,
+		Fingerprint: Fingerprint(k.own.cert), Authority: k.own.cert.NotAfter, Trouble: k.trouble,
 	}
 	if shown == k.outside {
 		s.Source = Outside

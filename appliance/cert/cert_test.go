@@ -110,7 +110,7 @@ func TestOwnAuthority(t *testing.T) {
 	if s := b.State(); s.Source != Own || s.Fingerprint != Fingerprint(b.Authority()) || len(s.Fingerprint) != 95 || len(s.Uncovered) != 0 || !s.Expires.Equal(leaf.NotAfter) {
 		t.Errorf("state %+v", s)
 	}
-	if err := filepath.WalkDir(filepath.Join(dir, "tls"), func(path string, d os.DirEntry, err error) error {
+	if err := filepath.WalkDir(filepath.Join(dir, "tls"), func(path string, d os.DirEntry, _ error) error {
 		info, err := d.Info()
 		if want := map[bool]os.FileMode{true: 0o700, false: 0o600}[d.IsDir()]; err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: mode %v, want %v", path, info.Mode().Perm(), want)
@@ -368,7 +368,7 @@ func TestDamage(t *testing.T) {
 	for _, name := range []string{"ca.pem", "leaf.pem", "outside.pem"} {
 		for _, damage := range []string{"", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "half"} {
 			dir := t.TempDir()
-			b := open(t, dir, &box{})
+			open(t, dir, &box{})
 			path := filepath.Join(dir, name)
 			content := []byte(damage)
 			if damage == "half" {
@@ -379,7 +379,7 @@ func TestDamage(t *testing.T) {
 			if err := os.WriteFile(path, content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			b = open(t, dir, &box{})
+			b := open(t, dir, &box{})
 			if err := b.phone(t, "hallig.local", spring); err != nil {
 				t.Errorf("%s damaged: %v", name, err)
 			}

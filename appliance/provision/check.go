@@ -24,7 +24,7 @@ import (
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
 var ConfigFields = []string{
 	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "registration_shared_secret",
-	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "backup", "room_version",
+	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "backup", "certificate", "room_version",
 	"media_quota_bytes", "upload_limit_bytes",
 }
 
@@ -238,22 +238,34 @@ func checkCertificates(f *File) error {
 			return err
 		}
 	}
-	c := f.Certificate
+	return f.Certificate.Check()
+}
+
+// acmeSettings are those of the provider "rfc2136", as package acme reads them, and whether they are needed.
+var acmeSettings = map[string]bool{"server": true, "key": true, "secret": true, "algorithm": false, "zone": false, "record": false, "eab_kid": false, "eab_key": false}
+
+// Wanted says whether a certificate is to be asked for.
+func (a ACME) Wanted() bool {
+	return a.Directory != "" || a.Email != "" || a.CA != "" || a.Provider != "" || len(a.Settings) > 0
+}
+
+// Check refuses what cannot work; the error is an Error that names the field as it is called in a file.
+func (c Certificate) Check() error {
 	a := c.ACME
-	hasACME := a.Directory != "" || a.Email != "" || a.CA != "" || a.Provider != "" || len(a.Settings) > 0
-	if hasACME && c.PEM != "" {
+	if a.Wanted() && c.PEM != "" {
 		return wrong("certificate", "hat acme und pem; nur eines davon geht", "has acme and pem; only one of them works")
 	}
 	if c.PEM != "" {
-		if pair, err := tls.X509KeyPair([]byte(c.PEM), []byte(c.PEM)); err != nil || pair.Leaf == nil {
-			return wrong("certificate.pem", "muss Zertifikat, Zwischenzertifikate und den dazu passenden privaten Schlüssel als PEM enthalten, Zeilenenden als \\n", "must hold certificate, intermediate certificates and the matching private key as PEM, line ends as \\n")
-		}
+		return checkPair(c.PEM)
 	}
-	if !hasACME {
+	if !a.Wanted() {
 		return nil
 	}
 	if a.Provider == "" {
-		return wrong("certificate.acme.provider", "fehlt; der Name wird über das DNS bewiesen", "is missing; the name is proven by DNS")
+		return wrong("certificate.acme.provider", "fehlt; der Name wird über das DNS bewiesen, mit \"rfc2136\"", "is missing; the name is proven by DNS, with \"rfc2136\"")
+	}
+	if a.Provider != "rfc2136" {
+		return wrong("certificate.acme.provider", "muss rfc2136 sein: ein DNS-Server, der signierte Änderungen annimmt", "must be rfc2136: a DNS server that takes signed updates")
 	}
 	if u, err := url.Parse(a.Directory); a.Directory != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
 		return wrong("certificate.acme.directory", "muss mit https:// beginnen", "must begin with https://")
@@ -262,9 +274,36 @@ func checkCertificates(f *File) error {
 		return wrong("certificate.acme.email", "muss eine E-Mail-Adresse sein", "must be an e-mail address")
 	}
 	if a.CA != "" {
-		return checkAuthorities("certificate.acme.ca", a.CA)
+		if err := checkAuthorities("certificate.acme.ca", a.CA); err != nil {
+			return err
+		}
+	}
+	for name, needed := range acmeSettings {
+		if needed && a.Settings[name] == "" {
+			return wrong("certificate.acme.settings", "braucht server (den DNS-Server), key (den Namen des TSIG-Schlüssels) und secret (ihn selbst)", "needs server (the DNS server), key (the name of the TSIG key) and secret (the key itself)")
+		}
+	}
+	for name := range a.Settings {
+		if _, known := acmeSettings[name]; !known {
+			return wrong("certificate.acme.settings."+name, "ist keine Einstellung von rfc2136", "is no setting of rfc2136")
+		}
 	}
 	return nil
+}
+
+// checkPair takes a chain with its key, or a chain alone whose key the box has made itself (hallig cert csr).
+func checkPair(text string) error {
+	if strings.Contains(text, "PRIVATE KEY-----") {
+		if pair, err := tls.X509KeyPair([]byte(text), []byte(text)); err == nil && pair.Leaf != nil {
+			return nil
+		}
+	} else if block, _ := pem.Decode([]byte(text)); block != nil && block.Type == "CERTIFICATE" {
+		if _, err := x509.ParseCertificate(block.Bytes); err == nil {
+			return nil
+		}
+	}
+	return wrong("certificate.pem", "muss Zertifikat und Zwischenzertifikate als PEM enthalten, Zeilenenden als \\n, dazu den passenden privaten Schlüssel, wenn die Box ihn nicht selbst gemacht hat",
+		"must hold certificate and intermediate certificates as PEM, line ends as \\n, and the matching private key unless the box has made it itself")
 }
 
 // checkAuthorities takes one or more PEM certificates that may sign others, and nothing else.

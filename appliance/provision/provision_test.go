@@ -72,7 +72,7 @@ func full(t testing.TB) File {
 func TestRoundTrip(t *testing.T) {
 	for name, want := range map[string]File{
 		"full": full(t), "least": {Hallig: 1},
-		"acme": {Hallig: 1, Certificate: Certificate{ACME: ACME{Directory: "https://ca.example/dir", Email: "it@stadt.example", Provider: "rfc2136", Settings: map[string]string{"nameserver": "10.0.0.1"}}}},
+		"acme": {Hallig: 1, Certificate: Certificate{ACME: ACME{Directory: "https://ca.example/dir", Email: "it@stadt.example", Provider: "rfc2136", Settings: map[string]string{"server": "10.0.0.1", "key": "box7", "secret": "c2VjcmV0"}}}},
 	} {
 		raw, err := want.Marshal()
 		if err != nil {
@@ -244,7 +244,15 @@ func TestRefusals(t *testing.T) {
 		{"backup.keep", func(f *File) { f.Backup.Keep = -1 }, nil},
 		{"restore.identity", func(f *File) { f.Restore.Identity = recipient }, nil},
 		{"restore.identity", func(f *File) { f.Restore.Identity = identity[:len(identity)-1] + "Q" }, nil},
-		{"certificate.pem", func(f *File) { f.Certificate.PEM = leaf }, nil},
+		{"certificate.pem", func(f *File) { f.Certificate.PEM = leaf[:len(leaf)/2] }, nil},
+		{"certificate.pem", func(f *File) {
+			f.Certificate.PEM = leaf + f.Certificate.PEM[strings.Index(f.Certificate.PEM, "-----BEGIN PRIVATE"):]
+		}, nil},
+		{"certificate.acme.settings", func(f *File) { f.Certificate = Certificate{ACME: ACME{Provider: "rfc2136"}} }, nil},
+		{"certificate.acme.settings.sever", func(f *File) {
+			f.Certificate = Certificate{ACME: ACME{Provider: "rfc2136", Settings: map[string]string{"server": "a", "key": "b", "secret": "c", "sever": "d"}}}
+		}, nil},
+		{"certificate.acme.provider", func(f *File) { f.Certificate = Certificate{ACME: ACME{Provider: "route53"}} }, nil},
 		{"certificate", func(f *File) { f.Certificate.ACME.Provider = "rfc2136" }, nil},
 		{"certificate.acme.provider", func(f *File) { f.Certificate = Certificate{ACME: ACME{Email: "a@b"}} }, nil},
 		{"certificate.acme.directory", func(f *File) {

@@ -110,6 +110,10 @@ func (r row) draw(b *strings.Builder, y int) int {
 		return h
 	case pair:
 		left, right, _ := strings.Cut(r.text, "|")
+		if utf8.RuneCountInString(right) > 10 { // one above the other
+			above := row{kind: button, text: right, mark: r.mark}
+			return above.draw(b, y) + row{kind: button, text: left}.draw(b, y+h)
+		}
 		text("t a", "middle", wide/4, y+24, left)
 		text("t a b", "middle", wide*3/4, y+24, right)
 		fmt.Fprintf(b, `<path class="line" d="M%d %dv%d"/>`, wide/2, y+2, h-4)

@@ -32,6 +32,8 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
   hallig clock  --data DIR [now|TIME]  how the box knows the time; now: the system's clock is right; TIME: 2026-11-26T14:05+01:00
   hallig key rotate --data DIR         a new signing key; what the old one signed stays valid
+  hallig cert   --data DIR [--json]   the certificate that phones see; hallig cert csr: a request for an authority to sign;
+                                      hallig cert install FILE: what it has signed (PEM, with the chain)
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en]   files and sheets for many boxes; hallig fleet: the columns
@@ -60,7 +62,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err

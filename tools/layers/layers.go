@@ -27,6 +27,7 @@ var Rooms = map[string]Room{
 	"appliance/room":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store"}},
 	"appliance/feed":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
 	"appliance/account":   {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
+	"appliance/acme":      {},
 	"appliance/cert":      {},
 	"appliance/clock":     {},
 	"appliance/lan":       {Pure: true, Uses: []string{"appliance/lan/dhcp", "appliance/lan/mdns"}},
@@ -82,6 +83,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/offline":  {Uses: []string{"appliance/event", "appliance/store", "tools/imagetest/vm"}},
 	"tools/imagetest/pcap":     {},
 	"tools/imagetest/vm":       {},
+	"tools/testacme":           {},
 	"tools/testpeer":           {},
 }
 
@@ -99,7 +101,7 @@ var Giants = map[string]Giant{
 	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},
 	"github.com/tarm/serial":               {In: []string{"radio/serial"}, Why: "opens serial ports"},
 	"golang.org/x/sys":                     {In: []string{"cmd/init", "appliance/plug", "appliance/nic", "radio/acm", "cmd/hallig-acm", "appliance/disk", "appliance/supervise", "appliance/vault", "cmd/hallig-vault", "radio/serial", "appliance/store", "appliance/clock", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "ioctls of the tty, free disk space, the kernel's clock and uptime, interface changes, direct disk writes, kexec"},
-	"golang.org/x/crypto":                  {In: []string{"appliance/vault", "appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "argon2id, XTS, X25519, ChaCha20, Poly1305"},
+	"golang.org/x/crypto":                  {In: []string{"appliance/acme", "appliance/vault", "appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "ACME, argon2id, XTS, X25519, ChaCha20, Poly1305"},
 	"filippo.io/age":                       {In: []string{"appliance/backup"}, Why: "encrypts backups to a public key, in a form that other programs read"},
 	"github.com/flynn/noise":               {In: []string{"sync/peer"}, Why: "the Noise handshakes of pairing and of serial links"},
 	"github.com/hanwen/go-fuse/v2":         {In: []string{"appliance/vault"}, Why: "how the kernel reaches an encrypted disk that it cannot encrypt itself"},
@@ -111,7 +113,7 @@ var Giants = map[string]Giant{
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
 	"github.com/insomniacslk/dhcp":         {In: []string{"appliance/lan/dhcp"}, Why: "DHCP messages as bytes; the roles are ours, since its client has no rebinding and both its roles read the clock"},
 	"github.com/vishvananda/netlink":       {In: []string{"appliance/nic"}, Why: "the kernel's interfaces, addresses and routes"},
-	"github.com/miekg/dns":                 {In: []string{"appliance/lan/mdns", "appliance/lan/zone", "appliance/nic"}, Why: "DNS messages as bytes, and a DNS server; the mDNS responder is ours, since no library in Go settles two boxes that have one name"},
+	"github.com/miekg/dns":                 {In: []string{"appliance/acme", "appliance/lan/mdns", "appliance/lan/zone", "appliance/nic"}, Why: "DNS messages as bytes, a DNS server, signed updates of zones; the mDNS responder is ours, since no library in Go settles two boxes that have one name"},
 	"rsc.io/qr":                            {In: []string{"appliance/qrtext", "appliance", "cmd/hallig", "appliance/admin", "appliance/fleet", "appliance/web"}, Why: "the code a phone scans from the terminal"},
 	"github.com/CycloneDX/cyclonedx-go":    {In: []string{"tools/pack"}, Why: "writes the bill of materials of an image"},
 	"github.com/google/licensecheck":       {In: []string{"tools/pack"}, Why: "recognises the licences of what goes into an image"},
