@@ -71,6 +71,7 @@ type Box struct {
 	care           care
 	steward        *steward.Client // nil: this box does not run from the image
 	doors          *doors
+	sharing        sharing
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
 }
@@ -204,6 +205,7 @@ func (b *Box) Run(ctx context.Context) error {
 		b.fed.run(ctx, g)
 		b.exchange.run(ctx, g, &b.care)
 		b.runBackups(ctx, g)
+		b.runAutomaticUpdates(ctx, g)
 		g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 		g.Go(func() error { return b.refreshStale(ctx) })
 	})

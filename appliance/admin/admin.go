@@ -84,6 +84,13 @@ type Server struct {
 	Trouble string    `json:"trouble,omitempty"`
 }
 
+// UpdateOffer is a newer system that a paired box runs.
+type UpdateOffer struct {
+	Box     string `json:"box"` // server name
+	Version string `json:"version"`
+	Release int64  `json:"release"`
+}
+
 // PairCode is what one box shows and the other takes.
 type PairCode struct {
 	Code    string    `json:"code"`
@@ -132,6 +139,9 @@ type Options struct {
 	// SigningRequest gives a PKCS #10 request in PEM for the certificate of the box, InstallCertificate takes the answer.
 	SigningRequest     func(ctx context.Context) (string, error)
 	InstallCertificate func(ctx context.Context, pem string) (Certificate, error)
+	// UpdateOffers lists newer systems that boxes in reach run, the newest first; UpdateFrom installs the one of a box, "" the newest.
+	UpdateOffers func(ctx context.Context) ([]UpdateOffer, error)
+	UpdateFrom   func(ctx context.Context, box string) (UpdateOffer, error)
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -186,6 +196,14 @@ func NewHandler(o Options) http.Handler {
 	}))
 	mux.HandleFunc("POST /key/rotate", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.RotateKey(r.Context()) }))
 	mux.HandleFunc("POST /trial/confirmed", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.ConfirmTrial(r.Context()) }))
+	mux.HandleFunc("GET /update/offers", answer(h, func(r *http.Request) (any, error) { return o.UpdateOffers(r.Context()) }))
+	mux.HandleFunc("POST /update/from", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ Box string }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return o.UpdateFrom(r.Context(), in.Box)
+	}))
 	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {
 		var in struct{ Time time.Time }
 		if err := decode(r, &in); err != nil {
