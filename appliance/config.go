@@ -91,6 +91,8 @@ type Config struct {
 	// Certificate is one from outside for the TLS port of clients: a chain (with its key, unless the box has made that itself) or where to ask for one. While
 	// there is none, or after its end, the box shows one of its own authority.
 	Certificate provision.Certificate `json:"certificate,omitzero"`
+	// MetricsToken opens /metrics on the client ports to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
+	MetricsToken string `json:"metrics_token,omitempty"`
 
 	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
 	// know 12 yet; a room keeps its version until it is upgraded.
@@ -158,6 +160,9 @@ func (c *Config) check() error {
 	}
 	if c.Federation != "" && t.Certificate == "" && t.CACertificate == "" {
 		return errors.New("federation is on but federation_tls names neither a certificate nor a CA to mint one from")
+	}
+	if n := len(c.MetricsToken); n > 0 && n < 16 {
+		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
 	}
 	for i, s := range c.Serial {
 		if s.Device == "" {

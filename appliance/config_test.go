@@ -25,6 +25,8 @@ func TestLoadConfig(t *testing.T) {
 		{"negative rate", `{"serial":[{"device":"x","baud":-1}]}`, "negative"},
 		{"older rooms", `{"room_version":"10"}`, ""},
 		{"rooms nobody makes", `{"room_version":"1"}`, "none that new rooms can have"},
+		{"metrics token", `{"metrics_token":"0123456789abcdef"}`, ""},
+		{"metrics token that can be guessed", `{"metrics_token":"secret"}`, "could be guessed"},
 		{"bad override", `{"server_addresses":{"a b":"1.2.3.4:1"}}`, "no server name"},
 	}
 	for _, tt := range tests {

@@ -24,7 +24,7 @@ const codeLife = 10 * time.Minute
 // adminOptions hands the local door what it shows and does.
 func (b *Box) adminOptions() admin.Options {
 	return admin.Options{
-		Status: b.status, Health: b.health, Watch: b.watchers.watch, Log: b.log.With("room", "admin"),
+		Status: b.status, Health: b.health, Metrics: b.metrics, Watch: b.watchers.watch, Log: b.log.With("room", "admin"),
 		ShowCode: func(context.Context) (admin.PairCode, error) {
 			if b.exchange.host == nil {
 				return admin.PairCode{}, errNoNetwork

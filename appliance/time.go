@@ -207,6 +207,17 @@ func (b *Box) setClock(ctx context.Context, t time.Time) error {
 	return b.keepTime(ctx)
 }
 
+// setClocks sets the machine's clocks as well, so that the box wakes up with the time the next time.
+func (b *Box) setClocks(ctx context.Context, t time.Time) error {
+	if err := b.setClock(ctx, t); err != nil || b.steward == nil || t.IsZero() {
+		return err
+	}
+	if err := b.steward.SetClock(ctx, t); err != nil {
+		b.log.Warn("the machine's own clock is not set", "err", err)
+	}
+	return nil
+}
+
 func (b *Box) clockStatus() admin.Clock {
 	s := b.clock.State()
 	return admin.Clock{Time: s.Time, Quality: s.Quality.String(), Source: s.Source, Trusted: s.Quality > clock.Untrusted, HeardAgo: s.Age.Round(time.Second).String()}

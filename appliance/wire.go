@@ -148,7 +148,7 @@ func (b *Box) joinClients() error {
 		PublicBaseURL: b.cfg.PublicURL, Federation: b.fed.handler,
 		Limits:      csapi.Limits{Off: b.cfg.NoRateLimits || b.cfg.OpenRegistration},
 		Appservices: services,
-		Home:        b.pages(),
+		Home:        b.browsers(b.pages()),
 	})
 	b.inviting.Store(b.clients)
 	return nil

@@ -122,6 +122,7 @@ type Travel struct {
 type Options struct {
 	Status   func(context.Context) (Status, error)
 	Health   func(context.Context) health.Tree
+	Metrics  func(context.Context) (Metrics, error)
 	ShowCode func(context.Context) (PairCode, error)
 	// Take pairs with the box that shows code; address may be empty (the box is found on the network).
 	Take   func(ctx context.Context, code, address string) (Peer, error)
@@ -158,6 +159,11 @@ func NewHandler(o Options) http.Handler {
 	h := &handler{o}
 	mux.HandleFunc("GET /status", answer(h, func(r *http.Request) (any, error) { return o.Status(r.Context()) }))
 	mux.HandleFunc("GET /health", answer(h, func(r *http.Request) (any, error) { return o.Health(r.Context()), nil }))
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if err := serveMetrics(w, r, o.Metrics); err != nil {
+			o.Log.Warn("metrics not told", "err", err)
+		}
+	})
 	mux.HandleFunc("POST /pair/show", answer(h, func(r *http.Request) (any, error) { return o.ShowCode(r.Context()) }))
 	mux.HandleFunc("POST /pair/take", answer(h, func(r *http.Request) (any, error) {
 		var in struct{ Code, Address string }

@@ -73,12 +73,32 @@ func (l *limiter) allow(kind limitKind, c *call) error {
 	}
 	who := string(c.session.User)
 	if kind != limitWrite {
-		host, _, err := net.SplitHostPort(c.r.RemoteAddr)
-		if err != nil {
-			host = c.r.RemoteAddr
-		}
-		who = host
+		who = hostOf(c.r.RemoteAddr)
 	}
+	if wait := l.take(kind, who); wait > 0 {
+		return &limited{after: wait}
+	}
+	return nil
+}
+
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
+}
+
+// AllowLogin takes from the limit on logins of an address, ADDR:PORT, for a login outside the API. When it is used up it says how long to wait.
+func (h *Handler) AllowLogin(remote string) time.Duration {
+	if h.limits.off {
+		return 0
+	}
+	return h.limits.take(limitLogin, hostOf(remote))
+}
+
+// take takes one token, or says how long until there is one.
+func (l *limiter) take(kind limitKind, who string) time.Duration {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,10 +113,10 @@ func (l *limiter) allow(kind limitKind, c *call) error {
 		l.buckets[key] = b
 	}
 	if b.AllowN(now, 1) {
-		return nil
+		return 0
 	}
 	missing := 1 - b.TokensAt(now)
-	return &limited{after: time.Duration(missing / float64(b.Limit()) * float64(time.Second))}
+	return max(1, time.Duration(missing/float64(b.Limit())*float64(time.Second)))
 }
 
 // sweep forgets buckets that are full again; when an attacker keeps all of them in use, it forgets all.

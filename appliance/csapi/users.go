@@ -49,18 +49,25 @@ func (h *Handler) deactivate(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	user := c.session.User
-	if err := h.Accounts.Deactivate(ctx, user); err != nil {
+	if err := h.Deactivate(ctx, c.session.User); err != nil {
 		return nil, err
 	}
 	p.end()
+	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+}
+
+// Deactivate ends an account for good and has it leave its rooms, on its own word or on an administrator's.
+func (h *Handler) Deactivate(ctx context.Context, user event.UserID) error {
+	if err := h.Accounts.Deactivate(ctx, user); err != nil {
+		return err
+	}
 	var in []store.Membership
-	err = h.DB.View(ctx, func(r *store.Read) (err error) {
+	err := h.DB.View(ctx, func(r *store.Read) (err error) {
 		in, err = r.RoomsOf(user)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, m := range in {
 		if m.Membership != "join" && m.Membership != "invite" && m.Membership != "knock" {
@@ -70,7 +77,7 @@ func (h *Handler) deactivate(ctx context.Context, c *call) (any, error) {
 			h.log.Warn("a deactivated user could not leave a room", "user", user, "room", m.Room, "err", err)
 		}
 	}
-	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+	return nil
 }
 
 func (h *Handler) devices(ctx context.Context, c *call) (any, error) {

@@ -145,16 +145,35 @@ func (t Tree) Shouting() []Node {
 	return out
 }
 
-// Public is the tree for anybody on the network.
+// Public is the tree for anybody on the network: without details, and without the names of servers, which tell who writes to whom. Boxes keep theirs:
+// they stand in the same field, and somebody has to walk to the right one.
 func (t Tree) Public() Tree {
-	t.Nodes = slices.Clone(t.Nodes)
-	for i := range t.Nodes {
-		t.Nodes[i].Detail = ""
+	nodes := t.Nodes
+	t.Nodes = nil
+	told := map[string]bool{}
+	for _, n := range nodes {
+		n.Detail = ""
+		if n.Kind == Server {
+			if n.State == OK || told[n.Because] {
+				continue
+			}
+			told[n.Because] = true
+			n.ID, n.Name, n.Sentence = string(Server), "", awayServers
+			if len(told) > 1 {
+				n.ID += ":" + n.Because
+			}
+		}
+		t.Nodes = append(t.Nodes, n)
 	}
+	t.sum()
 	return t
 }
 
-// AllWell is the sentence of a green box.
+// awayServers stands for all servers that are out of reach.
+var awayServers = Sentence{"Ein Server außerhalb ist nicht erreichbar: den Weg ins Internet oder ins Netz der Organisation prüfen. Nichts geht verloren.",
+	"A server outside is out of reach: check the way to the Internet or to the organisation's network. Nothing is lost."}
+
+// allWell is the sentence of a green box.
 var allWell = Sentence{"Alles in Ordnung.", "All is well."}
 
 // Judge makes the tree.
@@ -164,12 +183,17 @@ func Judge(f Facts) Tree {
 		t.Nodes = append(t.Nodes, nodesOf(k, f)...)
 	}
 	explain(t.Nodes)
-	t.State, t.Sentence = OK, allWell
+	t.sum()
+	return t
+}
+
+// sum makes the one sentence out of the nodes.
+func (t *Tree) sum() {
+	t.State, t.Sentence, t.More = OK, allWell, 0
 	if todo := t.Shouting(); len(todo) > 0 {
 		t.State, t.Sentence, t.More = todo[0].State, todo[0].Sentence, len(todo)-1
 	}
 	t.OK = t.State == OK
-	return t
 }
 
 // explain hangs each node that is not ok under the first of those it blames that is not ok either, and makes causes as bad as their consequences.

@@ -251,6 +251,30 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// TestPublic: names of servers are not told, whatever explains that they are away; the tree stays one.
+func TestPublic(t *testing.T) {
+	f := Facts{Up: time.Hour, Clock: &ClockFacts{Trusted: true}, Setup: &SetupFacts{Admin: true}, Servers: []ServerFacts{
+		{Name: "matrix.secret.example", Away: time.Hour, Err: "secret"}, {Name: "other.secret.example", Away: time.Hour}, {Name: "third.secret.example"}}}
+	for name, change := range map[string]func(){
+		"by themselves": func() {}, "no time": func() { f.Clock.Trusted = false }, "no network": func() { f.Network = &NetworkFacts{} },
+	} {
+		change()
+		tree := Judge(f)
+		public := tree.Public()
+		check(t, public)
+		raw, err := json.Marshal(public)
+		if err != nil || strings.Contains(string(raw), "secret") {
+			t.Errorf("%s: %v %s", name, err, raw)
+		}
+		if n, ok := public.Node("server"); !ok || n.State != Look || public.State != tree.State || strings.Count(string(raw), "server outside") < 1 {
+			t.Errorf("%s: that servers are away is not told: %s", name, raw)
+		}
+		if _, ok := tree.Node("server:matrix.secret.example"); !ok {
+			t.Errorf("%s: Public changed the tree that it was asked of", name)
+		}
+	}
+}
+
 // TestOrder: whatever may be blamed stands before whoever blames it.
 func TestOrder(t *testing.T) {
 	f := well()

@@ -25,7 +25,7 @@ import (
 var ConfigFields = []string{
 	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "registration_shared_secret",
 	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "backup", "certificate", "room_version",
-	"media_quota_bytes", "upload_limit_bytes",
+	"media_quota_bytes", "upload_limit_bytes", "metrics_token",
 }
 
 func wrong(field, de, en string) error {

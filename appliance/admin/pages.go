@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package admin
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"hallig/appliance/account"
+	"hallig/appliance/event"
+	"hallig/appliance/health"
+	"hallig/appliance/steward"
+)
+
+// This file holds the frame of the pages for browsers: which there are, how they look, in which language they speak. All work without scripts.
+//
+//	/status, /status.json   how the box does, for anybody on the network: no names of users or rooms
+//	/admin/                 for administrators; see session.go for who gets in
+//	/source                 the source archive of the program that runs
+//	/metrics                for monitoring; closed unless a token is configured
+
+//go:embed pages/*.html pages/style.css
+var pageFiles embed.FS
+
+// PageOptions are what the pages show and do beside Options. What is nil is absent from the pages, unless it says "required".
+type PageOptions struct {
+	Options
+	Next       http.Handler // required: all other paths
+	ServerName string
+	// Recent is the health as of a moment ago: anybody may ask for it, as often as they like. Required.
+	Recent func(context.Context) health.Tree
+	// Accounts are those of the box. Required.
+	Accounts *account.Accounts
+	// Deactivate ends an account and has it leave its rooms.
+	Deactivate func(context.Context, event.UserID) error
+	// AllowLogin takes from the limits of an address, given as ADDR:PORT; when they are used up it says how long to wait. Required.
+	AllowLogin func(remote string) time.Duration
+	// SecureURL gives the https address of the pages for a browser that asked for host over plain HTTP; "": the box has no TLS port.
+	SecureURL func(host string) string
+	// Proxied says that browsers come through a proxy that speaks TLS for the box.
+	Proxied bool
+	// Fingerprint is that of the box's certificate authority, as the screen shows it.
+	Fingerprint func() string
+	// PhoneURL is what phones shall open.
+	PhoneURL func() string
+	Steward  *steward.Client
+	Backup   BackupPart
+	// Source is the file that holds the sources of the program; "": none.
+	Source string
+	// MetricsToken opens /metrics on the ports; "": closed.
+	MetricsToken string
+	Now          func() time.Time // of the box's clock; required
+}
+
+// BackupPart is what the backup page shows and does.
+type BackupPart struct {
+	State func(context.Context) (BackupState, error)
+	Start func(context.Context) error // makes one now
+}
+
+// BackupState is where backups stand.
+type BackupState struct {
+	Wanted     bool
+	To         string // where they go, for people
+	Every      time.Duration
+	Recipients []string
+	Last       time.Time // zero: none yet
+	LastFile   string
+	LastBytes  int64
+	Running    bool
+	Err        health.Sentence
+}
+
+// Pages serves the browsers.
+type Pages struct {
+	PageOptions
+	mux      *http.ServeMux
+	cross    *http.CrossOriginProtection
+	sessions sessions
+	parsed   func() *template.Template
+}
+
+// NewPages makes the pages. It starts nothing; templates are read when the first page is asked for.
+func NewPages(o PageOptions) *Pages {
+	p := &Pages{PageOptions: o, mux: http.NewServeMux(), cross: http.NewCrossOriginProtection()}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	p.parsed = sync.OnceValue(func() *template.Template {
+		return template.Must(template.New("").Funcs(template.FuncMap{"bytes": bytesText, "percent": percent}).ParseFS(pageFiles, "pages/*.html"))
+	})
+	p.mux.HandleFunc("GET /status", p.status)
+	p.mux.HandleFunc("GET /status.json", p.statusJSON)
+	p.mux.HandleFunc("GET /source", p.source)
+	p.mux.HandleFunc("GET /metrics", p.metrics)
+	p.mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/admin/", http.StatusSeeOther) })
+	p.mux.HandleFunc("GET /admin/login", p.showLogin)
+	p.mux.HandleFunc("POST /admin/login", p.login)
+	p.mux.HandleFunc("POST /admin/logout", p.form(p.logout))
+	p.adminRoutes()
+	return p
+}
+
+// ServeHTTP serves the pages' paths and hands on all others.
+func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	if path != "/status" && path != "/status.json" && path != "/source" && path != "/metrics" && path != "/admin" && !strings.HasPrefix(path, "/admin/") {
+		p.Next.ServeHTTP(w, r)
+		return
+	}
+	head := w.Header()
+	head.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("Referrer-Policy", "no-referrer")
+	head.Set("Cache-Control", "no-store")
+	if wish := r.URL.Query().Get("lang"); wish == "de" || wish == "en" {
+		http.SetCookie(w, &http.Cookie{Name: "hallig_lang", Value: wish, Path: "/", MaxAge: 365 * 24 * 3600, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
+// view is what every template is given.
+type view struct {
+	Lang, Title, Server string
+	Here                string // path of the page, for the links to the other language and the mark in the menu
+	User                string // "" when nobody is signed in
+	CSRF                string
+	Image, Backups      bool // the box runs from the image; it makes backups
+	Refresh             int  // seconds; 0: the page stays
+	Good, Bad           string
+	Style               template.CSS
+	Data                any
+}
+
+// T takes the text in the page's language.
+func (v view) T(de, en string) string {
+	if v.Lang == "de" {
+		return de
+	}
+	return en
+}
+
+// S takes a sentence in it.
+func (v view) S(s health.Sentence) string { return s.In(v.Lang) }
+
+// X takes a text of the steward.
+func (v view) X(t steward.Text) string { return v.T(t.De, t.En) }
+
+// lampText names a state for those who do not see the colour.
+func (v view) LampText(s health.State) string {
+	switch s {
+	case health.OK:
+		return v.T("in Ordnung", "fine")
+	case health.Look:
+		return v.T("bitte ansehen", "please look")
+	}
+	return v.T("Störung", "trouble")
+}
+
+// Lamp is a sign that can be told apart without colours.
+func (v view) Lamp(s health.State) string {
+	switch s {
+	case health.OK:
+		return "✓"
+	case health.Look:
+		return "!"
+	}
+	return "✕"
+}
+
+// Time shows a moment of the box's clock.
+func (v view) Time(t time.Time) string {
+	if t.IsZero() {
+		return v.T("noch nie", "never")
+	}
+	return t.UTC().Format(v.T("02.01.2006 15:04", "2006-01-02 15:04")) + " UTC"
+}
+
+func (p *Pages) view(r *http.Request, title, titleEN string, data any) view {
+	v := view{Lang: language(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, Data: data}
+	v.Title = v.T(title, titleEN)
+	if s, ok := sessionOf(r.Context()); ok {
+		v.User, v.CSRF = string(s.user), s.csrf
+	}
+	return v
+}
+
+// render writes a page.
+func (p *Pages) render(w http.ResponseWriter, status int, name string, v view) {
+	style, err := pageFiles.ReadFile("pages/style.css")
+	if err == nil {
+		v.Style = template.CSS(style)
+		var b bytes.Buffer
+		if err = p.parsed().ExecuteTemplate(&b, name, v); err == nil {
+			head := w.Header()
+			head.Set("Content-Type", "text/html; charset=utf-8")
+			head.Set("Content-Language", v.Lang)
+			head.Set("Vary", "Accept-Language, Cookie")
+			head.Set("Content-Length", strconv.Itoa(b.Len()))
+			w.WriteHeader(status)
+			_, _ = w.Write(b.Bytes()) // a browser that has gone asks again
+			return
+		}
+	}
+	p.Log.Error("page not shown", "page", name, "err", err)
+	http.Error(w, "the page cannot be shown", http.StatusInternalServerError)
+}
+
+// language takes ?lang=, then the choice that the browser remembers, then its languages; German otherwise.
+func language(r *http.Request) string {
+	wish := []string{r.URL.Query().Get("lang")}
+	if c, err := r.Cookie("hallig_lang"); err == nil {
+		wish = append(wish, c.Value)
+	}
+	for _, part := range append(wish, strings.Split(r.Header.Get("Accept-Language"), ",")...) {
+		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
+		tag, _, _ = strings.Cut(strings.ToLower(tag), "-")
+		if tag == "de" || tag == "en" {
+			return tag
+		}
+	}
+	return "de"
+}
+
+// said makes an error a sentence for people; what is nobody's business goes to the log.
+func (p *Pages) said(v view, what string, err error) string {
+	var text steward.Text
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &text):
+		return v.X(text)
+	case errors.As(err, &refusal):
+		return refusal.Text
+	}
+	p.Log.Warn("page could not do what was asked", "what", what, "err", err)
+	return v.T("Das hat nicht geklappt; im Protokoll steht, warum.", "That did not work; the log says why.")
+}
+
+func bytesText(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func percent(f float64) string { return fmt.Sprintf("%.0f %%", f*100) }
+
+// tab is an entry of the menu.
+type tab struct {
+	Path, Text string
+	Current    bool
+}
+
+// Tab makes one.
+func (v view) Tab(path, de, en string) tab { return tab{path, v.T(de, en), v.Here == path} }
+
+// nodesView hands nodes and the page that shows them to a template.
+type nodesView struct {
+	V     view
+	Nodes []nodeView
+}
+
+// Nodes makes one.
+func (v view) Nodes(n []nodeView) nodesView { return nodesView{v, n} }
