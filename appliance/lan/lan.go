@@ -49,14 +49,15 @@ const (
 	Waiting Mode = "waiting" // no cable, or still asking
 )
 
-// Config is the "network" part of the provisioning file. The zero value is right: automatic. Address, Gateway, DNS and NTP belong to the first
-// Ethernet interface (the lowest index); further ones are automatic, or as Mode says if it is host, guest or off.
+// Config is the "network" part of the provisioning file, which is checked more closely where it is accepted. The zero value is right: automatic.
+// Address, Gateway, DNS and NTP belong to the first Ethernet interface (the lowest index); further ones are automatic, or as Mode says if it is
+// host, guest or off.
 type Config struct {
 	Mode    Mode     `json:"mode,omitempty"`
-	Address string   `json:"address,omitempty"` // "192.168.7.1/24"; of Static and Host
+	Address string   `json:"address,omitempty"` // "192.168.7.1/24"; when the box is static or host
 	Gateway string   `json:"gateway,omitempty"` // of Static
 	DNS     []string `json:"dns,omitempty"`     // of Static
-	NTP     []string `json:"ntp,omitempty"`     // of Static
+	NTP     []string `json:"ntp,omitempty"`     // of Static; those that are names are not in a State
 	WiFi    WiFi     `json:"wifi,omitzero"`
 }
 
@@ -103,14 +104,11 @@ func (c Config) plan() (plan, error) {
 	}
 	var err error
 	if c.Address != "" {
-		if p.mode != Static && p.mode != Host {
-			return plan{}, fmt.Errorf(`address %s is only for the modes "static" and "host"`, c.Address)
-		}
 		if p.addr, err = netip.ParsePrefix(c.Address); err != nil || !p.addr.Addr().Is4() {
 			return plan{}, fmt.Errorf("address %q: want an IPv4 address with its mask, like 192.168.7.1/24", c.Address)
 		}
-		if bits := p.addr.Bits(); bits < 8 || bits > 30 || !usable(p.addr) || p.mode == Host && bits < 16 {
-			return plan{}, fmt.Errorf("address %q cannot be a box's: take a private one with a mask from /16 to /30, like 192.168.7.1/24", c.Address)
+		if bits := p.addr.Bits(); bits < 8 || bits > 30 || !usable(p.addr) {
+			return plan{}, fmt.Errorf("address %q cannot be a box's: take a private one with a mask from /8 to /30, like 192.168.7.1/24", c.Address)
 		}
 	} else if p.mode == Static {
 		return plan{}, errors.New(`mode "static" needs an address, like 192.168.7.1/24`)
@@ -123,15 +121,20 @@ func (c Config) plan() (plan, error) {
 	if p.dns, err = addrs(c.DNS); err != nil {
 		return plan{}, fmt.Errorf("dns: %w", err)
 	}
-	if p.ntp, err = addrs(c.NTP); err != nil {
-		return plan{}, fmt.Errorf("ntp: %w", err)
+	for _, s := range c.NTP[:min(len(c.NTP), most)] {
+		if a, err := netip.ParseAddr(s); err == nil {
+			p.ntp = append(p.ntp, a)
+		}
 	}
 	return p, nil
 }
 
+// most bounds a list of servers.
+const most = 8
+
 func addrs(list []string) ([]netip.Addr, error) {
-	if len(list) > 4 {
-		return nil, fmt.Errorf("%d servers are too many, at most 4", len(list))
+	if len(list) > most {
+		return nil, fmt.Errorf("%d servers are too many, at most %d", len(list), most)
 	}
 	var out []netip.Addr
 	for _, s := range list {
@@ -255,7 +258,7 @@ func strictly(data []byte, to any) error {
 // usable says whether a prefix's address can be that of a machine: unicast, and neither the network's own nor its broadcast address.
 func usable(p netip.Prefix) bool {
 	a := p.Addr()
-	if !a.Is4() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.As4()[0] >= 240 || a.As4()[0] == 0 {
+	if !a.Is4() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.As4()[0] == 0 || a.As4()[0] >= 240 {
 		return false
 	}
 	return a != p.Masked().Addr() && a != broadcast(p)

@@ -3,8 +3,11 @@
 package lan
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	"hallig/appliance/provision"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -14,16 +17,17 @@ func TestParseConfig(t *testing.T) {
 		{`{"mode":"static","address":"192.168.7.2/24","gateway":"192.168.7.1","dns":["192.168.7.1"],"ntp":[]}`, ""},
 		{`{"mode":"host","address":"192.168.7.1/24"}`, ""},
 		{`{"mode":"host"}`, ""},
+		{`{"mode":"auto","address":"192.168.7.1/24"}`, ""},
+		{`{"mode":"static","address":"192.168.7.2/24","ntp":["ptbtime1.ptb.de","192.168.7.1"]}`, ""},
 		{``, "EOF"},
 		{`{"mode":"router"}`, "not known"},
 		{`{"mod":"auto"}`, "unknown field"},
 		{`{"mode":"static"}`, "needs an address"},
-		{`{"mode":"guest","address":"192.168.7.2/24"}`, "only for"},
 		{`{"mode":"static","address":"192.168.7.2"}`, "want an IPv4"},
 		{`{"mode":"static","address":"192.168.7.0/24"}`, "cannot be"},
 		{`{"mode":"static","address":"192.168.7.255/24"}`, "cannot be"},
 		{`{"mode":"static","address":"224.0.0.1/24"}`, "cannot be"},
-		{`{"mode":"host","address":"10.0.0.1/8"}`, "cannot be"},
+		{`{"mode":"host","address":"10.0.0.1/7"}`, "cannot be"},
 		{`{"mode":"static","address":"192.168.7.2/24","gateway":"192.168.8.1"}`, "gateway"},
 		{`{"mode":"static","address":"192.168.7.2/24","dns":["ns.example"]}`, "dns"},
 		{`{"mode":"auto"} {}`, "after the settings"},
@@ -34,6 +38,29 @@ func TestParseConfig(t *testing.T) {
 			t.Errorf("%s: %v", c.text, err)
 		case c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)):
 			t.Errorf("%s: error %v, want one with %q", c.text, err, c.wrong)
+		}
+	}
+}
+
+// TestProvisioned: what the provisioning file may say of the network is understood here.
+func TestProvisioned(t *testing.T) {
+	for _, text := range []string{
+		`{}`, `{"mode":"auto"}`, `{"mode":"guest","address":"192.168.7.1/24","gateway":"192.168.7.254"}`, `{"mode":"host","address":"10.1.2.3/8"}`,
+		`{"address":"192.168.7.1/30"}`, `{"mode":"off"}`,
+		`{"mode":"static","address":"192.168.7.1/24","gateway":"192.168.7.254","dns":["192.168.7.254","2001:db8::1"],"ntp":["zeit.example","192.168.7.254"]}`,
+		`{"wifi":{"ssid":"Wache","passphrase":"geheim1234","country":"DE","channel":6}}`,
+	} {
+		f, err := provision.Parse([]byte(`{"hallig":1,"network":` + text + `}`))
+		if err != nil {
+			t.Errorf("%s: provision: %v", text, err)
+			continue
+		}
+		raw, err := json.Marshal(f.Network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := ParseConfig(raw); err != nil || string(c.Mode) != f.Network.Mode || c.Address != f.Network.Address || c.WiFi.SSID != f.Network.WiFi.SSID {
+			t.Errorf("%s: %+v, %v", raw, c, err)
 		}
 	}
 }

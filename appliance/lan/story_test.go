@@ -621,6 +621,14 @@ func TestModes(t *testing.T) {
 	}
 
 	w = newWire(t)
+	a := w.box(Config{Address: "192.168.7.1/24"}, 1) // automatic, with a wish for the case that it is host
+	w.run(time.Minute)
+	a.expect(0, Host, "192.168.7.1/24")
+	w.router("192.168.9.1/24", 1)
+	w.run(15 * time.Minute)
+	a.expect(0, Guest)
+
+	w = newWire(t)
 	g := w.box(Config{Mode: Guest}, 1)
 	w.run(time.Hour)
 	g.expect(0, Waiting)

@@ -63,6 +63,7 @@ type loop struct {
 	wants           map[int]lan.Want
 	dirty           bool // the kernel's addresses may not be what we have set
 	wrote           map[string][]byte
+	told            map[string]lan.Mode // what the log was told of each interface
 	leasesAt        time.Time
 }
 
@@ -84,7 +85,7 @@ func stampOf(path string) stamp {
 func Run(ctx context.Context, cfg Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	l := &loop{Config: cfg, events: make(chan func(time.Time), 64), ctx: ctx, ports: map[int]*port{}, wants: map[int]lan.Want{}, wrote: map[string][]byte{}}
+	l := &loop{Config: cfg, events: make(chan func(time.Time), 64), ctx: ctx, ports: map[int]*port{}, wants: map[int]lan.Want{}, wrote: map[string][]byte{}, told: map[string]lan.Mode{}}
 	defer l.close()
 	defer l.bye()
 	if err := l.begin(); err != nil {
@@ -287,6 +288,8 @@ func (l *loop) bye() {
 	if l.machine != nil {
 		l.machine.Bye()
 		l.flush()
+		l.leasesAt = time.Time{}
+		l.writeLeases(time.Now())
 	}
 }
 
@@ -333,17 +336,29 @@ func (l *loop) flush() {
 func (l *loop) writeState(now time.Time) {
 	s := l.machine.State(now)
 	s.Trouble = l.trouble
+	for _, i := range s.Interfaces {
+		if l.told[i.Name] != i.Mode {
+			l.told[i.Name] = i.Mode
+			l.Log.Info("network", "interface", i.Name, "mode", i.Mode, "carrier", i.Carrier, "addresses", i.Addresses, "other_server", i.Server)
+		}
+	}
 	if data, err := json.MarshalIndent(s, "", "  "); err == nil {
 		l.write(l.path(lan.StateFile), append(data, '\n'), 0o644)
 	}
 	if l.Resolv != "" {
 		l.write(l.Resolv, resolv(l.machine.Resolvers()), 0o644)
 	}
-	if !now.Before(l.leasesAt) {
-		l.leasesAt = now.Add(leasesEvery)
-		if data, err := json.Marshal(l.machine.Kept(now)); err == nil {
-			l.write(l.path(leasesFile), data, 0o600)
-		}
+	l.writeLeases(now)
+}
+
+// writeLeases notes who has which address, now and then.
+func (l *loop) writeLeases(now time.Time) {
+	if now.Before(l.leasesAt) {
+		return
+	}
+	l.leasesAt = now.Add(leasesEvery)
+	if data, err := json.Marshal(l.machine.Kept(now)); err == nil {
+		l.write(l.path(leasesFile), data, 0o600)
 	}
 }
 
