@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -17,6 +19,8 @@ import (
 
 	"hallig/appliance/admin"
 	"hallig/appliance/steward"
+	"hallig/appliance/store"
+	"hallig/appliance/wayback"
 	"hallig/sync/peer"
 )
 
@@ -273,4 +277,25 @@ func (b *Box) updateByItself(ctx context.Context, quiet time.Duration) error {
 		return err
 	}
 	return nil
+}
+
+// GoBack has this version of the program, at its next start on dir, put back the copy of the database that was made before a newer version changed
+// it. No box may run there. It says when the copy was made; without doIt nothing is changed.
+func GoBack(dir string, doIt bool) (made time.Time, err error) {
+	b := &Box{cfg: Config{Data: dir}, log: slog.New(slog.DiscardHandler)}
+	if err := b.lockData(); err != nil {
+		return made, err
+	}
+	defer b.lock.Close()
+	database := filepath.Join(dir, "hallig.db")
+	c, ok, err := wayback.For(database, store.SchemaVersion)
+	switch {
+	case err != nil:
+		return made, err
+	case !ok:
+		return made, fmt.Errorf("there is no copy of the database from before an update in %s that this version can read", dir)
+	case !doIt:
+		return c.Made, nil
+	}
+	return c.Made, wayback.Leave(database, wayback.Note{Act: wayback.Back, Schema: c.Schema})
 }

@@ -95,6 +95,9 @@ CREATE TABLE invite_wait (
 ) STRICT, WITHOUT ROWID;`,
 }
 
+// SchemaVersion is the schema that this program keeps: user_version of the file.
+const SchemaVersion = schemaVersion
+
 // version is the schema that this program keeps.
 func (db *DB) version() int64 { return schemaVersion + int64(len(db.opt.newer)) }
 

@@ -36,6 +36,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
                                       hallig cert install FILE: what it has signed (PEM, with the chain)
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
+  hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en]   files and sheets for many boxes; hallig fleet: the columns
   hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
@@ -62,7 +63,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore, "update": updateVerb,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err
