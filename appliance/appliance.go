@@ -68,6 +68,7 @@ type Box struct {
 	nameFixed      bool
 	watchers       watchers
 	keeper         keeper
+	sources        sources
 	care           care
 	steward        *steward.Client // nil: this box does not run from the image
 	doors          *doors

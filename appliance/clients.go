@@ -137,7 +137,7 @@ func (b *Box) listenTLS(addr string) (net.Listener, error) {
 // runClients serves both ports and keeps names and certificates up to date.
 func (b *Box) runClients(ctx context.Context, g *errgroup.Group) {
 	b.tellNames()
-	h := http.Handler(b.clients)
+	h := b.vouching(b.clients)
 	if b.cfg.Run != "" {
 		h = web.Portal(web.PortalOptions{Ours: b.ours}, h)
 	}

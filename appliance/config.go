@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"hallig/appliance/clock"
@@ -82,8 +83,12 @@ type Config struct {
 
 	// Clock says who vouches for the time. Empty: the kernel, when it counts the system's clock as synchronised, and otherwise an operator
 	// (hallig clock) or a paired box. "system": the system's clock is right, for machines whose host keeps it without the kernel knowing.
-	Clock  string                       `json:"clock,omitempty"`
-	system func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
+	Clock string `json:"clock,omitempty"`
+	// ClockGPS is a satellite receiver that speaks NMEA on a serial port.
+	ClockGPS GPSConfig `json:"clock_gps,omitzero"`
+	// ClockNTP are time servers, names or addresses. Empty: those that the network names by DHCP, and no others. Of several more than half must agree.
+	ClockNTP []string                     `json:"clock_ntp,omitempty"`
+	system   func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
 
 	// Backup says where the encrypted backup goes, how often, and who can open it.
 	Backup provision.Backup `json:"backup,omitzero"`
@@ -120,6 +125,12 @@ type P2PConfig struct {
 	// Announce is told to other boxes in place of the addresses listened on, where a router or a container forwards a port.
 	Announce []string `json:"announce,omitempty"`
 	Peers    []string `json:"peers,omitempty"` // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see
+}
+
+// GPSConfig is a satellite receiver.
+type GPSConfig struct {
+	Device string `json:"device"`         // /dev/hallig/gps
+	Baud   int    `json:"baud,omitempty"` // 0: 9600; older receivers: 4800
 }
 
 // SerialConfig is one line to one other box.
@@ -181,6 +192,17 @@ func (c *Config) check() error {
 	if c.Certificate.ACME.Wanted() {
 		if _, err := c.acme(); err != nil {
 			return fmt.Errorf("certificate: %w", err)
+		}
+	}
+	if g := c.ClockGPS; g != (GPSConfig{}) && (g.Device == "" || g.Baud < 0) {
+		return errors.New("clock_gps: device is missing, for example /dev/ttyACM0, or baud is negative")
+	}
+	if c.ClockGPS.Device != "" && slices.ContainsFunc(c.Serial, func(s SerialConfig) bool { return s.Device == c.ClockGPS.Device }) {
+		return fmt.Errorf("clock_gps: %s is a line to another box already", c.ClockGPS.Device)
+	}
+	for _, s := range c.ClockNTP {
+		if !event.ValidServerName(s) {
+			return fmt.Errorf("clock_ntp: %q is neither the name of a time server nor an address", s)
 		}
 	}
 	for name := range c.ServerAddresses {

@@ -41,14 +41,11 @@ func (b *Box) openClock(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what time it was: %w", err)
 	}
-	released := b.cfg.Released
-	if released.Before(firstRelease) {
-		released = firstRelease
-	}
 	b.clock = clock.New(clock.Config{
-		Released: released, Mark: clock.Mark{Time: m.Time, Quality: clock.Quality(m.Quality), Boot: m.Boot, Uptime: m.Uptime},
+		Released: b.released(), Mark: clock.Mark{Time: m.Time, Quality: clock.Quality(m.Quality), Boot: m.Boot, Uptime: m.Uptime},
 	})
 	b.readSystem()
+	b.readHardware()
 	b.db.OnCommit(func(store.Commit) { // it rides along with what is written anyway
 		if m, due := b.clock.Due(); due {
 			b.db.Lazy(func(tx *store.Tx) error { return tx.SetClockMark(marked(m)) })
@@ -58,6 +55,14 @@ func (b *Box) openClock(ctx context.Context) error {
 		b.log.Warn("nobody vouches for the time: events are dated by the last time that was known and lag behind, and nothing expires; say what time it is with: hallig clock TIME", "time", s.Time.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// released is when the program was made.
+func (b *Box) released() time.Time {
+	if b.cfg.Released.Before(firstRelease) {
+		return firstRelease
+	}
+	return b.cfg.Released
 }
 
 func marked(m clock.Mark) store.ClockMark {
@@ -123,6 +128,7 @@ func (b *Box) runClock(ctx context.Context, g *errgroup.Group) {
 		})
 		return nil
 	})
+	b.runSources(ctx, g)
 }
 
 // every calls f until ctx ends.
@@ -199,7 +205,7 @@ func (b *Box) setClock(ctx context.Context, t time.Time) error {
 	}
 	if !b.heardTime(clock.Reading{Time: t, Quality: clock.Entered, Source: "the operator"}) {
 		s := b.clock.State()
-		if s.Quality == clock.Exact {
+		if s.Quality > clock.Entered {
 			return &admin.Refusal{Text: "the box has the time from a better source: " + s.Source}
 		}
 		return &admin.Refusal{Text: "that is before this program was made (" + firstRelease.Format(time.DateOnly) + " or later)"}
@@ -220,5 +226,5 @@ func (b *Box) setClocks(ctx context.Context, t time.Time) error {
 
 func (b *Box) clockStatus() admin.Clock {
 	s := b.clock.State()
-	return admin.Clock{Time: s.Time, Quality: s.Quality.String(), Source: s.Source, Trusted: s.Quality > clock.Untrusted, HeardAgo: s.Age.Round(time.Second).String()}
+	return admin.Clock{Time: s.Time, Quality: s.Quality.String(), Source: s.Source, Trusted: s.Quality > clock.Untrusted, HeardAgo: s.Age.Round(time.Second).String(), Notes: b.clockNotes()}
 }

@@ -55,6 +55,8 @@ type Clock struct {
 	Quality  string    `json:"quality"`
 	Source   string    `json:"source"`
 	HeardAgo string    `json:"heard_ago"`
+	// Notes say what is wrong with sources that should tell the time.
+	Notes []health.Sentence `json:"notes,omitempty"`
 }
 
 // Peer is a paired box and its links.

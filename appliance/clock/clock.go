@@ -10,8 +10,10 @@
 // The floor outlives a restart: Mark says what to store and Config.Mark brings it back. It is stored now and then, and lags behind; a
 // power cut makes the box lag a little more. When the machine was not off meanwhile, its uptime makes up for that, and the trust stays.
 //
-// Who vouches is a Source with a Quality: the kernel that is synchronised (System), an operator, a paired box. More sources (GPS, an NTP
-// client of our own) call Set as these do. It leaves to others what may not happen while nobody vouches: nothing expires then.
+// Who vouches is a source with a Quality, and calls Set: a satellite receiver (GPS), the kernel that is synchronised (System), time servers (NTP), an
+// operator, a paired box, the hardware's clock (RTC) once this box has set it, devices of users (Vouchers). Each is strict for itself: what could
+// lead is refused, what cannot be decided is not said. It opens no port and asks nobody unless it is handed the way, and leaves to others what may
+// not happen while nobody vouches: nothing expires then.
 package clock
 
 import (
@@ -22,16 +24,20 @@ import (
 // Quality says how good the time is, as boxes tell it each other.
 type Quality uint8
 
-// Qualities, each better than the one before.
+// Qualities, each better than the one before. Only those above Told are passed on to other boxes: what they tell each other would go in circles.
 const (
 	Untrusted Quality = iota // the floor and the time since
+	Vouched                  // by devices of users
+	Kept                     // by the hardware's clock, which was set by this box
 	Told                     // by another box, which did not hear it from a box
+	Named                    // by a time server that the network names
 	Entered                  // by an operator
-	Exact                    // NTP, GPS
+	Exact                    // by time servers that were configured, or by the synchronised kernel
+	Satellite                // by GPS
 )
 
 func (q Quality) String() string {
-	return [...]string{"untrusted", "told by another box", "set by the operator", "exact"}[min(q, Exact)]
+	return [...]string{"untrusted", "by users' devices", "kept by the hardware", "told by another box", "by the network's time server", "set by the operator", "exact", "exact, by satellite"}[min(q, Satellite)]
 }
 
 // Reading is what a source says.
@@ -116,6 +122,9 @@ func (k *Clock) Now() time.Time {
 	return time.UnixMilli(k.reading())
 }
 
+// Uptime is the time by which the clock counts: of the machine, sleep included.
+func (k *Clock) Uptime() time.Duration { return k.c.Uptime() }
+
 // Trusted says whether somebody has vouched for the time since the machine was started. While nobody has, nothing may expire.
 func (k *Clock) Trusted() bool {
 	k.mu.Lock()
@@ -124,12 +133,16 @@ func (k *Clock) Trusted() bool {
 }
 
 // Set takes a reading, and says whether it was taken: a worse source than the one before is not heard for a day. A better one may turn time
-// back as well; what was dated too late then cannot be helped, but what follows is right.
+// back as well; what was dated too late then cannot be helped, but what follows is right. The weak ones, up to Kept, cannot: they are wrong when they
+// say less than what was vouched for before.
 func (k *Clock) Set(r Reading) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	up := k.c.Uptime()
 	if r.Quality == Untrusted || r.Quality < k.quality && up-k.set < stale || r.Time.Before(k.c.Released) {
+		return false
+	}
+	if r.Quality <= Kept && r.Time.UnixMilli() < k.base+max(0, up-k.at).Milliseconds()-hold.Milliseconds() {
 		return false
 	}
 	k.base, k.at, k.set = r.Time.UnixMilli(), up, up

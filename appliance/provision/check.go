@@ -24,7 +24,7 @@ import (
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
 var ConfigFields = []string{
 	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "registration_shared_secret",
-	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "backup", "certificate", "room_version",
+	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "clock_gps", "clock_ntp", "backup", "certificate", "room_version",
 	"media_quota_bytes", "upload_limit_bytes", "metrics_token",
 }
 
@@ -126,19 +126,11 @@ func checkNetwork(f *File) error {
 		}
 	}
 	for i, s := range n.NTP {
-		if !ValidHost(s) || i >= 8 {
-			return wrong(fmt.Sprintf("network.ntp[%d]", i), "muss ein Name oder eine IP-Adresse sein, und höchstens acht sind möglich", "must be a name or an IP address, and at most eight are possible")
+		if _, err := netip.ParseAddr(s); err != nil || i >= 8 {
+			return wrong(fmt.Sprintf("network.ntp[%d]", i), "muss eine IP-Adresse sein, und höchstens acht sind möglich; Namen von Zeitservern gehören in config.clock_ntp", "must be an IP address, and at most eight are possible; names of time servers belong in config.clock_ntp")
 		}
 	}
 	return nil
-}
-
-// ValidHost says whether s is the name or the address of a machine.
-func ValidHost(s string) bool {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
-	}
-	return event.ValidServerName(s) && !strings.ContainsAny(s, ":[")
 }
 
 // last is the highest address of a network, its broadcast address.

@@ -71,7 +71,7 @@ type Network struct {
 	Address string   `json:"address,omitempty"` // of the box with the prefix length, 192.168.7.1/24: as host and when static
 	Gateway string   `json:"gateway,omitempty"`
 	DNS     []string `json:"dns,omitempty"` // addresses
-	NTP     []string `json:"ntp,omitempty"` // names or addresses
+	NTP     []string `json:"ntp,omitempty"` // addresses; names go into "clock_ntp" of config
 	WiFi    WiFi     `json:"wifi,omitzero"` // the box's own access point
 }
 

@@ -58,7 +58,7 @@ func full(t testing.TB) File {
 		Hallig: 1, Label: "Box 7 & Anhänger", ServerName: "box7.feuerwehr.example", AdminCode: "k7mq-2fxv-9tdp",
 		Organisation: Organisation{Name: "Freiwillige Feuerwehr Musterhausen", CA: certificate(t, true, false)},
 		Network: Network{
-			Mode: "static", Address: "192.168.7.1/24", Gateway: "192.168.7.254", DNS: []string{"192.168.7.254", "fd00::1"}, NTP: []string{"ntp.example", "192.168.7.254"},
+			Mode: "static", Address: "192.168.7.1/24", Gateway: "192.168.7.254", DNS: []string{"192.168.7.254", "fd00::1"}, NTP: []string{"192.168.7.254"},
 			WiFi: WiFi{SSID: "Feuerwehr Süd", Passphrase: "acht oder mehr", Country: "DE", Channel: 36},
 		},
 		Serial:      []Serial{{Device: "/dev/hallig/radio", Baud: 9600, BitsPerSecond: 1200, HalfDuplex: true, RTSCTS: true, TurnDelayMS: 300}},
@@ -219,7 +219,7 @@ func TestRefusals(t *testing.T) {
 		{"network.gateway", func(f *File) { f.Network.Gateway = "192.168.7.1" }, nil},
 		{"network.gateway", func(f *File) { f.Network.Gateway = "router" }, nil},
 		{"network.dns[1]", func(f *File) { f.Network.DNS[1] = "dns.example" }, nil},
-		{"network.ntp[0]", func(f *File) { f.Network.NTP[0] = "zeit server" }, nil},
+		{"network.ntp[0]", func(f *File) { f.Network.NTP[0] = "ntp.example" }, []string{"clock_ntp"}},
 		{"network.wifi.ssid", func(f *File) { f.Network.WiFi.SSID = "" }, nil},
 		{"network.wifi.ssid", func(f *File) { f.Network.WiFi.SSID = strings.Repeat("ü", 17) }, nil},
 		{"network.wifi.passphrase", func(f *File) { f.Network.WiFi.Passphrase = "" }, nil},

@@ -131,6 +131,9 @@ func clock(ctx context.Context, args []string, out, errOut io.Writer) error {
 	default:
 		return fmt.Errorf("%w: one time at most: hallig clock 2026-11-26T14:05+01:00", errUsage)
 	}
+	for _, n := range c.Notes {
+		fmt.Fprintln(out, n.EN)
+	}
 	_, err = fmt.Fprintln(out, clockLine(c))
 	return err
 }

@@ -103,6 +103,7 @@ var Giants = map[string]Giant{
 	"golang.org/x/sys":                     {In: []string{"cmd/init", "appliance/plug", "appliance/nic", "radio/acm", "cmd/hallig-acm", "appliance/disk", "appliance/supervise", "appliance/vault", "cmd/hallig-vault", "radio/serial", "appliance/store", "appliance/clock", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "ioctls of the tty, free disk space, the kernel's clock and uptime, interface changes, direct disk writes, kexec"},
 	"golang.org/x/crypto":                  {In: []string{"appliance/acme", "appliance/vault", "appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "ACME, argon2id, XTS, X25519, ChaCha20, Poly1305"},
 	"filippo.io/age":                       {In: []string{"appliance/backup"}, Why: "encrypts backups to a public key, in a form that other programs read"},
+	"github.com/beevik/ntp":                {In: []string{"appliance/clock"}, Why: "asks time servers and checks their answers"},
 	"github.com/flynn/noise":               {In: []string{"sync/peer"}, Why: "the Noise handshakes of pairing and of serial links"},
 	"github.com/hanwen/go-fuse/v2":         {In: []string{"appliance/vault"}, Why: "how the kernel reaches an encrypted disk that it cannot encrypt itself"},
 	"golang.org/x/sync":                    {In: []string{"appliance", "sync/federation"}, Why: "errgroup owns the loops, singleflight joins equal questions"},
