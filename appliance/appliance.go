@@ -73,6 +73,7 @@ type Box struct {
 	steward        *steward.Client // nil: this box does not run from the image
 	doors          *doors
 	sharing        sharing
+	errands        chan func(context.Context)
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
 }
@@ -85,7 +86,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 	if cfg.system == nil {
 		cfg.system = cfg.systemClock
 	}
-	b := &Box{cfg: cfg, log: log, started: time.Now(), doors: newDoors(cfg.Trial), rotates: make(chan struct{}, 1), staleUsers: make(chan event.UserID, 256)}
+	b := &Box{cfg: cfg, log: log, started: time.Now(), doors: newDoors(cfg.Trial), rotates: make(chan struct{}, 1), errands: make(chan func(context.Context)), staleUsers: make(chan event.UserID, 256)}
 	if cfg.Run != "" {
 		b.steward = steward.Dial(filepath.Join(cfg.Run, "steward.sock"))
 	}
@@ -202,6 +203,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.serveBoxes(ctx, g)
 	b.runClock(ctx, g)
 	b.runCare(ctx, g)
+	b.runErrands(ctx, g)
 	b.behindDoors(ctx, g, func() {
 		b.fed.run(ctx, g)
 		b.exchange.run(ctx, g, &b.care)

@@ -240,7 +240,7 @@ func (b *Box) fingerprint() string {
 
 // pages are what browsers find.
 func (b *Box) pages() http.Handler {
-	site := web.Site{ServerName: b.id.server, BaseURL: b.cfg.PublicURL, Trust: b.trust}
+	site := web.Site{ServerName: b.id.server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status"}
 	if b.cfg.Run != "" {
 		site.LocalName, site.Portal = localName, true
 	}

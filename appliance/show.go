@@ -64,7 +64,7 @@ func (b *Box) showScreen(tree health.Tree) error {
 func (b *Box) screenOf(tree health.Tree) steward.Screen {
 	s := b.Screen()
 	out := steward.Screen{
-		ServerName: s.ServerName, NameFixed: s.NameFixed, State: string(tree.State), Sentence: steward.Text{De: tree.Sentence.DE, En: tree.Sentence.EN},
+		ServerName: s.ServerName, NameFixed: s.NameFixed, Fingerprint: s.Fingerprint, State: string(tree.State), Sentence: steward.Text{De: tree.Sentence.DE, En: tree.Sentence.EN},
 	}
 	if !strings.Contains(s.URL, "//127.0.0.1") { // no address yet
 		out.URL = s.URL

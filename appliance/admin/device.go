@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"path"
 	"strings"
-	"time"
 
 	"hallig/appliance/steward"
 )
@@ -33,6 +32,9 @@ func (p *Pages) adminRoutes() {
 		p.mux.HandleFunc("GET /admin/backup", p.admin(p.backup))
 		p.mux.HandleFunc("POST /admin/backup", p.form(p.startBackup))
 	}
+	p.mux.HandleFunc("GET /admin/certificate", p.admin(p.certificate))
+	p.mux.HandleFunc("GET /admin/certificate/request", p.admin(p.signingRequest))
+	p.mux.HandleFunc("POST /admin/certificate", p.form(p.installCertificate))
 	if p.Steward == nil {
 		return
 	}
@@ -53,6 +55,12 @@ func (p *Pages) machineState(ctx context.Context, v *view) steward.State {
 	return s
 }
 
+type updatePage struct {
+	steward.State
+	Asked  bool // other boxes were asked
+	Offers []UpdateOffer
+}
+
 func (p *Pages) update(w http.ResponseWriter, r *http.Request) { p.updatePage(w, r, "", "") }
 
 func (p *Pages) updatePage(w http.ResponseWriter, r *http.Request, good, bad string) {
@@ -61,13 +69,23 @@ func (p *Pages) updatePage(w http.ResponseWriter, r *http.Request, good, bad str
 	if good != "" || bad != "" {
 		v.Good, v.Bad = good, bad
 	}
-	switch s.Update.State {
-	case steward.UpdateWriting:
+	if err := p.errands.take("update"); err != nil && v.Bad == "" {
+		v.Bad = p.said(v, "take update", err)
+	}
+	switch {
+	case s.Update.State == steward.UpdateWriting || p.errands.under("update"):
 		v.Refresh = 3
-	case steward.UpdateTrial:
+	case s.Update.State == steward.UpdateTrial:
 		v.Refresh = 10
 	}
-	v.Data = s
+	data := updatePage{State: s, Asked: r.FormValue("offers") == "1"}
+	if data.Asked {
+		var err error
+		if data.Offers, err = p.UpdateOffers(r.Context()); err != nil {
+			v.Bad = p.said(v, "ask boxes for updates", err)
+		}
+	}
+	v.Data = data
 	v.Here = "/admin/update"
 	p.render(w, http.StatusOK, "update.html", v)
 }
@@ -121,8 +139,13 @@ func (p *Pages) updateForm(w http.ResponseWriter, r *http.Request) {
 	s, _ := sessionOf(ctx)
 	p.Log.Info("update on the pages", "do", r.PostFormValue("do"), "by", s.user)
 	switch r.PostFormValue("do") {
-	case "stick":
-		if err := p.Steward.UpdateFrom(ctx, r.PostFormValue("path")); err != nil {
+	case "stick", "box":
+		path, box := r.PostFormValue("path"), r.PostFormValue("box")
+		take := func(ctx context.Context) error { return p.Steward.UpdateFrom(ctx, path) }
+		if path == "" {
+			take = func(ctx context.Context) error { _, err := p.UpdateFrom(ctx, box); return err }
+		}
+		if err := p.behind(v, "update", take); err != nil {
 			p.updatePage(w, r, "", p.said(v, "take update", err))
 			return
 		}
@@ -261,32 +284,4 @@ func (t *tail) text() (string, bool) {
 		}
 	}
 	return strings.ToValidUTF8(string(b), "?"), t.cut
-}
-
-func (p *Pages) backup(w http.ResponseWriter, r *http.Request) { p.backupPage(w, r, "", "") }
-
-func (p *Pages) backupPage(w http.ResponseWriter, r *http.Request, good, bad string) {
-	v := p.view(r, "Sicherung", "Backup", nil)
-	v.Good, v.Bad = good, bad
-	s, err := p.Backup.State(r.Context())
-	if err != nil {
-		v.Bad = p.said(v, "backup", err)
-	}
-	if s.Running {
-		v.Refresh = 3
-	}
-	v.Data = struct {
-		BackupState
-		Age time.Duration
-	}{s, p.Now().Sub(s.Last)}
-	p.render(w, http.StatusOK, "backup.html", v)
-}
-
-func (p *Pages) startBackup(w http.ResponseWriter, r *http.Request) {
-	v := p.view(r, "", "", nil)
-	if err := p.Backup.Start(r.Context()); err != nil {
-		p.backupPage(w, r, "", p.said(v, "start backup", err))
-		return
-	}
-	p.backupPage(w, r, v.T("Die Sicherung läuft.", "The backup is running."), "")
 }

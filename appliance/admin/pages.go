@@ -55,6 +55,8 @@ type PageOptions struct {
 	PhoneURL func() string
 	Steward  *steward.Client
 	Backup   BackupPart
+	// Errand runs f behind the request, one at a time, until the box stops; false: another one is under way. Required where there is a Steward or Backup.
+	Errand func(f func(context.Context)) bool
 	// Source is the file that holds the sources of the program; "": none.
 	Source string
 	// MetricsToken opens /metrics on the ports; "": closed.
@@ -87,6 +89,7 @@ type Pages struct {
 	mux      *http.ServeMux
 	cross    *http.CrossOriginProtection
 	sessions sessions
+	errands  errands
 	parsed   func() *template.Template
 }
 
@@ -136,6 +139,7 @@ type view struct {
 	User                string // "" when nobody is signed in
 	CSRF                string
 	Image, Backups      bool // the box runs from the image; it makes backups
+	TLS                 bool // it has a TLS port
 	Refresh             int  // seconds; 0: the page stays
 	Good, Bad           string
 	Style               template.CSS
@@ -187,7 +191,7 @@ func (v view) Time(t time.Time) string {
 }
 
 func (p *Pages) view(r *http.Request, title, titleEN string, data any) view {
-	v := view{Lang: language(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, Data: data}
+	v := view{Lang: language(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, TLS: p.SecureURL != nil && p.SecureURL(r.Host) != "", Data: data}
 	v.Title = v.T(title, titleEN)
 	if s, ok := sessionOf(r.Context()); ok {
 		v.User, v.CSRF = string(s.user), s.csrf

@@ -133,8 +133,41 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 			Start: func(context.Context) error { return &Refusal{"no stick is there"} },
 		},
 	}
+	errands := make(chan func(context.Context))
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case f := <-errands:
+				f(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { stop(); <-ended })
+	o.Errand = func(f func(context.Context)) bool {
+		select {
+		case errands <- f:
+			return true
+		case <-time.After(time.Second): // the loop has just begun, or is at work
+			return false
+		}
+	}
+	o.SigningRequest = func(context.Context) (string, error) { return "REQUEST", nil }
+	o.InstallCertificate = func(_ context.Context, pem string) (Certificate, error) {
+		return Certificate{}, &Refusal{"this is no certificate: " + pem}
+	}
+	o.UpdateOffers = func(context.Context) ([]UpdateOffer, error) {
+		return []UpdateOffer{{Box: "box2.test", Version: "1.4.0"}}, nil
+	}
+	o.UpdateFrom = func(_ context.Context, box string) (UpdateOffer, error) {
+		return UpdateOffer{}, &Refusal{box + " is gone"}
+	}
 	o.Status = func(context.Context) (Status, error) {
-		return Status{ServerName: "box.test", Started: time.Now(), Clock: Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)},
+		return Status{ServerName: "box.test", Certificate: &Certificate{Source: "own", Issuer: "Hallig box.test", Fingerprint: "AB:CD", Names: []string{"box.test", "hallig.local"}}, Started: time.Now(), Clock: Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)},
 			Peers:     []Peer{{ID: "12D3", ServerName: "box2.test", Carrier: "serial:radio0", Links: []Link{{Transport: "serial:radio0", BitsPerSecond: 1200}}}, {ID: "12D4", ServerName: "box3.test"}},
 			Servers:   []Server{{Name: "matrix.test", Queued: 3, Trouble: "out of reach"}},
 			Addresses: []string{"/ip4/1.2.3.4/tcp/4001"}, NotTaken: map[string]int64{"malformed": 2}}, nil
@@ -223,8 +256,8 @@ func tokenIn(t *testing.T, body string) string {
 }
 
 // adminPaths are all pages and forms of administrators.
-var adminPages = []string{"/admin/", "/admin/users", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/update", "/admin/device", "/admin/log", "/admin/users/sheet?token=x"}
-var adminForms = []string{"/admin/users", "/admin/users/token", "/admin/users/token/drop", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/update", "/admin/update/file", "/admin/device", "/admin/logout"}
+var adminPages = []string{"/admin/", "/admin/users", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/certificate/request", "/admin/update", "/admin/update?offers=1", "/admin/device", "/admin/log", "/admin/users/sheet?token=x"}
+var adminForms = []string{"/admin/users", "/admin/users/token", "/admin/users/token/drop", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/update", "/admin/update/file", "/admin/device", "/admin/logout"}
 
 // TestPublic: anybody may see how the box does, and nothing more.
 func TestPublic(t *testing.T) {
@@ -557,6 +590,8 @@ func TestDevice(t *testing.T) {
 		{"/admin/update", []string{"do", "back"}, "Häkchen", ""},
 		{"/admin/update", []string{"do", "back", "sure", "1"}, "vorigen System", "POST /update/back "},
 		{"/admin/update", []string{"do", "stick", "path", "/x y"}, "1.3.0", "POST /update?path=%2Fx+y "},
+		{"/admin/update", []string{"do", "box", "box", "box2.test"}, "box2.test is gone", ""},
+		{"/admin/certificate", []string{"pem", "nonsense"}, "this is no certificate: nonsense", ""},
 	} {
 		before := len(s.init.told())
 		_, body, _ := s.post(tt.path, append(tt.form, "csrf", csrf)...)
@@ -632,6 +667,7 @@ func TestAccessible(t *testing.T) {
 	}
 	paths := append(slices.Clone(adminPages), "/status", "/admin/login", "/source", "/admin/users/sheet?token="+tokens[0].Token)
 	bodies := map[string]string{}
+	paths = slices.DeleteFunc(paths, func(path string) bool { return path == "/admin/certificate/request" })
 	for _, lang := range []string{"de", "en"} {
 		for _, path := range paths {
 			sep := "?"
@@ -685,7 +721,7 @@ func checkPage(t *testing.T, name, lang, body string) {
 			headings++
 		case "label":
 			labels[a["for"]] = true
-		case "input", "select":
+		case "input", "select", "textarea":
 			if a["type"] == "hidden" || n.Parent.Data == "label" {
 				continue
 			}
@@ -716,6 +752,32 @@ func inner(n *html.Node) string {
 		return err.Error()
 	}
 	return b.String()
+}
+
+// TestErrands: what takes long goes on behind its page, one at a time, and how it ended is told once.
+func TestErrands(t *testing.T) {
+	release := make(chan error)
+	s := newSite(t, func(o *PageOptions) {
+		o.Backup.Start = func(context.Context) error { return <-release }
+	})
+	csrf := s.signIn()
+	if _, body, _ := s.post("/admin/backup", "csrf", csrf); !strings.Contains(body, "Eine Sicherung läuft") || !strings.Contains(body, `http-equiv="refresh"`) {
+		t.Errorf("a backup that takes long:\n%s", body)
+	}
+	if _, body, _ := s.post("/admin/update", "csrf", csrf, "do", "stick", "path", "/x"); !strings.Contains(body, "mit etwas anderem beschäftigt") {
+		t.Errorf("two at a time:\n%s", body)
+	}
+	release <- steward.Text{De: "Der Stick ist voll.", En: "The stick is full."}
+	for range 100 {
+		_, body, _ := s.get("/admin/backup")
+		if strings.Contains(body, "Der Stick ist voll.") {
+			if _, body, _ := s.get("/admin/backup"); strings.Contains(body, "Der Stick ist voll.") || strings.Contains(body, "läuft") {
+				t.Errorf("told twice:\n%s", body)
+			}
+			return
+		}
+	}
+	t.Error("that the backup failed is not told")
 }
 
 // TestTrouble: what goes wrong inside is told in the log, not to the browser.
