@@ -60,27 +60,43 @@ func lookup(ids string) (chip, bool) {
 // Folder is where serial ports have their stable names.
 const Folder = "/dev/hallig"
 
-// Ports lists the serial ports of a machine whose tree of devices is at sys, those with a driver first, each part sorted by name. Consoles are
-// no ports: the kernel talks there.
-func Ports(sys string) []steward.Port {
-	var ports []steward.Port
+// Port is a serial port, and where a device without a driver of the kernel is that a program can drive.
+type Port struct {
+	steward.Port
+	// USB device folder of a CDC ACM device that the kernel has no driver for; "" for all others. Such a port has a name, and no TTY yet.
+	Driverless string
+	Node       string // of the same, below /dev: bus/usb/001/004
+}
+
+// Ports lists the serial ports of a machine whose tree of devices is at sys, those with a name first and sorted by it. Consoles are no ports: the
+// kernel talks there.
+func Ports(sys string) []Port {
+	var ports []Port
 	consoles := strings.Fields(text(sys, "class/tty/console/active"))
 	ttys, _ := os.ReadDir(filepath.Join(sys, "class/tty"))
 	for _, e := range ttys {
 		if p, ok := port(sys, e.Name()); ok && !slices.Contains(consoles, p.TTY) {
-			ports = append(ports, p)
+			ports = append(ports, Port{Port: p})
 		}
 	}
+	ports = append(ports, driverless(sys)...)
 	unique(ports)
 	for i := range ports {
-		ports[i].Device = filepath.Join(Folder, ports[i].Name)
+		if ports[i].Name != "" {
+			ports[i].Device = filepath.Join(Folder, ports[i].Name)
+		}
 	}
-	slices.SortFunc(ports, func(a, b steward.Port) int { return strings.Compare(a.Name, b.Name) })
-	return append(ports, driverless(sys)...)
+	slices.SortStableFunc(ports, func(a, b Port) int {
+		if (a.Name == "") != (b.Name == "") {
+			return strings.Compare(b.Name, a.Name) // those without a name last
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return ports
 }
 
 // unique tells two ports of the same name apart by their sockets. Chips that leave the factory with one serial number for all are why this happens.
-func unique(ports []steward.Port) {
+func unique(ports []Port) {
 	seen := make(map[string]int)
 	for _, p := range ports {
 		seen[p.Name]++
@@ -122,14 +138,25 @@ func port(sys, tty string) (steward.Port, bool) {
 		}
 		return p, true
 	}
-	p.USB, p.Serial = text(usb, "idVendor")+":"+text(usb, "idProduct"), text(usb, "serial")
-	p.Socket = "port" + filepath.Base(usb)
 	iface := above(root, dir, "bInterfaceNumber")
 	p.Driver = driver(iface)
-	c, known := lookup(p.USB)
-	p.Chip, p.Known = c.name, known
+	// Chips with several ports have several interfaces; the first one has no suffix, so that simple chips have simple names.
+	suffix := ""
+	if n := strings.TrimLeft(text(iface, "bInterfaceNumber"), "0"); n != "" && !strings.HasPrefix(tty, "ttyACM") {
+		suffix = "-if" + n
+	}
+	usbPort(&p, usb, suffix)
+	return p, true
+}
+
+// usbPort fills in what a USB device says of itself, and the name made of it.
+func usbPort(p *steward.Port, usb, suffix string) (known chip, isKnown bool) {
+	p.USB, p.Serial = text(usb, "idVendor")+":"+text(usb, "idProduct"), text(usb, "serial")
+	p.Socket = "port" + filepath.Base(usb) + suffix
+	c, ok := lookup(p.USB)
+	p.Chip, p.Known = c.name, ok
 	short := c.short
-	if !known {
+	if !ok {
 		p.Chip = strings.TrimSpace(text(usb, "manufacturer") + " " + text(usb, "product"))
 		short = "usb"
 	}
@@ -137,18 +164,12 @@ func port(sys, tty string) (steward.Port, bool) {
 	if anonymous(key) {
 		key, p.Serial = "", ""
 	}
-	// Chips with several ports have several interfaces; the first one has no suffix, so that simple chips have simple names.
-	suffix := ""
-	if n := strings.TrimLeft(text(iface, "bInterfaceNumber"), "0"); n != "" && !strings.HasPrefix(tty, "ttyACM") {
-		suffix = "-if" + n
-	}
 	if key == "" {
-		p.Name = short + "-" + p.Socket + suffix
+		p.Name = short + "-" + p.Socket
 	} else {
 		p.Name = short + "-" + key + suffix
 	}
-	p.Socket += suffix
-	return p, true
+	return c, ok
 }
 
 // anonymous says whether a serial number is one that a factory gives to all its chips.
@@ -165,8 +186,8 @@ func driver(dir string) string {
 }
 
 // driverless lists USB devices that would be serial ports if the kernel had their driver.
-func driverless(sys string) []steward.Port {
-	var ports []steward.Port
+func driverless(sys string) []Port {
+	var ports []Port
 	devices, _ := os.ReadDir(filepath.Join(sys, "bus/usb/devices"))
 	for _, e := range devices {
 		name := e.Name()
@@ -174,30 +195,36 @@ func driverless(sys string) []steward.Port {
 			continue // a device, or a root hub; its interfaces follow
 		}
 		dir, err := filepath.EvalSymlinks(filepath.Join(sys, "bus/usb/devices", name))
-		if err != nil || driver(dir) != "" {
+		if err != nil {
+			continue
+		}
+		// usbfs is a program that drives the device: ours
+		if d := driver(dir); d != "" && d != "usbfs" {
 			continue
 		}
 		usb := filepath.Dir(dir)
-		p := steward.Port{USB: text(usb, "idVendor") + ":" + text(usb, "idProduct"), Serial: text(usb, "serial")}
-		p.Socket = "port" + filepath.Base(usb)
-		c, known := lookup(p.USB)
-		const class, acm = "02", "02" // Communications Device Class, Abstract Control Model: https://www.usb.org/document-library/class-definitions-communication-devices-12
+		var p Port
+		c, known := usbPort(&p.Port, usb, "")
+		const class, acm = "02", "02" // Communications Device Class, Abstract Control Model: USB CDC 1.2, PSTN 1.2
 		isACM := text(dir, "bInterfaceClass") == class && text(dir, "bInterfaceSubClass") == acm
-		vendorPort := known && c.driver != "cdc_acm" && text(dir, "bInterfaceClass") == "ff"
-		if !isACM && !vendorPort {
+		switch {
+		case isACM:
+			if slices.ContainsFunc(ports, func(o Port) bool { return o.Driverless == usb }) {
+				continue // a device with several such ports: the first one is driven
+			}
+			if !known {
+				p.Chip += " (CDC ACM)"
+			}
+			p.Driverless = usb
+			p.Node = fmt.Sprintf("bus/usb/%03d/%03d", number(usb, "busnum"), number(usb, "devnum"))
+		case known && c.driver != "cdc_acm" && text(dir, "bInterfaceClass") == "ff":
+			p.Name = ""
+			p.Note = steward.Text{
+				De: fmt.Sprintf("Der Kernel dieser Box hat keinen Treiber für %s (%s). Nehmen Sie ein Gerät mit FTDI, CP210x oder CH340.", p.Chip, c.driver),
+				En: fmt.Sprintf("This box's kernel has no driver for %s (%s). Take a device with FTDI, CP210x or CH340.", p.Chip, c.driver),
+			}
+		default:
 			continue
-		}
-		want := "cdc_acm"
-		p.Chip, p.Known = c.name, known
-		if known && !isACM {
-			want = c.driver
-		}
-		if !known {
-			p.Chip = strings.TrimSpace(text(usb, "manufacturer") + " " + text(usb, "product") + " (CDC-ACM)")
-		}
-		p.Note = steward.Text{
-			De: fmt.Sprintf("Der Kernel dieser Box hat keinen Treiber für %s (%s). Nehmen Sie ein Gerät mit FTDI, CP210x oder CH340.", p.Chip, want),
-			En: fmt.Sprintf("This box's kernel has no driver for %s (%s). Take a device with FTDI, CP210x or CH340.", p.Chip, want),
 		}
 		ports = append(ports, p)
 	}

@@ -37,7 +37,7 @@ func (f *File) check() error {
 	if f.Hallig != 1 {
 		return wrong("hallig", "muss 1 sein: {\"hallig\": 1, ...}; so erkennt die Box ihre Datei", "must be 1: {\"hallig\": 1, ...}; this is how the box knows its file")
 	}
-	for _, c := range []func(*File) error{checkNames, checkNetwork, checkWiFi, checkSerial, checkBackup, checkCertificates} {
+	for _, c := range []func(*File) error{checkNames, checkNetwork, checkWiFi, checkSerial, checkBackup, checkCertificates, checkLock} {
 		if err := c(f); err != nil {
 			return err
 		}
@@ -61,6 +61,23 @@ func checkNames(f *File) error {
 	}
 	if f.AdminCode != "" && !tokenGrammar.MatchString(f.AdminCode) {
 		return wrong("admin_code", "muss 8 bis 64 Zeichen aus A-Z a-z 0-9 . _ ~ - haben, ohne Leerzeichen und Umlaute", "must have 8 to 64 characters of A-Z a-z 0-9 . _ ~ -, without blanks and umlauts")
+	}
+	return nil
+}
+
+// checkLock wants a code that nobody can try out: a thief has time.
+func checkLock(f *File) error {
+	n := 0
+	for _, r := range f.Lock.Code {
+		switch {
+		case r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9':
+			n++
+		case r != ' ' && r != '-':
+			return wrong("lock.code", "darf nur aus A-Z, 0-9, Leerzeichen und Bindestrichen bestehen, damit jede Tastatur ihn tippen kann", "may have A-Z, 0-9, blanks and hyphens only, so that any keyboard can type it")
+		}
+	}
+	if f.Lock.Code != "" && (n < 16 || n > 128) {
+		return wrong("lock.code", "braucht 16 bis 128 Buchstaben und Ziffern: wer die Box stiehlt, kann in Ruhe probieren", "needs 16 to 128 letters and digits: whoever steals the box can try at leisure")
 	}
 	return nil
 }

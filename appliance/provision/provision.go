@@ -53,7 +53,7 @@ type File struct {
 	Backup       Backup          `json:"backup,omitzero"`       //
 	Restore      Restore         `json:"restore,omitzero"`      //
 	Certificate  Certificate     `json:"certificate,omitzero"`  //
-	PIN          bool            `json:"pin,omitempty"`         // the data opens only with a PIN at each start
+	Lock         Lock            `json:"lock,omitzero"`         // encrypts the data; taken from a stick at the first start only
 	Updates      Updates         `json:"updates,omitzero"`      //
 	Config       json.RawMessage `json:"config,omitempty"`      // any fields of config.json; what that file says itself wins
 }
@@ -126,6 +126,11 @@ type ACME struct {
 	CA        string            `json:"ca,omitempty"`       // PEM, to trust the directory itself by
 	Provider  string            `json:"provider,omitempty"` // of the DNS zone
 	Settings  map[string]string `json:"settings,omitempty"` // of the provider
+}
+
+// Lock encrypts the data of a box: it opens with the stick that the file came on, or with the code.
+type Lock struct {
+	Code string `json:"code,omitempty"` // at least 16 letters and digits; case, blanks and hyphens do not count
 }
 
 // Updates says how updates come.

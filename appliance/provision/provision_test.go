@@ -65,7 +65,7 @@ func full(t testing.TB) File {
 		Backup:      Backup{Recipients: []string{recipient}, To: "folder", Folder: "/mnt/nas", Every: "24h", Keep: 7},
 		Restore:     Restore{Identity: identity},
 		Certificate: Certificate{PEM: certificate(t, false, true)},
-		PIN:         true, Updates: Updates{Automatic: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
+		Lock:        Lock{Code: "K7MQ-2FXV-9TDP-44AB"}, Updates: Updates{Automatic: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
 	}
 }
 
@@ -164,7 +164,8 @@ func TestRefusals(t *testing.T) {
 		`{}`:                                                     {"hallig", "must be 1"},
 		`{"hallig":1,"label":null}`:                              {"label", "null"},
 		`{"hallig":1,"label":7}`:                                 {"label", "Anführungszeichen"},
-		`{"hallig":1,"pin":"ja"}`:                                {"pin", "true"},
+		`{"hallig":1,"lock":{"code":"kurz"}}`:                    {"lock.code", "16"},
+		`{"hallig":1,"lock":{"code":"schlüsselschlüssel"}}`:      {"lock.code", "A-Z"},
 		`{"hallig":1,"serial":{}}`:                               {"serial", "Liste"},
 		`{"hallig":1,"network":"auto"}`:                          {"network", "Block"},
 		`{"hallig":1,"config":[]}`:                               {"config", "Block"},

@@ -81,8 +81,8 @@ func (c *Crew) Reap() (reaped int) {
 	return reaped
 }
 
-// start forks with the rights of a Spec.
-func (c *Crew) start(cmd *exec.Cmd, caps []uintptr) error {
+// Start starts a command that the caller waits for, with no more than the given capabilities to come by, and no way to more. Forget it after Wait.
+func (c *Crew) Start(cmd *exec.Cmd, caps []uintptr) error {
 	done := make(chan error, 1)
 	// The rights are those of a thread, and they only ever become fewer: the thread ends with this goroutine, as it is never unlocked.
 	go func() {
@@ -115,7 +115,8 @@ func (c *Crew) start(cmd *exec.Cmd, caps []uintptr) error {
 	return <-done
 }
 
-func (c *Crew) forget(pid int) {
+// Forget says that a command of Start was waited for.
+func (c *Crew) Forget(pid int) {
 	c.mu.Lock()
 	delete(c.pids, pid)
 	c.mu.Unlock()
@@ -127,10 +128,10 @@ func (c *Crew) Once(ctx context.Context, s Spec, stdin io.Reader) (out []byte, e
 	cmd.Stdin = stdin
 	var b limited
 	cmd.Stdout = &b
-	if err := c.start(cmd, s.Caps); err != nil {
+	if err := c.Start(cmd, s.Caps); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Name, err)
 	}
-	defer c.forget(cmd.Process.Pid)
+	defer c.Forget(cmd.Process.Pid)
 	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer stop()
 	if err := cmd.Wait(); err != nil {
@@ -249,7 +250,7 @@ func (p *Process) once(ctx context.Context) string {
 	if err != nil {
 		return "it could not be started: " + err.Error()
 	}
-	defer p.crew.forget(pid)
+	defer p.crew.Forget(pid)
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(p.spec.OOM)), 0); err != nil && os.Getuid() == 0 {
 		p.spec.Log.Printf("init: set oom_score_adj of %s: %v", p.spec.Name, err)
 	}
@@ -278,7 +279,7 @@ func (p *Process) once(ctx context.Context) string {
 func (p *Process) begin(cmd *exec.Cmd) (pid int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.crew.start(cmd, p.spec.Caps); err != nil {
+	if err := p.crew.Start(cmd, p.spec.Caps); err != nil {
 		return 0, err
 	}
 	p.pid, p.started = cmd.Process.Pid, time.Now()

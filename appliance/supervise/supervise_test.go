@@ -198,7 +198,7 @@ func TestReapTakesOrphansOnly(t *testing.T) {
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	crew := NewCrew()
 	ours := exec.Command("/bin/sh", "-c", "exit 7")
-	if err := crew.start(ours, nil); err != nil {
+	if err := crew.Start(ours, nil); err != nil {
 		t.Fatal(err)
 	}
 	// sh leaves an orphan behind that ends at once.
@@ -212,7 +212,7 @@ func TestReapTakesOrphansOnly(t *testing.T) {
 	if err := ours.Wait(); err == nil || ours.ProcessState.ExitCode() != 7 {
 		t.Errorf("our own child was taken for an orphan: %v", err)
 	}
-	crew.forget(ours.Process.Pid)
+	crew.Forget(ours.Process.Pid)
 	for range 1000 {
 		if crew.Reap(); unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == unix.ECHILD {
 			return

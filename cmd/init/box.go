@@ -60,6 +60,7 @@ type box struct {
 	light    *light
 	events   chan plug.Event // for the hands
 	lost     chan struct{}
+	reread   chan struct{}
 	endings  chan ending
 	restarts chan string // names of processes that shall start again
 
@@ -67,8 +68,10 @@ type box struct {
 	stop    context.CancelFunc
 	running context.Context
 
-	judging atomic.Bool // one look at the homeserver's health at a time
-	trial   atomic.Bool // this start tries an update; it stays so when the update is kept
+	judging   atomic.Bool // one look at the homeserver's health at a time
+	bound     atomic.Bool // /etc/machine-id shows our file
+	vaultStop atomic.Bool // the vault's program is meant to end
+	trial     atomic.Bool // this start tries an update; it stays so when the update is kept
 
 	mu        sync.Mutex // guards what follows; nothing slow is done under it
 	image     release
@@ -78,11 +81,13 @@ type box struct {
 	permDev   string
 	machineID string
 	troubles  []trouble
+	vault     *os.Process // serves the encrypted partition
 	procs     []*supervise.Process
 	hallig    *supervise.Process
 	lan       *supervise.Process
 	sticks    []*stick
 	ports     []steward.Port
+	drivers   map[string]*driver // of USB devices that the kernel has none for, by their folder in /sys
 	provision steward.Provision
 	accepted  provision.File
 	name      nameRecord
@@ -104,7 +109,7 @@ type trouble struct {
 func newBox(at places) *box {
 	b := &box{
 		at: at, crew: supervise.NewCrew(), rings: logring.New(logring.Limits{}, time.Now, uptime),
-		events: make(chan plug.Event, 64), lost: make(chan struct{}, 1), endings: make(chan ending, 1), restarts: make(chan string, 4),
+		events: make(chan plug.Event, 64), lost: make(chan struct{}, 1), reread: make(chan struct{}, 1), drivers: make(map[string]*driver), endings: make(chan ending, 1), restarts: make(chan string, 4),
 	}
 	b.log = b.rings.Ring("init")
 	b.image.Version = version
@@ -242,6 +247,7 @@ func (b *box) loop() {
 			b.again(name)
 		case <-tick.C:
 			b.crew.Reap()
+			b.expire()
 			b.lookAfter()
 			b.draw()
 			if time.Since(hourly) >= time.Hour {

@@ -111,6 +111,7 @@ func (b *box) closeDisks() {
 	if perm {
 		b.leavePerm()
 	}
+	b.closeVault()
 	unix.Sync()
 }
 

@@ -62,98 +62,21 @@ func (b *box) hands() error {
 		case <-again.C:
 			b.lookAtPorts()
 			b.lookAtSticks()
+		case <-b.reread: // /perm is there now: what sticks ask for can be done
+			b.mu.Lock()
+			sticks := slices.Clone(b.sticks)
+			b.mu.Unlock()
+			for _, s := range sticks {
+				fresh := &stick{Volume: s.Volume, path: s.path, write: s.write, touched: s.touched, ejected: s.ejected}
+				b.act(fresh)
+				b.mu.Lock()
+				s.updates, s.marks, s.err = fresh.updates, fresh.marks, fresh.err
+				b.mu.Unlock()
+			}
 		case <-tick.C:
 			b.calmSticks()
 		}
 	}
-}
-
-// lookAtPorts gives serial ports their names and rights.
-func (b *box) lookAtPorts() {
-	ports := plug.Ports(b.at.Sys)
-	folder := filepath.Join(b.at.Dev, "hallig")
-	want := make(map[string]string) // link, tty
-	for _, p := range ports {
-		if p.Name == "" {
-			continue
-		}
-		node := filepath.Join(b.at.Dev, p.TTY)
-		if err := errors.Join(os.Chown(node, 0, uidHallig), os.Chmod(node, 0o660)); err != nil {
-			b.log.Printf("give %s to the homeserver: %v", p.TTY, err)
-			continue
-		}
-		want[p.Name] = "../" + p.TTY
-	}
-	if p, ok := b.radio(ports); ok {
-		want["radio"] = p
-	}
-	links, _ := os.ReadDir(folder)
-	for _, l := range links {
-		name := filepath.Join(folder, l.Name())
-		if to, err := os.Readlink(name); err == nil && want[l.Name()] == to {
-			delete(want, l.Name())
-			continue
-		}
-		os.Remove(name)
-		if want[l.Name()] == "" {
-			b.log.Printf("serial port %s is gone", l.Name())
-		}
-	}
-	for name, to := range want {
-		if err := os.Symlink(to, filepath.Join(folder, name)); err != nil {
-			b.log.Printf("name serial port: %v", err)
-			continue
-		}
-		b.log.Printf("serial port %s is %s", name, strings.TrimPrefix(to, "../"))
-	}
-	b.mu.Lock()
-	b.ports = ports
-	b.mu.Unlock()
-}
-
-// radio decides which port /dev/hallig/radio is: the one it was before as long as that is there, otherwise the only port on USB, otherwise the only
-// port at all. A GPS receiver plugged in beside a radio thus does not take its place.
-func (b *box) radio(ports []steward.Port) (link string, ok bool) {
-	raw, _ := os.ReadFile(b.at.system("radio"))
-	before := strings.TrimSpace(string(raw))
-	p, ok := chooseRadio(ports, before)
-	if !ok {
-		return "", false
-	}
-	if p.Name != before {
-		b.mu.Lock()
-		perm := b.perm
-		b.mu.Unlock()
-		if perm {
-			if err := os.WriteFile(b.at.system("radio"), []byte(p.Name+"\n"), 0o600); err != nil {
-				b.log.Printf("note which port the radio is: %v", err)
-			}
-		}
-	}
-	return "../" + p.TTY, true
-}
-
-func chooseRadio(ports []steward.Port, before string) (steward.Port, bool) {
-	var usb, all []steward.Port
-	for _, p := range ports {
-		if p.Name == "" {
-			continue
-		}
-		if p.Name == before {
-			return p, true
-		}
-		all = append(all, p)
-		if p.USB != "" {
-			usb = append(usb, p)
-		}
-	}
-	switch {
-	case len(usb) == 1:
-		return usb[0], true
-	case len(usb) == 0 && len(all) == 1:
-		return all[0], true
-	}
-	return steward.Port{}, false
 }
 
 // lookAtSticks mounts what is new and lets go of what is gone.

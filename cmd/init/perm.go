@@ -54,7 +54,13 @@ func (b *box) bringPerm() {
 	}
 	if content == disk.Empty {
 		b.screen.line("Erster Start: der Datenträger wird eingerichtet / first start: the disk is being set up")
-		if b.firstVault(dev) {
+		made, err := b.firstVault(dev)
+		if err != nil {
+			// Not a word of the data may be kept in the clear by a box that was told to encrypt it.
+			b.withoutPerm(err)
+			return
+		}
+		if made {
 			content = disk.Vault
 		}
 	}
@@ -113,13 +119,19 @@ func (b *box) mountPerm(device string, size int64) {
 	b.startLAN()
 	b.startHallig()
 	b.help("way back", func() error { b.lookBack(); return nil })
+	select {
+	case b.reread <- struct{}{}:
+	default:
+	}
 }
 
 // withoutPerm is the box that can only say what is wrong with it.
 func (b *box) withoutPerm(err error) {
 	t := sentence(err, "Die Daten der Box sind nicht erreichbar.", "The box's data cannot be reached.")
 	b.say("perm", t)
-	b.publishMachineID("")
+	if !b.known() {
+		b.publishMachineID("")
+	}
 	b.lendNetwork()
 	b.startLAN()
 	b.startPage(t)
@@ -188,6 +200,13 @@ func (b *box) identity() error {
 	return nil
 }
 
+// known says whether the machine has its id already.
+func (b *box) known() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.machineID != ""
+}
+
 func validMachineID(s string) bool {
 	_, err := hex.DecodeString(s)
 	return err == nil && len(s) == 32 && s != strings.Repeat("0", 32)
@@ -209,7 +228,7 @@ func (b *box) publishMachineID(id string) {
 		return
 	}
 	etc := filepath.Join(b.at.Etc, "machine-id")
-	if st, err := os.Lstat(etc); err == nil && st.Mode().IsRegular() {
+	if st, err := os.Lstat(etc); err == nil && st.Mode().IsRegular() && !b.bound.Swap(true) {
 		if err := unix.Mount(name, etc, "", unix.MS_BIND, ""); err != nil {
 			b.log.Printf("show machine id: %v", err)
 		}

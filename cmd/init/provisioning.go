@@ -178,6 +178,12 @@ func (b *box) enforce(f provision.File, raw []byte) {
 	b.accepted = f
 	b.provision.Accepted, b.provision.Label, b.provision.ServerName = true, f.Label, f.ServerName
 	b.mu.Unlock()
+	if f.Lock.Code != "" { // nobody needs it any more
+		f.Lock = provision.Lock{}
+		if open, err := f.Marshal(); err == nil {
+			raw = open
+		}
+	}
 	if err := publish(b.at.run("provision.json"), raw, uidHallig); err != nil {
 		b.log.Printf("show provisioning file: %v", err)
 	}

@@ -81,6 +81,9 @@ func (b *box) readSlots() {
 	defer f.Close()
 	slot := b.runs()
 	b.trial.Store(d.OnTrial(slot, b.trial.Load()))
+	b.mu.Lock()
+	b.deadline = time.Now().Add(update.TrialTime(0))
+	b.mu.Unlock()
 	m, err := d.Holds(slot)
 	if err != nil {
 		b.log.Printf("read what this system is: %v", err)
@@ -379,6 +382,17 @@ func (b *box) judge(h health) {
 		}
 	case time.Now().After(deadline):
 		b.giveUp(r, bad)
+	}
+}
+
+// expire ends a trial of a system that has not even come to its data: no record can be written, and none is needed.
+func (b *box) expire() {
+	b.mu.Lock()
+	late := b.record.State != update.Trial && b.record.State != update.Confirmed && time.Now().After(b.deadline)
+	waits := b.vault != nil && !b.perm && uptime() < time.Hour // somebody must come with the key
+	b.mu.Unlock()
+	if b.trial.Load() && late && !waits {
+		b.ask(ending{kind: restart, why: "the trial did not come to its data in time"})
 	}
 }
 
