@@ -240,7 +240,13 @@ func (b *Box) fingerprint() string {
 
 // pages are what browsers find.
 func (b *Box) pages() http.Handler {
-	site := web.Site{ServerName: b.id.server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status"}
+	site := web.Site{
+		ServerName: b.id.server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status",
+		SignUp: func(r *http.Request, name, password, token string) (string, string) {
+			user, code := b.clients.SignUp(r.Context(), r.RemoteAddr, name, password, token)
+			return string(user), code
+		},
+	}
 	if b.cfg.Run != "" {
 		site.LocalName, site.Portal = localName, true
 	}

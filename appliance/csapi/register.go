@@ -8,11 +8,16 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"hallig/appliance/account"
+	"hallig/appliance/event"
+	"hallig/appliance/room"
+	"hallig/appliance/store"
 )
 
 type registerRequest struct {
@@ -71,6 +76,51 @@ func (h *Handler) register(ctx context.Context, c *call) (any, error) {
 	}
 	p.end()
 	return h.opened(s), nil
+}
+
+// SignUp makes an account for somebody who fills in the form of the box's own page: many clients have no stage for a registration token. addr is whose, for the
+// limits. code is the error code of the Client-Server API, "" when the account was made.
+func (h *Handler) SignUp(ctx context.Context, addr, name, password, token string) (user event.UserID, code string) {
+	var err error
+	switch {
+	case !h.limits.off && h.limits.take(limitRegister, hostOf(addr)) > 0:
+		return "", "M_LIMIT_EXCEEDED"
+	case name == "" || password == "" || token == "":
+		err = missing("username, password or token")
+	default:
+		err = h.freeName(ctx, name)
+	}
+	if err == nil {
+		var s account.Session
+		token = h.typedToken(ctx, token)
+		s, err = h.Accounts.Register(ctx, account.RegisterRequest{Username: name, Password: password, Token: token, InhibitLogin: true})
+		user = s.User
+	}
+	var full *store.Full
+	var refusal *room.Error
+	switch {
+	case err == nil:
+		return user, ""
+	case errors.As(err, &full):
+		return "", "M_RESOURCE_LIMIT_EXCEEDED"
+	case errors.As(err, &refusal):
+		return "", refusal.Code
+	}
+	h.log.Error("sign-up failed", "err", err)
+	return "", "M_UNKNOWN"
+}
+
+// typedToken forgives how a person types a token that the box made up: with blanks around it and in small letters.
+func (h *Handler) typedToken(ctx context.Context, token string) string {
+	token = strings.TrimSpace(token)
+	upper := strings.ToUpper(token)
+	if ok, err := h.Accounts.RegistrationTokenValid(ctx, token); ok || err != nil {
+		return token // a failure shows again when the account is made
+	}
+	if ok, err := h.Accounts.RegistrationTokenValid(ctx, upper); ok && err == nil {
+		return upper
+	}
+	return token
 }
 
 // registerStages offers a registration token always, and nothing to prove where registration is open.

@@ -4,6 +4,7 @@ package csapi
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"hallig/appliance/account"
@@ -145,6 +146,30 @@ func TestRegistrationToken(t *testing.T) {
 	if status != 401 {
 		t.Errorf("dummy where registration is closed: %d", status)
 	}
+}
+
+// TestSignUp is the form of the box's own page: always with a token, also where registration is open, and with the limits of registrations.
+func TestSignUp(t *testing.T) {
+	b := newBox(t, func(c *Config) { c.Limits = Limits{Register: Rate{PerSecond: 0.001, Burst: 7}} })
+	tok, err := b.h.Accounts.CreateRegistrationToken(b.ctx, account.RegistrationToken{Uses: 2})
+	b.ok(err)
+	const phone = "192.168.7.20:4711"
+	for _, tc := range []struct{ addr, name, password, token, user, code string }{
+		{phone, "alice", "geheim", "", "", "M_MISSING_PARAM"},
+		{phone, "alice", "geheim", "WRONG", "", "M_FORBIDDEN"},
+		{phone, "Al ice", "geheim", tok.Token, "", "M_INVALID_USERNAME"},
+		{phone, "alice", "geheim", " " + strings.ToLower(tok.Token) + " ", "@alice:" + boxName, ""},
+		{phone, "alice", "anders", tok.Token, "", "M_USER_IN_USE"},
+		{phone, "bob", "geheim", tok.Token, "@bob:" + boxName, ""},
+		{phone, "eve", "geheim", tok.Token, "", "M_FORBIDDEN"}, // used up
+		{"192.168.7.20:9999", "eve", "geheim", tok.Token, "", "M_LIMIT_EXCEEDED"},
+		{"192.168.7.21:9999", "eve", "geheim", tok.Token, "", "M_FORBIDDEN"},
+	} {
+		if user, code := b.h.SignUp(b.ctx, tc.addr, tc.name, tc.password, tc.token); string(user) != tc.user || code != tc.code {
+			t.Errorf("%s with %q: %q %q, want %q %q", tc.name, tc.token, user, code, tc.user, tc.code)
+		}
+	}
+	b.ok(matrixclient.New(b.url).Login(b.ctx, "alice", "geheim", ""))
 }
 
 func TestSharedSecret(t *testing.T) {

@@ -16,6 +16,12 @@ type texts struct {
 	Connection, Plain, SafeOwn, SafeOutside, Lapses string
 	TrustLink, StatusLink                           string
 
+	// The form for an account.
+	SignUpTitle, SignUpLead, SignUpName, SignUpPassword, SignUpAgain, SignUpToken, SignUpDo, SignUpDone, SignUpNext string
+	SaferHere                                                                                                       string
+	ProblemNoPassword, ProblemDiffer, ProblemTaken, ProblemName, ProblemToken, ProblemMissing                       string
+	ProblemLong, ProblemOften, ProblemBox                                                                           string
+
 	// The page about trusting the box.
 	TrustTitle, Back, NoTLS                                      string
 	NowPlain, NowOwn, NowOutside, NowLapsed                      string
@@ -35,7 +41,7 @@ var german = texts{
 	ScanMe: "Für das nächste Telefon: mit der Kamera lesen, sobald es im selben WLAN ist.",
 	Apps:   "App", Phone: "Telefon", PhoneText: "FluffyChat oder Element Classic; die App muss installiert sein, bevor das Internet fehlt.",
 	Desktop: "Rechner", DesktopText: "Nheko, Element Desktop, Fractal, NeoChat oder Thunderbird.",
-	Account: "Konto", AccountText: "In der App „Konto erstellen“ wählen. Ein neues Konto braucht einen Anmeldecode. Er kommt von der Person, die diese Box betreut.",
+	Account: "Konto", AccountText: "Ein neues Konto braucht einen Anmeldecode. Er kommt von der Person, die diese Box betreut. Das Konto legen Sie hier oder in der App an.",
 	Name:   "Name des Servers, hinter dem Doppelpunkt jedes Benutzernamens",
 	Stay:   "In diesem Netz bleiben",
 	Window: "Hat sich dieses Fenster von selbst geöffnet? Dann prüft Ihr Telefon, ob es hier Internet gibt. Manche Telefone verlassen ein Netz ohne Internet wieder oder nehmen das Mobilfunknetz.",
@@ -47,6 +53,15 @@ var german = texts{
 	SafeOwn:    "Verschlüsselt, mit dem eigenen Zertifikat dieser Box.", SafeOutside: "Verschlüsselt, mit einem Zertifikat, das Ihr Gerät von sich aus kennt.",
 	Lapses:    "Das Zertifikat von außen ist abgelaufen, seit dem",
 	TrustLink: "Der Box vertrauen: so geht es auf Ihrem Gerät", StatusLink: "Zustand der Box",
+
+	SignUpTitle: "Ein Konto anlegen", SignUpLead: "Danach melden Sie sich in der App mit diesem Namen und Passwort an.",
+	SignUpName: "Benutzername (a-z, 0-9, Punkt, Bindestrich)", SignUpPassword: "Passwort", SignUpAgain: "Passwort noch einmal", SignUpToken: "Anmeldecode",
+	SignUpDo: "Konto anlegen", SignUpDone: "Das Konto ist angelegt:", SignUpNext: "Jetzt in der App „anmelden“ wählen, diese Serveradresse eintragen, dann Namen und Passwort:",
+	SaferHere:         "Auf dieser Seite geht das Passwort unverschlüsselt durchs Netz. Besser, wenn Ihr Gerät der Box schon vertraut:",
+	ProblemNoPassword: "Das Passwort fehlt.", ProblemDiffer: "Die beiden Passwörter sind verschieden.", ProblemTaken: "Diesen Namen hat schon jemand; einen anderen wählen.",
+	ProblemName:  "Der Name darf nur Kleinbuchstaben a-z, Ziffern und . _ - enthalten.",
+	ProblemToken: "Der Anmeldecode gilt nicht oder ist verbraucht; bei der Person nachfragen, die diese Box betreut.", ProblemMissing: "Name, Passwort und Anmeldecode werden gebraucht.",
+	ProblemLong: "Das Passwort ist zu lang.", ProblemOften: "Zu viele Versuche; eine Minute warten.", ProblemBox: "Die Box konnte das Konto nicht anlegen; ihr Zustand sagt, woran es liegt.",
 
 	TrustTitle: "Dieser Box vertrauen", Back: "Zur Startseite",
 	NoTLS:      "Diese Box bietet keine verschlüsselten Verbindungen an. Fragen Sie die Person, die sie betreut.",
@@ -83,7 +98,7 @@ var english = texts{
 	ScanMe: "For the next phone: read this with its camera once it is on the same Wi-Fi.",
 	Apps:   "App", Phone: "Phone", PhoneText: "FluffyChat or Element Classic; the app must be installed before the Internet is gone.",
 	Desktop: "Computer", DesktopText: "Nheko, Element Desktop, Fractal, NeoChat or Thunderbird.",
-	Account: "Account", AccountText: "Choose “create account” in the app. A new account needs a registration token. It comes from the person who looks after this box.",
+	Account: "Account", AccountText: "A new account needs a registration token. It comes from the person who looks after this box. Create the account here or in the app.",
 	Name:   "Server name, behind the colon of each user name",
 	Stay:   "Stay on this network",
 	Window: "Did this window open by itself? Then your phone is looking for the Internet here. Some phones leave a network without it, or use mobile data instead.",
@@ -95,6 +110,15 @@ var english = texts{
 	SafeOwn:    "Encrypted, with this box's own certificate.", SafeOutside: "Encrypted, with a certificate that your device knows by itself.",
 	Lapses:    "The certificate from outside is over, since",
 	TrustLink: "Trust the box: how to do it on your device", StatusLink: "How the box is doing",
+
+	SignUpTitle: "Create an account", SignUpLead: "Then sign in with this name and password in the app.",
+	SignUpName: "User name (a-z, 0-9, dot, hyphen)", SignUpPassword: "Password", SignUpAgain: "Password once more", SignUpToken: "Registration token",
+	SignUpDo: "Create account", SignUpDone: "The account is there:", SignUpNext: "Now choose “sign in” in the app, enter this server address, then name and password:",
+	SaferHere:         "On this page the password crosses the network unencrypted. Better, if your device trusts the box already:",
+	ProblemNoPassword: "The password is missing.", ProblemDiffer: "The two passwords differ.", ProblemTaken: "Somebody has this name already; choose another one.",
+	ProblemName:  "The name may have small letters a-z, digits and . _ - only.",
+	ProblemToken: "The registration token is not valid or used up; ask the person who looks after this box.", ProblemMissing: "Name, password and registration token are needed.",
+	ProblemLong: "The password is too long.", ProblemOften: "Too many tries; wait a minute.", ProblemBox: "The box could not create the account; its status says why.",
 
 	TrustTitle: "Trust this box", Back: "To the start page",
 	NoTLS:      "This box offers no encrypted connections. Ask the person who looks after it.",

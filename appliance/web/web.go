@@ -33,6 +33,8 @@ type Site struct {
 	// Status is one sentence on how the box does, and whether all is well; nil: none. The page links to StatusPath with it.
 	Status     func(german bool) (sentence string, well bool)
 	StatusPath string
+	// SignUp makes an account for the visitor at addr, or says why not with an error code of the Client-Server API; nil: only clients can.
+	SignUp func(r *http.Request, name, password, token string) (user, code string)
 	// Portal says that Portal stands in front: the page offers to stay on this network.
 	Portal bool
 }
@@ -48,6 +50,7 @@ func Handler(s Site) http.Handler {
 	mux := http.NewServeMux()
 	for path, f := range map[string]http.HandlerFunc{
 		"/{$}": h.start, "/index.html": h.start, "/vertrauen": h.trust, "/trust": h.trust,
+		"/konto": h.signUp, "/account": h.signUp,
 		"/hallig.crt": h.der, "/hallig.pem": h.pem, "/hallig.mobileconfig": h.profile,
 	} {
 		mux.HandleFunc(path, f)
@@ -58,7 +61,7 @@ func Handler(s Site) http.Handler {
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Referrer-Policy", "no-referrer")
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			if _, pattern := mux.Handler(r); pattern != "" {
+			if _, pattern := mux.Handler(r); pattern != "" && !(r.Method == http.MethodPost && (pattern == "/konto" || pattern == "/account")) {
 				head.Set("Allow", "GET, HEAD")
 				http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 				return
@@ -85,12 +88,13 @@ type view struct {
 	Status  string
 	Well    bool
 	StatusP string
+	Form    bool // there is one for an account
 }
 
 // see collects what a page shows to this visitor.
 func (h *site) see(r *http.Request) view {
 	t := language(r)
-	v := view{texts: t, Server: h.ServerName, Secure: r.TLS != nil, Portal: h.Portal, Stays: r.URL.Query().Has("bleibt"), StatusP: h.StatusPath}
+	v := view{texts: t, Server: h.ServerName, Secure: r.TLS != nil, Portal: h.Portal, Stays: r.URL.Query().Has("bleibt"), StatusP: h.StatusPath, Form: h.SignUp != nil}
 	host, port := split(r.Host)
 	v.Base = h.BaseURL
 	if v.Base == "" {
@@ -156,6 +160,10 @@ func (h *site) start(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *site) show(w http.ResponseWriter, name, lang string, v any) {
+	h.showAs(w, http.StatusOK, name, lang, v)
+}
+
+func (h *site) showAs(w http.ResponseWriter, status int, name, lang string, v any) {
 	var b bytes.Buffer
 	if err := h.tmpl.ExecuteTemplate(&b, name, v); err != nil {
 		http.Error(w, "the page cannot be shown", http.StatusInternalServerError)
@@ -167,12 +175,13 @@ func (h *site) show(w http.ResponseWriter, name, lang string, v any) {
 	head.Set("Vary", "Accept-Language")
 	head.Set("Cache-Control", "no-cache")
 	head.Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // a browser that has gone asks again
 }
 
 // language takes ?lang= first, then a path that is a word of one language, then the first of the browser's languages that we have; German otherwise.
 func language(r *http.Request) texts {
-	wish := r.URL.Query().Get("lang") + "," + map[string]string{"/vertrauen": "de", "/trust": "en"}[r.URL.Path] + "," + r.Header.Get("Accept-Language")
+	wish := r.URL.Query().Get("lang") + "," + map[string]string{"/vertrauen": "de", "/trust": "en", "/konto": "de", "/account": "en"}[r.URL.Path] + "," + r.Header.Get("Accept-Language")
 	for part := range strings.SplitSeq(wish, ",") {
 		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
 		tag, _, _ = strings.Cut(strings.ToLower(tag), "-")

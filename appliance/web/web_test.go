@@ -18,6 +18,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -292,5 +294,93 @@ func TestCaptiveAPI(t *testing.T) {
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	if w := ask("https://box.example/captive"); !strings.Contains(w.Body.String(), `"captive":false`) {
 		t.Errorf("after staying: %s", w.Body)
+	}
+}
+
+// TestSignUp fills in the form without any script.
+func TestSignUp(t *testing.T) {
+	var asked []string
+	h := Handler(Site{ServerName: "box.example", LocalName: "hallig.local", Trust: give(&Trust{CA: testCA(t, "Hallig box.example")}),
+		SignUp: func(_ *http.Request, name, password, token string) (string, string) {
+			asked = append(asked, name+" "+password+" "+token)
+			switch {
+			case name == "taken":
+				return "", "M_USER_IN_USE"
+			case token != "UAN4":
+				return "", "M_FORBIDDEN"
+			}
+			return "@" + name + ":box.example", ""
+		}})
+	post := func(url, form string) (int, string) {
+		r := httptest.NewRequest("POST", url, strings.NewReader(form))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		wellFormed(t, form, w.Body.String())
+		return w.Code, unescape(w.Body.String())
+	}
+	for _, tc := range []struct {
+		url, form string
+		status    int
+		want      string
+	}{
+		{"http://hallig.local/konto", "name=anna&password=a+b&again=a+b&code=UAN4", 200, "<b>@anna:box.example</b>"},
+		{"http://hallig.local/account", "name=taken&password=x&again=x&code=UAN4", 400, english.ProblemTaken},
+		{"http://hallig.local/konto", "name=bert&password=x&again=x&code=WRONG", 400, german.ProblemToken},
+		{"http://hallig.local/konto", "name=bert&password=x&again=y&code=UAN4", 400, german.ProblemDiffer},
+		{"http://hallig.local/konto", "name=bert&password=&again=&code=UAN4", 400, german.ProblemNoPassword},
+		{"http://hallig.local/konto?password=x&again=x", "name=bert&code=UAN4", 400, german.ProblemNoPassword}, // not out of the address, which is logged
+		{"http://hallig.local/konto", "name=" + strings.Repeat("x", 2*maxForm), 400, german.ProblemNoPassword},
+	} {
+		status, body := post(tc.url, tc.form)
+		if status != tc.status || !strings.Contains(body, tc.want) {
+			t.Errorf("%s %.40s: %d, want %d and %q", tc.url, tc.form, status, tc.status, tc.want)
+		}
+		if strings.Contains(body, "a b") || strings.Contains(body, `value="x"`) {
+			t.Errorf("%.40s: the page gives a password back", tc.form)
+		}
+	}
+	if want := []string{"anna a b UAN4", "taken x UAN4", "bert x WRONG"}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %q, want %q", asked, want)
+	}
+
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "http://hallig.local/konto?code=K7%22M", nil))
+	for _, want := range []string{`value="K7&#34;M"`, german.SaferHere, `href="https://hallig.local/konto"`} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("the empty form lacks %q", want)
+		}
+	}
+	w = httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "https://hallig.local/konto", nil))
+	if strings.Contains(w.Body.String(), german.SaferHere) {
+		t.Error("over TLS the form warns of the network")
+	}
+	w = httptest.NewRecorder()
+	Handler(Site{}).ServeHTTP(w, httptest.NewRequest("GET", "http://hallig.local/konto", nil))
+	if w.Code != 404 {
+		t.Errorf("without sign-up: %d", w.Code)
+	}
+	for code, want := range map[string]string{"": "", "M_EXCLUSIVE": english.ProblemTaken, "M_INVALID_USERNAME": english.ProblemName, "M_MISSING_PARAM": english.ProblemMissing,
+		"M_WEAK_PASSWORD": english.ProblemLong, "M_LIMIT_EXCEEDED": english.ProblemOften, "M_UNKNOWN": english.ProblemBox, "M_RESOURCE_LIMIT_EXCEEDED": english.ProblemBox} {
+		if got := english.problem(code); got != want {
+			t.Errorf("%s: %q, want %q", code, got, want)
+		}
+	}
+}
+
+// TestBothLanguages: every text is there in both, or in none.
+func TestBothLanguages(t *testing.T) {
+	de, en := reflect.ValueOf(german), reflect.ValueOf(english)
+	for i := range de.NumField() {
+		if name := de.Type().Field(i).Name; name != "German" && (de.Field(i).String() == "" || en.Field(i).String() == "") {
+			t.Errorf("%s: %q, %q", name, de.Field(i), en.Field(i))
+		}
+	}
+	a, b := inGerman("x"), inEnglish("x")
+	for i := range a {
+		if a[i].ID != b[i].ID || len(a[i].Steps) != len(b[i].Steps) || a[i].File != b[i].File {
+			t.Errorf("system %s: other steps in the other language", a[i].ID)
+		}
 	}
 }
