@@ -15,8 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // manifest says what was built. The image carries it as etc/hallig/manifest.json, without Files and Tools, which name the image itself.
@@ -74,7 +72,9 @@ func (j *job) finish(out string) error {
 			return err
 		}
 	}
-	if err := pack(filepath.Join(out, base+".img"), filepath.Join(out, base+".img.zst")); err != nil {
+	// A window of 128 MiB, which every unpacker takes, spans both copies of the kernel: the second one costs nothing.
+	disk := filepath.Join(out, base+".img")
+	if err := j.tool("zstd", []string{"-q", "-f", "-9", "-T0", "--long=27", disk, "-o", disk + ".zst"}, "."); err != nil {
 		return err
 	}
 	for _, end := range results[:4] {
@@ -93,30 +93,6 @@ func (j *job) finish(out string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(out, base+".manifest.json"), b, 0o644)
-}
-
-// pack packs the disk. The window spans both copies of the kernel, so that the second one costs nothing.
-func pack(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // only read
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	z, err := zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(128<<20))
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(z, in); err != nil {
-		return err
-	}
-	if err := z.Close(); err != nil {
-		return err
-	}
-	return out.Close()
 }
 
 func measureFile(name string) (file, error) {
@@ -159,7 +135,7 @@ func (j *job) toolVersions() (lines []string) {
 	if j.board.goarch == "arm64" {
 		cc = crossCompiler
 	}
-	for _, args := range [][]string{{"go", "version"}, {cc, "--version"}, {"ldd", "--version"}, {"mksquashfs", "-version"}, {"mkfs.fat"}, {"mtools", "--version"}, {"sfdisk", "--version"}} {
+	for _, args := range [][]string{{"go", "version"}, {cc, "--version"}, {"ldd", "--version"}, {"mksquashfs", "-version"}, {"mkfs.fat"}, {"mtools", "--version"}, {"sfdisk", "--version"}, {"zstd", "--version"}} {
 		out, _ := exec.CommandContext(j.ctx, args[0], args[1:]...).CombinedOutput() //nolint:errcheck // mkfs.fat says its version and fails
 		line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
 		lines = append(lines, args[0]+": "+strings.TrimSpace(string(line)))

@@ -15,13 +15,13 @@ const crossCompiler = "aarch64-linux-gnu-gcc"
 
 // debianPackages says which package brings a program.
 var debianPackages = map[string]string{
-	"mkfs.fat": "dosfstools", "mcopy": "mtools", "mmd": "mtools", "mksquashfs": "squashfs-tools", "unsquashfs": "squashfs-tools", "sfdisk": "fdisk", "gcc": "gcc libc6-dev",
+	"mkfs.fat": "dosfstools", "mcopy": "mtools", "mmd": "mtools", "mksquashfs": "squashfs-tools", "unsquashfs": "squashfs-tools", "sfdisk": "fdisk", "zstd": "zstd", "gcc": "gcc libc6-dev",
 	crossCompiler: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
 }
 
 // checkTools says at once what the system must bring, and the one command that brings it.
 func checkTools(wanted []string) error {
-	needed := []string{"mkfs.fat", "mcopy", "mmd", "mksquashfs", "unsquashfs", "sfdisk"}
+	needed := []string{"mkfs.fat", "mcopy", "mmd", "mksquashfs", "unsquashfs", "sfdisk", "zstd"}
 	for _, name := range wanted {
 		switch b := boards[name]; {
 		case b.goarch == "arm64" && runtime.GOARCH != "arm64":
