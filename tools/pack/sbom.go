@@ -51,7 +51,8 @@ func (j *job) makeBOM(tree string) (bom, licences []byte, err error) {
 		return nil, nil, err
 	}
 	parts = append(parts, more...)
-	slices.SortFunc(parts, func(a, b component) int { return cmp.Compare(a.ref(), b.ref()) })
+	slices.SortStableFunc(parts, func(a, b component) int { return cmp.Compare(a.ref(), b.ref()) })
+	parts = slices.CompactFunc(parts, func(a, b component) bool { return a.ref() == b.ref() })
 	bom, err = j.encodeBOM(parts)
 	return bom, licenceTexts(parts), err
 }

@@ -21,7 +21,16 @@ func bomSchema(t *testing.T) *gojsonschema.Schema {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := gojsonschema.NewSchema(gojsonschema.NewReferenceLoader("file://" + filepath.Join(strings.TrimSpace(string(out)), "schema/bom-1.6.schema.json")))
+	from := func(name string) gojsonschema.JSONLoader {
+		return gojsonschema.NewReferenceLoader("file://" + filepath.Join(strings.TrimSpace(string(out)), "schema", name))
+	}
+	loader := gojsonschema.NewSchemaLoader()
+	for id, name := range map[string]string{"spdx.schema.json": "spdx.schema.json", "jsf-0.82.schema.json": "jsf-0.82.schemax.json"} {
+		if err := loader.AddSchema("http://cyclonedx.org/schema/"+id, from(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := loader.Compile(from("bom-1.6.schema.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
