@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"hallig/appliance/wayback"
+	"hallig/tools/released"
 )
 
 // atSchema makes a database as a program of an older schema left it: the frozen first schema, migrated step by step, with a row in each table.
@@ -151,6 +152,33 @@ func TestEverySchema(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was released must stay readable: each version of the list has a schema that this program migrates from, and no released schema is newer than this
+// program's.
+func TestReleasedSchemas(t *testing.T) {
+	list, err := released.List("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range list {
+		if v.Schema > schemaVersion {
+			t.Errorf("%s was released with schema %d, and this program keeps %d", v.Name, v.Schema, schemaVersion)
+			continue
+		}
+		t.Run(v.Name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "old.db")
+			atSchema(t, path, int(v.Schema))
+			db, err := Open(t.Context(), path, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(db.Verify(t.Context()), db.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Logf("%d released versions", len(list))
 }
 
 const nextSchema = `CREATE TABLE novelty (n INTEGER PRIMARY KEY) STRICT; DELETE FROM alias`
