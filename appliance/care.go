@@ -33,7 +33,8 @@ const (
 	careFresh  = 3 * time.Second  // what the pages may show again
 	writeEvery = 15 * time.Minute // how often looking at the database writes
 	probeLimit = 5 * time.Second
-	reserve    = 64 << 20 // package store keeps that much of the disk free
+	twinLife   = 24 * time.Hour // for how long two boxes of one name are told of after they were last heard
+	reserve    = 64 << 20       // package store keeps that much of the disk free
 )
 
 // care is what a box remembers to judge how it does. The zero value works.
@@ -282,7 +283,7 @@ func (b *Box) peerFacts(ctx context.Context, now time.Time) []health.PeerFacts {
 	var out []health.PeerFacts
 	for _, p := range b.exchange.link.Status() {
 		server := p.Peer.Server
-		facts := health.PeerFacts{Server: server, InReach: p.Carries != ""}
+		facts := health.PeerFacts{Server: server, InReach: p.Carries != "", Twin: !p.Twin.IsZero() && now.Sub(p.Twin) < twinLife}
 		err := b.db.View(ctx, func(r *store.Read) (err error) {
 			facts.Queued, err = r.Queued(server, string(p.Peer.ID), 10_000)
 			return err

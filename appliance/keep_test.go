@@ -130,6 +130,23 @@ func TestSpareBox(t *testing.T) {
 	if trouble, err := TakeOver(ctx, spare, file, run, log); err != nil || trouble.En != "" || backup.JustRestored(spare) {
 		t.Errorf("restored over a living box: %v %v", err, trouble)
 	}
+	twins := func() (n int) {
+		for _, p := range b.peerFacts(ctx, time.Now()) {
+			if p.Twin {
+				n++
+			}
+		}
+		return n
+	}
+	if twins() != 0 {
+		t.Error("a spare box alone is taken for two boxes")
+	}
+	// The old box was not drowned after all, and somebody switches it on again.
+	old := cfg
+	old.Data = data
+	a = startWith(t, old)
+	bert.until(20*time.Second, "the old box to be noticed", func() bool { return twins() == 1 })
+	a.end()
 	found, err := BackUp(ctx, cfg, stick, nil, log)
 	if err != nil || found.Number != made.Number+1 || found.Home != made.Home {
 		t.Errorf("the next backup is %d in %s, %v", found.Number, found.Home, err)

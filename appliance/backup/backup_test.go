@@ -438,7 +438,7 @@ func TestLivingBox(t *testing.T) {
 	b := newBox(t)
 	b.backUp()
 	data := t.TempDir()
-	for name, text := range map[string]string{"hallig.db": "alive", "hallig.db-wal": "alive too", "box.key": "k"} {
+	for name, text := range map[string]string{"hallig.db": "alive", "hallig.db-wal": "alive too", "hallig.db.note": "of another database", "box.key": "k"} {
 		if err := os.WriteFile(filepath.Join(data, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

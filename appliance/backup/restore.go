@@ -256,7 +256,15 @@ func Finish(data string) error {
 	for _, e := range entries {
 		names := []string{e.Name()}
 		if e.Name() == database {
-			names = append(names, database+"-wal", database+"-shm") // of the database that goes
+			beside, err := os.ReadDir(data)
+			if err != nil {
+				return fmt.Errorf("finish restore: %w", err)
+			}
+			for _, b := range beside {
+				if strings.HasPrefix(b.Name(), database) && b.Name() != database { // logs, notes and copies of the database that goes
+					names = append(names, b.Name())
+				}
+			}
 		}
 		for _, name := range names {
 			if err := os.RemoveAll(filepath.Join(old, name)); err != nil {

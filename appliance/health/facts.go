@@ -104,6 +104,7 @@ type PeerFacts struct {
 	InReach bool
 	Away    time.Duration // for how long it has not been in reach
 	Queued  int
+	Twin    bool     // two boxes speak under its name
 	Network bool     // it can be reached over the network
 	Lines   []string // names of lines that may lead to it
 }

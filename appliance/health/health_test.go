@@ -124,6 +124,7 @@ var stories = []story{
 	{"first boot", func(f *Facts) { f.Setup.Admin = false; f.Backup = &BackupFacts{}; f.Clock.Trusted = false }, Look, "does not know the time", 1, "clock setup"},
 	{"an update on trial", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateTrial, Version: "1.3"} }, Look, "Update 1.3 is on trial: leave the box switched on", 0, "update"},
 	{"an update that was gone back from", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateFailed} }, Look, "the version before goes on", 0, "update"},
+	{"the old box is back", func(f *Facts) { f.Peers[0].Twin = true }, Look, "Two boxes are called box2.example: switch off the old one", 0, "peer:box2.example"},
 	{"an old backup", func(f *Facts) { f.Backup.Age = 75 * time.Hour }, Look, "3 days old: plug in the backup stick", 0, "backup"},
 	{"a chip that the kernel does not know", func(f *Facts) {
 		f.Lines[0].Open, f.Lines[0].Trouble = false, Sentence{"Baustein unbekannt: FTDI nehmen.", "Unknown chip: use FTDI."}

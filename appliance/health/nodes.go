@@ -274,6 +274,11 @@ func peer(p PeerFacts, f Facts) Node {
 	n := node(Peer, OK, "Die Box "+p.Server+" ist verbunden.", "The box "+p.Server+" is connected.")
 	n.ID, n.Name = string(Peer)+":"+p.Server, p.Server
 	switch {
+	case p.Twin:
+		n.State = Look
+		n.Sentence = Sentence{"Zwei Boxen heißen " + p.Server + ": die alte, für die eine Ersatzbox übernommen hat, ausschalten und nie wieder einschalten.",
+			"Two boxes are called " + p.Server + ": switch off the old one, for which a spare box has taken over, and never switch it on again."}
+		return n
 	case p.InReach:
 		return n
 	case p.Away < awayPeer || f.Up < settle:

@@ -45,7 +45,11 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
 	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
 	slog.SetDefault(log)
-	trouble, err := appliance.TakeOver(ctx, *dir, *provision, *runDir, log)
+	takeOver := *provision
+	if *trial {
+		takeOver = "" // an update is no first start, and opens the database only once
+	}
+	trouble, err := appliance.TakeOver(ctx, *dir, takeOver, *runDir, log)
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,12 @@ type far struct {
 	forgets      int  // times that what was under way was taken back
 
 	// Greetings.
-	said     uint32 // session of our last greeting
-	heard    uint32 // the far end's greeting that we go by; 0: none since the active way changed
-	lost     bool   // the far end may have lost what was under way
-	farEpoch uint32 // of its EDUs
+	said     uint32    // session of our last greeting
+	heard    uint32    // the far end's greeting that we go by; 0: none since the active way changed
+	lost     bool      // the far end may have lost what was under way
+	farEpoch uint32    // of its EDUs
+	epochs   []uint32  // that it had, the present one last
+	twin     time.Time // when it last spoke in an epoch that it had left
 	parts    *recon.Hello
 	askTimer *time.Timer
 

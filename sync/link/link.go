@@ -309,7 +309,9 @@ type PeerStatus struct {
 	Carries  string // the transport that carries now, "" if none does
 	StandsBy []string
 	InFlight int // events sent and not yet kept
-	Greeted  bool
+	// Twin is when two boxes were last heard under the peer's name and key, zero: never. One was restored from a backup of the other.
+	Twin    time.Time
+	Greeted bool
 
 	BitsPerSecond int // of the way that carries
 }
@@ -325,7 +327,7 @@ func (l *Link) Status() []PeerStatus {
 func (l *Link) publish() {
 	status := make([]PeerStatus, 0, len(l.fars))
 	for _, f := range l.fars {
-		s := PeerStatus{Peer: f.p, Greeted: f.heard != 0}
+		s := PeerStatus{Peer: f.p, Greeted: f.heard != 0, Twin: f.twin}
 		s.InFlight, _ = f.feed.Flight()
 		for _, w := range f.ways {
 			switch {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"hallig/appliance/room"
@@ -286,6 +287,7 @@ func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 			return
 		}
 		f.farEpoch = h.Epoch
+		f.noteEpoch(h.Epoch)
 		f.greeted(w, h)
 	case eduNote:
 		n, err := recon.ParseNote(e.Content)
@@ -320,6 +322,27 @@ func (f *far) takeEDU(ctx context.Context, epoch uint32, e *parcel.EDU) func() {
 		if kept > 0 {
 			f.noteKept(nil, kept)
 		}
+	}
+}
+
+// noteEpoch notes in which epoch the far end speaks. A box leaves an epoch for ever when it is restored from a backup; whoever speaks in one that was
+// left is the box from which the backup was made, and both are switched on.
+func (f *far) noteEpoch(epoch uint32) {
+	const kept = 8
+	n := len(f.epochs)
+	if n > 0 && f.epochs[n-1] == epoch {
+		return
+	}
+	if slices.Contains(f.epochs, epoch) {
+		if f.twin.IsZero() || time.Since(f.twin) > time.Hour {
+			f.l.log.Warn("two boxes speak under one name and key: one was restored from a backup of the other; switch the old one off", "peer", f.p.Server)
+		}
+		f.twin = time.Now()
+		f.epochs = slices.DeleteFunc(f.epochs, func(e uint32) bool { return e == epoch })
+	}
+	f.epochs = append(f.epochs, epoch)
+	if len(f.epochs) > kept {
+		f.epochs = f.epochs[1:]
 	}
 }
 
