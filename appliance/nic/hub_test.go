@@ -135,14 +135,14 @@ type plug struct {
 	file *os.File
 }
 
-// cable plugs a box into the hub.
-func (h *hub) cable(b *box) *plug {
+// cable plugs an interface of a box into the hub.
+func (h *hub) cable(b *box, eth string, mac dhcp.MAC) *plug {
 	t := b.t
 	t.Helper()
-	name := fmt.Sprintf("hub%d", b.mac[5])
+	name := fmt.Sprintf("hub%d", mac[5])
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: net.HardwareAddr(b.mac[:]), PeerNamespace: netlink.NsPid(b.cmd.Process.Pid)}
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: eth, PeerHardwareAddr: net.HardwareAddr(mac[:]), PeerNamespace: netlink.NsPid(b.cmd.Process.Pid)}
 	if err := netlink.LinkAdd(pair); err != nil {
 		t.Fatalf("%s: %v", noRights, err)
 	}

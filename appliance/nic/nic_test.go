@@ -5,7 +5,9 @@ package nic
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -18,9 +20,12 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"hallig/appliance/lan"
 	"hallig/appliance/lan/dhcp"
+	"hallig/appliance/lan/mdns"
 )
 
 // These tests run real boxes: the test binary starts itself in a user and network namespace of its own (inNamespace), and from there once more
@@ -59,6 +64,7 @@ func inside(t *testing.T) bool {
 	if os.Getenv(inNamespace) != "" {
 		return true
 	}
+	t.Parallel() // each has a network of its own, and waits most of the time
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=180s")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -93,7 +99,7 @@ type box struct {
 // inTime is how long something may take that takes no time on an idle machine.
 const inTime = 20 * time.Second
 
-// startBox starts a box and plugs it in. settings is network.json, "": none.
+// startBox starts a box and plugs it in; h nil: not yet. settings is network.json, "": none.
 func startBox(t *testing.T, h *hub, n byte, settings string) *box {
 	t.Helper()
 	b := &box{t: t, dir: t.TempDir(), hub: h, mac: dhcp.MAC{2, 0, 0, 0, 0, n}, log: &strings.Builder{}}
@@ -107,7 +113,9 @@ func startBox(t *testing.T, h *hub, n byte, settings string) *box {
 		b.file(lan.ConfigFile, settings)
 	}
 	b.run()
-	b.plug = h.cable(b)
+	if h != nil {
+		b.plug = h.cable(b, "eth0", b.mac)
+	}
 	return b
 }
 
@@ -139,8 +147,11 @@ func (b *box) run() {
 	})
 }
 
-// iface is what the box says of its one interface.
-func (b *box) iface() lan.Interface {
+// iface is what the box says of its first interface.
+func (b *box) iface() lan.Interface { return b.of(b.mac) }
+
+// of is what the box says of an interface.
+func (b *box) of(mac dhcp.MAC) lan.Interface {
 	data, err := os.ReadFile(filepath.Join(b.dir, lan.StateFile))
 	if err != nil {
 		return lan.Interface{}
@@ -150,7 +161,7 @@ func (b *box) iface() lan.Interface {
 		b.t.Fatalf("lan.json: %v\n%s", err, data)
 	}
 	for _, i := range s.Interfaces {
-		if i.MAC == b.mac.String() {
+		if i.MAC == mac.String() {
 			return i
 		}
 	}
@@ -198,6 +209,13 @@ func TestBox(t *testing.T) {
 		t.Errorf("phone: %+v", l)
 	}
 	h.asksARP(t, own.Addr(), b.mac)
+	b.await("a client and a name", inTime, func(i lan.Interface) bool {
+		return i.Serving != nil && i.Serving.Clients == 1 && slices.Equal(i.Names, []string{"hallig.local"})
+	})
+	before, err := os.Stat(filepath.Join(b.dir, lan.StateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, want := range map[string]string{"box1.feuerwehr.example": own.Addr().String(), "hallig.local": own.Addr().String(),
 		"captive.apple.com": own.Addr().String(), "connectivitycheck.gstatic.com": own.Addr().String(), "www.example.org": ""} {
 		if got, rcode := h.lookup(t, p, b.mac, name); got != want || (rcode == dns.RcodeNameError) != (want == "") {
@@ -207,7 +225,9 @@ func TestBox(t *testing.T) {
 	if got := h.multicast(t, p, "hallig.local"); got != own.Addr() {
 		t.Errorf("mDNS: hallig.local is %s", got)
 	}
-	b.await("a client", inTime, func(i lan.Interface) bool { return i.Serving != nil && i.Serving.Clients == 1 })
+	if after, err := os.Stat(filepath.Join(b.dir, lan.StateFile)); err != nil || !os.SameFile(before, after) {
+		t.Errorf("lan.json was written again though nothing had changed (%v)", err)
+	}
 
 	r2 := h.router("192.168.8.1/24", 2)
 	i = b.await("guest again", inTime, is(lan.Guest))
@@ -247,4 +267,122 @@ func TestTwoRealBoxes(t *testing.T) {
 		t.Errorf("hallig-2.local is %s", got)
 	}
 	h.onlyManners(t)
+}
+
+// TestAdapters: interfaces come and go while the box runs. One is guest and one host at the same time, and what is pulled out is gone.
+func TestAdapters(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	office, field := newHub(t), newHub(t)
+	b := startBox(t, nil, 1, "")
+	b.hub = office
+	office.router("192.168.7.1/24", 1)
+	b.plug = office.cable(b, "eth0", b.mac)
+	second := dhcp.MAC{2, 0, 0, 0, 0, 9}
+	usb := field.cable(b, "usb0", second)
+	b.await("guest", inTime, is(lan.Guest))
+	b.await("host on the other one", inTime, func(lan.Interface) bool { return b.of(second).Mode == lan.Host })
+	p := field.phone(1)
+	field.until(t, "the phone's address", inTime, func() bool { return p.Lease() != nil }, nil)
+	own := b.of(second).Addresses[0].Addr()
+	if got, _ := field.lookup(t, p, second, "box1.feuerwehr.example"); got != own.String() {
+		t.Errorf("the box is %s for the phone", got)
+	}
+	office.asksARP(t, b.iface().Addresses[0].Addr(), b.mac)
+	office.onlyManners(t)
+	field.onlyManners(t, 53)
+	if err := netlink.LinkDel(usb.link); err != nil {
+		t.Fatal(err)
+	}
+	b.await("gone", inTime, func(lan.Interface) bool { return b.of(second).Name == "" })
+	b.await("still guest", inTime, is(lan.Guest))
+	field.cable(b, "usb0", second)
+	b.await("host again", inTime, func(lan.Interface) bool { return b.of(second).Mode == lan.Host })
+}
+
+// TestNoise: tens of thousands of broken and hostile frames neither end the process nor make it grow, and it serves on.
+func TestNoise(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	h := newHub(t)
+	b := startBox(t, h, 1, "")
+	b.await("host", inTime, is(lan.Host))
+	p := h.phone(1)
+	h.until(t, "the phone's address", inTime, func() bool { return p.Lease() != nil }, nil)
+	n := &noise{rnd: rand.New(rand.NewPCG(5, 6)), to: b.mac, host: b.iface().Addresses[0].Addr(), left: 50_000}
+	h.add(n)
+	h.until(t, "the end of the noise", 2*time.Minute, func() bool { return n.left <= 0 }, nil)
+	h.remove(n)
+	late := h.phone(2)
+	h.until(t, "a new phone's address", time.Minute, func() bool { return late.Lease() != nil && p.Lease() != nil }, nil)
+	if got, _ := h.lookup(t, late, b.mac, "hallig.local"); got == "" {
+		t.Error("DNS no longer answers")
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(raw), "\n") {
+		if strings.HasPrefix(line, "RssAnon:") {
+			var kb int
+			fmt.Sscanf(line, "RssAnon: %d", &kb)
+			t.Logf("memory of its own: %d kB", kb)
+			if kb > 12<<10 {
+				t.Errorf("grew to %d kB", kb)
+			}
+		}
+	}
+}
+
+// noise sends frames that are wrong in one way or the other.
+type noise struct {
+	rnd  *rand.Rand
+	to   dhcp.MAC
+	host netip.Addr
+	left int
+}
+
+func (n *noise) take(time.Time, frame) {}
+
+func (n *noise) tick(time.Time) (out []frame) {
+	for range 200 {
+		if n.left--; n.left < 0 {
+			return out
+		}
+		mac := dhcp.MAC{2, 66, byte(n.rnd.Uint32()), byte(n.rnd.Uint32()), byte(n.rnd.Uint32()), byte(n.rnd.Uint32())}
+		var f frame
+		switch n.rnd.IntN(4) {
+		case 0:
+			c := dhcp.NewClient(mac, n.rnd)
+			pkt := c.Probe(time.Unix(0, 0), n.rnd.IntN(2) == 0)
+			f = dhcpFrames(mac, []dhcp.Packet{pkt}, nil)[0]
+		case 1:
+			f = arpFrame(lan.ARP{To: dhcp.Everyone(), Op: 1 + uint16(n.rnd.IntN(2)), MAC: mac, IP: n.host, Target: n.host})
+		case 2, 3:
+			port := uint16(53)
+			dst, to := n.host, n.to
+			if n.rnd.IntN(2) == 0 {
+				port, dst, to = 5353, mdns.Group().Addr(), dhcp.MAC{1, 0, 0x5e, 0, 0, 251}
+			}
+			q := new(dns.Msg)
+			q.SetQuestion("hallig.local.", uint16(n.rnd.IntN(300)))
+			q.Response = n.rnd.IntN(2) == 0
+			if q.Response {
+				q.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "hallig.local.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 120}, A: []byte{10, 6, 6, 6}}}
+			}
+			b, err := q.Pack()
+			if err != nil {
+				panic(err)
+			}
+			f = frame{to, mac, unix.ETH_P_IP, datagram{netip.AddrFrom4([4]byte{n.host.As4()[0], n.host.As4()[1], n.host.As4()[2], byte(2 + n.rnd.IntN(7))}), dst, 5353, port, b}.bytes()}
+		}
+		for range n.rnd.IntN(4) { // most frames are broken somewhere
+			f.body[n.rnd.IntN(len(f.body))] = byte(n.rnd.Uint32())
+		}
+		f.body = f.body[:len(f.body)-n.rnd.IntN(2)*n.rnd.IntN(len(f.body))]
+		out = append(out, f)
+	}
+	return out
 }
