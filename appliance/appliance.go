@@ -59,6 +59,7 @@ type Box struct {
 	fed      *federationParts
 	exchange *exchangeParts
 
+	called         []string     // names, the server name first
 	certs          *cert.Keeper // nil: no TLS for clients
 	clientListener net.Listener
 	tlsListener    net.Listener // nil: no TLS for clients
@@ -80,7 +81,7 @@ type Box struct {
 
 // Open reads or makes the identity, opens the database and the listeners. Nothing is served before Run.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
-	if err := cfg.check(); err != nil {
+	if err := cfg.whole(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	if cfg.system == nil {
@@ -127,6 +128,7 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	b.noteProvisioning()
+	b.called = b.findNames()
 	if err := b.openCertificates(); err != nil {
 		return err
 	}

@@ -40,8 +40,10 @@ const (
 	renewalEvery = time.Hour
 )
 
-// names are what phones call the box, its server name first: answered by the box's own DNS, and those under .local by mDNS.
-func (b *Box) names() []string {
+// names are what phones call the box, its server name first: answered by the box's own DNS, and those under .local by mDNS. They stay for as long as it runs.
+func (b *Box) names() []string { return slices.Clone(b.called) }
+
+func (b *Box) findNames() []string {
 	names := []string{b.host()}
 	for _, n := range []string{localName, arpaName, "hallig-" + strings.ToLower(peer.DefaultServer(publicKey(b.id.box)))[:6] + ".local", b.publicHost()} {
 		if n != "" && !slices.Contains(names, n) {
@@ -130,8 +132,13 @@ func (b *Box) listenTLS(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("open the TLS port for clients: %w; choose another one with --tls-listen ADDR:PORT, or off", err)
 	}
 	return tls.NewListener(l, &tls.Config{
-		GetCertificate: b.certs.Certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: b.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 	}), nil
+}
+
+// certificate answers a handshake.
+func (b *Box) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return b.certs.Certificate(hello)
 }
 
 // runClients serves both ports and keeps names and certificates up to date.
@@ -207,7 +214,7 @@ func (b *Box) ours(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || host == "" {
 		return true // an address is the box's own, or that of a router in front of it
 	}
-	return slices.Contains(b.names(), host) || strings.HasPrefix(host, "hallig") && strings.HasSuffix(host, ".local")
+	return slices.Contains(b.called, host) || strings.HasPrefix(host, "hallig") && strings.HasSuffix(host, ".local")
 }
 
 // trust is what the page about trusting the box shows; nil without TLS.

@@ -146,6 +146,20 @@ func TestNoTLSByDefault(t *testing.T) {
 	}
 }
 
+// TestFederationShares: the federation port shows the certificate of the clients' port when it has none of its own, and is refused when there is neither.
+func TestFederationShares(t *testing.T) {
+	none := Config{Federation: ":8448"}
+	if err := none.whole(); err == nil || !strings.Contains(err.Error(), "tls_listen") {
+		t.Errorf("federation without any certificate: %v", err)
+	}
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "box7.feuerwehr.example", P2P: P2PConfig{Off: true}, TLSListen: "127.0.0.1:0", Federation: "127.0.0.1:0"})
+	roots := x509.NewCertPool()
+	roots.AddCert(b.certs.Authority())
+	if status, _, body := askAs(t, b.fedListener.Addr(), "box7.feuerwehr.example", "/_matrix/key/v2/server", roots); status != 200 || !strings.Contains(body, "verify_keys") {
+		t.Errorf("key document over the federation port: %d %s", status, body)
+	}
+}
+
 func TestClientAddrs(t *testing.T) {
 	for _, tc := range []struct {
 		cfg           Config

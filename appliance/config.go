@@ -55,7 +55,7 @@ type Config struct {
 	// FederationHost is the name, with or without port, where other servers find this one when the server name itself does not lead to it. It is
 	// published as /.well-known/matrix/server by both ports; under the server name it must be reachable over HTTPS at port 443. Empty: not published.
 	FederationHost string `json:"federation_host,omitempty"`
-	// FederationTLS is the certificate of that port.
+	// FederationTLS is the certificate of that port. Empty: that of the TLS port for clients.
 	FederationTLS TLSConfig `json:"federation_tls,omitzero"`
 
 	// OpenRegistration lets everybody register without a token. For test beds; lifts the rate limits too, and trusts the system's clock.
@@ -169,9 +169,6 @@ func (c *Config) check() error {
 	if (t.Certificate == "") != (t.Key == "") || (t.CACertificate == "") != (t.CAKey == "") {
 		return errors.New("federation_tls: a certificate and its key come together")
 	}
-	if c.Federation != "" && t.Certificate == "" && t.CACertificate == "" {
-		return errors.New("federation is on but federation_tls names neither a certificate nor a CA to mint one from")
-	}
 	if n := len(c.MetricsToken); n > 0 && n < 16 {
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
 	}
@@ -209,6 +206,17 @@ func (c *Config) check() error {
 		if !event.ValidServerName(name) {
 			return fmt.Errorf("server_addresses: %q is no server name", name)
 		}
+	}
+	return nil
+}
+
+// whole refuses what cannot work once flags and the way of starting are known, beside what check refuses.
+func (c *Config) whole() error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if _, secure := c.clientAddrs(); c.Federation != "" && c.FederationTLS == (TLSConfig{}) && secure == "" {
+		return errors.New("federation is on but federation_tls names neither a certificate nor a CA to mint one from, and there is no tls_listen whose certificate it could share")
 	}
 	return nil
 }

@@ -18,7 +18,6 @@ func TestLoadConfig(t *testing.T) {
 		{"two values", `{} {}`, "more than one"},
 		{"bad name", `{"server_name":"box one"}`, "no server name"},
 		{"bad address", `{"listen":"8008"}`, "want ADDR:PORT"},
-		{"federation without certificate", `{"federation":":8448"}`, "certificate"},
 		{"bad federation host", `{"federation_host":"https://box.example"}`, "no host"},
 		{"half a key pair", `{"federation_tls":{"certificate":"a.pem"}}`, "come together"},
 		{"serial line without device", `{"serial":[{"baud":9600}]}`, "device is missing"},

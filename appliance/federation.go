@@ -67,16 +67,20 @@ func ended(what string, err error) error {
 
 // listenFederation opens the federation port with its certificate.
 func (b *Box) listenFederation() (net.Listener, error) {
-	cert, err := b.cfg.FederationTLS.certificate(b.id.server, b.likely())
-	if err != nil {
-		return nil, err
+	shown := b.certificate
+	if b.cfg.FederationTLS != (TLSConfig{}) {
+		own, err := b.cfg.FederationTLS.certificate(b.id.server, b.likely())
+		if err != nil {
+			return nil, err
+		}
+		shown = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &own, nil }
 	}
 	l, err := net.Listen("tcp", b.cfg.Federation)
 	if err != nil {
 		return nil, fmt.Errorf("open the federation port: %w; choose another one with --federation ADDR:PORT", err)
 	}
 	return tls.NewListener(l, &tls.Config{
-		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: shown, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 	}), nil
 }
 

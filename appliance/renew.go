@@ -43,6 +43,11 @@ func (b *Box) renewCertificate(ctx context.Context) {
 		b.log.Error("no certificate can be asked for", "err", err)
 		return
 	}
+	select {
+	case <-b.doors.open: // a trial asks nobody
+	case <-ctx.Done():
+		return
+	}
 	c.Now, c.Log = b.clock.Now, b.log.With("room", "acme")
 	gap := renewalGap
 	look := func() {

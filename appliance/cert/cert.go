@@ -3,7 +3,7 @@
 // Package cert keeps the certificates that a box shows to phones and browsers: one of its own authority, always, and one from outside
 // (the organisation's CA or ACME) when there is one. Certificate answers each handshake with the better of the two.
 //
-// Its own authority is made once per box and its key never leaves it. A phone that trusts it shall risk as little as possible, so the authority is
+// Its own authority is made once per box, and its key leaves the box only in an encrypted backup. A phone that trusts it shall risk as little as possible, so the authority is
 // bound by critical name constraints to the names of this box and to private addresses: who steals the box can pretend to be the box, and
 // whatever else has no public name in a local network, and nothing more.
 //

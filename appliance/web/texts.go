@@ -85,7 +85,7 @@ var german = texts{
 	MeansTitle: "Was das bedeutet",
 	MeansName:  "So heißt die Box in der Liste Ihres Geräts:",
 	MeansLimit: "Das Zertifikat gilt nur für die Namen dieser Box und für Adressen in lokalen Netzen. Andere Seiten kann niemand damit fälschen. Namen:",
-	MeansThief: "Der Schlüssel dazu liegt nur in dieser Box. Wird sie gestohlen, kann der Dieb sich für sie ausgeben und für andere Geräte in einem lokalen Netz, mehr nicht. Dann sollte das Zertifikat von den Geräten gelöscht werden, dort, wo es eingeschaltet wurde.",
+	MeansThief: "Der Schlüssel dazu liegt nur in dieser Box und in ihren verschlüsselten Sicherungen. Wird sie gestohlen, kann der Dieb sich für sie ausgeben und für andere Geräte in einem lokalen Netz, mehr nicht. Dann sollte das Zertifikat von den Geräten gelöscht werden, dort, wo es eingeschaltet wurde.",
 	MeansEnd:   "Es gilt bis zum", PEM: "Das Zertifikat als Text (PEM)",
 }
 
@@ -142,6 +142,6 @@ var english = texts{
 	MeansTitle: "What this means",
 	MeansName:  "This is how your device lists the box:",
 	MeansLimit: "The certificate holds for the names of this box and for addresses in local networks only. Nobody can forge other sites with it. Names:",
-	MeansThief: "Its key is in this box and nowhere else. If the box is stolen, the thief can pretend to be it and to be other devices in a local network, nothing more. Then the certificate should be removed from the devices, where it was switched on.",
+	MeansThief: "Its key is in this box and in its encrypted backups, nowhere else. If the box is stolen, the thief can pretend to be it and to be other devices in a local network, nothing more. Then the certificate should be removed from the devices, where it was switched on.",
 	MeansEnd:   "It holds until", PEM: "The certificate as text (PEM)",
 }

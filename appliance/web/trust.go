@@ -30,20 +30,21 @@ type Trust struct {
 	Port    string            // of the TLS port; "" or "443": the usual one
 }
 
-// address is the best one over TLS.
+// address is the best one over TLS: the one by which the visitor came, where the certificate covers that, since it surely works.
 func (t *Trust) address(localName, baseURL, host string) string {
 	name := host
 	switch {
 	case strings.HasPrefix(baseURL, "https://"):
 		return baseURL
-	case t.Outside && !slices.Contains(t.Names, host):
+	case slices.Contains(t.Names, host):
+	case t.Outside:
 		for _, n := range t.Names {
 			if !strings.HasPrefix(n, "*") {
 				name = n
 				break
 			}
 		}
-	case !t.Outside && localName != "":
+	case localName != "":
 		name = localName
 	}
 	return address(true, name, t.Port)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"hallig/appliance"
 	"hallig/appliance/admin"
@@ -148,6 +149,13 @@ func printStatus(out io.Writer, s admin.Status) {
 	}
 	fmt.Fprintln(out)
 	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
+	if c := s.Certificate; c != nil {
+		source := "of the box's own authority"
+		if c.Source == "outside" {
+			source = "from " + c.Issuer
+		}
+		fmt.Fprintf(out, "  certificate %s, until %s (hallig cert tells more)\n", source, c.Expires.Local().Format(time.DateOnly))
+	}
 	if len(s.Peers) == 0 {
 		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
 	}
