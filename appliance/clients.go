@@ -191,7 +191,7 @@ func (b *Box) tellNames() {
 		return err == nil || !strings.Contains(n, ".") || strings.Contains(n, "_")
 	})}
 	if b.certs != nil {
-		if s := b.certs.State(); s.Source == cert.Outside && slices.Contains(s.Names, b.host()) {
+		if s := b.certs.State(); s.Source == cert.Outside && slices.Contains(s.Covered, b.host()) {
 			out.Portal = "https://" + b.host() + web.CaptivePath
 		}
 	}
@@ -227,7 +227,7 @@ func (b *Box) trust() *web.Trust {
 	if a, ok := b.tlsListener.Addr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)
 	}
-	return &web.Trust{Port: port, CA: b.certs.Authority(), Outside: s.Source == cert.Outside, Names: s.Names, Expires: s.Expires, Lapsed: s.Lapsed}
+	return &web.Trust{Port: port, CA: b.certs.Authority(), Outside: s.Source == cert.Outside, Names: s.Covered, Expires: s.Expires, Lapsed: s.Lapsed}
 }
 
 func (b *Box) certificateStatus() *admin.Certificate {

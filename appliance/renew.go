@@ -16,6 +16,7 @@ import (
 	"hallig/appliance/acme"
 	"hallig/appliance/admin"
 	"hallig/appliance/cert"
+	"hallig/appliance/steward"
 )
 
 // This file gets certificates from outside: asked for by ACME now and then, when the outside is in reach, or brought by an operator. Nothing waits for either.
@@ -47,6 +48,12 @@ func (b *Box) renewCertificate(ctx context.Context) {
 	case <-b.doors.open: // a trial asks nobody
 	case <-ctx.Done():
 		return
+	}
+	if c.Roots == nil {
+		if c.Roots, err = trustedRoots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA); err != nil {
+			b.log.Error("no certificate can be asked for", "err", err)
+			return
+		}
 	}
 	c.Now, c.Log = b.clock.Now, b.log.With("room", "acme")
 	gap := renewalGap
@@ -146,7 +153,7 @@ func (b *Box) installCertificate(_ context.Context, text string) (admin.Certific
 	}
 	s, err := b.certs.Install([]byte(text))
 	if refusal := (*cert.Refusal)(nil); errors.As(err, &refusal) {
-		return s, &admin.Refusal{Text: refusal.Text}
+		return s, errors.Join(&admin.Refusal{Text: refusal.En}, steward.Text{De: refusal.De, En: refusal.En}) // for the door, and for the page
 	}
 	if err == nil {
 		b.tellNames()

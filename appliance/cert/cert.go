@@ -85,7 +85,8 @@ const (
 // State is for the status page.
 type State struct {
 	Source      Source    `json:"source"`
-	Names       []string  `json:"names"` // names and addresses in it
+	Names       []string  `json:"names"`   // names and addresses in it
+	Covered     []string  `json:"covered"` // names and addresses of the box that it holds for, those for people first
 	Issuer      string    `json:"issuer"`
 	NotBefore   time.Time `json:"not_before"`
 	Expires     time.Time `json:"expires"`
@@ -260,8 +261,16 @@ func (k *Keeper) State() State {
 		s.Lapsed = k.outside.Leaf.NotAfter
 	}
 	for _, n := range k.names {
+		if shown.Leaf.VerifyHostname(n) == nil {
+			s.Covered = append(s.Covered, n)
+		}
 		if k.leaf.Leaf.VerifyHostname(n) != nil && (k.outside == nil || k.outside.Leaf.VerifyHostname(n) != nil) {
 			s.Uncovered = append(s.Uncovered, n)
+		}
+	}
+	for _, a := range k.addrs {
+		if n := a.String(); shown.Leaf.VerifyHostname(n) == nil {
+			s.Covered = append(s.Covered, n)
 		}
 	}
 	return s

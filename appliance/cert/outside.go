@@ -28,11 +28,13 @@ import (
 )
 
 // Refusal is why a certificate from outside is not taken, with the next step, for people.
-type Refusal struct{ Text string }
+type Refusal struct{ De, En string }
 
-func (r *Refusal) Error() string { return r.Text }
+func (r *Refusal) Error() string { return r.En }
 
-func refuse(format string, args ...any) error { return &Refusal{fmt.Sprintf(format, args...)} }
+func refuse(de, en string, args ...any) error {
+	return &Refusal{De: fmt.Sprintf(de, args...) + ".", En: fmt.Sprintf(en, args...)}
+}
 
 // maxChain bounds what Install reads.
 const maxChain = 48 << 10
@@ -260,7 +262,8 @@ func (k *Keeper) install(certs []*x509.Certificate, key crypto.Signer) error {
 	}
 	leaf, key := match(certs, keys)
 	if leaf == nil {
-		return refuse("none of the certificates in the file belongs to a key of this box; make a signing request with: hallig cert csr, or add the private key to the file")
+		return refuse("Keines der Zertifikate in der Datei gehört zu einem Schlüssel dieser Box: einen neuen Antrag herunterladen und unterschreiben lassen, oder den privaten Schlüssel in die Datei aufnehmen",
+			"none of the certificates in the file belongs to a key of this box; make a signing request with: hallig cert csr, or add the private key to the file")
 	}
 	chain, err := order(leaf, certs)
 	if err != nil {
@@ -330,7 +333,8 @@ func order(leaf *x509.Certificate, certs []*x509.Certificate) ([]*x509.Certifica
 			found = found || in.Equal(c)
 		}
 		if !found {
-			return nil, refuse("the certificate %q in the file is not part of the chain above %q; the file needs the certificate of the box and those of its issuers, no others", nameOf(c), nameOf(leaf))
+			return nil, refuse("Das Zertifikat %q in der Datei gehört nicht zur Kette über %q: nur das Zertifikat der Box und die seiner Aussteller aufnehmen",
+				"the certificate %q in the file is not part of the chain above %q; the file needs the certificate of the box and those of its issuers, no others", nameOf(c), nameOf(leaf))
 		}
 	}
 	return chain, nil
@@ -351,27 +355,28 @@ func (k *Keeper) check(leaf *x509.Certificate, key crypto.Signer) error {
 	}
 	switch {
 	case leaf.IsCA:
-		return refuse("%q is the certificate of an authority, not of this box; install the one that it signed for the box", nameOf(leaf))
+		return refuse("%q ist das Zertifikat einer Zertifizierungsstelle und nicht das dieser Box: das einspielen, das sie für die Box unterschrieben hat",
+			"%q is the certificate of an authority, not of this box; install the one that it signed for the box", nameOf(leaf))
 	case !covered:
-		return refuse("the certificate is for %s; phones know this box as %s", strings.Join(namesIn(leaf), ", "), strings.Join(k.outward(), ", "))
+		return refuse("Das Zertifikat gilt für %s; die Telefone kennen diese Box als %s", "the certificate is for %s; phones know this box as %s", strings.Join(namesIn(leaf), ", "), strings.Join(k.outward(), ", "))
 	case k.o.Trusted() && k.o.Now().After(leaf.NotAfter):
-		return refuse("the certificate has ended on %s; ask for a new one with: hallig cert csr", leaf.NotAfter.Format(time.DateOnly))
+		return refuse("Das Zertifikat ist seit dem %s abgelaufen: einen neuen Antrag unterschreiben lassen", "the certificate has ended on %s; ask for a new one with: hallig cert csr", leaf.NotAfter.Format(time.DateOnly))
 	case len(leaf.ExtKeyUsage) > 0 && !forServers(leaf):
-		return refuse("the certificate is not meant for servers (extended key usage serverAuth is missing)")
+		return refuse("Das Zertifikat ist nicht für Server gedacht (erweiterte Schlüsselverwendung serverAuth fehlt)", "the certificate is not meant for servers (extended key usage serverAuth is missing)")
 	}
 	switch pub := key.Public().(type) {
 	case *rsa.PublicKey:
 		if pub.N.BitLen() < 2048 {
-			return refuse("the key has %d bits only; phones want RSA with 2048 bits or more, or ECDSA P-256", pub.N.BitLen())
+			return refuse("Der Schlüssel hat nur %d Bit; Telefone verlangen RSA mit mindestens 2048 Bit oder ECDSA P-256", "the key has %d bits only; phones want RSA with 2048 bits or more, or ECDSA P-256", pub.N.BitLen())
 		}
 	case *ecdsa.PublicKey:
 		if pub.Curve.Params().BitSize < 256 {
-			return refuse("the key's curve is too small; phones want P-256 or larger")
+			return refuse("Die Kurve des Schlüssels ist zu klein; Telefone verlangen P-256 oder größer", "the key's curve is too small; phones want P-256 or larger")
 		}
 	case ed25519.PublicKey:
-		return refuse("browsers take no Ed25519 key; use ECDSA P-256")
+		return refuse("Browser nehmen keinen Ed25519-Schlüssel: ECDSA P-256 verwenden", "browsers take no Ed25519 key; use ECDSA P-256")
 	default:
-		return refuse("keys of this kind (%T) are not known", pub)
+		return refuse("Schlüssel dieser Art (%T) sind nicht bekannt", "keys of this kind (%T) are not known", pub)
 	}
 	return nil
 }
@@ -388,7 +393,7 @@ func forServers(c *x509.Certificate) bool {
 // ParsePEM reads certificates and at most one private key (PKCS #8, PKCS #1, SEC 1); anything else in the text is an error.
 func ParsePEM(text []byte) (certs []*x509.Certificate, key crypto.Signer, err error) {
 	if len(text) > maxChain {
-		return nil, nil, refuse("the file has more than %d KiB; a certificate with its chain is smaller", maxChain>>10)
+		return nil, nil, refuse("Die Datei hat mehr als %d KiB; ein Zertifikat mit seiner Kette ist kleiner", "the file has more than %d KiB; a certificate with its chain is smaller", maxChain>>10)
 	}
 	for {
 		var block *pem.Block
@@ -399,26 +404,27 @@ func ParsePEM(text []byte) (certs []*x509.Certificate, key crypto.Signer, err er
 		case block.Type == "CERTIFICATE":
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
-				return nil, nil, refuse("one of the certificates cannot be read: %v", err)
+				return nil, nil, refuse("Eines der Zertifikate ist nicht lesbar: %v", "one of the certificates cannot be read: %v", err)
 			}
 			certs = append(certs, c)
 		case strings.HasSuffix(block.Type, "PRIVATE KEY"):
 			if key != nil {
-				return nil, nil, refuse("the file holds more than one private key")
+				return nil, nil, refuse("Die Datei enthält mehr als einen privaten Schlüssel", "the file holds more than one private key")
 			}
 			if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-				return nil, nil, refuse("the private key is encrypted; decrypt it first, or better: leave it out and have the box make its own with: hallig cert csr")
+				return nil, nil, refuse("Der private Schlüssel ist verschlüsselt: vorher entschlüsseln, oder besser weglassen und die Box einen eigenen machen lassen (Antrag herunterladen)",
+					"the private key is encrypted; decrypt it first, or better: leave it out and have the box make its own with: hallig cert csr")
 			}
 			if key, err = parseKey(block.Bytes); err != nil {
-				return nil, nil, refuse("the private key cannot be read: %v", err)
+				return nil, nil, refuse("Der private Schlüssel ist nicht lesbar: %v", "the private key cannot be read: %v", err)
 			}
 		case block.Type == "EC PARAMETERS": // openssl writes them in front of a key
 		default:
-			return nil, nil, refuse("the file holds %q, which is neither a certificate nor a key", block.Type)
+			return nil, nil, refuse("Die Datei enthält %q; das ist weder ein Zertifikat noch ein Schlüssel", "the file holds %q, which is neither a certificate nor a key", block.Type)
 		}
 	}
 	if len(certs) == 0 {
-		return nil, nil, refuse("the file holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+		return nil, nil, refuse("Die Datei enthält kein Zertifikat in PEM-Form (-----BEGIN CERTIFICATE-----)", "the file holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
 	}
 	return certs, key, nil
 }

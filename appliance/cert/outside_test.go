@@ -197,6 +197,23 @@ func TestUntrustedClock(t *testing.T) {
 	}
 }
 
+// TestWildcard: an organisation may have one certificate for all its boxes. The page names the box, not the pattern.
+func TestWildcard(t *testing.T) {
+	b := open(t, t.TempDir(), &box{})
+	o := newTown(t)
+	key := ecKey(t)
+	s, err := b.Install(append(asPEM(o.leaf(t, key.Public(), spring.AddDate(1, 0, 0), "*.feuerwehr.example"), o.mid), keyPEM(t, key)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.Names, []string{"*.feuerwehr.example"}) || !slices.Equal(s.Covered, []string{"box7.feuerwehr.example"}) {
+		t.Errorf("%+v", s)
+	}
+	if b.choose("box7.feuerwehr.example") != b.outside || b.choose("hallig.local") != b.leaf || b.choose("") != b.leaf {
+		t.Error("the wrong certificate is shown")
+	}
+}
+
 func TestInstallRefuses(t *testing.T) {
 	b := open(t, t.TempDir(), &box{})
 	o := newTown(t)
@@ -238,7 +255,7 @@ func TestInstallRefuses(t *testing.T) {
 	} {
 		_, err := b.Install(tc.text)
 		var refusal *Refusal
-		if !errors.As(err, &refusal) || !strings.Contains(refusal.Text, tc.want) {
+		if !errors.As(err, &refusal) || !strings.Contains(refusal.En, tc.want) || strings.Contains(refusal.De+refusal.En, "%!") {
 			t.Errorf("%s: %v, want a refusal with %q", tc.what, err, tc.want)
 		}
 		if b.State().Source != Own {

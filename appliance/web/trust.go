@@ -24,7 +24,7 @@ import (
 type Trust struct {
 	CA      *x509.Certificate // of the box; devices are asked to trust it
 	Outside bool              // the certificate shown now comes from outside, and devices trust it by themselves
-	Names   []string          // in the certificate shown now
+	Names   []string          // of the box that the certificate shown now holds for
 	Expires time.Time         // of that
 	Lapsed  time.Time         // the end of a certificate from outside that is over; zero: there is none
 	Port    string            // of the TLS port; "" or "443": the usual one
@@ -37,13 +37,8 @@ func (t *Trust) address(localName, baseURL, host string) string {
 	case strings.HasPrefix(baseURL, "https://"):
 		return baseURL
 	case slices.Contains(t.Names, host):
-	case t.Outside:
-		for _, n := range t.Names {
-			if !strings.HasPrefix(n, "*") {
-				name = n
-				break
-			}
-		}
+	case t.Outside && len(t.Names) > 0:
+		name = t.Names[0]
 	case localName != "":
 		name = localName
 	}
