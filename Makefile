@@ -14,9 +14,10 @@ ONLY    ?=
 FUZZTIME ?= 20s
 BOARD   ?=
 KEY     ?=
+LIKE    ?=
 IMAGES  ?= bin/image
 
-PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY))
+PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY)) $(if $(LIKE),-like $(LIKE))
 
 .PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos check dendrite pebble oracle vet staticcheck fuzz vuln clean
 

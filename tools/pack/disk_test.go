@@ -36,7 +36,7 @@ func fromGok(t *testing.T, j *job) {
 		boot["overlays/overlay_map.dtb"] = "overlay"
 	}
 	root := map[string]string{"user/hallig": string(self), "etc/ssl/ca-bundle.pem": "of the builder", "etc/localtime": "of the builder",
-		"etc/gokrazy/sbom.json": `{"path":"/home/builder"}`}
+		"etc/gokrazy/sbom.json": `{"path":"/home/builder"}`, "lib/modules/1.2.3/kernel/toaster.ko": "builder"}
 	for dir, files := range map[string]map[string]string{"fakeboot": boot, "fakeroot": root} {
 		for name, body := range files {
 			write(t, j.path(dir), name, body)
@@ -130,10 +130,15 @@ func TestDisk(t *testing.T) {
 // checkRoot: nothing of the builder's machine is left, and the image says what it is.
 func checkRoot(t *testing.T, j *job) {
 	t.Helper()
-	for _, name := range []string{"etc/ssl/ca-bundle.pem", "etc/localtime", "etc/gokrazy/sbom.json"} {
+	for _, name := range []string{"etc/ssl/ca-bundle.pem", "etc/localtime"} {
 		b, err := os.ReadFile(j.path("root/" + name))
 		if err != nil || bytes.Contains(b, []byte("builder")) {
 			t.Errorf("%s is still the builder's: %.40q %v", name, b, err)
+		}
+	}
+	for _, name := range []string{"etc/gokrazy", "lib/modules"} {
+		if _, err := os.Lstat(j.path("root/" + name)); err == nil {
+			t.Errorf("%s is still there", name)
 		}
 	}
 	keys, err := os.ReadFile(j.path("root" + update.KeysFile))
@@ -239,11 +244,11 @@ func renew(t *testing.T, j *job) {
 	}
 }
 
-// sameAgain builds the disk once more in another place.
+// sameAgain builds the disk once more in another place, as one who has the published update file but not the key that signed it.
 func sameAgain(t *testing.T, j *job) {
 	t.Helper()
 	again := testJob(t, j.board.name)
-	again.keys = j.keys
+	again.keys = keyRing{trusted: j.keys.trusted, development: true, published: j.path("update")}
 	again.manifest = newManifest(again.src, again.board, again.keys)
 	fromGok(t, again)
 	assemble(t, again)
@@ -253,6 +258,85 @@ func sameAgain(t *testing.T, j *job) {
 		if errA != nil || errB != nil || a != b {
 			t.Errorf("%s differs between two builds: %v %v %v %v", name, a, b, errA, errB)
 		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	ours, other := update.GenerateKey("ours"), update.GenerateKey("other")
+	list := func(keys ...update.PrivateKey) string {
+		k := update.Keys{Threshold: 1}
+		for _, p := range keys {
+			k.Keys = append(k.Keys, p.Public())
+		}
+		b, err := json.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, c := range []struct {
+		name, trust      string
+		key              bool
+		published, fails string
+		trusted          string // name of the one key; "": two
+		development      bool
+	}{
+		{name: "nothing", trusted: "development", development: true},
+		{name: "key alone", key: true, trusted: "ours"},
+		{name: "key and list", key: true, trust: list(ours, other)},
+		{name: "list alone", trust: list(ours, other), trusted: "development", development: true},
+		{name: "key that is not listed", key: true, trust: list(other), fails: "not among"},
+		{name: "published file and list", published: "x", trust: list(ours, other)},
+		{name: "published file without list", published: "x", fails: "names the keys"},
+	} {
+		dir, file := t.TempDir(), ""
+		if c.trust != "" {
+			write(t, dir, trustFile, c.trust)
+		}
+		if c.key {
+			write(t, dir, "secret.key", string(ours.File()))
+			file = filepath.Join(dir, "secret.key")
+		}
+		k, err := loadKeys(dir, file, c.published)
+		switch {
+		case c.fails != "":
+			if err == nil || !strings.Contains(err.Error(), c.fails) {
+				t.Errorf("%s: %v, want %q", c.name, err, c.fails)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case c.trusted == "" && len(k.trusted.Keys) != 2, c.trusted != "" && (len(k.trusted.Keys) != 1 || k.trusted.Keys[0].Name != c.trusted):
+			t.Errorf("%s: the image trusts %v", c.name, k.trusted.Keys)
+		case k.development != c.development:
+			t.Errorf("%s: development %v", c.name, k.development)
+		}
+	}
+}
+
+// TestOtherBuildTakesNoSignatures: signatures go only onto the very thing that was signed.
+func TestOtherBuildTakesNoSignatures(t *testing.T) {
+	make := func(root string, keys keyRing) (*job, error) {
+		j := testJob(t, "amd64")
+		j.keys = keys
+		write(t, j.path("gokboot"), "vmlinuz", "kernel")
+		write(t, j.dir, "root.squashfs", root)
+		return j, j.makeUpdate()
+	}
+	published, err := make("root", keyRing{sign: []update.PrivateKey{update.GenerateKey("ours")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := make("root", keyRing{published: published.path("update")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, errA := measureFile(published.path("update"))
+	b, errB := measureFile(same.path("update"))
+	if errA != nil || errB != nil || a != b {
+		t.Errorf("the same build with the published signatures differs: %v %v", errA, errB)
+	}
+	if _, err := make("rooT", keyRing{published: published.path("update")}); err == nil || !strings.Contains(err.Error(), "not what was published") {
+		t.Errorf("another build took the signatures: %v", err)
 	}
 }
 

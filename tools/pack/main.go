@@ -52,10 +52,14 @@ func run(ctx context.Context, args []string) error {
 	keyFile := f.String("key", "", "file with the private key that signs the update; without it a key for development is made in image/keys")
 	version := f.String("version", "", "call the result this version instead of the commit's (for tests)")
 	release := f.Int64("release", 0, "give the result this release number instead of the commit's (for tests)")
+	like := f.String("like", "", "published update file to compare with: its signatures are taken over, so that the image becomes the same to the byte")
 	repro := f.Bool("repro", false, "build everything twice in different places and compare, instead of keeping the results")
 	keep := f.Bool("keep", false, "keep the directory of the build, to look into it")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if *like != "" && (*boardName == "" || *keyFile != "") {
+		return errors.New("-like is for one -board and needs no -key")
 	}
 	wanted := boardNames()
 	if *boardName != "" {
@@ -77,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 	if *release != 0 {
 		src.Release = *release
 	}
-	keys, err := loadKeys(src.dir, *keyFile)
+	keys, err := loadKeys(src.dir, *keyFile, *like)
 	if err != nil {
 		return err
 	}

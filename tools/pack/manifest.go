@@ -61,6 +61,9 @@ func (m manifest) json() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
+// maxPacked is how much one has to fetch for a new box, at most: there are places where that is an hour.
+const maxPacked = 60_000_000
+
 // results are the ends of the names of what a build leaves.
 var results = []string{".img", ".img.zst", ".hallig-update", ".cdx.json", ".manifest.json"}
 
@@ -84,6 +87,9 @@ func (j *job) finish(out string) error {
 		}
 		j.manifest.Files = append(j.manifest.Files, f)
 		if end == ".img.zst" {
+			if f.Size > maxPacked {
+				return fmt.Errorf("%s has %.1f MB packed; the promise is at most %d", f.Name, float64(f.Size)/1e6, maxPacked/1000000)
+			}
 			fmt.Printf("pack: %s: %.1f MB packed\n", f.Name, float64(f.Size)/1e6)
 		}
 	}

@@ -26,9 +26,13 @@ const zone = "Europe/Berlin"
 
 // users are the names of those who are not root, for the programs that ask who they are.
 const (
-	users  = "root:x:0:0:root:/perm:/\nhallig:x:1000:1000:homeserver:/perm/hallig:/\nhallig-lan:x:1001:1001:network:/run/hallig/lan:/\nnobody:x:65534:65534:nobody:/:/\n"
-	groups = "root:x:0:\nhallig:x:1000:\nhallig-lan:x:1001:\nnogroup:x:65534:\n"
+	users  = "root:x:0:0:root:/perm:/\nhallig:x:1000:1000:homeserver:/perm/hallig:/\nhallig-lan:x:1001:1001:network:/run/hallig/lan:/\nhallig-page:x:1002:1002:page without data:/:/\nnobody:x:65534:65534:nobody:/:/\n"
+	groups = "root:x:0:\nhallig:x:1000:\nhallig-lan:x:1001:\nhallig-page:x:1002:\nnogroup:x:65534:\n"
 )
+
+// needless is what gok puts into every root and nothing in ours reads: settings of gokrazy's own web page, and modules of the kernel for
+// hardware that a box does not have or, as Wi-Fi, whose firmware the image does not bring.
+var needless = []string{"etc/gokrazy", "etc/http-port.txt", "etc/https-port.txt", "lib/modules"}
 
 // makeRoot turns gok's root file system into the image's: what came from the builder's machine (certificates, time zone, paths) is replaced,
 // what the image says about itself is added, and all of it is packed with the commit's time.
@@ -36,6 +40,11 @@ func (j *job) makeRoot() error {
 	tree := j.path("root")
 	if err := j.tool("unsquashfs", []string{"-quiet", "-no-progress", "-dest", tree, j.path("gok.squashfs")}, j.dir); err != nil {
 		return err
+	}
+	for _, name := range needless {
+		if err := os.RemoveAll(filepath.Join(tree, name)); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(filepath.Join(tree, etc), 0o755); err != nil {
 		return err
@@ -70,7 +79,6 @@ func (j *job) makeRoot() error {
 		"etc/localtime":         local,
 		"etc/passwd":            []byte(users),
 		"etc/group":             []byte(groups),
-		"etc/gokrazy/sbom.json": []byte("{}\n"), // gokrazy's own; ours is etc/hallig/sbom.cdx.json
 		update.KeysFile[1:]:     append(keys, '\n'),
 		etc + "/manifest.json":  about,
 		etc + "/sbom.cdx.json":  bom,

@@ -102,7 +102,7 @@ func testJob(t *testing.T, boardName string) *job {
 		t.Fatal(err)
 	}
 	src := source{dir: root, schema: 8, sourceFacts: sourceFacts{Version: "1.0", Release: 7, Commit: strings.Repeat("ab", 20), Time: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), Files: []string{"LICENSE", "go.mod"}}}
-	keys, err := loadKeys(t.TempDir(), "")
+	keys, err := loadKeys(t.TempDir(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

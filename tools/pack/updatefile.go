@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha512"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,17 +26,26 @@ type keyRing struct {
 	sign        []update.PrivateKey
 	trusted     update.Keys
 	development bool
+	published   string // an update file that was published: its signatures are taken, and no key is needed
 }
 
-// loadKeys reads the keys. With neither image/update.json nor a key file, a key for development is made: such an image trusts nobody but
-// the machine it was built on.
-func loadKeys(dir, keyFile string) (keyRing, error) {
-	var k keyRing
+// loadKeys reads the keys. Without a key file a key for development is made: such an image trusts nobody but the machine it was built on.
+// With a key file the image trusts those in image/update.json, or else that one key. Who has neither, but a published update file, can
+// still make the same bytes from the same sources: the signatures are taken over.
+func loadKeys(dir, keyFile, published string) (keyRing, error) {
 	trust, err := os.ReadFile(filepath.Join(dir, trustFile))
-	published := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return k, err
+		return keyRing{}, err
 	}
+	listed := err == nil
+	if published != "" {
+		if !listed {
+			return keyRing{}, fmt.Errorf("compare with %s: these sources have no %s, which names the keys that a published image trusts", published, trustFile)
+		}
+		keys, err := update.ParseKeys(trust)
+		return keyRing{trusted: keys, published: published}, err
+	}
+	var k keyRing
 	if keyFile == "" {
 		keyFile = filepath.Join(dir, devKey)
 		if err := makeDevKey(keyFile); err != nil {
@@ -48,20 +59,27 @@ func loadKeys(dir, keyFile string) (keyRing, error) {
 	}
 	key, err := update.ParsePrivateKey(raw)
 	if err != nil {
-		return k, fmt.Errorf("%s: %w", keyFile, err)
+		return k, fmt.Errorf("%s: %w; a key is made with: hallig update key --out FILE", keyFile, err)
 	}
 	k.sign = []update.PrivateKey{key}
 	k.trusted = update.Keys{Threshold: 1, Keys: []update.PublicKey{key.Public()}}
-	if published {
-		if k.trusted, err = update.ParseKeys(trust); err != nil {
-			return k, fmt.Errorf("%s: %w", trustFile, err)
+	if k.development {
+		fmt.Printf("pack: signing with a key for development (%s). Boxes with this image take updates from nobody else.\n"+
+			"pack: For images that you hand out make a key with `hallig update key --out FILE`, keep it safe, and build with KEY=FILE.\n", devKey)
+		return k, nil
+	}
+	if !listed {
+		return k, nil
+	}
+	if k.trusted, err = update.ParseKeys(trust); err != nil {
+		return k, fmt.Errorf("%s: %w", trustFile, err)
+	}
+	for _, p := range k.trusted.Keys {
+		if bytes.Equal(p.Key, key.Public().Key) {
+			return k, nil
 		}
 	}
-	if k.development {
-		fmt.Printf("pack: signing with a key for development (%s). Boxes with this image take updates from nobody else;\n"+
-			"pack: for images that you hand out, make a key, keep it safe and build with KEY=FILE.\n", devKey)
-	}
-	return k, nil
+	return k, fmt.Errorf("the key in %s is not among those that %s names: no box would take what it signs", keyFile, trustFile)
 }
 
 func makeDevKey(name string) error {
@@ -109,7 +127,39 @@ func (j *job) makeUpdate() error {
 		out.Close() //nolint:errcheck // the other error is told
 		return err
 	}
-	return out.Close()
+	if err := out.Close(); err != nil || j.keys.published == "" {
+		return err
+	}
+	return j.takeSignatures()
+}
+
+// takeSignatures puts the head of a published update file, signatures and all, before the parts that were built here. What is signed must be
+// the same to the byte, or the build is not the published one.
+func (j *job) takeSignatures() error {
+	f, err := os.Open(j.keys.published)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	theirs, m, err := update.Head(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", j.keys.published, err)
+	}
+	ours, err := j.updateHead()
+	if err != nil {
+		return err
+	}
+	signed := 16 + 4 + int(binary.LittleEndian.Uint32(ours[16:])) // magic, length, manifest
+	if len(theirs) < signed || !bytes.Equal(ours[:signed], theirs[:signed]) {
+		return fmt.Errorf("what these sources give is not what was published as %s (version %s, release %d)", j.keys.published, m.Version, m.Release)
+	}
+	whole, err := os.ReadFile(j.path("update"))
+	if err != nil {
+		return err
+	}
+	whole = append(theirs, whole[len(ours):len(whole)-sha512.Size]...)
+	sum := sha512.Sum512(whole)
+	return os.WriteFile(j.path("update"), append(whole, sum[:]...), 0o644)
 }
 
 // updateHead is the beginning of the update file: a slot keeps it as the description of what it holds.
