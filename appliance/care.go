@@ -30,6 +30,8 @@ import (
 
 const (
 	careEvery  = 15 * time.Second // how often the box looks at itself by itself
+	careSoon   = 3 * time.Second  // and in the first minutes
+	careStart  = 3 * time.Minute  // those
 	careFresh  = 3 * time.Second  // what the pages may show again
 	writeEvery = 15 * time.Minute // how often looking at the database writes
 	probeLimit = 5 * time.Second
@@ -72,13 +74,20 @@ func (b *Box) recentHealth(ctx context.Context) health.Tree {
 
 // runCare notes who is in reach until ctx ends; on an appliance it shows how the box does, too.
 func (b *Box) runCare(ctx context.Context, g *errgroup.Group) {
+	look := func() {
+		b.notePeers(time.Now())
+		if b.cfg.Run != "" {
+			b.show(ctx, b.health(ctx))
+		}
+	}
 	g.Go(func() error {
-		every(ctx, careEvery, func() {
-			b.notePeers(time.Now())
-			if b.cfg.Run != "" {
-				b.show(ctx, b.health(ctx))
-			}
-		})
+		start, stop := context.WithTimeout(ctx, careStart)
+		defer stop()
+		if b.cfg.Run != "" { // somebody stands before the screen
+			look()
+			every(start, careSoon, look)
+		}
+		every(ctx, careEvery, look)
 		return nil
 	})
 }
@@ -95,6 +104,9 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 	f.Backup = b.backupFacts()
 	c := b.clock.State()
 	f.Clock = &health.ClockFacts{Trusted: b.clock.Trusted(), Source: c.Source}
+	for _, note := range b.clockNotes() {
+		f.Clock.Detail = strings.TrimPrefix(f.Clock.Detail+" "+note.EN, " ")
+	}
 	s, err := b.stewardState(ctx)
 	if err == nil {
 		b.stewardFacts(s, &f)

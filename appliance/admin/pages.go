@@ -100,7 +100,7 @@ func NewPages(o PageOptions) *Pages {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
 	p.parsed = sync.OnceValue(func() *template.Template {
-		return template.Must(template.New("").Funcs(template.FuncMap{"bytes": bytesText, "percent": percent}).ParseFS(pageFiles, "pages/*.html"))
+		return template.Must(template.New("").Funcs(template.FuncMap{"percent": percent}).ParseFS(pageFiles, "pages/*.html"))
 	})
 	p.mux.HandleFunc("GET /status", p.status)
 	p.mux.HandleFunc("GET /status.json", p.statusJSON)
@@ -250,10 +250,11 @@ func (p *Pages) said(v view, what string, err error) string {
 	return v.T("Das hat nicht geklappt; im Protokoll steht, warum.", "That did not work; the log says why.")
 }
 
-func bytesText(n int64) string {
+// Bytes shows a size.
+func (v view) Bytes(n int64) string {
 	switch {
 	case n >= 1e9:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+		return strings.Replace(fmt.Sprintf("%.1f GB", float64(n)/1e9), ".", v.T(",", "."), 1)
 	case n >= 1e6:
 		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
 	case n >= 1e3:
@@ -263,6 +264,33 @@ func bytesText(n int64) string {
 }
 
 func percent(f float64) string { return fmt.Sprintf("%.0f %%", f*100) }
+
+// PageOf gives the page of administrators where something can be done about a node; "": none.
+func (v view) PageOf(k health.Kind) string {
+	switch k {
+	case health.Clock:
+		return "/admin/clock"
+	case health.Links, health.Peer, health.Server:
+		return "/admin/boxes"
+	case health.Certificate:
+		return "/admin/certificate"
+	}
+	if v.Backups && k == health.Backup {
+		return "/admin/backup"
+	}
+	if !v.Image {
+		return ""
+	}
+	switch k {
+	case health.Update:
+		return "/admin/update"
+	case health.Line, health.Provisioning, health.Memory, health.Homeserver, health.Machine:
+		return "/admin/device"
+	case health.Services:
+		return "/admin/log"
+	}
+	return ""
+}
 
 // tab is an entry of the menu.
 type tab struct {

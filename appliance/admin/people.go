@@ -212,13 +212,19 @@ func randomPassword() string {
 
 // Since shows how long ago something was.
 func (v view) Since(d time.Duration) string {
+	count := func(n int, one, many, oneEN, manyEN string) string {
+		if n == 1 {
+			return v.T("vor "+one, oneEN+" ago")
+		}
+		return v.T(fmt.Sprintf("vor %d %s", n, many), fmt.Sprintf("%d %s ago", n, manyEN))
+	}
 	switch {
 	case d < time.Minute:
 		return v.T("eben", "just now")
 	case d < time.Hour:
-		return fmt.Sprintf(v.T("vor %d Minuten", "%d minutes ago"), int(d.Minutes()))
+		return count(int(d.Minutes()), "einer Minute", "Minuten", "a minute", "minutes")
 	case d < 48*time.Hour:
-		return fmt.Sprintf(v.T("vor %d Stunden", "%d hours ago"), int(d.Hours()))
+		return count(int(d.Hours()), "einer Stunde", "Stunden", "an hour", "hours")
 	}
-	return fmt.Sprintf(v.T("vor %d Tagen", "%d days ago"), int(d.Hours()/24))
+	return count(int(d.Hours()/24), "einem Tag", "Tagen", "a day", "days")
 }

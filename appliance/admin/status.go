@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"hallig/appliance/health"
@@ -79,17 +80,50 @@ func (v view) ClockQuality(c Clock) string {
 	if v.Lang != "de" {
 		return c.Quality
 	}
-	switch c.Quality {
-	case "untrusted":
-		return "unbekannt"
-	case "told by another box":
-		return "von einer anderen Box"
-	case "set by the operator":
-		return "von Hand gestellt"
-	case "exact":
-		return "genau"
+	if de := qualitiesDE[c.Quality]; de != "" {
+		return de
 	}
 	return c.Quality
+}
+
+// qualitiesDE are those of package clock; a test keeps them complete.
+var qualitiesDE = map[string]string{
+	"untrusted": "unbekannt", "by users' devices": "von Telefonen", "kept by the hardware": "von der Uhr mit Batterie", "told by another box": "von einer anderen Box",
+	"by the network's time server": "vom Zeitserver des Netzes", "set by the operator": "von Hand gestellt", "exact": "genau", "exact, by satellite": "genau, von Satelliten",
+}
+
+// sources of time in German, as the beginnings of what the clock says.
+var sourcesDE = [][2]string{
+	{"the last time that was known", "die letzte bekannte Zeit"}, {"as before the restart", "wie vor dem Neustart"}, {"the operator", "von Hand gestellt"},
+	{"the system's clock, as configured", "die Systemuhr, wie eingestellt"}, {"the system's clock, synchronised", "die abgeglichene Systemuhr"}, {"the hardware's clock", "die Uhr mit Batterie"}, {"the administrator's device", "das Telefon der Verwaltung"},
+	{"devices of two users", "die Telefone von zwei Personen"}, {"time server ", "Zeitserver "}, {"box ", "Box "},
+}
+
+// ClockSource names where the time comes from, and since when it has not been heard.
+func (v view) ClockSource(c Clock) string {
+	source := c.Source
+	for _, s := range sourcesDE {
+		if rest, ok := strings.CutPrefix(source, s[0]); ok && v.Lang == "de" {
+			source = s[1] + rest
+			break
+		}
+	}
+	ago, err := time.ParseDuration(c.HeardAgo)
+	if err != nil || !c.Trusted {
+		return source
+	}
+	return source + ", " + v.Since(ago)
+}
+
+// Join lists names; those that the box only has where others took its own are left out.
+func (v view) Join(names []string) string {
+	var out []string
+	for _, n := range names {
+		if len(n) != len("hallig-2.local") || !strings.HasPrefix(n, "hallig-") || !strings.HasSuffix(n, ".local") {
+			out = append(out, n)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // source serves the archive of the sources: https://eupl.eu/1.2/en, article 5.

@@ -88,6 +88,7 @@ type Interface struct {
 type ClockFacts struct {
 	Trusted bool
 	Source  string
+	Detail  string // what is wrong with the sources that should tell the time
 }
 
 // LineFacts are of one serial line.

@@ -60,6 +60,7 @@ const (
 	Services     Kind = "services"
 	Provisioning Kind = "provisioning"
 	Network      Kind = "network"
+	Setup        Kind = "setup" // whether somebody looks after the box
 	Clock        Kind = "clock"
 	Links        Kind = "links"
 	Line         Kind = "link" // one serial line or radio
@@ -68,11 +69,10 @@ const (
 	Certificate  Kind = "certificate"
 	Update       Kind = "update"
 	Backup       Kind = "backup"
-	Setup        Kind = "setup"
 )
 
 // Kinds lists all of them in order.
-var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Clock, Links, Line, Peer, Server, Certificate, Update, Backup, Setup}
+var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Setup, Clock, Links, Line, Peer, Server, Certificate, Update, Backup}
 
 // Sentence is a text for people.
 type Sentence struct {

@@ -236,7 +236,7 @@ func clock(f Facts) (Node, bool) {
 	case !c.Trusted:
 		n := node(Clock, Look, "Die Box kennt die Uhrzeit nicht und geht nach: auf der Verwaltungsseite die Uhr stellen.",
 			"The box does not know the time and lags behind: set the clock on the admin page.")
-		n.blames = []string{string(Network)}
+		n.Detail, n.blames = c.Detail, []string{string(Setup), string(Network)} // the admin page needs an administrator
 		return n, true
 	}
 	return node(Clock, OK, "Die Uhr geht richtig.", "The clock is right."), true
