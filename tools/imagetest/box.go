@@ -28,7 +28,7 @@ const (
 var usual = []int{portHTTP, portTLS, portP2P}
 
 // enrolment finds the first administrator's code on the screen.
-const enrolment = `(?i)(?:registration token|code)[ :]+([A-Za-z0-9_-]{8,})`
+const enrolment = `administrator,\s+once:\s+(\S{6,})\s`
 
 // box is a machine with people at it.
 type box struct {

@@ -31,7 +31,7 @@ func lan(r *run) error {
 	if r.inside == r.name {
 		return r.onTheWire()
 	}
-	args := []string{"-inside", r.name, "-only", r.name, "-images", r.images, "-work", r.path("inside")}
+	args := []string{"-inside", r.name, "-only", r.name, "-images", r.images, "-work", r.path("inside"), "-slow", strconv.Itoa(r.slow)}
 	if r.keep {
 		args = append(args, "-keep")
 	}

@@ -50,7 +50,7 @@ type options struct {
 	images, work, only string
 	smoke, keep        bool
 	seed               uint64
-	cuts               int
+	cuts, slow         int
 	inside             string
 }
 
@@ -63,6 +63,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep the directories of scenarios that went well, too")
 	flag.Uint64Var(&o.seed, "seed", 1, "chooses the moments of the power cuts")
 	flag.IntVar(&o.cuts, "cuts", 100, "how many disks are rebuilt after a power cut")
+	flag.IntVar(&o.slow, "slow", 1, "multiply all bounds in time by this, on a machine that has other things to do")
 	flag.StringVar(&o.inside, "inside", "", "used by the program itself: play this scenario, in a network of its own")
 	list := flag.Bool("list", false, "name the scenarios")
 	flag.Parse()
@@ -134,7 +135,8 @@ func playAll(ctx context.Context, o options) (code int, err error) {
 
 // playOne plays a scenario within its bound and cleans up behind it.
 func playOne(ctx context.Context, s scenario, o options, work string, total *tally) {
-	ctx, stop := context.WithTimeoutCause(ctx, s.bound, fmt.Errorf("the story takes longer than %v", s.bound))
+	bound := s.bound * time.Duration(max(o.slow, 1))
+	ctx, stop := context.WithTimeoutCause(ctx, bound, fmt.Errorf("the story takes longer than %v", bound))
 	defer stop()
 	dir := filepath.Join(work, s.name)
 	r := &run{Context: ctx, options: o, dir: dir, name: s.name, tally: total, began: time.Now()}

@@ -84,7 +84,7 @@ func (r *run) path(name string) string { return filepath.Join(r.dir, name) }
 
 // within bounds a part of the story.
 func (r *run) within(d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(r, d)
+	return context.WithTimeout(r, d*time.Duration(max(r.slow, 1)))
 }
 
 // board is the image that a kind of machine takes.

@@ -3,7 +3,6 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -80,7 +79,7 @@ func (c *Console) close() {
 	<-c.done
 }
 
-// Text is all of it, without escape sequences and carriage returns.
+// Text is all of it, without escape sequences, carriage returns and drawn codes.
 func (c *Console) Text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,10 +88,12 @@ func (c *Console) Text() string {
 
 var escapes = regexp.MustCompile("\x1b(\\[[0-9;?=]*[A-Za-z]|[()][0-9A-B]|[=>c78])")
 
-// clean takes away what only a terminal wants to see.
+// clean takes away what only a terminal wants to see, and the pictures that only phones read.
 func clean(b []byte) string {
-	return string(bytes.ReplaceAll(escapes.ReplaceAll(b, nil), []byte("\r"), nil))
+	return pictures.Replace(string(escapes.ReplaceAll(b, nil)))
 }
+
+var pictures = strings.NewReplacer("\r", "", "█", "", "▀", "", "▄", "")
 
 // Tail is the last n lines on one line, for error messages.
 func (c *Console) Tail(n int) string {
