@@ -273,6 +273,25 @@ func TestHung(t *testing.T) {
 	}
 }
 
+// TestTrialWithoutServer: a homeserver that ends again and again is not waited for.
+func TestTrialWithoutServer(t *testing.T) {
+	b := testBox(t)
+	b.trial.Store(true)
+	b.record = update.Record{State: update.Trial, Slot: update.SlotB, From: update.SlotA, Version: "2", FromVersion: "1", Trials: 1}
+	b.deadline = time.Now().Add(time.Hour)
+	b.judgeSilence(steward.Process{Restarts: trialEnds - 1})
+	if len(b.endings) != 0 {
+		t.Fatal("the trial ends while the homeserver may still come up")
+	}
+	b.judgeSilence(steward.Process{Restarts: trialEnds, Last: "exit status 1"})
+	if e := <-b.endings; e.kind != restart {
+		t.Fatalf("%+v", e)
+	}
+	if u := b.updateState(); !strings.Contains(u.Error.En, "exit status 1") {
+		t.Errorf("%+v", u)
+	}
+}
+
 func TestTrialRecord(t *testing.T) {
 	b := testBox(t)
 	b.slot = update.SlotB
@@ -287,12 +306,12 @@ func TestTrialRecord(t *testing.T) {
 	if args := strings.Join(b.halligArgs(), " "); !strings.HasSuffix(args, " --trial") {
 		t.Errorf("on trial the homeserver starts with %s", args)
 	}
-	b.judgeSilence()
+	b.judgeSilence(steward.Process{})
 	if len(b.endings) != 0 {
 		t.Fatal("the trial ends before its deadline")
 	}
 	b.deadline = time.Now().Add(-time.Second)
-	b.judgeSilence()
+	b.judgeSilence(steward.Process{})
 	if e := <-b.endings; e.kind != restart {
 		t.Fatalf("%+v", e)
 	}

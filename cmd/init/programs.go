@@ -191,7 +191,7 @@ func (b *box) lookAfter() {
 					En: "The message service does not start (" + how + "). Restart the box; if that does not help, look at the log: hallig log.",
 				})
 			}
-			b.judgeSilence()
+			b.judgeSilence(status)
 		}
 		select {
 		case <-b.running.Done():

@@ -396,12 +396,20 @@ func (b *box) expire() {
 	}
 }
 
+// trialEnds is how often a homeserver may end on trial, half a minute after its first start: one that ends so often does not get
+// well by waiting for the deadline, and its users wait with it.
+const trialEnds = 6
+
 // judgeSilence does the same when the homeserver says nothing.
-func (b *box) judgeSilence() {
+func (b *box) judgeSilence(server steward.Process) {
 	b.mu.Lock()
 	r, deadline := b.record, b.deadline
 	b.mu.Unlock()
-	if b.trial.Load() && r.State == update.Trial && time.Now().After(deadline) {
+	switch {
+	case !b.trial.Load() || r.State != update.Trial:
+	case server.Restarts >= trialEnds:
+		b.giveUp(r, steward.Text{De: "Der Nachrichtendienst startet nicht (" + server.Last + ").", En: "The message service does not start (" + server.Last + ")."})
+	case time.Now().After(deadline):
 		b.giveUp(r, steward.Text{De: "Der Nachrichtendienst antwortete nicht rechtzeitig.", En: "The message service did not answer in time."})
 	}
 }

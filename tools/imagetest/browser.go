@@ -195,7 +195,11 @@ func (br *browser) settled(ctx context.Context, states ...string) (page, state s
 				continue
 			}
 		}
-		if err == nil {
+		switch {
+		case err != nil:
+		case runningVersion(page) == "":
+			err = fmt.Errorf("the page does not say what runs: %s", bad(page)) // the box is on its way down
+		default:
 			state = updateState(page)
 			for _, s := range states {
 				if state == s {

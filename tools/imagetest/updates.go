@@ -105,8 +105,12 @@ func newRelease(root, version string, release int64) error {
 }
 
 func updates(r *run) error {
+	v, err := r.variants(vm.BIOS) // of one board, so for both firmwares
+	if err != nil {
+		return err
+	}
 	for i, f := range []vm.Firmware{vm.BIOS, vm.UEFI} {
-		if err := r.updateStory(f, fmt.Sprintf("box%d", i), i == 1); err != nil {
+		if err := r.updateStory(f, v, fmt.Sprintf("box%d", i), i == 1); err != nil {
 			return fmt.Errorf("%v: %w", f, err)
 		}
 	}
@@ -114,11 +118,7 @@ func updates(r *run) error {
 }
 
 // updateStory takes a box through all that can happen to it.
-func (r *run) updateStory(f vm.Firmware, name string, byStick bool) error {
-	v, err := r.variants(f)
-	if err != nil {
-		return err
-	}
+func (r *run) updateStory(f vm.Firmware, v variants, name string, byStick bool) error {
 	b, room, first, err := r.firstDay(f, name, nil)
 	if err != nil {
 		return err
