@@ -99,6 +99,9 @@ type Config struct {
 	// MetricsToken opens /metrics on the client ports to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
 	MetricsToken string `json:"metrics_token,omitempty"`
 
+	// KeepForBoxesBytes bounds the encrypted backups that each paired box may leave here. 0: 1 GiB; negative: none.
+	KeepForBoxesBytes int64 `json:"keep_for_boxes_bytes,omitempty"`
+
 	// RoomVersion is that of new rooms whose creator names none. Empty: 12. An older one where a central server or clients do not
 	// know 12 yet; a room keeps its version until it is upgraded.
 	RoomVersion string `json:"room_version,omitempty"`

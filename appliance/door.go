@@ -50,7 +50,8 @@ func (b *Box) adminOptions() admin.Options {
 			}
 			return admin.Backup{Path: f.Path, Number: f.Number, Made: f.Made, Bytes: f.Bytes()}, err
 		},
-		SetClock: b.setClock, RotateKey: b.rotate, SigningRequest: b.signingRequest, InstallCertificate: b.installCertificate, ConfirmTrial: b.confirmTrial,
+		ExportBackups: b.exportBackups,
+		SetClock:      b.setClock, RotateKey: b.rotate, SigningRequest: b.signingRequest, InstallCertificate: b.installCertificate, ConfirmTrial: b.confirmTrial,
 		UpdateOffers: b.updateOffers, UpdateFrom: b.updateFrom,
 		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {
 			t, err := b.accounts.CreateRegistrationToken(ctx, account.RegistrationToken{Uses: uses, Admin: asAdmin})

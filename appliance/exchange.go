@@ -216,7 +216,7 @@ func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
 func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
 	if b.exchange.host != nil {
-		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.offerUpdate(b.timed(b.fed.handler))))
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.keeping(b.offerUpdate(b.timed(b.fed.handler)))))
 	}
 }
 

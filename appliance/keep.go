@@ -88,11 +88,15 @@ func (b *Box) backupEvery() time.Duration {
 
 // runBackups makes backups by schedule until ctx ends.
 func (b *Box) runBackups(ctx context.Context, g *errgroup.Group) {
-	if b.cfg.Backup.To != "stick" && b.cfg.Backup.To != "folder" {
+	if b.cfg.Backup.To == "" {
 		return
 	}
 	g.Go(func() error {
 		every(ctx, backupLook, func() {
+			if b.cfg.Backup.To == "peer" {
+				b.backUpToBox(ctx)
+				return
+			}
 			place := b.backupPlace()
 			if place == "" || !b.keeper.due(b.clock.Now(), b.backupEvery()) {
 				return
@@ -167,19 +171,27 @@ func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ 
 		return f, err
 	}
 	debug.FreeOSMemory() // a small machine has better use for what this took
-	last := lastBackup{Made: f.Made, Place: f.Path, Number: f.Number, Bytes: f.Bytes()}
+	b.log.Info("backup made and read back", "place", f.Path, "bytes", f.Bytes(), "took", time.Since(started).Round(time.Millisecond))
+	if place == b.outgoing() {
+		return f, nil // it counts when another box has it
+	}
+	return f, b.noteBackup(f, f.Path)
+}
+
+// noteBackup notes the last good backup.
+func (b *Box) noteBackup(f backup.Found, place string) error {
+	last := lastBackup{Made: f.Made, Place: place, Number: f.Number, Bytes: f.Bytes()}
 	b.keeper.mu.Lock()
 	b.keeper.last = last
 	b.keeper.mu.Unlock()
-	b.log.Info("backup made and read back", "place", f.Path, "bytes", last.Bytes, "took", time.Since(started).Round(time.Millisecond))
 	raw, err := json.Marshal(last)
+	if err == nil {
+		err = renameio.WriteFile(filepath.Join(b.cfg.Data, backupNote), raw, 0o600)
+	}
 	if err != nil {
-		return f, fmt.Errorf("note the backup: %w", err)
+		return fmt.Errorf("note the backup: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(b.cfg.Data, backupNote), raw, 0o600); err != nil {
-		return f, fmt.Errorf("note the backup: %w", err)
-	}
-	return f, nil
+	return nil
 }
 
 // backupFacts tells how the backups stand.
@@ -191,18 +203,18 @@ func (b *Box) backupFacts() *health.BackupFacts {
 	if !k.last.Made.IsZero() {
 		f.Age = max(time.Second, b.clock.Now().Sub(k.last.Made))
 	}
-	if f.Wanted && b.cfg.Backup.To == "peer" {
-		f.Err = health.Sentence{
-			DE: "Sicherungen auf andere Boxen gibt es noch nicht: in hallig.json unter backup „stick“ oder „folder“ eintragen.",
-			EN: `Backups to other boxes do not exist yet: write "stick" or "folder" under backup in hallig.json.`,
-		}
-	}
 	if k.err == nil || !f.Wanted {
 		return f
 	}
 	f.Detail = k.err.Error()
 	var full *backup.Full
-	if errors.As(k.err, &full) {
+	var refused *backup.Refused
+	if b.cfg.Backup.To == "peer" {
+		f.Err = health.Sentence{DE: "Die Sicherung auf die andere Box ist misslungen; sie wird wieder versucht.", EN: "The backup to the other box failed; it is tried again."}
+		if errors.As(k.err, &refused) && refused.Full() {
+			f.Err = health.Sentence{DE: "Die andere Box hat keinen Platz für die Sicherung: dort keep_for_boxes_bytes erhöhen, oder einen Stick nehmen.", EN: "The other box has no room for the backup: raise keep_for_boxes_bytes there, or take a stick."}
+		}
+	} else if errors.As(k.err, &full) {
 		f.Err = health.Sentence{DE: "Für die Sicherung ist kein Platz: einen größeren Stick nehmen.", EN: "There is no room for the backup: take a larger stick."}
 	} else {
 		f.Err = health.Sentence{DE: "Die Sicherung ist misslungen: den Stick prüfen oder einen anderen nehmen.", EN: "The backup failed: check the stick, or take another one."}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -279,4 +281,71 @@ func TestBackupSchedule(t *testing.T) {
 	expect(at("b"), "two sticks, one with the folder")
 	b.cfg.Backup = provision.Backup{To: "folder", Folder: "/mnt/nas"}
 	expect("/mnt/nas", "a folder")
+}
+
+// TestBackupOnAnotherBox: a backup goes to a paired box, which cannot read it; from there it comes onto a stick, and a spare box takes over.
+func TestBackupOnAnotherBox(t *testing.T) {
+	ctx := t.Context()
+	public, secret := newKey(t)
+	quiet := P2PConfig{NoMDNS: true, Listen: []string{"/ip4/127.0.0.1/tcp/0"}}
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "b.test", P2P: quiet})
+	cfg := Config{Data: t.TempDir(), ServerName: "a.test", P2P: quiet, Backup: provision.Backup{Recipients: []string{public}, To: "peer"}}
+	cfg.P2P.Peers = b.exchange.host.Addrs()
+	a := startWith(t, cfg)
+	paired(t, a, b)
+	a.end()
+	a = startWith(t, cfg)
+	anna := a.phone("anna")
+	if _, err := anna.Upload(ctx, "image/png", "karte.png", strings.NewReader("Lagekarte")); err != nil {
+		t.Fatal(err)
+	}
+	bert := b.phone("bert")
+	bert.until(20*time.Second, "the other box", func() bool { return a.keeperInReach() == "b.test" })
+	stick := t.TempDir()
+	if _, err := b.exportBackups(ctx, "a.test", stick); err == nil || !strings.Contains(err.Error(), "no backup of a.test") {
+		t.Errorf("exported nothing: %v", err)
+	}
+	a.backUpToBox(ctx)
+	if f := a.backupFacts(); !f.Err.Empty() || f.Age == 0 || a.keeper.last.Place != "b.test" {
+		t.Fatalf("after bringing it: %+v, %+v", f, a.keeper.last)
+	}
+	a.backUpToBox(ctx) // not due
+	if a.keeper.last.Number != 1 {
+		t.Errorf("backup %d was brought, though it was not due", a.keeper.last.Number)
+	}
+	got, err := b.exportBackups(ctx, "a.test", stick)
+	if err != nil || got.Number != 1 {
+		t.Fatalf("exported %+v, %v", got, err)
+	}
+	data := filepath.Join(t.TempDir(), "spare")
+	r, err := Restore(ctx, stick, data, secret, nil)
+	if err != nil || r.ServerName != "a.test" || r.MediaFiles != 1 || len(r.Missing) != 0 {
+		t.Errorf("restored %+v, %v", r, err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(data, "backup")); err == nil {
+		for _, e := range entries {
+			if e.Name() == backup.OutFolder {
+				t.Error("the backup holds backups")
+			}
+		}
+	}
+	// A keeper that has no room says so, and what is wrong is shown.
+	b.end()
+	b = startWith(t, Config{Data: b.cfg.Data, ServerName: "b.test", P2P: b.cfg.P2P, KeepForBoxesBytes: 10})
+	a.end()
+	cfg.P2P.Peers = b.exchange.host.Addrs()
+	a = startWith(t, cfg)
+	a.keeper.last.Made = time.Time{}
+	bert = b.phone("berta")
+	bert.until(20*time.Second, "the other box", func() bool { return a.keeperInReach() == "b.test" })
+	a.backUpToBox(ctx)
+	if f := a.backupFacts(); !strings.Contains(f.Err.EN, "no room") {
+		t.Errorf("a full keeper: %+v", f)
+	}
+	// A stranger is not answered.
+	w := httptest.NewRecorder()
+	b.keeping(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", backup.ShelfPath, nil))
+	if w.Code != http.StatusForbidden {
+		t.Errorf("a stranger got %d", w.Code)
+	}
 }

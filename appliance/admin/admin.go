@@ -135,6 +135,8 @@ type Options struct {
 	SetClock func(ctx context.Context, t time.Time) error
 	// BackUp makes a backup at a place (a folder), for the given age keys or the configured ones.
 	BackUp func(ctx context.Context, place string, recipients []string) (Backup, error)
+	// ExportBackups copies the backup that is kept here for another box to a place.
+	ExportBackups func(ctx context.Context, server, place string) (Backup, error)
 	// RotateKey has the box restart with a new signing key.
 	RotateKey func(ctx context.Context) error
 	// ConfirmTrial opens the doors of a box that tries out an update. On any other box it does nothing.
@@ -201,6 +203,13 @@ func NewHandler(o Options) http.Handler {
 			return nil, err
 		}
 		return o.BackUp(r.Context(), in.To, in.Recipients)
+	}))
+	mux.HandleFunc("POST /backup/export", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ Server, To string }
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		return o.ExportBackups(r.Context(), in.Server, in.To)
 	}))
 	mux.HandleFunc("POST /key/rotate", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.RotateKey(r.Context()) }))
 	mux.HandleFunc("POST /trial/confirmed", answer(h, func(r *http.Request) (any, error) { return struct{}{}, o.ConfirmTrial(r.Context()) }))

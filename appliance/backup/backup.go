@@ -23,6 +23,9 @@
 // Encryption is age (https://age-encryption.org/v1) for public keys; the secret key is on paper or on a stick in the safe, never on the box. Age
 // proves that a backup is complete and unchanged, not who made it: anybody who knows the public key can make one. So restore says which box it is.
 //
+// A Shelf is such a place on another box, which keeps what it cannot read within a quota; Mirror brings backups there, by HTTP over whatever way it is
+// handed. What was brought takes no room at home.
+//
 // The database comes as a consistent copy from a function that is handed over; schedules, sticks and words for people are left to others.
 package backup
 
@@ -56,6 +59,8 @@ const (
 	fresh        = ".new"         // suffix of what is being written
 	restoring    = ".restore"     // in the data directory
 	marker       = "restored"     // in the data directory: a new epoch is due
+	KeptFolder   = "kept"         // in the data directory: a place, of the backups that are kept for other boxes
+	OutFolder    = "out"          // in indexFolder: a place, of the backups that go to another box
 	complete     = "complete"     // in restoring: all is unpacked
 	partBytes    = int64(2 << 30) // FAT ends at 4 GiB
 	archiveBytes = int64(1 << 30)

@@ -49,7 +49,7 @@ func newBox(t *testing.T) *box {
 		},
 	}
 	b.put("hallig.db", random(25_000))
-	for _, name := range []string{"hallig.db-wal", "lock", ".renameio-123", "backup/snapshot.db", "media/temp/x", "media/thumb/y"} {
+	for _, name := range []string{"hallig.db-wal", "lock", ".renameio-123", "backup/snapshot.db", "media/temp/x", "media/thumb/y", "kept/hallig-backup/x/backup.json", "backup/out/x"} {
 		b.put(name, "no part of it")
 	}
 	b.put("box.key", "the box key")

@@ -253,7 +253,7 @@ type source struct {
 func left(rel string, d fs.DirEntry) bool {
 	first, _, _ := strings.Cut(rel, string(filepath.Separator))
 	return strings.HasPrefix(first, database) || strings.HasPrefix(filepath.Base(rel), ".") || first == "lock" || first == "media" || first == marker ||
-		rel == filepath.Join(indexFolder, snapshotFile) || !d.IsDir() && !d.Type().IsRegular()
+		rel == filepath.Join(indexFolder, snapshotFile) || rel == filepath.Join(indexFolder, OutFolder) || first == KeptFolder || !d.IsDir() && !d.Type().IsRegular()
 }
 
 func (s Source) files(snapshot string) (out []source, total int64, err error) {

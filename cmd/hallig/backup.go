@@ -42,15 +42,23 @@ func backupVerb(ctx context.Context, args []string, out, errOut io.Writer) error
 		return backupKey(*key, *lang, out)
 	case len(words) == 2 && words[0] == "list":
 		return backupList(words[1], out)
+	case len(words) == 2 && words[0] == "export" && *to != "":
 	case len(words) > 0 || *to == "":
-		return fmt.Errorf("%w: hallig backup --to FOLDER, hallig backup list FOLDER, or hallig backup key --out FILE", errUsage)
+		return fmt.Errorf("%w: hallig backup --to FOLDER, hallig backup list FOLDER, hallig backup export SERVER --to FOLDER, or hallig backup key --out FILE", errUsage)
 	}
 	place, err := filepath.Abs(*to)
 	if err != nil {
 		return fmt.Errorf("find the folder: %w", err)
 	}
-	defer working(errOut, "backing up and reading back ...")()
+	defer working(errOut, "writing and reading back ...")()
 	var b admin.Backup
+	if len(words) == 2 { // of a box whose backups are kept here
+		if err := appliance.Ask(ctx, *dir, "POST", "/backup/export", map[string]string{"Server": words[1], "To": place}, &b); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "Backup %d of %s, %s, copied and complete: %s\n", b.Number, words[1], size(b.Bytes), b.Path)
+		return nil
+	}
 	err = appliance.Ask(ctx, *dir, "POST", "/backup", map[string]any{"To": place, "Recipients": recipients}, &b)
 	if errors.Is(err, appliance.ErrNoBox) {
 		cfg, cerr := appliance.LoadConfig(*dir)

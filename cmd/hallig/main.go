@@ -35,6 +35,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig cert   --data DIR [--json]   the certificate that phones see; hallig cert csr: a request for an authority to sign;
                                       hallig cert install FILE: what it has signed (PEM, with the chain)
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER
+  hallig backup export SERVER --data DIR --to FOLDER   the backup that this box keeps for another one, onto a stick
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
   hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en]   files and sheets for many boxes; hallig fleet: the columns
