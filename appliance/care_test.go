@@ -19,6 +19,9 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
 	"hallig/appliance/health"
 	"hallig/appliance/lan"
 	"hallig/appliance/steward"
@@ -41,6 +44,7 @@ func TestHealthOfABox(t *testing.T) {
 			t.Errorf("%s: %+v, want it well", id, n)
 		}
 	}
+	metricsOf(t, b.cfg.Data)
 	wrote := b.db.Flushes()
 	b.health(t.Context())
 	if b.db.Flushes() != wrote {
@@ -52,6 +56,36 @@ func TestHealthOfABox(t *testing.T) {
 		if n, ok := tree.Node(id); !ok || n.State != health.Trouble {
 			t.Errorf("%s of a box that was stopped: %+v, want trouble", id, n)
 		}
+	}
+}
+
+// metricsOf reads the metrics of a running box with the parser of Prometheus.
+func metricsOf(t *testing.T, dir string) {
+	t.Helper()
+	name, err := socketPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := localClient(name)
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://box/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := p.TextToMetricFamilies(resp.Body)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%s: %v", resp.Status, err)
+	}
+	for _, name := range []string{"hallig_info", "hallig_health", "hallig_health_node", "hallig_accounts", "hallig_log_position", "hallig_disk_free_bytes", "hallig_clock_trusted", "process_resident_memory_bytes", "process_cpu_seconds_total"} {
+		f := families[name]
+		if f == nil || len(f.Metric) == 0 || f.GetHelp() == "" {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	if v := families["process_resident_memory_bytes"].GetMetric()[0].GetGauge().GetValue(); v < 1e6 || v > 1e10 {
+		t.Errorf("the process takes %v bytes", v)
 	}
 }
 

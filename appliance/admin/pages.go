@@ -39,6 +39,8 @@ type PageOptions struct {
 	ServerName string
 	// Recent is the health as of a moment ago: anybody may ask for it, as often as they like. Required.
 	Recent func(context.Context) health.Tree
+	// Clock is how the box knows the time; as cheap. Required.
+	Clock func() Clock
 	// Accounts are those of the box. Required.
 	Accounts *account.Accounts
 	// Deactivate ends an account and has it leave its rooms.

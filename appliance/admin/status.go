@@ -54,16 +54,11 @@ func viewTree(t health.Tree) treeView {
 
 // status is the page for anybody on the network.
 func (p *Pages) status(w http.ResponseWriter, r *http.Request) {
-	s, err := p.Status(r.Context())
-	v := p.view(r, "Zustand der Box", "State of the box", nil)
-	data := struct {
+	v := p.view(r, "Zustand der Box", "State of the box", struct {
 		Tree  treeView
 		Clock Clock
-	}{Tree: viewTree(p.Recent(r.Context()).Public())}
-	if err == nil {
-		data.Clock = s.Clock
-	}
-	v.Data, v.Refresh = data, 20
+	}{viewTree(p.Recent(r.Context()).Public()), p.Clock()})
+	v.Refresh = 20
 	p.render(w, http.StatusOK, "status.html", v)
 }
 
