@@ -128,6 +128,18 @@ func TestBlackSheep(t *testing.T) {
 	}
 }
 
+// TestBlackSheepFirst: nor does it keep the box from becoming host.
+func TestBlackSheepFirst(t *testing.T) {
+	w := newWire(t)
+	w.nodes = append(w.nodes, &liar{mac: dhcp.MAC{2, 6, 6, 6, 6, 6}})
+	b := w.box(Config{}, 1)
+	p := w.phone(1)
+	w.run(hostAfter*3/2 + time.Second)
+	b.expect(0, Host)
+	w.run(time.Minute)
+	p.addr(t)
+}
+
 // liar offers addresses to boxes and never gives one.
 type liar struct {
 	mac dhcp.MAC

@@ -57,7 +57,7 @@ type Config struct {
 	Address string   `json:"address,omitempty"` // "192.168.7.1/24"; when the box is static or host
 	Gateway string   `json:"gateway,omitempty"` // of Static
 	DNS     []string `json:"dns,omitempty"`     // of Static
-	NTP     []string `json:"ntp,omitempty"`     // of Static; those that are names are not in a State
+	NTP     []string `json:"ntp,omitempty"`     // of Static; only addresses come into a State
 	WiFi    WiFi     `json:"wifi,omitzero"`
 }
 

@@ -47,7 +47,7 @@ func TestProvisioned(t *testing.T) {
 	for _, text := range []string{
 		`{}`, `{"mode":"auto"}`, `{"mode":"guest","address":"192.168.7.1/24","gateway":"192.168.7.254"}`, `{"mode":"host","address":"10.1.2.3/8"}`,
 		`{"address":"192.168.7.1/30"}`, `{"mode":"off"}`,
-		`{"mode":"static","address":"192.168.7.1/24","gateway":"192.168.7.254","dns":["192.168.7.254","2001:db8::1"],"ntp":["zeit.example","192.168.7.254"]}`,
+		`{"mode":"static","address":"192.168.7.1/24","gateway":"192.168.7.254","dns":["192.168.7.254","2001:db8::1"],"ntp":["192.168.7.254","2001:db8::2"]}`,
 		`{"wifi":{"ssid":"Wache","passphrase":"geheim1234","country":"DE","channel":6}}`,
 	} {
 		f, err := provision.Parse([]byte(`{"hallig":1,"network":` + text + `}`))

@@ -41,6 +41,7 @@ type port struct {
 	scout    *dhcp.Client // looks for servers without taking anything from them
 	lease    *dhcp.Lease  // in use; also beside a network of our own, until it is over
 	deadline time.Time    // of asking, doubting and yielding; zero: none
+	final    time.Time    // of asking, even if a server has begun to answer
 
 	aliveAt time.Time // of the next ARP question for the server
 	missed  int
@@ -103,7 +104,7 @@ func (p *port) down(now time.Time) {
 func (p *port) ask(now time.Time) {
 	p.step, p.deadline = asking, time.Time{}
 	if p.mode == Auto {
-		p.deadline = now.Add(hostAfter)
+		p.deadline, p.final = now.Add(hostAfter), now.Add(hostAfter*3/2)
 	}
 	p.client.Start(now)
 }
@@ -131,84 +132,6 @@ func (p *port) untwin(now time.Time) {
 	if p.step == asking {
 		p.ask(now)
 	}
-}
-
-// claim looks for a free address as host.
-func (p *port) claim(now time.Time) {
-	p.step, p.deadline, p.tries, p.claimAt = claiming, time.Time{}, 0, now
-	if p.server != nil {
-		p.server.Close()
-	}
-	p.hostNet = p.candidate()
-}
-
-// candidates is how many addresses are tried before a pause.
-const candidates = 16
-
-// candidate is the next address that a host may take: derived from the MAC, so that a box has the same one each time and two boxes on one wire
-// hardly ever have the same; none that overlaps another network of this box.
-func (p *port) candidate() netip.Prefix {
-	if p.addr.IsValid() {
-		return p.addr
-	}
-	mac := p.link.MAC
-	h := uint32(mac[3])<<16 | uint32(mac[4])<<8 | uint32(mac[5])
-	h = (h ^ h>>11 ^ uint32(mac[2])<<7) * 0x9e3779b1
-	for range candidates {
-		k := uint32(p.nth % candidates)
-		x := byte(1 + (h>>8+k*(1+h>>20&0x3f))%254)
-		a := netip.AddrFrom4([4]byte{10, 83, x, 1})
-		if k >= candidates/2 {
-			a = netip.AddrFrom4([4]byte{172, 27, x, 1})
-		}
-		if c := netip.PrefixFrom(a, 24); !p.overlaps(c) {
-			return c
-		}
-		p.nth++
-	}
-	return netip.Prefix{}
-}
-
-func (p *port) overlaps(c netip.Prefix) bool {
-	if p.lease != nil && c.Overlaps(p.lease.Addr) {
-		return true
-	}
-	for _, o := range p.m.ports {
-		if o != p && (o.lease != nil && c.Overlaps(o.lease.Addr) || o.hostNet.IsValid() && c.Overlaps(o.hostNet) ||
-			o.step == static && c.Overlaps(o.addr)) {
-			return true
-		}
-	}
-	return false
-}
-
-// host begins to give addresses.
-func (p *port) host(now time.Time) {
-	p.step, p.hostSince, p.nthProbe, p.foreign, p.drainTill = hosting, now, 0, netip.Addr{}, time.Time{}
-	if p.server == nil || p.server.Self() != p.hostNet {
-		p.server = dhcp.NewServer(now, p.hostNet, p.link.MAC)
-		p.server.Restore(now, p.m.kept[p.link.Name].Clients)
-		delete(p.m.kept, p.link.Name)
-	}
-	p.server.Portal = p.m.names.Portal
-	p.server.Open()
-	if p.lease == nil {
-		p.client.Stop()
-	}
-	p.announce(p.hostNet.Addr())
-	p.probeAt = now.Add(probeEarly)
-}
-
-// leave gives up the network of our own at once.
-func (p *port) leave() {
-	p.server, p.hostNet, p.drainTill, p.probeAt, p.claimAt = nil, netip.Prefix{}, time.Time{}, time.Time{}, time.Time{}
-}
-
-// yield asks a server that was seen for an address, and gives none meanwhile. If it does not keep its word we go on.
-func (p *port) yield(now time.Time) {
-	p.step, p.deadline = yielding, now.Add(hostAfter)
-	p.server.Close()
-	p.client.Start(now)
 }
 
 // enter makes the port a guest. A network of our own lives on without new phones until its last lease is over: those that have one go on
@@ -248,31 +171,6 @@ func (p *port) dhcp(now time.Time, msg *dhcp.Message, from dhcp.MAC) {
 	}
 }
 
-// found is told of a server that answers our scout.
-func (p *port) found(now time.Time, l *dhcp.Lease) {
-	switch p.step {
-	case doubting:
-		if l.Server == p.lease.Server {
-			p.step, p.mute, p.deadline = guest, true, time.Time{}
-		} else {
-			p.step, p.deadline = guest, time.Time{}
-			p.aliveAt, p.missed = now.Add(aliveEvery), 0
-			p.client.Start(now)
-		}
-	case hosting:
-		p.stranger(now, l.Server)
-		// Of two boxes the lower one stays, and the other one finds this out the same way.
-		if p.mode == Auto && (!l.Hallig || l.Next.Less(p.link.MAC)) {
-			p.yield(now)
-		}
-	}
-}
-
-// stranger notes a server of others.
-func (p *port) stranger(now time.Time, a netip.Addr) {
-	p.foreign, p.foreignTill = a, now.Add(newsFor)
-}
-
 // look follows what the client has come to.
 func (p *port) look(now time.Time) {
 	l := p.client.Lease()
@@ -289,22 +187,6 @@ func (p *port) look(now time.Time) {
 			p.client.Stop()
 		}
 	}
-}
-
-func (p *port) probeSoon(now time.Time) {
-	if at := p.probed.Add(probeLeast); at.Before(p.probeAt) {
-		if at.Before(now) {
-			at = now
-		}
-		p.probeAt = at
-	}
-}
-
-// probe asks for other servers.
-func (p *port) probe(now time.Time, host bool) {
-	pkt := p.scout.Probe(now, host)
-	p.send(Frame{DHCP: &pkt})
-	p.probed = now
 }
 
 // tick does what is due.
@@ -330,8 +212,8 @@ func (p *port) tick(now time.Time) {
 	switch p.step {
 	case asking:
 		if due(p.deadline, now) {
-			if p.client.Busy() && now.Before(p.deadline.Add(hostAfter/2)) {
-				p.deadline = now.Add(hostAfter / 2)
+			if p.client.Busy() && now.Before(p.final) {
+				p.deadline = p.final
 				return
 			}
 			p.client.Stop()
@@ -366,26 +248,6 @@ func (p *port) tick(now time.Time) {
 			p.probeAt = now.Add(probeEvery)
 		}
 	}
-}
-
-// claiming asks by ARP for the address of a host.
-func (p *port) claiming(now time.Time) {
-	if !due(p.claimAt, now) {
-		return
-	}
-	if !p.hostNet.IsValid() {
-		if p.hostNet = p.candidate(); !p.hostNet.IsValid() {
-			p.claimAt = now.Add(claimPause)
-			return
-		}
-	}
-	if p.tries == claims {
-		p.host(now)
-		return
-	}
-	p.tries++
-	p.sendARP(whoHas(p.link.MAC, netip.IPv4Unspecified(), p.hostNet.Addr()))
-	p.claimAt = now.Add(claimEvery)
 }
 
 // alive asks by ARP whether the server is still there, if it is on this network.
