@@ -228,7 +228,7 @@ func (b *box) loop() {
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPWR)
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
-	hourly := time.Now()
+	hourly, told := time.Now(), false
 	for {
 		b.dog.pet()
 		select {
@@ -250,12 +250,30 @@ func (b *box) loop() {
 			b.expire()
 			b.lookAfter()
 			b.draw()
-			if time.Since(hourly) >= time.Hour {
-				hourly = time.Now()
+			if now := time.Now(); now.Sub(hourly) >= time.Hour {
+				hourly = now
 				b.keepSeed()
+				b.tellMemory()
+			} else if !told && uptime() > 3*time.Minute {
+				told = true
+				b.tellMemory()
 			}
 		}
 	}
+}
+
+// tellMemory notes how much memory everybody has, for those who look for the reason of a shortage later.
+func (b *box) tellMemory() {
+	b.mu.Lock()
+	procs := slices.Clone(b.procs)
+	b.mu.Unlock()
+	line := fmt.Sprintf("init %.1f", float64(rss())/(1<<20))
+	for _, p := range procs {
+		s := p.Status()
+		line += fmt.Sprintf(", %s %.1f", s.Name, float64(s.RSS)/(1<<20))
+	}
+	total, free := b.memory()
+	b.log.Printf("resident MiB: %s; available %d of %d", line, free>>20, total>>20)
 }
 
 // system is what this system is.

@@ -283,10 +283,7 @@ func (b *box) act(s *stick) {
 		switch {
 		case err == nil:
 			s.marks = append(s.marks, provision.FileName)
-			if b.offer(f) {
-				b.restart("hallig-lan")
-				b.restart("hallig")
-			}
+			b.apply(f)
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR):
 			s.err = sentence(err, "hallig.json auf dem Stick kann nicht gelesen werden.", "hallig.json on the stick cannot be read.")
 		}

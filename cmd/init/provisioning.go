@@ -114,6 +114,18 @@ func (b *box) takeProvision() {
 	}
 }
 
+// apply takes a file that was found while programs run, and starts those again that it concerns.
+func (b *box) apply(f found) {
+	network, _ := os.ReadFile(b.at.run("network.json"))
+	if !b.offer(f) {
+		return
+	}
+	if now, err := os.ReadFile(b.at.run("network.json")); err != nil || !bytes.Equal(network, now) {
+		b.restart("hallig-lan")
+	}
+	b.restart("hallig")
+}
+
 // offer looks at a file that was found and says whether it is in force now and was not before.
 func (b *box) offer(f found) (taken bool) {
 	key := f.key()
