@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"hallig/appliance/disk"
 	"hallig/appliance/update"
 )
 
@@ -70,16 +71,16 @@ func hybridTable() []byte {
 
 // makeDisk puts everything into one disk and looks at it as a box would.
 func (j *job) makeDisk() error {
-	disk := j.path("disk.img")
-	if err := truncate(disk, diskSize); err != nil {
+	image := j.path("disk.img")
+	if err := truncate(image, diskSize); err != nil {
 		return err
 	}
-	table := exec.CommandContext(j.ctx, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk)
+	table := exec.CommandContext(j.ctx, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", image)
 	table.Stdin = strings.NewReader(partitions())
 	if out, err := table.CombinedOutput(); err != nil {
 		return fmt.Errorf("sfdisk: %w: %s", err, out)
 	}
-	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -91,6 +92,10 @@ func (j *job) makeDisk() error {
 		if err := copySparse(f, j.path(part.file), part.at); err != nil {
 			return err
 		}
+	}
+	// Tools that leave zeros out when they write an image leave old data where /perm shall be; the mark says that nobody has used it.
+	if _, err := f.WriteAt([]byte(disk.Fresh), permStart); err != nil {
+		return err
 	}
 	if err := j.bootSector(f); err != nil {
 		return err
