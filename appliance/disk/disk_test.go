@@ -282,7 +282,7 @@ func TestLook(t *testing.T) {
 	}{
 		"zero":    {blank(""), Empty},
 		"fresh":   {append(blank(Fresh)[:mib-10], bytes.Repeat([]byte("x"), mib)...), Empty},
-		"vault":   {blank("HALLIGVAULT\x01"), Vault},
+		"vault":   {blank("HALLIGV1\x01"), Vault},
 		"foreign": {foreign, Foreign},
 		"ntfs":    {blank("\xebR\x90NTFS    "), Foreign},
 	} {

@@ -30,7 +30,7 @@ const (
 	// erasing stands there from the begin of an erasure until the new file system is complete.
 	erasing = "HALLIG-ERASE\n"
 	// vault is the magic of an encrypted partition; appliance/vault makes and opens it.
-	vault = "HALLIGVAULT"
+	vault = "HALLIGV1"
 )
 
 // Content is what the partition of /perm holds.

@@ -14,10 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance/disk"
 	"hallig/appliance/plug"
 	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/update"
+	"hallig/appliance/vault"
 )
 
 // testBox is a box in folders of a test; nothing of it runs.
@@ -146,6 +148,25 @@ func TestLockComesOnAStickAtTheFirstStart(t *testing.T) {
 	}
 	if got := read(t, b.at.run("provision.json")); strings.Contains(got, "ABCD") {
 		t.Errorf("the code is shown to the homeserver: %s", got)
+	}
+}
+
+// memoryPart is a partition in memory.
+type memoryPart []byte
+
+func (m memoryPart) ReadAt(p []byte, at int64) (int, error)  { return copy(p, m[at:]), nil }
+func (m memoryPart) WriteAt(p []byte, at int64) (int, error) { return copy(m[at:], p), nil }
+
+// TestVaultIsKnown holds the two rooms that may not import each other together: what one makes, the other must not overwrite.
+func TestVaultIsKnown(t *testing.T) {
+	part := make(memoryPart, 8<<20)
+	id := vault.NewID()
+	_, key := vault.NewKeyFile(id)
+	if err := vault.Make(part, func() error { return nil }, id, key); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := disk.Look(part); err != nil || c != disk.Vault {
+		t.Errorf("%v, %v", c, err)
 	}
 }
 

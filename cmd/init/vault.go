@@ -121,23 +121,23 @@ func (b *box) openVault(dev disk.Device) {
 	b.publishMachineID("")
 	b.lendNetwork()
 	b.startLAN()
-	b.help("vault", func() error {
+	go func() { // outlives the others, as it serves what they write to: closeVault ends it
 		for pause := time.Second; b.running.Err() == nil; pause = min(2*pause, time.Minute) {
 			err := b.serveVault(dev)
 			if b.vaultStop.Load() {
-				return nil
+				return
 			}
 			b.say("vault", sentence(err, "Die verschlüsselten Daten sind nicht erreichbar. Starten Sie die Box neu.", "The encrypted data cannot be reached. Restart the box."))
+			b.log.Printf("vault: %v", err)
 			if b.mounted() { // nothing helps but a restart: the kernel has lost its disk
-				return err
+				return
 			}
 			select {
 			case <-b.running.Done():
 			case <-time.After(pause):
 			}
 		}
-		return nil
-	})
+	}()
 }
 
 func (b *box) mounted() bool {
