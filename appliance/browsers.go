@@ -62,7 +62,7 @@ func (b *Box) runErrands(ctx context.Context, g *errgroup.Group) {
 // backupState tells the pages how the backups stand.
 func (b *Box) backupState(context.Context) (admin.BackupState, error) {
 	c := b.cfg.Backup
-	out := admin.BackupState{Wanted: c.To == "stick" || c.To == "folder", To: c.To, Every: b.backupEvery(), Recipients: c.Recipients}
+	out := admin.BackupState{Wanted: c.To != "", To: c.To, Every: b.backupEvery(), Recipients: c.Recipients}
 	if c.To == "folder" {
 		out.To = c.Folder
 	}
@@ -81,6 +81,19 @@ func (b *Box) backupState(context.Context) (admin.BackupState, error) {
 
 // backUpNow makes a backup where scheduled ones go.
 func (b *Box) backUpNow(ctx context.Context) error {
+	if b.cfg.Backup.To == "peer" {
+		server := ""
+		if b.exchange.host != nil {
+			server = b.keeperInReach()
+		}
+		if server == "" {
+			return steward.Text{
+				De: "Keine gekoppelte Box ist über ein Netz in Reichweite, die die Sicherung aufbewahren könnte.",
+				En: "No paired box that could keep the backup is in reach over a network.",
+			}
+		}
+		return b.bringBackup(ctx, server)
+	}
 	place := b.backupPlace()
 	if place == "" {
 		return steward.Text{

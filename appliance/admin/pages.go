@@ -184,12 +184,12 @@ func (v view) Lamp(s health.State) string {
 	return "✕"
 }
 
-// Time shows a moment of the box's clock.
+// Time shows a moment of the box's clock in the zone of its system; images are made for Central Europe.
 func (v view) Time(t time.Time) string {
 	if t.IsZero() {
 		return v.T("noch nie", "never")
 	}
-	return t.UTC().Format(v.T("02.01.2006 15:04", "2006-01-02 15:04")) + " UTC"
+	return t.Local().Format(v.T("02.01.2006 15:04 MST", "2006-01-02 15:04 MST"))
 }
 
 func (p *Pages) view(r *http.Request, title, titleEN string, data any) view {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +95,8 @@ func (p *Pages) sheet(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		page := sheetPage{RegistrationToken: t, URL: p.PhoneURL()}
-		page.Code = drawQR(page.URL, v.T("QR-Code der Adresse ", "QR code of the address ")+page.URL)
+		direct := strings.TrimRight(page.URL, "/") + v.T("/konto", "/account")
+		page.Code = drawQR(direct+"?code="+url.QueryEscape(t.Token), v.T("QR-Code der Adresse ", "QR code of the address ")+direct)
 		v.Data = page
 		p.render(w, http.StatusOK, "sheet.html", v)
 		return
