@@ -191,7 +191,7 @@ func (b *Box) tellNames() {
 		return err == nil || !strings.Contains(n, ".") || strings.Contains(n, "_")
 	})}
 	if b.certs != nil {
-		if s := b.certs.State(); s.Source == cert.Outside && slices.Contains(s.Covered, b.host()) {
+		if s := b.certs.State(); s.Public && slices.Contains(s.Covered, b.host()) {
 			out.Portal = "https://" + b.host() + web.CaptivePath
 		}
 	}
@@ -227,7 +227,7 @@ func (b *Box) trust() *web.Trust {
 	if a, ok := b.tlsListener.Addr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)
 	}
-	return &web.Trust{Port: port, CA: b.certs.Authority(), Outside: s.Source == cert.Outside, Names: s.Covered, Expires: s.Expires, Lapsed: s.Lapsed}
+	return &web.Trust{Port: port, CA: b.certs.Authority(), Outside: s.Source == cert.Outside, Public: s.Public, Issuer: s.Issuer, Names: s.Covered, Expires: s.Expires, Lapsed: s.Lapsed}
 }
 
 func (b *Box) certificateStatus() *admin.Certificate {
@@ -271,5 +271,5 @@ func (b *Box) certificateFacts() *health.CertificateFacts {
 	if !s.Lapsed.IsZero() {
 		until = s.Lapsed
 	}
-	return &health.CertificateFacts{Left: until.Sub(b.likely()), Public: s.Source == cert.Outside, Err: s.Trouble}
+	return &health.CertificateFacts{Left: until.Sub(b.likely()), Public: s.Public, Err: s.Trouble}
 }

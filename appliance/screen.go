@@ -31,7 +31,8 @@ func (s Screen) Print(w io.Writer) {
 	fmt.Fprintf(w, "  Phones / Telefone:  %s\n", s.URL)
 	fmt.Fprintf(w, "  Box:                %s\n", s.BoxID)
 	if s.Fingerprint != "" {
-		fmt.Fprintf(w, "  Fingerprint / Fingerabdruck (SHA-256):\n      %s\n      %s\n", s.Fingerprint[:48], s.Fingerprint[48:])
+		fmt.Fprintf(w, "  Fingerprint / Fingerabdruck (SHA-256):\n      %s\n      %s\n      %s\n      %s\n",
+			s.Fingerprint[:23], s.Fingerprint[24:47], s.Fingerprint[48:71], s.Fingerprint[72:])
 	}
 	if s.EnrolCode != "" {
 		fmt.Fprintf(w, "\n  First administrator, once / erste Administratorin, einmalig:\n      registration token %s\n", s.EnrolCode)

@@ -58,6 +58,8 @@ type Options struct {
 	Likely  func() time.Time
 	Trusted func() bool
 	Log     *slog.Logger
+	// Public are the authorities that phones know; nil: those that this system knows, read only when there is a certificate from outside.
+	Public *x509.CertPool
 }
 
 // Keeper holds the certificates. Safe for concurrent use.
@@ -68,6 +70,7 @@ type Keeper struct {
 	own     authority
 	leaf    *tls.Certificate // of own; Leaf is set
 	outside *tls.Certificate // nil: none; Leaf is set
+	public  bool             // everybody's devices know the issuer of outside
 	names   []string         // that the box has now
 	addrs   []netip.Addr
 	trouble string // of the last try to get one from outside
@@ -85,6 +88,7 @@ const (
 // State is for the status page.
 type State struct {
 	Source      Source    `json:"source"`
+	Public      bool      `json:"public"`  // from outside, and everybody's devices know the issuer; an organisation's own devices alone know its CA
 	Names       []string  `json:"names"`   // names and addresses in it
 	Covered     []string  `json:"covered"` // names and addresses of the box that it holds for, those for people first
 	Issuer      string    `json:"issuer"`
@@ -119,6 +123,7 @@ func Open(o Options, addrs []netip.Addr) (*Keeper, error) {
 	if k.outside, err = k.read("outside.pem"); err != nil {
 		return nil, err
 	}
+	k.public = k.outside != nil && k.known(k.outside)
 	if k.leaf, err = k.read("leaf.pem"); err != nil {
 		return nil, err
 	}
@@ -242,6 +247,25 @@ func (k *Keeper) valid(c *x509.Certificate) bool {
 	return !at.After(c.NotAfter) && (!k.o.Trusted() || !at.Before(c.NotBefore))
 }
 
+// known says whether a chain leads to a public authority. When it was made, not now: its age is another matter.
+func (k *Keeper) known(c *tls.Certificate) bool {
+	roots := k.o.Public
+	if roots == nil {
+		var err error
+		if roots, err = x509.SystemCertPool(); err != nil {
+			return false
+		}
+	}
+	between := x509.NewCertPool()
+	for _, der := range c.Certificate[1:] {
+		if one, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(one)
+		}
+	}
+	_, err := c.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: c.Leaf.NotBefore.Add(time.Minute)})
+	return err == nil
+}
+
 // State tells what the box shows under its own name.
 func (k *Keeper) State() State {
 	k.mu.RLock()
@@ -255,7 +279,7 @@ func (k *Keeper) State() State {
 		Fingerprint: Fingerprint(k.own.cert), Authority: k.own.cert.NotAfter, Trouble: k.trouble,
 	}
 	if shown == k.outside {
-		s.Source = Outside
+		s.Source, s.Public = Outside, k.public
 	}
 	if k.outside != nil && !k.valid(k.outside.Leaf) {
 		s.Lapsed = k.outside.Leaf.NotAfter

@@ -279,7 +279,7 @@ func (k *Keeper) install(certs []*x509.Certificate, key crypto.Signer) error {
 	if err := k.write("outside.pem", c); err != nil {
 		return err
 	}
-	k.outside, k.trouble = c, ""
+	k.outside, k.trouble, k.public = c, "", k.known(c)
 	if pending != nil && same(pending, key) {
 		if err := os.Remove(filepath.Join(k.o.Dir, "request.pem")); err != nil { // the next certificate gets a key of its own
 			k.o.Log.Warn("key of the signing request not removed", "err", err)

@@ -197,6 +197,34 @@ func TestUntrustedClock(t *testing.T) {
 	}
 }
 
+// TestPublic: everybody's devices know some authorities, and only an organisation's own know its CA.
+func TestPublic(t *testing.T) {
+	o := newTown(t)
+	key := ecKey(t)
+	text := append(asPEM(o.leaf(t, key.Public(), spring.AddDate(1, 0, 0), "box7.feuerwehr.example"), o.mid), keyPEM(t, key)...)
+	for _, known := range []bool{false, true} {
+		b := &box{now: spring, trusted: true}
+		opt := b.options(t.TempDir(), "box7.feuerwehr.example")
+		opt.Public = x509.NewCertPool()
+		if known {
+			opt.Public.AddCert(o.root)
+		}
+		k, err := Open(opt, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.State().Public {
+			t.Error("the box's own authority counts as public")
+		}
+		if s, err := k.Install(text); err != nil || s.Public != known {
+			t.Errorf("installed: public %t, want %t (%v)", s.Public, known, err)
+		}
+		if k, err = Open(opt, nil); err != nil || k.State().Public != known {
+			t.Errorf("after a restart: public %t, want %t (%v)", k.State().Public, known, err)
+		}
+	}
+}
+
 // TestWildcard: an organisation may have one certificate for all its boxes. The page names the box, not the pattern.
 func TestWildcard(t *testing.T) {
 	b := open(t, t.TempDir(), &box{})

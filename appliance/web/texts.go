@@ -8,13 +8,14 @@ type texts struct {
 	Lang, Other, OtherIn string
 
 	// The start page.
-	Title, Lead                                     string
-	Address, AddressOthers, How, ScanMe             string
-	Apps, Phone, PhoneText, Desktop, DesktopText    string
-	Account, AccountText, Name                      string
-	Stay, StayText, Stayed, Window                  string
-	Connection, Plain, SafeOwn, SafeOutside, Lapses string
-	TrustLink, StatusLink                           string
+	Title, Lead                                  string
+	Address, AddressOthers, How, ScanMe          string
+	Apps, Phone, PhoneText, Desktop, DesktopText string
+	Account, AccountText, Name                   string
+	Stay, StayText, Stayed, Window               string
+	Connection, Plain, Lapses                    string
+	SafeOwn, SafeOutside, SafeOrganisation       string
+	TrustLink, StatusLink                        string
 
 	// The form for an account.
 	SignUpTitle, SignUpLead, SignUpName, SignUpPassword, SignUpAgain, SignUpToken, SignUpDo, SignUpDone, SignUpNext string
@@ -24,7 +25,7 @@ type texts struct {
 
 	// The page about trusting the box.
 	TrustTitle, Back, NoTLS                                      string
-	NowPlain, NowOwn, NowOutside, NowLapsed                      string
+	NowPlain, NowOwn, NowOutside, NowOrganisation, NowLapsed     string
 	HTTPTitle                                                    string
 	HTTPWorks, HTTPLacks, HTTPRisk                               string
 	CheckTitle, Check, SHA1                                      string
@@ -51,8 +52,9 @@ var german = texts{
 	Connection: "Verbindung",
 	Plain:      "Diese Seite kam unverschlüsselt zu Ihnen: Wer in diesem Netz ist, kann mitlesen, auch Passwörter, und kann sie verändern.",
 	SafeOwn:    "Verschlüsselt, mit dem eigenen Zertifikat dieser Box.", SafeOutside: "Verschlüsselt, mit einem Zertifikat, das Ihr Gerät von sich aus kennt.",
-	Lapses:    "Das Zertifikat von außen ist abgelaufen, seit dem",
-	TrustLink: "Der Box vertrauen: so geht es auf Ihrem Gerät", StatusLink: "Zustand der Box",
+	SafeOrganisation: "Die Adresse mit dem Namen der Box hat ein Zertifikat, das die Geräte der Organisation kennen. Ausgestellt von",
+	Lapses:           "Das Zertifikat von außen ist abgelaufen, seit dem",
+	TrustLink:        "Der Box vertrauen: so geht es auf Ihrem Gerät", StatusLink: "Zustand der Box",
 
 	SignUpTitle: "Ein Konto anlegen", SignUpLead: "Danach melden Sie sich in der App mit diesem Namen und Passwort an.",
 	SignUpName: "Benutzername (a-z, 0-9, Punkt, Bindestrich)", SignUpPassword: "Passwort", SignUpAgain: "Passwort noch einmal", SignUpToken: "Anmeldecode",
@@ -64,10 +66,11 @@ var german = texts{
 	ProblemLong: "Das Passwort ist zu lang.", ProblemOften: "Zu viele Versuche; eine Minute warten.", ProblemBox: "Die Box konnte das Konto nicht anlegen; ihr Zustand sagt, woran es liegt.",
 
 	TrustTitle: "Dieser Box vertrauen", Back: "Zur Startseite",
-	NoTLS:      "Diese Box bietet keine verschlüsselten Verbindungen an. Fragen Sie die Person, die sie betreut.",
-	NowPlain:   "Jetzt gerade: unverschlüsselt. Diese Seite kann auf dem Weg zu Ihnen verändert worden sein.",
-	NowOwn:     "Jetzt gerade: verschlüsselt, mit dem eigenen Zertifikat der Box. Kam dabei keine Warnung, vertraut dieses Gerät der Box schon, und Sie sind fertig.",
-	NowOutside: "Diese Box hat ein Zertifikat, das Geräte von sich aus kennen. Sie müssen nichts tun. Adresse:",
+	NoTLS:           "Diese Box bietet keine verschlüsselten Verbindungen an. Fragen Sie die Person, die sie betreut.",
+	NowPlain:        "Jetzt gerade: unverschlüsselt. Diese Seite kann auf dem Weg zu Ihnen verändert worden sein.",
+	NowOwn:          "Jetzt gerade: verschlüsselt, mit dem eigenen Zertifikat der Box. Kam dabei keine Warnung, vertraut dieses Gerät der Box schon, und Sie sind fertig.",
+	NowOutside:      "Diese Box hat ein Zertifikat, das Geräte von sich aus kennen. Sie müssen nichts tun. Adresse:",
+	NowOrganisation: "Diese Box hat unter ihrem Namen ein Zertifikat, das die Geräte der Organisation kennen; auf ihnen ist nichts zu tun. Andere Geräte nehmen die Adresse unten und vertrauen der Box, wie hier gezeigt. Ausgestellt von",
 	NowLapsed: "Das Zertifikat von außen ist abgelaufen; die Box zeigt ihr eigenes, bis sie ein neues bekommt. Dafür braucht sie einmal Internet oder die Organisation. " +
 		"Solange warnt der Browser Geräte, die der Box nicht vertrauen. Die Warnung nennt dann nicht den Grund „abgelaufen“, sondern „Aussteller unbekannt“. Mit den Schritten unten verschwindet sie.",
 	HTTPTitle: "Was ohne geht, und was nicht",
@@ -108,8 +111,9 @@ var english = texts{
 	Connection: "Connection",
 	Plain:      "This page came to you unencrypted: whoever is on this network can read along, passwords too, and can alter it.",
 	SafeOwn:    "Encrypted, with this box's own certificate.", SafeOutside: "Encrypted, with a certificate that your device knows by itself.",
-	Lapses:    "The certificate from outside is over, since",
-	TrustLink: "Trust the box: how to do it on your device", StatusLink: "How the box is doing",
+	SafeOrganisation: "The address with the name of the box has a certificate that the organisation's devices know. Issued by",
+	Lapses:           "The certificate from outside is over, since",
+	TrustLink:        "Trust the box: how to do it on your device", StatusLink: "How the box is doing",
 
 	SignUpTitle: "Create an account", SignUpLead: "Then sign in with this name and password in the app.",
 	SignUpName: "User name (a-z, 0-9, dot, hyphen)", SignUpPassword: "Password", SignUpAgain: "Password once more", SignUpToken: "Registration token",
@@ -121,10 +125,11 @@ var english = texts{
 	ProblemLong: "The password is too long.", ProblemOften: "Too many tries; wait a minute.", ProblemBox: "The box could not create the account; its status says why.",
 
 	TrustTitle: "Trust this box", Back: "To the start page",
-	NoTLS:      "This box offers no encrypted connections. Ask the person who looks after it.",
-	NowPlain:   "Right now: unencrypted. This page may have been altered on its way to you.",
-	NowOwn:     "Right now: encrypted, with the box's own certificate. If there was no warning, this device trusts the box already and you are done.",
-	NowOutside: "This box has a certificate that devices know by themselves. There is nothing to do. Address:",
+	NoTLS:           "This box offers no encrypted connections. Ask the person who looks after it.",
+	NowPlain:        "Right now: unencrypted. This page may have been altered on its way to you.",
+	NowOwn:          "Right now: encrypted, with the box's own certificate. If there was no warning, this device trusts the box already and you are done.",
+	NowOutside:      "This box has a certificate that devices know by themselves. There is nothing to do. Address:",
+	NowOrganisation: "Under its name this box has a certificate that the organisation's devices know; nothing is to be done on them. Other devices take the address below and trust the box as shown here. Issued by",
 	NowLapsed: "The certificate from outside is over; the box shows its own until it gets a new one. For that it needs the Internet once, or the organisation. " +
 		"Until then the browser warns devices that do not trust the box. The warning then does not say “expired” but “unknown issuer”. With the steps below it goes away.",
 	HTTPTitle: "What works without, and what does not",

@@ -23,21 +23,24 @@ import (
 // Trust is what the page about trusting the box shows.
 type Trust struct {
 	CA      *x509.Certificate // of the box; devices are asked to trust it
-	Outside bool              // the certificate shown now comes from outside, and devices trust it by themselves
+	Outside bool              // the certificate shown now comes from outside
+	Public  bool              // and everybody's devices know its issuer; otherwise only those of the organisation do
+	Issuer  string            // of that
 	Names   []string          // of the box that the certificate shown now holds for
 	Expires time.Time         // of that
 	Lapsed  time.Time         // the end of a certificate from outside that is over; zero: there is none
 	Port    string            // of the TLS port; "" or "443": the usual one
 }
 
-// address is the best one over TLS: the one by which the visitor came, where the certificate covers that, since it surely works.
+// address is the best one over TLS for a device that trusts the box, or knows public authorities: the one by which the visitor came, where that certificate covers it,
+// since it surely works. The certificate of an organisation leads to none: local names show the box's own all the time.
 func (t *Trust) address(localName, baseURL, host string) string {
 	name := host
 	switch {
 	case strings.HasPrefix(baseURL, "https://"):
 		return baseURL
-	case slices.Contains(t.Names, host):
-	case t.Outside && len(t.Names) > 0:
+	case (t.Public || !t.Outside) && slices.Contains(t.Names, host):
+	case t.Public && len(t.Names) > 0:
 		name = t.Names[0]
 	case localName != "":
 		name = localName
@@ -49,8 +52,8 @@ func (t *Trust) address(localName, baseURL, host string) string {
 type trustView struct {
 	view
 	Systems []system
-	SHA256  []string // in two lines
-	SHA1Sum string   // which is what Windows shows
+	SHA256  []string // in lines that a phone shows whole
+	SHA1Sum []string // which is what Windows shows
 
 	AuthorityName string // as systems list it
 	Limits        string // the names that it may speak for
@@ -77,8 +80,8 @@ func (h *site) trust(w http.ResponseWriter, r *http.Request) {
 	v := trustView{view: h.see(r)}
 	if t := v.Trust; t != nil {
 		s256, s1 := sha256.Sum256(t.CA.Raw), sha1.Sum(t.CA.Raw)
-		v.SHA256 = []string{colons(s256[:16]), colons(s256[16:])}
-		v.SHA1Sum = colons(s1[:])
+		v.SHA256 = []string{colons(s256[:8]), colons(s256[8:16]), colons(s256[16:24]), colons(s256[24:])}
+		v.SHA1Sum = []string{colons(s1[:10]), colons(s1[10:])}
 		v.AuthorityName = t.CA.Subject.CommonName
 		v.Until = day(t.CA.NotAfter, v.German)
 		v.Limits = strings.Join(t.CA.PermittedDNSDomains[:min(3, len(t.CA.PermittedDNSDomains))], ", ")

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,8 +80,10 @@ type view struct {
 	Others  []string // more addresses
 	QR      template.HTML
 	Secure  bool   // this very connection is TLS
+	Own     bool   // with the box's own certificate
 	Trust   *Trust // nil: no TLS
-	Outside bool   // the certificate is one that devices trust by themselves
+	Public  bool   // the certificate is one that everybody's devices trust by themselves
+	Issuer  string // of one from outside that only devices of the organisation trust; "": it is not
 	Lapsed  string // since when the certificate from outside is over; "": it is not
 	HTTPS   string // the address over TLS
 	Portal  bool
@@ -109,9 +112,13 @@ func (h *site) see(r *http.Request) view {
 		v.Trust = h.Trust()
 	}
 	if v.Trust != nil {
-		v.Outside = v.Trust.Outside
+		v.Public = v.Trust.Public
+		if v.Trust.Outside && !v.Public {
+			v.Issuer = v.Trust.Issuer
+		}
+		v.Own = v.Secure && !(v.Trust.Outside && slices.Contains(v.Trust.Names, strings.ToLower(r.TLS.ServerName)))
 		v.HTTPS = v.Trust.address(h.LocalName, h.BaseURL, host)
-		if v.Outside && h.BaseURL == "" {
+		if v.Public && h.BaseURL == "" {
 			v.Base = v.HTTPS // every phone takes it
 		}
 		if !v.Trust.Lapsed.IsZero() {

@@ -28,7 +28,8 @@ import (
 func TestPages(t *testing.T) {
 	ca := testCA(t, `Hallig <box> & "7"`)
 	own := &Trust{CA: ca, Names: []string{"box.example"}}
-	outside := &Trust{CA: ca, Names: []string{"box.example"}, Outside: true}
+	outside := &Trust{CA: ca, Names: []string{"box.example"}, Outside: true, Public: true}
+	town := &Trust{CA: ca, Names: []string{"box.example"}, Outside: true, Issuer: "Stadt CA 1"}
 	lapsed := &Trust{CA: ca, Names: []string{"box.example"}, Lapsed: time.Date(2027, 3, 9, 12, 0, 0, 0, time.UTC)}
 	for _, tc := range []struct {
 		name, url, accept string
@@ -47,7 +48,11 @@ func TestPages(t *testing.T) {
 		{"configured address", "http://192.168.7.1/", "en", Site{BaseURL: "https://chat.example"}, "<code>https://chat.example</code>", ""},
 		{"plain", "http://box.local/", "en", Site{Trust: give(own)}, english.Plain, english.SafeOwn},
 		{"own certificate", "https://box.local/", "en", Site{Trust: give(own)}, english.SafeOwn, english.Plain},
-		{"outside certificate", "https://box.local/", "en", Site{Trust: give(outside)}, english.SafeOutside, english.SafeOwn},
+		{"own certificate for a local name", "https://box.local/", "en", Site{Trust: give(outside)}, english.SafeOwn, english.SafeOutside},
+		{"outside certificate", "https://box.example/", "en", Site{Trust: give(outside)}, english.SafeOutside, english.SafeOwn},
+		{"organisation's certificate", "https://box.example/", "de", Site{Trust: give(town)}, german.SafeOrganisation + " Stadt CA 1.", german.SafeOwn},
+		{"organisation's certificate, address", "http://192.168.7.1/", "en", Site{LocalName: "hallig.local", Trust: give(town)}, "<code>http://hallig.local</code>", ""},
+		{"organisation's certificate, trust", "http://192.168.7.1/trust", "en", Site{LocalName: "hallig.local", Trust: give(town)}, `href="https://hallig.local"`, english.NowOutside},
 		{"lapsed certificate", "https://box.local/", "de", Site{Trust: give(lapsed)}, german.Lapses + " 9.3.2027", ""},
 		{"no link without TLS", "http://box.local/", "de", Site{}, "Nachrichtenserver", "/vertrauen"},
 		{"status", "http://box.local/", "de", Site{Status: func(bool) (string, bool) { return "Alles gut.", true }, StatusPath: "/status"}, "Alles gut.", ""},
@@ -62,6 +67,9 @@ func TestPages(t *testing.T) {
 	} {
 		tc.site.ServerName = "box.example"
 		r := httptest.NewRequest("GET", tc.url, nil)
+		if r.TLS != nil {
+			r.TLS.ServerName = r.Host
+		}
 		r.Header.Set("Accept-Language", tc.accept)
 		w := httptest.NewRecorder()
 		Handler(tc.site).ServeHTTP(w, r)

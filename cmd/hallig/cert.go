@@ -81,7 +81,8 @@ func printCertificate(s admin.Certificate, asJSON bool, out io.Writer) error {
 		source = "from outside, signed by " + s.Issuer
 	}
 	fmt.Fprintf(out, "%s\n  valid until %s\n  for %s\n", source, s.Expires.Format(time.DateOnly), strings.Join(s.Names, ", "))
-	fmt.Fprintf(out, "  own authority, until %s, SHA-256:\n    %s\n    %s\n", s.Authority.Format(time.DateOnly), s.Fingerprint[:48], s.Fingerprint[48:])
+	fmt.Fprintf(out, "  own authority, until %s, SHA-256:\n    %s\n    %s\n    %s\n    %s\n", s.Authority.Format(time.DateOnly),
+		s.Fingerprint[:23], s.Fingerprint[24:47], s.Fingerprint[48:71], s.Fingerprint[72:])
 	if !s.Lapsed.IsZero() {
 		fmt.Fprintf(out, "  the certificate from outside ended on %s; ask for a new one with: hallig cert csr\n", s.Lapsed.Format(time.DateOnly))
 	}
