@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"hallig/appliance/backup"
 	"hallig/appliance/health"
 	"hallig/appliance/provision"
+	"hallig/appliance/steward"
 	"hallig/appliance/store"
 )
 
@@ -141,6 +143,32 @@ func sticks(run string) (out []string) {
 	return out
 }
 
+// stickWrites is how often the steward is told that a stick is still written to; it makes sticks read-only when it hears nothing for a minute.
+const stickWrites = 20 * time.Second
+
+// writable has the steward make a stick writable, and keep it so until done is called. Other places are left as they are.
+func (b *Box) writable(ctx context.Context, place string) (done func(), err error) {
+	rel, err := filepath.Rel(filepath.Join(b.cfg.Run, "sticks"), place)
+	if b.steward == nil || err != nil || !filepath.IsLocal(rel) || rel == "." {
+		return func() {}, nil
+	}
+	name, _, _ := strings.Cut(rel, string(filepath.Separator))
+	if err := b.steward.WriteStick(ctx, name); err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { // done waits for it
+		defer close(ended)
+		every(ctx, stickWrites, func() {
+			if err := b.steward.WriteStick(ctx, name); err != nil {
+				b.log.Debug("stick not kept writable", "stick", name, "err", err)
+			}
+		})
+	}()
+	return func() { stop(); <-ended }, nil
+}
+
 // backUp makes one backup; recipients nil are the configured ones.
 func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ backup.Found, err error) {
 	if !b.keeper.busy.TryLock() {
@@ -162,6 +190,11 @@ func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ 
 	if err := b.keepTime(ctx); err != nil {
 		return backup.Found{}, err
 	}
+	done, err := b.writable(ctx, place)
+	if err != nil {
+		return backup.Found{}, err
+	}
+	defer done()
 	started := time.Now()
 	f, err := backup.Make(ctx, place, backup.Source{
 		Data: b.cfg.Data, Snapshot: b.db.Backup, ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version,
@@ -214,6 +247,8 @@ func (b *Box) backupFacts() *health.BackupFacts {
 		if errors.As(k.err, &refused) && refused.Full() {
 			f.Err = health.Sentence{DE: "Die andere Box hat keinen Platz für die Sicherung: dort keep_for_boxes_bytes erhöhen, oder einen Stick nehmen.", EN: "The other box has no room for the backup: raise keep_for_boxes_bytes there, or take a stick."}
 		}
+	} else if t := (steward.Text{}); errors.As(k.err, &t) {
+		f.Err = textOf(t)
 	} else if errors.As(k.err, &full) {
 		f.Err = health.Sentence{DE: "Für die Sicherung ist kein Platz: einen größeren Stick nehmen.", EN: "There is no room for the backup: take a larger stick."}
 	} else {

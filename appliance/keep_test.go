@@ -5,20 +5,24 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"hallig/appliance/admin"
 	"hallig/appliance/backup"
 	"hallig/appliance/provision"
+	"hallig/appliance/steward"
 	"hallig/appliance/store"
 	"hallig/tools/matrixclient"
 )
@@ -281,6 +285,55 @@ func TestBackupSchedule(t *testing.T) {
 	expect(at("b"), "two sticks, one with the folder")
 	b.cfg.Backup = provision.Backup{To: "folder", Folder: "/mnt/nas"}
 	expect("/mnt/nas", "a folder")
+}
+
+// TestStickIsMadeWritable: sticks are read-only on the image until the steward is asked; when it refuses, its sentence is told.
+func TestStickIsMadeWritable(t *testing.T) {
+	public, _ := newKey(t)
+	run := t.TempDir()
+	stick := filepath.Join(run, "sticks", "KINGSTON 8")
+	if err := os.MkdirAll(stick, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(run, "steward.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var asked []string
+	refuse := false
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !strings.HasPrefix(r.URL.Path, "/stick") {
+			http.NotFound(w, r)
+			return
+		}
+		asked = append(asked, r.Method+" "+r.URL.Path)
+		if refuse {
+			w.WriteHeader(http.StatusConflict)
+			json.NewEncoder(w).Encode(steward.Answer{Error: steward.Text{De: "Schreibgeschützt.", En: "Write-protected."}})
+		}
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	a := startWith(t, Config{Data: t.TempDir(), Run: run, TLSListen: "off", ServerName: "a.test", P2P: P2PConfig{Off: true}, Backup: provision.Backup{Recipients: []string{public}, To: "stick"}})
+	if _, err := a.backUp(t.Context(), stick, nil); err != nil || len(asked) != 1 || asked[0] != "PUT /stick/KINGSTON 8/write" {
+		t.Errorf("asked %q, %v", asked, err)
+	}
+	if _, err := a.backUp(t.Context(), t.TempDir(), nil); err != nil || len(asked) != 1 {
+		t.Errorf("for a folder the steward was asked %q, %v", asked, err)
+	}
+	mu.Lock()
+	refuse = true
+	mu.Unlock()
+	if _, err := a.adminOptions().BackUp(t.Context(), stick, nil); err == nil || !strings.Contains(err.Error(), "Write-protected") {
+		t.Errorf("a protected stick: %v", err)
+	}
+	if f := a.backupFacts(); f.Err.DE != "Schreibgeschützt." {
+		t.Errorf("the health of backups: %+v", f)
+	}
 }
 
 // TestBackupOnAnotherBox: a backup goes to a paired box, which cannot read it; from there it comes onto a stick, and a spare box takes over.

@@ -124,6 +124,11 @@ func (b *Box) exportBackups(ctx context.Context, server, place string) (admin.Ba
 	if err := os.MkdirAll(b.kept(), 0o700); err != nil {
 		return admin.Backup{}, err
 	}
+	done, err := b.writable(ctx, place)
+	if err != nil {
+		return admin.Backup{}, &admin.Refusal{Text: err.Error()}
+	}
+	defer done()
 	f, err := backup.Copy(ctx, b.kept(), server, place)
 	if errors.Is(err, backup.ErrNothing) {
 		return admin.Backup{}, &admin.Refusal{Text: "no backup of " + server + " is kept here"}
