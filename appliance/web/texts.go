@@ -80,7 +80,7 @@ var german = texts{
 		"Von Ende zu Ende verschlüsselte Nachrichten kann er nicht lesen, solange die App von anderswo kam. Ein WLAN mit Passwort, das nicht alle kennen, hilft; ein offenes nicht.",
 	CheckTitle: "Erst vergleichen",
 	Check: "Ein Angreifer könnte Ihnen hier sein Zertifikat unterschieben, und das gälte für alle Seiten der Welt. Vergleichen Sie deshalb vor dem Einschalten den Fingerabdruck, den Ihr Gerät zeigt, " +
-		"mit dem auf dem Bildschirm der Box oder auf ihrem Begleitblatt. Der auf dieser Seite kam auf demselben Weg wie das Zertifikat und beweist nichts.",
+		"mit dem auf dem Bildschirm der Box, oder lassen Sie ihn sich von der Person vorlesen, die sie betreut. Der auf dieser Seite kam auf demselben Weg wie das Zertifikat und beweist nichts.",
 	SHA1:     "Windows zeigt statt dessen diesen (SHA-1):",
 	HowTitle: "So geht es",
 	Expect:   "Die Namen in den Bildern können auf Ihrem Gerät etwas anders lauten. Diese Seite muss im Browser offen sein (Safari, Chrome), nicht im Fenster, das sich beim WLAN von selbst öffnet.",
@@ -139,7 +139,7 @@ var english = texts{
 		"They cannot read messages that are encrypted end to end, as long as the app came from elsewhere. A Wi-Fi with a password that not everybody knows helps; an open one does not.",
 	CheckTitle: "Compare first",
 	Check: "An attacker could slip you a certificate of their own here, and that one would hold for every site of the world. So before you switch it on, compare the fingerprint that your device shows " +
-		"with the one on the screen of the box or on its leaflet. The one on this page came the same way as the certificate and proves nothing.",
+		"with the one on the screen of the box, or have the person who looks after it read it to you. The one on this page came the same way as the certificate and proves nothing.",
 	SHA1:     "Windows shows this one instead (SHA-1):",
 	HowTitle: "How to do it",
 	Expect:   "The words in the pictures may differ a little on your device. This page has to be open in the browser (Safari, Chrome), not in the window that opens by itself with the Wi-Fi.",
