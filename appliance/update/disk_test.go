@@ -238,6 +238,29 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+// A sector of UEFI's that has rotted would leave the choice to the loader. It is written anew at the next start, whichever slot that is.
+func TestSettleMendsTheLoader(t *testing.T) {
+	b := board{wide: true}
+	one := makeSystem(1)
+	disk := makeDisk(t, b, one)
+	d := must(OpenDisk(disk, int64(len(disk.b))))
+	at := must(d.vol.find(LoaderConf))
+	for _, rot := range [][]byte{noise(1, SectorSize), make([]byte, SectorSize), []byte("default hallig-a.conf hallig-b.conf\n")} {
+		copy(disk.b[at.at:], rot)
+		if s, err := d.Boots(); s != NoSlot || err != nil {
+			t.Errorf("boots slot %s, %v", s, err)
+		}
+		if err := d.Settle(SlotA); err != nil {
+			t.Fatal(err)
+		}
+		for name, f := range b.firmwares() {
+			if w, s, err := boots(disk.b, f, one); w != 0 || s != SlotA || err != nil {
+				t.Errorf("%s boots %d, %s, %v", name, w, s, err)
+			}
+		}
+	}
+}
+
 // recorder is a disk that notes what is written and when it is flushed.
 type recorder struct {
 	*ram

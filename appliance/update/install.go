@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
+	"strings"
 )
 
 // Install writes an update into a slot that nothing boots, reading the file as it comes. running is the slot whose system runs now. When it
@@ -163,13 +165,41 @@ type pointer struct {
 	text   bool
 }
 
+const pointerUEFI = "UEFI"
+
+// loaderText is the whole of LoaderConf.
+func loaderText(s Slot) []byte {
+	text := "default " + strings.TrimPrefix(In(s, EntryFile), "loader/entries/") + "\ntimeout 0\neditor no\n"
+	return append([]byte(text), bytes.Repeat([]byte{'\n'}, SectorSize-len(text))...)
+}
+
+var loaderDefault = regexp.MustCompile(`(?m)^default +(.*)$`)
+
+// loaderSlot says which slot LoaderConf names, as systemd-boot reads it: one line with the name of an entry.
+func loaderSlot(text []byte) Slot {
+	lines := loaderDefault.FindAllSubmatch(text, -1)
+	if len(lines) == 1 {
+		for _, s := range []Slot{SlotA, SlotB} {
+			if name := In(s, EntryFile); strings.HasSuffix(name, "/"+strings.TrimSpace(string(lines[0][1]))) {
+				return s
+			}
+		}
+	}
+	return NoSlot
+}
+
 // pointers reads those that the disk has.
 func (d *Disk) pointers() (list []pointer) {
 	if p, ok := d.bios(); ok {
 		list = append(list, p)
 	}
-	for _, f := range []struct{ name, file string }{{"UEFI", LoaderConf}, {"the Pi's firmware", ConfigTxt}} {
-		if at, b, err := d.oneSector(f.file); err == nil && (f.file == LoaderConf || textSlot(b) != NoSlot) {
+	for _, f := range []struct{ name, file string }{{pointerUEFI, LoaderConf}, {"the Pi's firmware", ConfigTxt}} {
+		at, b, err := d.oneSector(f.file)
+		switch {
+		case err != nil:
+		case f.file == LoaderConf:
+			list = append(list, pointer{name: f.name, slot: loaderSlot(b), at: at, sector: b, text: true})
+		case textSlot(b) != NoSlot:
 			list = append(list, pointer{name: f.name, slot: textSlot(b), at: at, sector: b, text: true})
 		}
 	}
@@ -263,7 +293,10 @@ func (d *Disk) point(s Slot) error {
 		b := bytes.Clone(p.sector)
 		if p.text {
 			b = retarget(b, s)
-			if textSlot(b) != s {
+			switch {
+			case p.name == pointerUEFI && loaderSlot(b) != s:
+				b = loaderText(s) // it has rotted, and is simple enough to be written anew
+			case p.name != pointerUEFI && textSlot(b) != s:
 				return fmt.Errorf("the configuration of %s cannot be read", p.name)
 			}
 		} else {
