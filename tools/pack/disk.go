@@ -33,14 +33,15 @@ func partUUID(n int) string {
 	return fmt.Sprintf("60c24cc1-f3f9-427a-8199-%08x00%02x", uint32(diskID), n)
 }
 
-// partitions is the table for sfdisk. The type of the roots is that of general Linux data: nothing but our own command line may choose a root.
+// partitions is the table for sfdisk. The first MiB belongs to no partition: a second place for the table's entries lies there, so that a box
+// can grow p4 by one sector's write. The type of the roots is that of general Linux data: nothing but our own command line may choose a root.
 func partitions() string {
 	const (
 		efi  = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 		data = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 	)
 	var b strings.Builder
-	fmt.Fprintf(&b, "label: gpt\nlabel-id: %s\nunit: sectors\nfirst-lba: 34\n", partUUID(0))
+	fmt.Fprintf(&b, "label: gpt\nlabel-id: %s\nunit: sectors\nfirst-lba: 2048\n", partUUID(0))
 	for i, p := range []struct {
 		start, size int64
 		kind, name  string
