@@ -369,9 +369,9 @@ func (p *port) announce(a netip.Addr) { p.sendARP(whoHas(p.link.MAC, a, a)) }
 
 // called is what the responder was told.
 type called struct {
-	names  []string
-	addrs  []netip.Addr
-	second bool
+	names []string
+	addrs []netip.Addr
+	rank  mdns.Rank
 }
 
 // call tells the responder of names and addresses that have changed.
@@ -380,12 +380,18 @@ func (p *port) call(now time.Time) {
 	for _, a := range p.addrs() {
 		addrs = append(addrs, a.Addr())
 	}
-	second := p.lease != nil && p.lease.Hallig && (p.step == guest || p.step == doubting)
-	if slices.Equal(addrs, p.called.addrs) && slices.Equal(p.m.names.Names, p.called.names) && second == p.called.second {
+	rank := mdns.Equal
+	switch {
+	case p.step == hosting || p.step == yielding:
+		rank = mdns.First
+	case p.lease != nil && p.lease.Hallig:
+		rank = mdns.Second
+	}
+	if slices.Equal(addrs, p.called.addrs) && slices.Equal(p.m.names.Names, p.called.names) && rank == p.called.rank {
 		return
 	}
-	p.called = called{p.m.names.Names, addrs, second}
-	p.names.Set(now, p.m.names.Names, addrs, second)
+	p.called = called{p.m.names.Names, addrs, rank}
+	p.names.Set(now, p.m.names.Names, addrs, rank)
 }
 
 // collect takes what client and server want to send.

@@ -2,7 +2,8 @@
 
 // Package mdns answers for a box's names under .local on one network (RFC 6762), as values: a Responder is told of messages and the time and
 // answers with packets to send. It asks whether a name is free before it uses it, gives way to another machine that has it, and takes the next
-// one: hallig.local, hallig-2.local, hallig-3.local. It says nothing unasked but that: three questions and two announcements per network.
+// one: hallig.local, hallig-2.local, hallig-3.local. It says nothing unasked but that: three questions and two announcements per network, and a
+// question every five minutes while the name as wished is another's.
 //
 // Only IPv4 addresses are published; that there is nothing else is said too (NSEC), as phones wait for it. Services are not announced, and
 // other machines' names are not looked up. Questions are asked and answered by multicast, except for those who ask from another port or, after
@@ -45,6 +46,8 @@ const (
 	manyIn        = 10 * time.Second
 	slowly        = 5 * time.Second
 	lastNumber    = 99
+	wishEvery     = 5 * time.Minute // while the first name is another's: its owner may be unplugged without a word
+	wishTime      = 2 * time.Second // for his answer
 	maxMessage    = 9000
 	flush         = 1 << 15 // the bit of a class that means: only these
 )
@@ -73,7 +76,9 @@ type claim struct {
 	at        time.Time // of the next step
 	conflicts []time.Time
 	said      time.Time // when all were last told
-	second    bool      // the name as wished is another box's
+	rank      Rank
+	wishAt    time.Time // of the next look whether the first name is free, while it has another
+	wished    bool      // the question is out
 }
 
 func (c *claim) name() string {
@@ -88,6 +93,16 @@ func (c *claim) name() string {
 	}
 	return first + ".local."
 }
+
+// Rank is the right of a box to the name that all boxes share.
+type Rank uint8
+
+// Ranks.
+const (
+	Equal  Rank = iota // who comes first has it
+	First              // the box is host on the network
+	Second             // it is another box's, which is host
+)
 
 // Responder answers for names on one network. It is not safe for concurrent use.
 type Responder struct {
@@ -104,8 +119,8 @@ type Responder struct {
 func New(rnd *rand.Rand) *Responder { return &Responder{rnd: rnd} }
 
 // Set tells the names, those under .local of which are answered for, and the addresses of the box on this network. Without an address it is
-// silent; with the first one everything begins anew, as this may be another network. second says that the shared name is another box's.
-func (r *Responder) Set(now time.Time, names []string, addrs []netip.Addr, second bool) {
+// silent; with the first one everything begins anew, as this may be another network.
+func (r *Responder) Set(now time.Time, names []string, addrs []netip.Addr, rank Rank) {
 	addrs = slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
 	moved := !slices.Equal(addrs, r.addrs)
 	began := moved && len(r.addrs) == 0
@@ -128,14 +143,19 @@ func (r *Responder) Set(now time.Time, names []string, addrs []netip.Addr, secon
 	}
 	r.claims = claims
 	for _, c := range r.claims {
-		lowest, was := 1, c.second
-		if c.second = second && c.base+".local" == r.Shared; c.second {
+		lowest, was := 1, c.rank
+		if c.rank = Equal; c.base+".local" == r.Shared {
+			c.rank = rank
+		}
+		if c.rank == Second {
 			lowest = 2
 		}
+		// Who may have the first name now, and could not before, asks for it; its owner may have gone without a word.
+		risen := c.number > 1 && c.rank != was && (was == Second || c.rank == First)
 		switch {
 		case len(r.addrs) == 0:
 			c.state, c.number, c.conflicts = silent, lowest, nil
-		case c.number < lowest || was && !c.second && c.number > 1:
+		case c.number < lowest || risen:
 			r.bye([]*claim{c})
 			c.number = lowest
 			r.probe(c, now.Add(time.Duration(r.rnd.Int64N(int64(probeEvery)))))
@@ -183,11 +203,44 @@ func (r *Responder) Names() []string {
 // Wake says when Tick is due; zero: never.
 func (r *Responder) Wake() (at time.Time) {
 	for _, c := range r.claims {
-		if (c.state == probing || c.state == announcing) && (at.IsZero() || c.at.Before(at)) {
-			at = c.at
+		if next := c.wakes(); !next.IsZero() && (at.IsZero() || next.Before(at)) {
+			at = next
 		}
 	}
 	return at
+}
+
+// wakes says when something is due for a name; zero: nothing.
+func (c *claim) wakes() time.Time {
+	switch {
+	case c.state == probing || c.state == announcing:
+		return c.at
+	case c.wishes():
+		return c.wishAt
+	}
+	return time.Time{}
+}
+
+// wishes says whether the name may be changed for the first one, if that is free.
+func (c *claim) wishes() bool { return c.state == held && c.number > 1 && c.rank != Second }
+
+// wish asks for the owner of the first name, and takes it if there is none.
+func (r *Responder) wish(c *claim, now time.Time) {
+	if c.wished {
+		r.rise(c, now)
+		return
+	}
+	m := new(dns.Msg)
+	m.Question = []dns.Question{{Name: c.base + ".local.", Qtype: dns.TypeA, Qclass: dns.ClassINET}}
+	r.send(m, Group())
+	c.wished, c.wishAt = true, now.Add(wishTime)
+}
+
+// rise gives a name up for the first one.
+func (r *Responder) rise(c *claim, at time.Time) {
+	r.bye([]*claim{c})
+	c.number = 1
+	r.probe(c, at)
 }
 
 // Drain gives what there is to send.
@@ -202,7 +255,7 @@ func (r *Responder) probe(c *claim, at time.Time) { c.state, c.step, c.at = prob
 // Tick does what is due.
 func (r *Responder) Tick(now time.Time) {
 	for _, c := range r.claims {
-		if c.at.After(now) {
+		if c.wakes().After(now) {
 			continue
 		}
 		if c.state == probing {
@@ -220,8 +273,11 @@ func (r *Responder) Tick(now time.Time) {
 			r.send(m, Group())
 			c.step++
 			if c.at = now.Add(announceEvery); c.step == announcements {
-				c.state = held
+				c.state, c.wishAt, c.wished = held, now.Add(wishEvery), false
 			}
+		}
+		if c.wishes() && !c.wishAt.After(now) {
+			r.wish(c, now)
 		}
 	}
 }
@@ -292,13 +348,14 @@ func (r *Responder) Take(now time.Time, payload []byte, src netip.AddrPort) {
 // heard looks for our names in an answer of another machine. https://www.rfc-editor.org/rfc/rfc6762#section-9
 func (r *Responder) heard(now time.Time, m *dns.Msg) {
 	for _, c := range r.claims {
-		if c.number > 1 && !c.second && (c.state == announcing || c.state == held) && slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
+		if c.number > 1 && c.rank != Second && (c.state == announcing || c.state == held) && slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
 			return rr.Header().Ttl == 0 && strings.EqualFold(rr.Header().Name, c.base+".local.")
 		}) {
-			r.bye([]*claim{c}) // its owner has gone: the name that we wished for is free
-			c.number = 1
-			r.probe(c, now.Add(afterDefeat))
+			r.rise(c, now.Add(afterDefeat)) // its owner has gone: the name that we wished for is free
 			continue
+		}
+		if c.wished && slices.ContainsFunc(m.Answer, func(rr dns.RR) bool { return strings.EqualFold(rr.Header().Name, c.base+".local.") }) {
+			c.wished, c.wishAt = false, now.Add(wishEvery)
 		}
 		for _, rr := range slices.Concat(m.Answer, m.Extra) {
 			if c.state == silent || !theirs(rr, c) || rr.Header().Ttl == 0 {

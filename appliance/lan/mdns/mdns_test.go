@@ -32,7 +32,7 @@ func newNet(t *testing.T) *net { return &net{t: t, now: time.Unix(1000, 0)} }
 func (n *net) host(last byte, names ...string) *host {
 	h := &host{New(rand.New(rand.NewPCG(uint64(last), 1))), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, last}), Port)}
 	h.Shared = "hallig.local"
-	h.Set(n.now, names, []netip.Addr{h.src.Addr()}, false)
+	h.Set(n.now, names, []netip.Addr{h.src.Addr()}, Equal)
 	n.hosts = append(n.hosts, h)
 	return h
 }
@@ -241,12 +241,32 @@ func TestHostHasTheName(t *testing.T) {
 	n := newNet(t)
 	a := n.host(1, "hallig.local", "box1.local")
 	n.run(time.Minute)
-	a.Set(n.now, []string{"hallig.local", "box1.local"}, []netip.Addr{a.src.Addr()}, true)
+	a.Set(n.now, []string{"hallig.local", "box1.local"}, []netip.Addr{a.src.Addr()}, Second)
 	n.run(time.Minute)
 	n.expect(a, "hallig-2.local", "box1.local")
-	a.Set(n.now, []string{"hallig.local", "box1.local"}, []netip.Addr{a.src.Addr()}, false)
+	a.Set(n.now, []string{"hallig.local", "box1.local"}, []netip.Addr{a.src.Addr()}, Equal)
 	n.run(time.Minute)
 	n.expect(a, "hallig.local", "box1.local")
+}
+
+// TestNewHost: a box that becomes host asks again for the name whose owner was unplugged without a word, and does without if he is still there.
+func TestNewHost(t *testing.T) {
+	for _, gone := range []bool{true, false} {
+		n := newNet(t)
+		a := n.host(1, "hallig.local")
+		n.run(time.Minute)
+		b := n.host(2, "hallig.local")
+		n.run(time.Minute)
+		n.expect(b, "hallig-2.local")
+		want := "hallig-2.local"
+		if gone {
+			n.hosts = slices.DeleteFunc(n.hosts, func(h *host) bool { return h == a })
+			want = "hallig.local"
+		}
+		b.Set(n.now, []string{"hallig.local"}, []netip.Addr{b.src.Addr()}, First)
+		n.run(time.Minute)
+		n.expect(b, want)
+	}
 }
 
 // TestBully: a machine that claims every name is answered slowly.
@@ -289,7 +309,7 @@ func FuzzTake(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, port uint16) {
 		r := New(rand.New(rand.NewPCG(1, 1)))
 		now := time.Unix(1000, 0)
-		r.Set(now, []string{"hallig.local"}, []netip.Addr{netip.MustParseAddr("10.0.0.1")}, false)
+		r.Set(now, []string{"hallig.local"}, []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Equal)
 		for range 20 {
 			r.Take(now, b, netip.AddrPortFrom(netip.MustParseAddr("10.0.0.9"), port))
 			r.Tick(now)
