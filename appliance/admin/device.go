@@ -90,6 +90,9 @@ func (p *Pages) updatePage(w http.ResponseWriter, r *http.Request, good, bad str
 	p.render(w, http.StatusOK, "update.html", v)
 }
 
+// maxUpload is how much of a refused file is still read.
+const maxUpload = 1 << 30
+
 // updateFile streams an upload to the steward: the form's token comes first, the file after it. Nothing is kept here; what is verified is decided there.
 func (p *Pages) updateFile(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "", "", nil)
@@ -116,6 +119,10 @@ func (p *Pages) updateFile(w http.ResponseWriter, r *http.Request) {
 	s, _ := sessionOf(r.Context())
 	p.Log.Info("update uploaded on the pages", "by", s.user)
 	if err := p.Steward.Update(r.Context(), file); err != nil {
+		// A browser that is not listened to while it sends shows a broken connection in place of the reason.
+		if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxUpload)); err != nil {
+			p.Log.Debug("rest of a refused update not read", "err", err)
+		}
 		p.updatePage(w, r, "", p.said(v, "take update", err))
 		return
 	}

@@ -3,6 +3,8 @@
 package admin
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,10 +48,16 @@ type fakeInit struct {
 	state steward.State
 	got   chan []byte // the first part of an upload, before its end
 	fails *steward.Text
+	early *steward.Text // an update is refused without being read
 }
 
 func (f *fakeInit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	line := r.Method + " " + r.URL.RequestURI()
+	if f.early != nil && r.URL.Path == "/update" {
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, encode(steward.Answer{Error: *f.early}))
+		return
+	}
 	if r.URL.Path == "/update" && r.URL.RawQuery == "" {
 		first := make([]byte, 4)
 		io.ReadFull(r.Body, first)
@@ -601,6 +609,45 @@ func TestUpload(t *testing.T) {
 	if got, want := strings.Join(s.init.told(), "; "), "POST /update IG; POST /update IG"; got != want {
 		t.Errorf("the steward was told %q, want %q", got, want)
 	}
+}
+
+// TestEarlyRefusal: a big file that is refused at its first bytes; the browser sends it all and still reads why.
+func TestEarlyRefusal(t *testing.T) {
+	s := newSite(t, nil)
+	csrf := s.signIn()
+	s.init.early = &steward.Text{De: "Dieses Update ist nicht neuer.", En: "This update is not newer."}
+	var b bytes.Buffer
+	form := multipart.NewWriter(&b)
+	form.WriteField("csrf", csrf)
+	part, err := form.CreateFormFile("file", "x.hallig-update")
+	if err != nil {
+		t.Fatal(err)
+	}
+	part.Write(make([]byte, 16<<20))
+	form.Close()
+	u, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", u.Host) // a client that reads only when it has sent everything
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cookies := s.http.Jar.Cookies(u)
+	fmt.Fprintf(conn, "POST /admin/update/file HTTP/1.1\r\nHost: x\r\nCookie: %s=%s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", cookies[0].Name, cookies[0].Value, form.FormDataContentType(), b.Len())
+	if _, err := b.WriteTo(conn); err != nil {
+		t.Fatalf("sending was cut off: %v", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "Dieses Update ist nicht neuer.") {
+		t.Errorf("%v %s", err, body)
+	}
+	resp.Body.Close()
 }
 
 func TestDevice(t *testing.T) {

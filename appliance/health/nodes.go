@@ -136,7 +136,7 @@ func disk(f Facts) (Node, bool) {
 		return node(Disk, Look, fmt.Sprintf("Nur noch %d MB Speicher frei: den Umzug auf einen größeren Speicher vorbereiten.", d.Free>>20),
 			fmt.Sprintf("Only %d MB of disk left: prepare to move to a larger one.", d.Free>>20)), true
 	}
-	return node(Disk, OK, fmt.Sprintf("%.1f GB Speicher frei.", float64(d.Free)/1e9), fmt.Sprintf("%.1f GB of disk free.", float64(d.Free)/1e9)), true
+	return node(Disk, OK, strings.Replace(fmt.Sprintf("%.1f GB Speicher frei.", float64(d.Free)/1e9), ".", ",", 1), fmt.Sprintf("%.1f GB of disk free.", float64(d.Free)/1e9)), true
 }
 
 func database(f Facts) (Node, bool) {
