@@ -110,7 +110,7 @@ func (c *Client) SetLED(ctx context.Context, state string) error {
 	return c.do(ctx, http.MethodPut, "/led", jsonBody(LED{state}), nil)
 }
 
-// WriteStick makes a stick writable, until no file on it is open for a minute. Its path stays the same.
+// WriteStick makes a stick writable, until nobody has used it for a minute. Its path stays the same.
 func (c *Client) WriteStick(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodPut, "/stick/"+url.PathEscape(name)+"/write", nil, nil)
 }

@@ -17,7 +17,7 @@
 //	POST /factory-reset            {"confirm":"SERVER NAME"}: everything on /perm is erased, the box starts as a new one
 //	PUT  /clock                    {"time":RFC3339}: the system's clock, and the hardware clock where there is one
 //	PUT  /led                      {"state":"ok|look|trouble"}
-//	PUT  /stick/NAME/write         the stick can be written to, until no file on it is open for a minute; sticks are read-only otherwise
+//	PUT  /stick/NAME/write         the stick can be written to, until nobody has used it for a minute; sticks are read-only otherwise
 //	POST /stick/NAME/eject         the stick can be pulled out
 //	GET  /log?process=NAME         the kept lines of one process, oldest first, as text; without process: the names, one a line
 //

@@ -28,7 +28,8 @@ type stick struct {
 	plug.Volume
 	path    string // where it is mounted; "": not
 	write   bool
-	touched time.Time // when somebody last wanted to write
+	touched time.Time // when somebody last wanted to write, or read or wrote
+	traffic string    // the kernel's counters of its reads and writes at that time
 	ejected bool      // not mounted again until it was pulled out
 	updates []steward.Bundle
 	marks   []string
@@ -38,7 +39,7 @@ type stick struct {
 const (
 	// quiet is how long the kernel must be silent about devices before they are looked at: a stick comes as a disk and then its partitions.
 	quiet = 300 * time.Millisecond
-	// idle is how long a stick stays writable after the last wish.
+	// idle is how long a stick stays writable after the last wish and the last byte.
 	idle = time.Minute
 )
 
@@ -204,13 +205,18 @@ func (b *box) writable(name string) error {
 	return nil
 }
 
-// calmSticks makes sticks read-only again that nobody writes to any more: the kernel refuses while a file is open for writing.
+// calmSticks makes sticks read-only again that nobody has used for a while: a backup is written, read back and tidied up in one go, and has moments in which
+// no file is open. The kernel refuses while one is open for writing.
 func (b *box) calmSticks() {
 	b.mu.Lock()
 	sticks := slices.Clone(b.sticks)
 	b.mu.Unlock()
 	for _, s := range sticks {
+		raw, _ := os.ReadFile(filepath.Join(b.at.Sys, "class/block", s.Kernel, "stat"))
 		b.mu.Lock()
+		if s.traffic != string(raw) {
+			s.traffic, s.touched = string(raw), time.Now()
+		}
 		calm, path := s.write && time.Since(s.touched) > idle, s.path
 		b.mu.Unlock()
 		if !calm || path == "" {
