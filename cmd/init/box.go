@@ -98,7 +98,7 @@ type box struct {
 	deadline  time.Time    // of the trial
 	asked     string       // the light that the homeserver asked for
 	answered  time.Time    // when the homeserver last answered
-	deaf      bool         // it does not answer, and was told to end for that
+	deaf      int          // process id of a homeserver that did not answer and was told to end; 0: it answers
 }
 
 type trouble struct {

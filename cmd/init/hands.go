@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -254,6 +256,7 @@ func (b *box) eject(name string) error {
 const (
 	markReset   = "hallig-factory-reset"
 	markInstall = "hallig-install-update"
+	markLogs    = "hallig-logs"
 	updateFiles = ".hallig-update"
 )
 
@@ -282,6 +285,12 @@ func (b *box) act(s *stick) {
 		s.marks = append(s.marks, markReset)
 		if b.resetByStick(s, name) {
 			return
+		}
+	}
+	if _, ok := has(markLogs); ok {
+		s.marks = append(s.marks, markLogs)
+		if err := b.logsTo(s); err != nil {
+			s.err = sentence(err, "Die Protokolle können nicht auf den Stick geschrieben werden.", "The logs cannot be written to the stick.")
 		}
 	}
 	if perm {
@@ -313,4 +322,42 @@ func (b *box) restart(name string) {
 	case b.restarts <- name:
 	default:
 	}
+}
+
+// logsTo writes the state of the box and all logs onto a stick, for somebody who helps from afar: there is no shell. They hold no messages and
+// no keys.
+func (b *box) logsTo(s *stick) error {
+	if err := unix.Mount("", s.path, "", unix.MS_REMOUNT|stickFlags, ""); err != nil {
+		return err
+	}
+	err := b.writeLogs(s.path)
+	return errors.Join(err, unix.Mount("", s.path, "", unix.MS_REMOUNT|stickFlags|unix.MS_RDONLY, ""))
+}
+
+func (b *box) writeLogs(dir string) error {
+	b.mu.Lock()
+	name := "hallig-logs-" + b.machineID[:min(8, len(b.machineID))] + ".txt"
+	b.mu.Unlock()
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := bufio.NewWriter(f)
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(b.state()); err != nil {
+		return err
+	}
+	for _, log := range b.rings.Names() {
+		fmt.Fprintf(out, "\n===== %s =====\n", log)
+		if err := b.rings.Copy(out, log); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(out.Flush(), f.Sync()); err != nil {
+		return err
+	}
+	b.log.Printf("the logs are on the stick, in %s", name)
+	return nil
 }

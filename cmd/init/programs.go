@@ -173,22 +173,28 @@ func (b *box) lookAfter() {
 			return
 		case err == nil:
 			b.mu.Lock()
-			b.answered, b.deaf = now, false
+			b.answered, b.deaf = now, 0
 			b.mu.Unlock()
 			b.say("server", steward.Text{})
 			b.keepName()
 			b.judge(h)
 		case hung(now.Sub(answered), time.Duration(status.Uptime*float64(time.Second)), status.PID != 0):
+			b.mu.Lock()
+			immortal := b.deaf != 0 && b.deaf == status.PID
+			b.answered, b.deaf = now, status.PID
+			b.mu.Unlock()
+			if immortal && uptime() > time.Hour {
+				// It waits for a disk that does not come back. Only the machine's restart ends that; once an hour at most.
+				b.ask(ending{kind: restart, why: "the homeserver hangs and cannot be ended"})
+				return
+			}
 			b.log.Printf("the homeserver does not answer (%v): it is ended and starts again; what it did is in its log", err)
 			server.Dump()
-			b.mu.Lock()
-			b.answered, b.deaf = now, true
-			b.mu.Unlock()
 		default:
 			if failing, how := server.Failing(); failing {
 				b.say("server", steward.Text{
-					De: "Der Nachrichtendienst startet nicht (" + how + "). Box neu starten; hilft es nicht, das Protokoll ansehen: hallig log.",
-					En: "The message service does not start (" + how + "). Restart the box; if that does not help, look at the log: hallig log.",
+					De: "Der Nachrichtendienst startet nicht (" + how + "). Box neu starten; hilft es nicht, einen Stick mit einer leeren Datei hallig-logs einstecken: die Box schreibt ihre Protokolle darauf.",
+					En: "The message service does not start (" + how + "). Restart the box; if that does not help, plug in a stick with an empty file hallig-logs: the box writes its logs onto it.",
 				})
 			}
 			b.judgeSilence(status)
