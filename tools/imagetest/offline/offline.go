@@ -164,6 +164,9 @@ func (d *Disk) Boot(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("copy boot file system: %w", err)
+	}
 	fat := filepath.Join(dir, "boot.fat")
 	if err := vm.CopyPart(fat, d.File, parts[1].Start, parts[1].Size); err != nil {
 		return err

@@ -202,7 +202,7 @@ func TestBootFileSystem(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		return d.Boot(t.TempDir())
+		return d.Boot(filepath.Join(t.TempDir(), "new"))
 	}
 	if err := check(); err != nil {
 		t.Fatal(err)
