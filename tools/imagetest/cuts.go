@@ -56,6 +56,13 @@ func powerCuts(r *run) error {
 	defer l.record.Close()
 	r.say("recorded %d writes and %d flushes, %.0f MB, %d acknowledged events", len(l.record.Entries), l.record.Flushes(), float64(l.record.Written())/1e6, len(l.acks))
 	cuts := l.choose(r.seed, r.options.cuts)
+	critical, err := l.critical(r.seed, len(cuts))
+	if err != nil {
+		return err
+	}
+	r.say("%d moments by chance, %d around the writes that decide what boots", len(cuts), len(critical))
+	cuts = append(cuts, critical...)
+	slices.SortStableFunc(cuts, func(a, b chosenCut) int { return a.Durable - b.Durable })
 	boots, err := r.judgeAll(l, cuts)
 	if err != nil {
 		return err
@@ -79,7 +86,7 @@ type chosenCut struct {
 
 func (c chosenCut) String() string { return fmt.Sprintf("cut %03d during %s: %v", c.n, c.phase, c.Cut) }
 
-// choose spreads the cuts over the phases: one third each, whatever their lengths. The result is sorted by the durable part, so that disks grow from one to the next.
+// choose spreads the cuts over the phases: one third each, whatever their lengths.
 func (l *life) choose(seed uint64, n int) []chosenCut {
 	var list []chosenCut
 	for i := range n {
@@ -87,8 +94,38 @@ func (l *life) choose(seed uint64, n int) []chosenCut {
 		part := &blocklog.Record{Entries: l.record.Entries[:p.to]}
 		list = append(list, chosenCut{Cut: part.Cut(seed*1_000_000+uint64(i), p.from), n: i, phase: p.name, boot: i < restarted})
 	}
-	slices.SortStableFunc(list, func(a, b chosenCut) int { return a.Durable - b.Durable })
 	return list
+}
+
+// mostBoot bounds the cuts around writes to the boot file system: a kernel is many writes, and one is as good as the other.
+const mostBoot = 24
+
+// critical are cuts around the writes to which a box owes that it boots: sector 0 and both partition tables, and the boot file system.
+func (l *life) critical(seed uint64, n int) (list []chosenCut, err error) {
+	d, err := offline.Open(l.base)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	parts, err := d.Partitions(false)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range l.phases {
+		cuts := l.record.Around(0, 34*512, p.from, p.to, seed)
+		cuts = append(cuts, l.record.Around(d.Size-33*512, d.Size, p.from, p.to, seed)...)
+		boot := l.record.Around(parts[1].Start, parts[1].Start+parts[1].Size, p.from, p.to, seed)
+		for i, c := range boot {
+			// the last writes are those that switch
+			if len(boot) <= mostBoot || i >= len(boot)-mostBoot/2 || i%(2*len(boot)/mostBoot) == 0 {
+				cuts = append(cuts, c)
+			}
+		}
+		for _, c := range cuts {
+			list = append(list, chosenCut{Cut: c, n: n + len(list), phase: p.name})
+		}
+	}
+	return list, nil
 }
 
 // due are the events that a disk must hold after a cut: those whose acknowledgement came after a flush that the disk has done.
@@ -124,6 +161,7 @@ func (r *run) judgeAll(l *life, cuts []chosenCut) (boot []chosenCut, err error) 
 	defer wg.Wait()
 	slots := make(chan struct{}, runtime.NumCPU())
 	at := 0
+	var torn bool // a disk whose first partition table is torn is among those to be booted
 	for i, c := range cuts {
 		if err := context.Cause(r); err != nil {
 			return nil, err
@@ -142,6 +180,12 @@ func (r *run) judgeAll(l *life, cuts []chosenCut) (boot []chosenCut, err error) 
 		}
 		if err := errors.Join(l.record.Finish(d, c.Cut), d.Close()); err != nil {
 			return nil, err
+		}
+		if !c.boot && !torn {
+			if c.boot, err = tableTorn(disk); err != nil {
+				return nil, err
+			}
+			torn = c.boot
 		}
 		if c.boot {
 			boot = append(boot, c)
@@ -162,6 +206,17 @@ func (r *run) judgeAll(l *life, cuts []chosenCut) (boot []chosenCut, err error) 
 		}
 	}
 	return boot, nil
+}
+
+// tableTorn says that the first partition table of a disk is not whole.
+func tableTorn(disk string) (bool, error) {
+	d, err := offline.Open(disk)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	_, err = d.Partitions(false)
+	return err != nil, nil
 }
 
 func (r *run) disk(c chosenCut) string { return r.path(fmt.Sprintf("cut%03d.img", c.n)) }

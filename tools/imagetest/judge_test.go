@@ -39,10 +39,7 @@ func TestChoose(t *testing.T) {
 		t.Fatalf("%d cuts", len(cuts))
 	}
 	count, boots, seen := map[string]int{}, 0, map[int]bool{}
-	for i, c := range cuts {
-		if i > 0 && c.Durable < cuts[i-1].Durable {
-			t.Errorf("%v comes after %v", c, cuts[i-1])
-		}
+	for _, c := range cuts {
 		p := l.phases[slices.IndexFunc(l.phases, func(p phase) bool { return p.name == c.phase })]
 		if c.Durable < p.from || c.Issued > p.to {
 			t.Errorf("%v lies outside of %v", c, p)

@@ -252,6 +252,25 @@ func (r *Record) Cut(seed uint64, from int) Cut {
 	return c
 }
 
+// Around gives moments around each entry that touches the bytes from..to of the disk, between entries first and last: it has not arrived, it has, and
+// it is torn in three ways, each time with all that was flushed before it and none of the other unflushed writes certain.
+func (r *Record) Around(from, to int64, first, last int, seed uint64) (cuts []Cut) {
+	durable := first
+	for i := first; i < last; i++ {
+		e := r.Entries[i]
+		if e.Flags&Flush != 0 {
+			durable = i + 1
+		}
+		if e.length == 0 || e.Disk >= to || e.Disk+e.Size <= from {
+			continue
+		}
+		for k, way := range []string{"none", "all", "some sectors", "some sectors", "some sectors"} {
+			cuts = append(cuts, Cut{Durable: durable, Issued: i + 1, Way: way, Seed: seed + uint64(i*5+k)})
+		}
+	}
+	return cuts
+}
+
 // Finish writes what of the cut's unflushed writes has arrived to a disk that has all durable ones.
 func (r *Record) Finish(d Disk, c Cut) error {
 	rng := rand.New(rand.NewPCG(c.Seed, 0x746f726e))

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -139,6 +141,29 @@ func TestCutFrom(t *testing.T) {
 		if c := r.Cut(seed, 4); c.Durable < 4 {
 			t.Fatalf("%v lies before entry 4", c)
 		}
+	}
+}
+
+func TestAround(t *testing.T) {
+	r, err := Read(bytes.NewReader(story), int64(len(story)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range r.Around(3*512, 4*512, 0, len(r.Entries), 1) {
+		got = append(got, fmt.Sprintf("%d-%d %s", c.Durable, c.Issued, c.Way))
+	}
+	var want []string
+	for _, issued := range []string{"2-3 ", "2-4 "} {
+		for _, way := range []string{"none", "all", "some sectors", "some sectors", "some sectors"} {
+			want = append(want, issued+way)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("around sector 3: %q, want %q", got, want)
+	}
+	if got := r.Around(3*512, 4*512, 4, len(r.Entries), 1); len(got) != 0 {
+		t.Errorf("behind them: %v", got)
 	}
 }
 
