@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -40,7 +41,8 @@ const (
 
 // keeper remembers the backups of a box. The zero value works after load.
 type keeper struct {
-	busy sync.Mutex // held while one is made
+	busy sync.Mutex                      // held while one is made
+	free func(dir string) (int64, error) // tests; nil: freeBytes
 
 	mu    sync.Mutex
 	last  lastBackup
@@ -197,7 +199,7 @@ func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ 
 	defer done()
 	started := time.Now()
 	f, err := backup.Make(ctx, place, backup.Source{
-		Data: b.cfg.Data, Snapshot: b.db.Backup, ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version,
+		Data: b.cfg.Data, Snapshot: b.snapshot, Free: b.freeFor(place), ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version,
 		Now: b.clock.Now(), Trusted: b.clock.Trusted(), Recipients: to, Keep: b.cfg.Backup.Keep,
 	})
 	if err != nil {
@@ -209,6 +211,39 @@ func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ 
 		return f, nil // it counts when another box has it
 	}
 	return f, b.noteBackup(f, f.Path)
+}
+
+// errNoRoom says that the box's own disk has no room for what a backup needs there for a while.
+var errNoRoom = errors.New("the disk of the box has no room for the copy that a backup needs; remove large files from it")
+
+// snapshot copies the database. It leaves the store the room that it wants to keep free: a backup must not stop messages.
+func (b *Box) snapshot(ctx context.Context, path string) error {
+	var need int64
+	for _, name := range []string{"hallig.db", "hallig.db-wal"} {
+		if info, err := os.Stat(filepath.Join(b.cfg.Data, name)); err == nil {
+			need += info.Size()
+		}
+	}
+	if free, err := b.freeFor(b.outgoing())(b.cfg.Data); err != nil || free < need {
+		return errors.Join(errNoRoom, err)
+	}
+	return b.db.Backup(ctx, path)
+}
+
+// freeFor gives what a place has left: all of it on a stick, less than all where the box itself lives.
+func (b *Box) freeFor(place string) func(string) (int64, error) {
+	free := b.keeper.free
+	if free == nil {
+		free = freeBytes
+	}
+	var here, there syscall.Stat_t
+	if place != b.outgoing() && (syscall.Stat(b.cfg.Data, &here) != nil || syscall.Stat(place, &there) != nil || here.Dev != there.Dev) {
+		return free
+	}
+	return func(dir string) (int64, error) {
+		n, err := free(dir)
+		return n - 2*reserve, err
+	}
 }
 
 // noteBackup notes the last good backup.
@@ -247,6 +282,8 @@ func (b *Box) backupFacts() *health.BackupFacts {
 		if errors.As(k.err, &refused) && refused.Full() {
 			f.Err = health.Sentence{DE: "Die andere Box hat keinen Platz für die Sicherung: dort keep_for_boxes_bytes erhöhen, oder einen Stick nehmen.", EN: "The other box has no room for the backup: raise keep_for_boxes_bytes there, or take a stick."}
 		}
+	} else if errors.Is(k.err, errNoRoom) {
+		f.Err = health.Sentence{DE: "Auf der Box ist zu wenig Platz, um eine Sicherung zu machen: große Dateien löschen.", EN: "The box has too little room to make a backup: delete large files."}
 	} else if t := (steward.Text{}); errors.As(k.err, &t) {
 		f.Err = textOf(t)
 	} else if errors.As(k.err, &full) {

@@ -287,6 +287,32 @@ func TestBackupSchedule(t *testing.T) {
 	expect("/mnt/nas", "a folder")
 }
 
+// TestBackupLeavesRoom: a backup does not take the room that messages need.
+func TestBackupLeavesRoom(t *testing.T) {
+	public, _ := newKey(t)
+	a := startWith(t, Config{Data: t.TempDir(), ServerName: "a.test", P2P: P2PConfig{Off: true}, Backup: provision.Backup{Recipients: []string{public}, To: "stick"}})
+	a.keeper.free = func(dir string) (int64, error) {
+		if dir == a.cfg.Data {
+			return 2*reserve + 1000, nil
+		}
+		return freeBytes(dir)
+	}
+	stick := t.TempDir()
+	if _, err := a.backUp(t.Context(), stick, nil); !errors.Is(err, errNoRoom) {
+		t.Errorf("got %v, want errNoRoom", err)
+	}
+	if f := a.backupFacts(); !strings.Contains(f.Err.EN, "too little room") {
+		t.Errorf("the health of backups: %+v", f)
+	}
+	a.keeper.free = nil
+	if _, err := a.backUp(t.Context(), stick, nil); err != nil {
+		t.Error(err)
+	}
+	if f := a.backupFacts(); !f.Err.Empty() {
+		t.Errorf("the health of backups: %+v", f)
+	}
+}
+
 // TestStickIsMadeWritable: sticks are read-only on the image until the steward is asked; when it refuses, its sentence is told.
 func TestStickIsMadeWritable(t *testing.T) {
 	public, _ := newKey(t)

@@ -351,6 +351,56 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestBadMedium: a stick that does not give back what was written to it makes no backup, and the one before stays.
+func TestBadMedium(t *testing.T) {
+	for _, stage := range []string{"verify", "verify media"} {
+		b := newBox(t)
+		good := b.backUp()
+		b.upload(random(3000))
+		spoiled := false
+		s := b.Source
+		s.Note = func(now string, _, _ int64) {
+			if now != stage {
+				return
+			}
+			_ = filepath.WalkDir(b.place, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && !d.IsDir() && strings.Contains(path, fresh) && !spoiled {
+					spoiled = true
+					return flip(path, 2000)
+				}
+				return err
+			})
+		}
+		_, err := Make(t.Context(), b.place, s)
+		if err == nil || !spoiled {
+			t.Errorf("%s: a bad medium was not noticed (spoiled %v)", stage, spoiled)
+		}
+		if found, err := List(b.place); err != nil || len(found) != 1 || found[0].Path != good.Path || found[0].Err != nil {
+			t.Errorf("%s: %+v, %v", stage, found, err)
+		}
+	}
+}
+
+// TestChangedPart: who copies without the key still notices what was changed.
+func TestChangedPart(t *testing.T) {
+	b := newBox(t)
+	f := b.backUp()
+	to := t.TempDir()
+	if c, err := Copy(t.Context(), b.place, b.ServerName, to); err != nil || c.Number != f.Number || c.Err != nil {
+		t.Fatalf("copied %+v, %v", c, err)
+	}
+	if err := flip(filepath.Join(f.Path, "data.age.2"), 100); err != nil {
+		t.Fatal(err)
+	}
+	r := &partReader{dir: f.Path, left: f.Parts}
+	if _, err := io.Copy(io.Discard, r); err == nil || !strings.Contains(err.Error(), "data.age.2 is not what was written") {
+		t.Errorf("reading gives %v", err)
+	}
+	if _, err := Copy(t.Context(), b.place, b.ServerName, t.TempDir()); err == nil {
+		t.Error("a changed backup was copied")
+	}
+}
+
 func TestWrongKey(t *testing.T) {
 	b, other := newBox(t), newBox(t)
 	b.backUp()

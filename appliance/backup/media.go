@@ -157,6 +157,7 @@ func (s Source) writeMedia(ctx context.Context, home string, number int, missing
 		err = errors.Join(err, p.next())
 		tmp := filepath.Join(dir, name+fresh)
 		if err == nil && len(a.files) > 0 {
+			s.Note("verify media", done, of)
 			err = verify(ctx, dir, p.done, []age.Identity{own}, false, len(a.files))
 		}
 		if err != nil || len(a.files) == 0 {
