@@ -100,7 +100,10 @@ func askGit(ctx context.Context, dir string) (s sourceFacts, err error) {
 	if git("rev-parse", "--is-shallow-repository") == "true" {
 		return s, errors.New("this clone has not all commits, so the release number cannot be counted; get them with: git fetch --unshallow")
 	}
-	s.Version = git("describe", "--tags", "--always", "--abbrev=12", "--dirty")
+	s.Version = git("describe", "--tags", "--always", "--abbrev=12")
+	if git("status", "--porcelain") != "" { // also files that were never committed: they go along into the archive
+		s.Version += "-dirty"
+	}
 	s.Commit = git("rev-parse", "HEAD")
 	release, seconds := git("rev-list", "--count", "HEAD"), git("log", "-1", "--format=%ct")
 	names := git("ls-files", "-z", "--cached", "--others", "--exclude-standard")

@@ -61,9 +61,12 @@ func TestSourceKnowsItsCommit(t *testing.T) {
 	if want := []string{".gitignore", "appliance/store/db.go", "run.sh"}; !slices.Equal(src.Files, want) {
 		t.Errorf("files %q, want %q", src.Files, want)
 	}
-	write(t, dir, "run.sh", "#!/bin/sh\necho changed\n")
-	if src, err = readSource(t.Context(), dir); err != nil || !strings.HasSuffix(src.Version, "-dirty") {
-		t.Errorf("with a change that is not committed the version is %q (%v), want one that says dirty", src.Version, err)
+	for name, body := range map[string]string{"run.sh": "#!/bin/sh\necho changed\n", "new.sh": "#!/bin/sh\n"} {
+		dir := repository(t)
+		write(t, dir, name, body)
+		if src, err = readSource(t.Context(), dir); err != nil || !strings.HasSuffix(src.Version, "-dirty") {
+			t.Errorf("with %s not committed the version is %q (%v), want one that says dirty", name, src.Version, err)
+		}
 	}
 }
 

@@ -159,6 +159,7 @@ func (j *job) takeSignatures() error {
 	}
 	whole = append(theirs, whole[len(ours):len(whole)-sha512.Size]...)
 	sum := sha512.Sum512(whole)
+	fmt.Printf("pack: these sources give kernel, command lines and root of %s as they were signed (version %s, release %d)\n", filepath.Base(j.keys.published), m.Version, m.Release)
 	return os.WriteFile(j.path("update"), append(whole, sum[:]...), 0o644)
 }
 
