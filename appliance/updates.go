@@ -210,7 +210,7 @@ type autoStep struct {
 }
 
 // nextStep decides: what is written is started when nobody has written anything for a while; otherwise the newest system that is offered is taken. What
-// has failed once is not taken again by itself.
+// has failed once, or what somebody went back from, is not taken again by itself.
 func nextStep(s steward.State, offers []admin.UpdateOffer, quiet time.Duration) autoStep {
 	switch {
 	case s.Trial && s.Update.State == steward.UpdateTrial || s.Update.State == steward.UpdateWriting:
@@ -220,7 +220,7 @@ func nextStep(s steward.State, offers []admin.UpdateOffer, quiet time.Duration) 
 	}
 	best, step := s.Release, autoStep{}
 	failed := int64(-1)
-	if s.Update.State == steward.UpdateFailed {
+	if s.Update.State == steward.UpdateFailed || s.Update.State == steward.UpdateNone { // none, with a release: somebody went back from it
 		failed = s.Update.Release
 	}
 	for _, stick := range s.Sticks {

@@ -161,6 +161,7 @@ func TestNextStep(t *testing.T) {
 		"the stick has an older one":     {steward.State{Release: 4, Sticks: stick(5, true)}, offer, 0, autoStep{Box: "b"}},
 		"the stick's is refused":         {steward.State{Release: 4, Sticks: stick(7, false)}, nil, 0, autoStep{}},
 		"it failed once":                 {steward.State{Release: 4, Update: steward.Update{State: steward.UpdateFailed, Release: 6}}, offer, 0, autoStep{Box: "c"}},
+		"somebody went back from it":     {steward.State{Release: 4, Update: steward.Update{State: steward.UpdateNone, Release: 6}}, offer, 0, autoStep{Box: "c"}},
 		"all that there is failed":       {steward.State{Release: 4, Update: steward.Update{State: steward.UpdateFailed, Release: 6}}, offer[:1], 0, autoStep{}},
 		"written, people write":          {steward.State{Release: 4, Update: steward.Update{State: steward.UpdateWritten, Release: 6}}, offer, time.Minute, autoStep{}},
 		"written, and quiet":             {steward.State{Release: 4, Update: steward.Update{State: steward.UpdateWritten, Release: 6}}, offer, time.Hour, autoStep{Start: true}},

@@ -71,7 +71,7 @@ type box struct {
 	judging   atomic.Bool // one look at the homeserver's health at a time
 	bound     atomic.Bool // /etc/machine-id shows our file
 	vaultStop atomic.Bool // the vault's program is meant to end
-	trial     atomic.Bool // this start tries an update; it stays so when the update is kept
+	trial     atomic.Bool // this start tries an update that is not kept yet
 
 	mu        sync.Mutex // guards what follows; nothing slow is done under it
 	image     release

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"hallig/appliance/steward"
 )
@@ -43,10 +45,28 @@ func (b *box) readNames() {
 	b.hostname(n.Name, id)
 }
 
+// readOfOthers reads a file that a program with fewer rights has written: what is no plain file (a pipe would stop the main loop, and with it
+// the machine) or is too long is an error.
+func readOfOthers(name string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > most {
+		return nil, fmt.Errorf("read %s: no plain file of at most %d bytes", name, most)
+	}
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
 // screenOfServer is what the homeserver wants to be shown.
 func (b *box) screenOfServer() (s steward.Screen, ok bool) {
-	raw, err := os.ReadFile(filepath.Join(b.at.Run, steward.ScreenFile))
-	if err != nil || len(raw) > 64<<10 || json.Unmarshal(raw, &s) != nil {
+	raw, err := readOfOthers(filepath.Join(b.at.Run, steward.ScreenFile), 64<<10)
+	if err != nil || json.Unmarshal(raw, &s) != nil {
 		return steward.Screen{}, false
 	}
 	return s, true

@@ -147,18 +147,17 @@ func (b *box) settle() error {
 	}{
 		{"system", 0o700, 0, 0}, {"log", 0o700, 0, 0}, {"hallig", 0o700, uidHallig, uidHallig}, {"hallig/tmp", 0o700, uidHallig, uidHallig},
 	} {
-		dir := filepath.Join(b.at.Perm, d.name)
-		err := os.MkdirAll(dir, d.mode)
-		if err == nil {
-			err = errors.Join(os.Chmod(dir, d.mode), os.Chown(dir, d.uid, d.gid))
-		}
-		errs = append(errs, err)
+		errs = append(errs, ownFolder(filepath.Join(b.at.Perm, d.name), d.mode, d.uid, d.gid))
 	}
 	if err := b.emptyTmp(); err != nil {
 		b.log.Printf("empty /perm/hallig/tmp: %v", err)
 	}
 	b.rings.Attach(filepath.Join(b.at.Perm, "log"))
-	if f, err := os.OpenFile(filepath.Join(b.at.Perm, "log", "init-crash.txt"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err == nil {
+	crash := filepath.Join(b.at.Perm, "log", "init-crash.txt")
+	if raw, err := os.ReadFile(crash); err == nil && len(raw) > 0 {
+		b.log.Printf("the first process crashed in its last life: %s", raw[:min(len(raw), 16<<10)])
+	}
+	if f, err := os.OpenFile(crash, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err == nil {
 		// A crash of the first process stops the kernel; its words would be gone.
 		if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
 			b.log.Printf("keep words of a crash: %v", err)
@@ -169,8 +168,25 @@ func (b *box) settle() error {
 	return errors.Join(errs...)
 }
 
+// ownFolder makes a folder and gives it away. A link in its place goes away: the homeserver, were it taken over, could lay one that leads
+// to what is root's.
+func ownFolder(dir string, mode os.FileMode, uid, gid int) error {
+	if st, err := os.Lstat(dir); err == nil && !st.IsDir() {
+		if err := os.Remove(dir); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(dir, mode), os.Lchown(dir, uid, gid))
+}
+
 func (b *box) emptyTmp() error {
 	dir := filepath.Join(b.at.Perm, "hallig/tmp")
+	if st, err := os.Lstat(dir); err != nil || !st.IsDir() {
+		return err
+	}
 	list, err := os.ReadDir(dir)
 	for _, e := range list {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))

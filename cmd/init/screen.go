@@ -169,8 +169,8 @@ func (b *box) draw() {
 
 // addresses lists where the box can be reached.
 func (b *box) addresses() []string {
-	raw, err := os.ReadFile(filepath.Join(b.at.Run, lan.StateFile))
-	if err != nil || len(raw) > 256<<10 {
+	raw, err := readOfOthers(filepath.Join(b.at.Run, lan.StateFile), 256<<10)
+	if err != nil {
 		return nil
 	}
 	return lanAddresses(raw)

@@ -120,12 +120,7 @@ func (b *box) confirm(r update.Record) error {
 	if err := d.Switch(b.running, b.runs()); err != nil {
 		return err
 	}
-	if err := b.keep(r.Confirm(time.Now())); err != nil {
-		b.log.Printf("%v", err) // the disk says it all the same: AtBoot sees that the slot was booted
-		b.mu.Lock()
-		b.record = r.Confirm(time.Now())
-		b.mu.Unlock()
-	}
+	b.kept(r)
 	b.log.Printf("update %s is kept", r.Version)
 	b.help("way back", func() error { b.lookBack(); return nil })
 	ctx, cancel := context.WithTimeout(b.running, time.Minute)
@@ -135,6 +130,17 @@ func (b *box) confirm(r update.Record) error {
 		b.restart("hallig")
 	}
 	return nil
+}
+
+// kept notes that the trial has ended well. From here on this start is like any other: the next update must not be taken for this trial.
+func (b *box) kept(r update.Record) {
+	if err := b.keep(r.Confirm(time.Now())); err != nil {
+		b.log.Printf("%v", err) // the disk says it all the same: AtBoot sees that the slot was booted
+		b.mu.Lock()
+		b.record = r.Confirm(time.Now())
+		b.mu.Unlock()
+	}
+	b.trial.Store(false)
 }
 
 // giveUp ends a trial: the next start is the firmware's, and that is the system before.
@@ -224,6 +230,7 @@ func (b *box) goBack(ctx context.Context) error {
 func (b *box) switchBack(plan update.BackPlan) error {
 	b.mu.Lock()
 	r, slot := b.record, b.slot
+	r.Version, r.Release = b.image.Version, b.image.Release // what nobody wants back by itself
 	b.mu.Unlock()
 	f, d, err := b.openSlots()
 	if err != nil {

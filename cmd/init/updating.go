@@ -319,8 +319,8 @@ func (b *box) installFrom(s *stick, consent bool) {
 	if best.Path == "" || !consent {
 		return
 	}
-	if record.State == update.Failed && record.Release == best.Release && record.Trials > 0 {
-		b.log.Printf("update %s on stick %s failed before and is not tried again by itself", best.Version, s.Name)
+	if (record.State == update.Failed && record.Trials > 0 || record.State == update.Returned) && record.Release == best.Release {
+		b.log.Printf("update %s on stick %s failed before, or somebody went back from it: it is not tried again by itself", best.Version, s.Name)
 		return
 	}
 	b.log.Printf("update %s on stick %s is installed: somebody has consented", best.Version, s.Name)
