@@ -12,7 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,20 +29,26 @@ import (
 // This file lets boxes update each other: a box gives the signed file of the system that it runs to paired boxes that ask for it over IP, and takes one from
 // them. Who sends it does not matter: the file's signatures are checked by the first process of the image, block by block, before anything is written.
 //
-// GET and HEAD /_hallig/v1/update/BOARD, for paired boxes over libp2p: the file; Hallig-Version and Hallig-Release say what it is.
+// GET and HEAD /_hallig/v1/update/BOARD, for paired boxes over libp2p: the file; Hallig-Version and Hallig-Release say what it is. Range: bytes=N- gives the rest
+// of a file that came in part: the same system gives the same bytes.
 
 const (
 	updatePath    = "/_hallig/v1/update/"
 	versionHeader = "Hallig-Version"
 	releaseHeader = "Hallig-Release"
 
-	updateStall   = 2 * time.Minute  // without a byte for so long a transfer is given up
-	autoEvery     = 15 * time.Minute // how often a box that updates itself looks for a newer system
-	quietForTrial = 30 * time.Minute // and how long nothing must have been written before it restarts for one
+	updateStall    = time.Minute      // without a byte for so long an answer is given up and the rest asked for again
+	updateAgain    = 10 * time.Second // after that pause
+	updatePatience = 30 * time.Minute // until the transfer as a whole is given up
+	autoEvery      = 15 * time.Minute // how often a box that updates itself looks for a newer system
+	quietForTrial  = 30 * time.Minute // and how long nothing must have been written before it restarts for one
 )
 
 // sharing bounds how many take the file at a time.
-type sharing struct{ busy sync.Mutex }
+type sharing struct {
+	busy  sync.Mutex
+	again time.Duration // tests: another updateAgain
+}
 
 // offerUpdate stands before next.
 func (b *Box) offerUpdate(next http.Handler) http.Handler {
@@ -70,6 +78,14 @@ func (b *Box) giveUpdate(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
+	var skip int64
+	if v := r.Header.Get("Range"); v != "" {
+		text, ok := strings.CutSuffix(strings.TrimPrefix(v, "bytes="), "-")
+		if skip, err = strconv.ParseInt(text, 10, 64); !ok || err != nil || skip < 0 {
+			http.Error(w, "only bytes=N- is understood", http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
+	}
 	if !b.sharing.busy.TryLock() {
 		w.Header().Set("Retry-After", "60")
 		http.Error(w, "another box is taking the update now", http.StatusServiceUnavailable)
@@ -77,23 +93,57 @@ func (b *Box) giveUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 	defer b.sharing.busy.Unlock()
 	b.log.Info("a box takes this system", "box", r.RemoteAddr, "version", s.Version)
-	if err := b.steward.UpdateFile(r.Context(), w); err != nil {
+	if skip > 0 {
+		w.WriteHeader(http.StatusPartialContent)
+	}
+	if err := b.steward.UpdateFile(r.Context(), &skipping{patient{w, http.NewResponseController(w)}, skip}); err != nil {
 		b.log.Info("the transfer of the system ended early", "box", r.RemoteAddr, "err", err)
 		panic(http.ErrAbortHandler) // the other box must not take half a file for a whole one
 	}
 }
 
-// askForUpdate asks a paired box that libp2p reaches.
-func (b *Box) askForUpdate(ctx context.Context, method, server, board string) (*http.Response, error) {
+// skipping drops the first bytes.
+type skipping struct {
+	w io.Writer
+	n int64
+}
+
+func (s *skipping) Write(b []byte) (int, error) {
+	drop := min(s.n, int64(len(b)))
+	s.n -= drop
+	n, err := s.w.Write(b[drop:])
+	return n + int(drop), err
+}
+
+// patient gives each write its own deadline: a box that takes nothing any more must not keep others from asking.
+type patient struct {
+	w   io.Writer
+	out *http.ResponseController
+}
+
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.out.SetWriteDeadline(time.Now().Add(updateStall)); err != nil {
+		return 0, err
+	}
+	return p.w.Write(b)
+}
+
+// askForUpdate asks a paired box that libp2p reaches, for the file from a byte on.
+func (b *Box) askForUpdate(ctx context.Context, method, server, board string, from int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+server+updatePath+board, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its system: %w", server, err)
+	}
+	want := http.StatusOK
+	if from > 0 {
+		req.Header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
+		want = http.StatusPartialContent
 	}
 	resp, err := b.exchange.host.RoundTripper().RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its system: %w", server, err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != want {
 		resp.Body.Close()
 		return nil, fmt.Errorf("ask %s for its system: %s", server, resp.Status)
 	}
@@ -115,7 +165,7 @@ func (b *Box) updateOffers(ctx context.Context) ([]admin.UpdateOffer, error) {
 			continue
 		}
 		ctx, stop := context.WithTimeout(ctx, probeLimit)
-		resp, err := b.askForUpdate(ctx, http.MethodHead, p.Server, s.Machine.Board)
+		resp, err := b.askForUpdate(ctx, http.MethodHead, p.Server, s.Machine.Board, 0)
 		stop()
 		if err != nil {
 			b.log.Debug("no system from this box", "err", err)
@@ -159,48 +209,106 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	if err != nil {
 		return admin.UpdateOffer{}, noImage(err)
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	resp, err := b.askForUpdate(ctx, http.MethodGet, offers[i].Box, s.Machine.Board)
-	if err != nil {
-		return admin.UpdateOffer{}, &admin.Refusal{Text: err.Error() + "; try again in a minute"}
-	}
-	defer resp.Body.Close()
-	body := newStallReader(resp.Body, updateStall, func() { stop(errStalled) })
-	defer body.stop()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop() // whoever still reads the body, as net/http may after an early answer, is let go
+	body := &transfer{b: b, ctx: ctx, server: offers[i].Box, board: s.Machine.Board, release: offers[i].Release}
 	b.log.Info("taking the system of another box", "box", offers[i].Box, "version", offers[i].Version)
 	if err := b.steward.Update(ctx, body); err != nil {
 		if text := (steward.Text{}); errors.As(err, &text) {
 			return admin.UpdateOffer{}, &admin.Refusal{Text: text.En}
 		}
-		if errors.Is(context.Cause(ctx), errStalled) {
-			return admin.UpdateOffer{}, &admin.Refusal{Text: errStalled.Error()}
+		if why := body.why.Load(); why != nil {
+			err = &admin.Refusal{Text: "the transfer ended: " + *why + "; try again when the other box is in reach"}
 		}
 		return admin.UpdateOffer{}, err
 	}
 	return offers[i], nil
 }
 
-var errStalled = errors.New("the other box went silent during the transfer; try again, what came already is not written twice")
+// transfer reads the file of another box. When the way breaks or nothing comes any more it asks again, from the byte on that it lacks, for as long as patience lasts.
+type transfer struct {
+	b             *Box
+	ctx           context.Context // of the request that the transfer serves
+	server, board string
+	release       int64
 
-// stallReader calls off a transfer on which nothing comes.
-type stallReader struct {
-	r     io.Reader
-	timer *time.Timer
-	after time.Duration
+	body  io.ReadCloser // nil: ask again
+	stall *time.Timer   // calls off an answer on which nothing comes
+	stop  context.CancelFunc
+	got   int64
+	since time.Time              // of the last byte
+	why   atomic.Pointer[string] // it was given up
 }
 
-func newStallReader(r io.Reader, after time.Duration, give func()) *stallReader {
-	return &stallReader{r, time.AfterFunc(after, give), after} // the timer's goroutine only cancels
+func (t *transfer) Read(p []byte) (int, error) {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	for {
+		err := t.open()
+		if err == nil {
+			var n int
+			n, err = t.body.Read(p)
+			if n > 0 {
+				t.got += int64(n)
+				t.since = time.Now()
+				t.stall.Reset(updateStall)
+				return n, nil
+			}
+			if err == io.EOF {
+				return 0, err
+			}
+			t.close()
+		}
+		again := t.b.sharing.again
+		if again == 0 {
+			again = updateAgain
+		}
+		if t.ctx.Err() != nil || errors.Is(err, errOtherSystem) || time.Since(t.since) > updatePatience {
+			why := err.Error()
+			t.why.Store(&why)
+			return 0, err
+		}
+		t.b.log.Info("the transfer of a system is interrupted; it goes on when the other box answers", "box", t.server, "bytes", t.got, "err", err)
+		select {
+		case <-time.After(again):
+		case <-t.ctx.Done():
+		}
+	}
 }
 
-func (s *stallReader) Read(b []byte) (int, error) {
-	n, err := s.r.Read(b)
-	s.timer.Reset(s.after)
-	return n, err
+var errOtherSystem = errors.New("the other box runs another system by now")
+
+// open asks for what is still missing.
+func (t *transfer) open() error {
+	if t.body != nil {
+		return nil
+	}
+	ctx, stop := context.WithCancel(t.ctx)
+	stall := time.AfterFunc(updateStall, stop) // the timer's goroutine only cancels
+	resp, err := t.b.askForUpdate(ctx, http.MethodGet, t.server, t.board, t.got)
+	if err == nil && resp.Header.Get(releaseHeader) != strconv.FormatInt(t.release, 10) {
+		resp.Body.Close()
+		err = errOtherSystem
+	}
+	if err != nil {
+		stall.Stop()
+		stop()
+		return err
+	}
+	t.body, t.stall, t.stop = resp.Body, stall, stop
+	return nil
 }
 
-func (s *stallReader) stop() { s.timer.Stop() }
+func (t *transfer) close() {
+	if t.body == nil {
+		return
+	}
+	t.stall.Stop()
+	t.body.Close()
+	t.stop()
+	t.body = nil
+}
 
 // autoStep is what a box that updates itself does next.
 type autoStep struct {

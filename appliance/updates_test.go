@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"io"
@@ -23,8 +24,9 @@ import (
 type fakeSteward struct {
 	t       *testing.T
 	state   steward.State
-	file    []byte // what it gives on
-	broken  bool   // it ends in the middle
+	file    []byte       // what it gives on
+	broken  atomic.Int32 // so many answers end in the middle
+	asked   atomic.Int32
 	refuses steward.Text
 	took    atomic.Pointer[[]byte]
 }
@@ -41,8 +43,9 @@ func (f *fakeSteward) listen(dir string) {
 		}
 	})
 	mux.HandleFunc("GET /update/file", func(w http.ResponseWriter, _ *http.Request) {
-		if f.broken {
-			w.Write(f.file[:len(f.file)/2])
+		f.asked.Add(1)
+		if f.broken.Add(-1) >= 0 {
+			w.Write(f.file[:len(f.file)/2+min(1000, int(f.broken.Load()))])
 			panic(http.ErrAbortHandler)
 		}
 		w.Write(f.file)
@@ -94,6 +97,7 @@ func TestUpdateFromABox(t *testing.T) {
 	paired(t, a, b)
 	a.end()
 	a = startWith(t, cfg)
+	a.sharing.again = 10 * time.Millisecond
 	anna := a.phone("anna")
 	anna.until(20*time.Second, "the other box", func() bool { return a.exchange.host.InReach("b.test") && b.exchange.host.InReach("a.test") })
 
@@ -109,20 +113,25 @@ func TestUpdateFromABox(t *testing.T) {
 		t.Errorf("a refusal of the first process reads %v", err)
 	}
 	old.refuses = steward.Text{}
-	newer.broken = true
-	if _, err := a.updateFrom(ctx, "b.test"); err == nil {
-		t.Error("half a file was taken")
-	}
-	if old.took.Load() != nil {
-		t.Fatal("half a file was taken for a whole one")
-	}
-	newer.broken = false
+	newer.asked.Store(0)
+	newer.broken.Store(3) // the second and third answers end before what came already: nothing new
 	if got, err := a.updateFrom(ctx, ""); err != nil || got.Release != 5 {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if took := old.took.Load(); took == nil || !bytes.Equal(*took, newer.file) {
 		t.Error("what came is not what was given")
 	}
+	if n := newer.asked.Load(); n != 4 {
+		t.Errorf("asked %d times for a file that was cut off 3 times", n)
+	}
+	short, stop := context.WithTimeout(ctx, 2*time.Second)
+	newer.broken.Store(1 << 20)
+	old.took.Store(nil)
+	if _, err := a.updateFrom(short, "b.test"); err == nil || old.took.Load() != nil {
+		t.Errorf("half a file was taken for a whole one: %v", err)
+	}
+	stop()
+	newer.broken.Store(0)
 	if _, err := a.updateFrom(ctx, "c.test"); err == nil || !strings.Contains(err.Error(), "c.test") {
 		t.Errorf("an unknown box: %v", err)
 	}

@@ -41,6 +41,12 @@ type conn struct {
 func (c conn) LocalAddr() net.Addr  { return c.local }
 func (c conn) RemoteAddr() net.Addr { return c.remote }
 
+// asking is the end of a connection that asks. It is closed when the answer was read, or when nobody wants the rest of it: then the other end must not
+// go on writing until the stream's window is full, and then wait for ever.
+type asking struct{ conn }
+
+func (c asking) Close() error { return c.Stream.Reset() }
+
 // handleHTTP hands a stream that a paired box opened to whoever accepts.
 func (h *Host) handleHTTP(s network.Stream) {
 	p, ok := h.paired(s.Conn().RemotePeer())
@@ -125,7 +131,7 @@ func (h *Host) openHTTP(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial box %s: %w", peer.ID(id).Short(), err)
 	}
-	return conn{s, Addr{ID: h.id}, Addr{ID: peer.ID(id)}}, nil
+	return asking{conn{s, Addr{ID: h.id}, Addr{ID: peer.ID(id)}}}, nil
 }
 
 type roundTripper struct {

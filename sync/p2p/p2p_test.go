@@ -405,6 +405,46 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// Whoever asks may lose interest in a long answer; the one who answers must notice, and not wait until somebody reads on.
+func TestAnswerNobodyWants(t *testing.T) {
+	a, b := newHost(t, nil), newHost(t, nil)
+	pairHosts(t, a, b)
+	ended := make(chan error, 1)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chunk := make([]byte, 64<<10)
+		for {
+			if _, err := w.Write(chunk); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan struct{})
+	l := b.Listener()
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l) // ends with ErrServerClosed
+	}()
+	t.Cleanup(func() { srv.Close(); <-served })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	server := peer.DefaultServer(b.cfg.Box.Public().(ed25519.PublicKey))
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+server+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := a.RoundTripper().RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	resp.Body.Close()
+	await(t, "the end of the answer", ended)
+}
+
 func FuzzReadPair(f *testing.F) {
 	f.Add([]byte{0, 3, 'a', 'b', 'c'})
 	f.Add([]byte{statusSpent, 0})
