@@ -26,7 +26,7 @@ func (b *Box) browsers(home http.Handler) http.Handler {
 		Options: b.adminOptions(), Next: home, ServerName: b.id.server, Recent: b.recentHealth, Clock: b.clockStatus, Accounts: b.accounts,
 		Deactivate: func(ctx context.Context, user event.UserID) error { return b.clients.Deactivate(ctx, user) },
 		AllowLogin: func(remote string) time.Duration { return b.clients.AllowLogin(remote) },
-		SecureURL:  b.secureURL, Proxied: strings.HasPrefix(b.cfg.PublicURL, "https://"), Fingerprint: b.fingerprint, PhoneURL: b.URL,
+		SecureURL:  b.secureURL, Proxied: strings.HasPrefix(b.cfg.PublicURL, "https://"), PhoneURL: b.URL,
 		Steward: b.steward, MetricsToken: b.cfg.MetricsToken, Now: b.clock.Now,
 	}
 	o.SetClock = b.setClocks

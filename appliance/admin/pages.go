@@ -51,8 +51,6 @@ type PageOptions struct {
 	SecureURL func(host string) string
 	// Proxied says that browsers come through a proxy that speaks TLS for the box.
 	Proxied bool
-	// Fingerprint is that of the box's certificate authority, as the screen shows it.
-	Fingerprint func() string
 	// PhoneURL is what phones shall open.
 	PhoneURL func() string
 	Steward  *steward.Client

@@ -134,8 +134,8 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 		Recent:     func(context.Context) health.Tree { return tree },
 		Clock:      func() Clock { return Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)} },
 		Deactivate: accounts.Deactivate, AllowLogin: func(string) time.Duration { return 0 },
-		SecureURL: func(host string) string { return "https://" + host }, Fingerprint: func() string { return "AB:CD" },
-		PhoneURL: func() string { return "http://192.168.7.1" }, Now: time.Now,
+		SecureURL: func(host string) string { return "https://" + host },
+		PhoneURL:  func() string { return "http://192.168.7.1" }, Now: time.Now,
 		Backup: BackupPart{
 			State: func(context.Context) (BackupState, error) {
 				return BackupState{Wanted: true, To: "Stick", Every: 24 * time.Hour, Recipients: []string{"age1abc"}, Last: time.Now().Add(-3 * time.Hour), LastFile: "x.age", LastBytes: 5e6}, nil
@@ -323,7 +323,7 @@ func TestNobodyGetsIn(t *testing.T) {
 			r.Header.Set("X-Forwarded-Proto", "https") // nobody has said that there is a proxy
 			w := httptest.NewRecorder()
 			s.ServeHTTP(w, r)
-			if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "https://hallig.local/admin/") || !strings.Contains(w.Body.String(), "AB:CD") {
+			if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "https://hallig.local/admin/") || !strings.Contains(w.Body.String(), "/vertrauen") || strings.Contains(w.Body.String(), "AB:CD") {
 				t.Errorf("%s over plain HTTP from %s: %d\n%s", path, from, w.Code, w.Body)
 			}
 		}

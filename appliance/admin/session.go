@@ -22,7 +22,7 @@ import (
 // memory, ends after half an hour without a click, after twelve hours anyway, at a restart, and when the account loses its rights.
 //
 // Where: over TLS only. Whoever can read an administrator's password on the wire can erase the box, and a field network is a Wi-Fi with a
-// shared password or none. So over plain HTTP the login is refused with the way to https, whose certificate the screen's fingerprint proves, unless
+// shared password or none. So over plain HTTP the login is refused with the way to https, unless
 // the browser runs on the box's own machine (loopback), or comes through a proxy that speaks TLS for the box (public_url is https, and the proxy
 // says X-Forwarded-Proto: https). The same holds for every page of /admin/: a session's cookie is Secure.
 //
@@ -143,14 +143,11 @@ func cookieName(secure bool) string {
 
 // insecure answers a browser whose words could be read.
 func (p *Pages) insecure(w http.ResponseWriter, r *http.Request) {
-	data := struct{ URL, Fingerprint string }{}
+	data := struct{ URL string }{}
 	if p.SecureURL != nil {
 		if base := p.SecureURL(r.Host); base != "" {
 			data.URL = base + "/admin/"
 		}
-	}
-	if p.Fingerprint != nil {
-		data.Fingerprint = p.Fingerprint()
 	}
 	p.render(w, http.StatusForbidden, "insecure.html", p.view(r, "Verschlüsselt anmelden", "Sign in over https", data))
 }

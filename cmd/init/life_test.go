@@ -254,6 +254,10 @@ func TestPicture(t *testing.T) {
 	if n := strings.Count(check(p), "\n"); n > 25 {
 		t.Errorf("%d lines do not fit on a screen", n)
 	}
+	finger := strings.TrimSuffix(strings.Repeat("AB:", 32), ":")
+	if out := check(picture{version: "1", name: "box7.test", url: "http://192.168.7.1", finger: finger, code: "ABCD-EFGH-JKLM", sentence: steward.Text{De: "Satz.", En: "Sentence."}}); strings.Count(out, "AB") < 32 {
+		t.Errorf("the fingerprint is not whole:\n%s", out)
+	}
 	if out := check(picture{version: "1", sentence: steward.Text{De: "Kaputt.", En: "Broken."}}); strings.Contains(out, "█") || !strings.Contains(out, "Kaputt.") || !strings.Contains(out, "Noch keine Adresse") {
 		t.Errorf("without an address:\n%s", out)
 	}

@@ -119,6 +119,7 @@ type picture struct {
 	url       string
 	addresses []string
 	code      string
+	finger    string // of the box's certificate authority, to compare with before trusting it
 	trial     bool
 	sentence  steward.Text
 	more      []steward.Text
@@ -129,7 +130,7 @@ func (b *box) draw() {
 	b.light.set(b.worst())
 	p := picture{version: b.system().Version}
 	if s, ok := b.screenOfServer(); ok {
-		p.name, p.url, p.code, p.sentence, p.more = s.ServerName, s.URL, s.Code, s.Sentence, s.More
+		p.name, p.url, p.code, p.finger, p.sentence, p.more = s.ServerName, s.URL, s.Code, s.Fingerprint, s.Sentence, s.More
 	}
 	p.addresses = b.addresses()
 	b.mu.Lock()
@@ -247,6 +248,12 @@ func (p picture) String() string {
 		text = append(text, "")
 		add("%s", t.De)
 		add("%s", t.En)
+	}
+	if half := (len(p.finger) + 1) / 2; p.finger != "" && len(text) <= height-4 {
+		text = append(text, "")
+		add("Fingerabdruck / fingerprint (SHA-256):")
+		add("%s", p.finger[:half])
+		add("%s", p.finger[half:])
 	}
 	var b strings.Builder
 	if room == width-2 && left > 0 { // no place beside each other
