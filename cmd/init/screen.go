@@ -249,11 +249,15 @@ func (p picture) String() string {
 		add("%s", t.De)
 		add("%s", t.En)
 	}
-	if half := (len(p.finger) + 1) / 2; p.finger != "" && len(text) <= height-4 {
+	if p.finger != "" && len(text) <= height-5 {
 		text = append(text, "")
 		add("Fingerabdruck / fingerprint (SHA-256):")
-		add("%s", p.finger[:half])
-		add("%s", p.finger[half:])
+		const pairs = 11 * len("AB:") // a line
+		for rest := p.finger; rest != ""; {
+			n := min(pairs, len(rest))
+			add("%s", rest[:n])
+			rest = rest[n:]
+		}
 	}
 	var b strings.Builder
 	if room == width-2 && left > 0 { // no place beside each other
