@@ -185,9 +185,19 @@ func (d Device) Look() (Content, error) {
 	return Look(f)
 }
 
-// Ready makes the file system on a partition that is empty, finishes an erasure that was cut off, and refuses what is foreign. It leaves Ext4 and
-// Vault alone. It says what it found.
-func (d Device) Ready(progress func(float64)) (found Content, err error) {
+// Noted gives the note that Erase left.
+func (d Device) Noted() string {
+	f, err := os.Open(d.PartPath(PermPart))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return Noted(f)
+}
+
+// Ready makes the file system on a partition that is empty, and refuses what is foreign. It leaves Ext4 and Vault alone, and an erasure that was cut
+// off, which Erase finishes. It says what it found.
+func (d Device) Ready() (found Content, err error) {
 	f, err := os.OpenFile(d.PartPath(PermPart), os.O_RDWR, 0)
 	if err != nil {
 		return Foreign, fmt.Errorf("open /perm's partition: %w", err)
@@ -202,11 +212,6 @@ func (d Device) Ready(progress func(float64)) (found Content, err error) {
 			De: "Die vierte Partition enthält Unbekanntes und bleibt unberührt. Spielen Sie das Abbild neu auf, wenn nichts davon gebraucht wird.",
 			En: "The fourth partition holds something unknown and is not touched. Write the image to the disk again if nothing of it is needed.",
 		}
-	case Erasing:
-		if err := d.erase(f, progress); err != nil {
-			return found, err
-		}
-		fallthrough
 	case Empty:
 		size, err := number(filepath.Join(d.sys.Sys, "class", "block", d.PartName(PermPart), "size"))
 		if err != nil {
@@ -223,8 +228,9 @@ func (d Device) Ready(progress func(float64)) (found Content, err error) {
 	return found, nil
 }
 
-// Erase overwrites the partition of /perm, which must not be mounted, and makes a new file system on it.
-func (d Device) Erase(progress func(float64)) error {
+// Erase overwrites the partition of /perm, which must not be mounted, and leaves it empty, with a note for the next start. It goes on where an erasure
+// was cut off.
+func (d Device) Erase(note string, progress func(float64)) error {
 	f, err := os.OpenFile(d.PartPath(PermPart), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open /perm's partition: %w", err)
@@ -233,7 +239,7 @@ func (d Device) Erase(progress func(float64)) error {
 	if err := d.erase(f, progress); err != nil {
 		return err
 	}
-	return Make(f)
+	return Renew(f, note)
 }
 
 func (d Device) erase(f *os.File, progress func(float64)) error {

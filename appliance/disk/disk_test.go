@@ -313,6 +313,25 @@ func TestEraseSurvivesEveryCut(t *testing.T) {
 	if !clean(m.b) {
 		t.Fatal("something is left")
 	}
+	renewed := newMemory(bytes.Clone(m.b))
+	if err := Renew(renewed, "0123abcd"); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := Look(renewed); c != Empty || Noted(renewed) != "0123abcd" {
+		t.Fatalf("after Renew: %v, note %q", c, Noted(renewed))
+	}
+	if err := Make(renewed); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := Look(renewed); c != Ext4 || Noted(renewed) != "" {
+		t.Fatalf("after Make: %v, note %q", c, Noted(renewed))
+	}
+	if err := Renew(renewed, "two\nlines"); err == nil || Noted(renewed) != "" {
+		t.Error("a note of two lines")
+	}
+	if n := Noted(bytes.NewReader(append([]byte(Fresh), make([]byte, sector)...))); n != "" {
+		t.Errorf("a fresh image has the note %q", n)
+	}
 	for n := 1; n <= len(m.log); n += 5 {
 		d := newMemory(m.cut(n, 0))
 		if c, _ := Look(d); c != Erasing {

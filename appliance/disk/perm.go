@@ -142,7 +142,38 @@ func individual(super []byte) error {
 	return nil
 }
 
-// Erase overwrites all of a partition, and goes on where an erasure that was cut off had come to. After it, Make makes the new file system; until
+// Renew ends an erasure: the partition is nobody's again, as in a fresh image, so that the next start decides anew whether it is encrypted. note is a
+// word for that start, which Noted gives.
+func Renew(part Disk, note string) error {
+	first := make([]byte, sector)
+	if len(Fresh)+len(note)+1 > len(first) || bytes.ContainsAny([]byte(note), "\n\x00") {
+		return errors.New("renew /perm: the note is no word of one line")
+	}
+	copy(first, Fresh+note+"\n")
+	if _, err := part.WriteAt(first, 0); err != nil {
+		return fmt.Errorf("renew /perm: %w", err)
+	}
+	if err := part.Sync(); err != nil {
+		return fmt.Errorf("renew /perm: %w", err)
+	}
+	return nil
+}
+
+// Noted gives the note of Renew; "" when there is none.
+func Noted(part io.ReaderAt) string {
+	first := make([]byte, sector)
+	if _, err := part.ReadAt(first, 0); err != nil {
+		return ""
+	}
+	rest, ok := bytes.CutPrefix(first, []byte(Fresh))
+	note, _, ended := bytes.Cut(rest, []byte{'\n'})
+	if !ok || !ended {
+		return ""
+	}
+	return string(note)
+}
+
+// Erase overwrites all of a partition, and goes on where an erasure that was cut off had come to. Renew or Make comes after it; until
 // that is complete, Look says Erasing. progress is told the share that is done; it may be nil. discard, where the medium has one, is asked to forget
 // the whole partition first.
 //

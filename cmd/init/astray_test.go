@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -115,4 +116,49 @@ func TestNobodyLeadsRootAstray(t *testing.T) {
 	if s, ok := b.screenOfServer(); !ok || s.ServerName != "x" {
 		t.Errorf("%+v, %v", s, ok)
 	}
+}
+
+// TestLeash: a slow disk does not make the watchdog bite, one that hangs does.
+func TestLeash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := os.Create(filepath.Join(t.TempDir(), "watchdog"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		w := &watchdog{f: f}
+		pets := func() int64 {
+			st, err := f.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st.Size()
+		}
+		late := 0
+		l := w.hold(time.Minute, func() { late++ })
+		for range 4 { // it goes on
+			time.Sleep(50 * time.Second)
+			l.more()
+		}
+		if n := pets(); n < 180 || late != 0 {
+			t.Errorf("%d pets in 200 s, late %d", n, late)
+		}
+		time.Sleep(61 * time.Second) // it hangs
+		n := pets()
+		time.Sleep(time.Hour)
+		if pets() != n || late != 1 {
+			t.Errorf("%d pets in the hour after it hung, late %d", pets()-n, late)
+		}
+		l.loose()
+		l = w.hold(time.Minute, func() { late++ })
+		time.Sleep(time.Second)
+		l.loose()
+		synctest.Wait()
+		n = pets()
+		time.Sleep(time.Hour)
+		if pets() != n || late != 1 {
+			t.Errorf("let loose: %d pets, late %d", pets()-n, late)
+		}
+		(*watchdog)(nil).hold(time.Minute, func() {}).loose() // a machine without one
+	})
 }

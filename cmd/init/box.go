@@ -79,6 +79,7 @@ type box struct {
 	slot      update.Slot
 	perm      bool // /perm is mounted
 	permDev   string
+	resetBy   string // the file that asked for the factory reset after which /perm is new
 	machineID string
 	troubles  []trouble
 	vault     *os.Process // serves the encrypted partition
@@ -179,9 +180,19 @@ func (b *box) boot() {
 		}, b.missed)
 	})
 	b.help("buttons", b.buttons)
-	b.bringPerm()
+	l := b.dog.hold(diskPatience, func() {
+		b.log.Printf("the disk does not come up within %s", diskPatience)
+		if b.trial.Load() { // without a hardware watchdog nothing else would end it
+			b.leave(unix.LINUX_REBOOT_CMD_RESTART)
+		}
+	})
+	b.bringPerm(l.more)
+	l.loose()
 	b.help("hands", b.hands)
 }
+
+// diskPatience is how long a disk may take for one thing while the box starts or is erased.
+const diskPatience = 10 * time.Minute
 
 func (b *box) missed() {
 	select {

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
-	"hallig/appliance/disk"
 	"hallig/appliance/steward"
 	"hallig/appliance/supervise"
 	"hallig/appliance/update"
@@ -146,9 +146,11 @@ func (b *box) erase(e ending) {
 	dev := b.disk
 	b.mu.Unlock()
 	b.screen.line("Zurücksetzen auf Werkszustand: nicht ausschalten / factory reset: do not switch off")
+	l := b.dog.hold(diskPatience, func() {})
+	defer l.loose()
 	last := -1
-	err := dev.Erase(func(done float64) {
-		b.dog.pet()
+	err := dev.Erase(e.mark, func(done float64) {
+		l.more()
 		if p := int(done * 100); p > last {
 			last = p
 			b.screen.line("Zurücksetzen / factory reset: %d %%", p)
@@ -160,20 +162,18 @@ func (b *box) erase(e ending) {
 		time.Sleep(10 * time.Second) // somebody reads it; the next start goes on
 		return
 	}
-	b.rememberReset(dev, e.mark)
 }
 
 // rememberReset notes on the new /perm which file asked for the reset, so that the stick, still plugged in, does not ask again.
-func (b *box) rememberReset(dev disk.Device, mark string) {
+func (b *box) rememberReset() {
+	b.mu.Lock()
+	mark := b.resetBy
+	b.mu.Unlock()
 	if mark == "" {
 		return
 	}
-	if err := unix.Mount(dev.PartPath(disk.PermPart), b.at.Perm, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return
-	}
-	defer unix.Unmount(b.at.Perm, 0)
-	if os.MkdirAll(b.at.system(""), 0o700) == nil {
-		os.WriteFile(b.at.system("reset-by"), []byte(mark+"\n"), 0o600)
+	if err := renameio.WriteFile(b.at.system("reset-by"), []byte(mark+"\n"), 0o600); err != nil {
+		b.log.Printf("note which file asked for the factory reset: %v", err)
 	}
 }
 

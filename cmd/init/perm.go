@@ -24,8 +24,8 @@ import (
 	"hallig/appliance/update"
 )
 
-// bringPerm makes, grows and mounts /perm, and starts what needs it. Whatever fails, the network and the screen come up and say why.
-func (b *box) bringPerm() {
+// bringPerm makes, grows and mounts /perm, and starts what needs it; alive is called where something long goes on. Whatever fails, the network and the screen come up and say why.
+func (b *box) bringPerm(alive func()) {
 	dev, err := (disk.System{Sys: b.at.Sys, Dev: b.at.Dev}).Running()
 	if err != nil {
 		b.withoutPerm(err)
@@ -52,7 +52,24 @@ func (b *box) bringPerm() {
 		b.withoutPerm(err)
 		return
 	}
+	if content == disk.Erasing {
+		last := -1
+		if err := dev.Erase("", func(done float64) {
+			alive()
+			if p := int(done * 100); p > last {
+				last = p
+				b.screen.line("Zurücksetzen wird beendet / factory reset goes on: %d %%", p)
+			}
+		}); err != nil {
+			b.withoutPerm(err)
+			return
+		}
+		content = disk.Empty
+	}
 	if content == disk.Empty {
+		b.mu.Lock()
+		b.resetBy = dev.Noted()
+		b.mu.Unlock()
 		b.screen.line("Erster Start: der Datenträger wird eingerichtet / first start: the disk is being set up")
 		made, err := b.firstVault(dev)
 		if err != nil {
@@ -68,14 +85,7 @@ func (b *box) bringPerm() {
 		b.openVault(dev) // goes on with mounted when somebody has opened it
 		return
 	}
-	last := -1
-	content, err = dev.Ready(func(done float64) {
-		b.dog.pet()
-		if p := int(done * 100); p > last {
-			last = p
-			b.screen.line("Zurücksetzen wird beendet / factory reset goes on: %d %%", p)
-		}
-	})
+	content, err = dev.Ready()
 	if err != nil {
 		b.withoutPerm(err)
 		return
@@ -165,6 +175,7 @@ func (b *box) settle() error {
 		f.Close()
 	}
 	errs = append(errs, b.seedRandom(), b.identity(), b.readRecord())
+	b.rememberReset()
 	return errors.Join(errs...)
 }
 
