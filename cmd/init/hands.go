@@ -46,6 +46,10 @@ const (
 )
 
 func (b *box) hands() error {
+	select {
+	case <-b.reread: // this first look is the one that /perm was waited for
+	default:
+	}
 	b.lookAtPorts()
 	b.lookAtSticks()
 	again := time.NewTimer(time.Hour)
