@@ -166,11 +166,15 @@ func (b *Box) lockData() error {
 func (b *Box) listen() error {
 	addr, secure := b.cfg.clientAddrs()
 	var err error
-	if b.clientListener, err = net.Listen("tcp", addr); err != nil {
+	open := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	if b.cfg.Run != "" { // the machine is the box's alone, and whoever is on its network comes straight to it
+		open = newCrowd().listen
+	}
+	if b.clientListener, err = open(addr); err != nil {
 		return fmt.Errorf("open the client port: %w; choose another one with --listen ADDR:PORT", err)
 	}
 	if secure != "" {
-		if b.tlsListener, err = b.listenTLS(secure); err != nil {
+		if b.tlsListener, err = b.listenTLS(secure, open); err != nil {
 			return err
 		}
 	}

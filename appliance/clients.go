@@ -126,8 +126,8 @@ func (b *Box) openCertificates() error {
 }
 
 // listenTLS opens the TLS port for clients.
-func (b *Box) listenTLS(addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+func (b *Box) listenTLS(addr string, open func(addr string) (net.Listener, error)) (net.Listener, error) {
+	l, err := open(addr)
 	if err != nil {
 		return nil, fmt.Errorf("open the TLS port for clients: %w; choose another one with --tls-listen ADDR:PORT, or off", err)
 	}
