@@ -12,6 +12,7 @@ import (
 
 	"hallig/appliance/admin"
 	"hallig/appliance/health"
+	"hallig/appliance/steward"
 )
 
 // metrics counts what monitoring wants to know. It names servers, never users or rooms.
@@ -38,6 +39,9 @@ func (b *Box) metrics(ctx context.Context) (admin.Metrics, error) {
 	peerMetrics(&m, s)
 	b.lineMetrics(&m)
 	processMetrics(&m, s)
+	if st, err := b.stewardState(ctx); err == nil { // on a box that runs from the image
+		programMetrics(&m, st)
+	}
 	return m, nil
 }
 
@@ -93,6 +97,18 @@ func (b *Box) lineMetrics(m *admin.Metrics) {
 		}
 	}
 	*m = append(*m, metrics...)
+}
+
+// programMetrics are those of all programs of the box, as init counts them.
+func programMetrics(m *admin.Metrics, s steward.State) {
+	memory := admin.Metric{Name: "hallig_process_resident_bytes", Help: "Memory in use by each program of the box."}
+	restarts := admin.Metric{Name: "hallig_process_restarts_total", Help: "How often init started it again since power on.", Counter: true}
+	for _, p := range s.Processes {
+		label := []string{"process", p.Name}
+		memory.Samples = append(memory.Samples, admin.Sample{Labels: label, Value: float64(p.RSS)})
+		restarts.Samples = append(restarts.Samples, admin.Sample{Labels: label, Value: float64(p.Restarts)})
+	}
+	*m = append(*m, memory, restarts)
 }
 
 func processMetrics(m *admin.Metrics, s admin.Status) {

@@ -113,7 +113,7 @@ func TestCodeOpens(t *testing.T) {
 	if body := get(t, "http://"+addr+"/_matrix/client/versions"); !strings.Contains(body, "locked") {
 		t.Errorf("a client hears %q", body)
 	}
-	for typed, want := range map[string]string{"1234": "zu kurz", "H7KQ-2RT9-WXYZ-4D6G": "öffnet den Kasten nicht"} {
+	for typed, want := range map[string]string{"1234": "zu kurz", "H7KQ-2RT9-WXYZ-4D6G": "öffnet die Box nicht"} {
 		if body := post(t, page, typed); !strings.Contains(body, want) {
 			t.Errorf("%s: the page says %q, want %q", typed, body, want)
 		}

@@ -57,7 +57,7 @@ func servePage(ctx context.Context, listen, device string, opened chan<- *vault.
 		}
 		disk, err := vault.Open(device, key)
 		if errors.Is(err, vault.ErrClosed) {
-			show(w, http.StatusForbidden, view{Wrong: "Dieser Code öffnet den Kasten nicht. / This code does not open the box."})
+			show(w, http.StatusForbidden, view{Wrong: "Dieser Code öffnet die Box nicht. / This code does not open the box."})
 			return
 		}
 		if err != nil {

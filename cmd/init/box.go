@@ -83,6 +83,7 @@ type box struct {
 	machineID string
 	troubles  []trouble
 	vault     *os.Process // serves the encrypted partition
+	vaultUp   time.Time   // since when
 	procs     []*supervise.Process
 	hallig    *supervise.Process
 	lan       *supervise.Process
@@ -279,8 +280,11 @@ func (b *box) tellMemory() {
 	procs := slices.Clone(b.procs)
 	b.mu.Unlock()
 	line := fmt.Sprintf("init %.1f", float64(rss())/(1<<20))
+	list := b.helpers()
 	for _, p := range procs {
-		s := p.Status()
+		list = append(list, p.Status())
+	}
+	for _, s := range list {
 		line += fmt.Sprintf(", %s %.1f", s.Name, float64(s.RSS)/(1<<20))
 	}
 	total, free := b.memory()

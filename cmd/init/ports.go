@@ -113,7 +113,9 @@ func chooseRadio(ports []steward.Port, before string) (steward.Port, bool) {
 
 // driver is a program that drives a USB device (cmd/hallig-acm).
 type driver struct {
-	tty string // pts/3; "" until it says so
+	tty   string // pts/3; "" until it says so
+	pid   int
+	began time.Time
 }
 
 func (b *box) ttyOf(usb string) string {
@@ -179,6 +181,9 @@ func (b *box) drive(p plug.Port, d *driver) error {
 		return err
 	}
 	defer b.crew.Forget(cmd.Process.Pid)
+	b.mu.Lock()
+	d.pid, d.began = cmd.Process.Pid, time.Now()
+	b.mu.Unlock()
 	lines := bufio.NewScanner(io.LimitReader(out, 4096))
 	for lines.Scan() {
 		var say struct {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hallig/appliance/steward"
+	"hallig/appliance/supervise"
 )
 
 // state puts together what the steward tells.
@@ -65,8 +66,28 @@ func (b *box) state() steward.State {
 	for _, p := range procs {
 		s.Processes = append(s.Processes, p.Status())
 	}
-	s.Processes = append(s.Processes, b.self())
+	s.Processes = append(append(s.Processes, b.helpers()...), b.self())
 	return s
+}
+
+// helpers are the processes that serve something that is there only now and then: an opened vault, a device without a driver.
+func (b *box) helpers() []steward.Process {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []steward.Process
+	for usb, d := range b.drivers {
+		if d.pid != 0 {
+			list = append(list, steward.Process{Name: "hallig-acm " + filepath.Base(usb), PID: d.pid, Uptime: time.Since(d.began).Seconds()})
+		}
+	}
+	slices.SortFunc(list, func(a, b steward.Process) int { return strings.Compare(a.Name, b.Name) })
+	if b.vault != nil {
+		list = append(list, steward.Process{Name: "hallig-vault", PID: b.vault.Pid, Uptime: time.Since(b.vaultUp).Seconds()})
+	}
+	for i := range list {
+		list[i].RSS = supervise.RSS(list[i].PID)
+	}
+	return list
 }
 
 // self is this process, as one of the processes.

@@ -175,7 +175,7 @@ func (b *box) serveVault(dev disk.Device) error {
 	// It must outlive everything that writes to /perm, so it does not end with the others: closeDisks stops it.
 	os.WriteFile(filepath.Join(b.at.Proc, fmt.Sprint(cmd.Process.Pid), "oom_score_adj"), []byte("-900"), 0)
 	b.mu.Lock()
-	b.vault = cmd.Process
+	b.vault, b.vaultUp = cmd.Process, time.Now()
 	b.mu.Unlock()
 	lines := bufio.NewScanner(io.LimitReader(out, 64<<10))
 	for lines.Scan() {
