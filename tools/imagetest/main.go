@@ -43,6 +43,7 @@ var scenarios = []scenario{
 	{"small", "a box with 256 MB serves 20 people", 6 * time.Minute, small},
 	{"egress", "a box idles for 24 hours; nothing leaves it but what its manual says", 10 * time.Minute, egress},
 	{"spare", "a box backs itself up to a stick and drowns; a new one takes over with the stick and the key, under the old name", 12 * time.Minute, spareBox},
+	{"locked", "a box with encrypted data: what a thief finds, who opens it, what a power cut takes", 15 * time.Minute, lockedBox},
 	{"lan", "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", 6 * time.Minute, lan},
 }
 
