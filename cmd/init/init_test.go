@@ -95,6 +95,39 @@ func TestProvisioningIsTakenOnceAndWhole(t *testing.T) {
 	}
 }
 
+// TestKeyOfBackupsIsForgotten: a spare box that has taken over does not keep what opens all backups.
+func TestKeyOfBackupsIsForgotten(t *testing.T) {
+	b := testBox(t)
+	const key = "AGE-SECRET-KEY-1HNT0GV9AUX3FJVE7QTL906VD643QYRV70ZWXJ0FSW854FRE3Q9TSX0RDVR" // of nobody
+	f := stickFile(`{"hallig":1,"label":"Box 7","restore":{"identity":"`+key+`"},"network":{"mode":"host"}}`, 0)
+	if !b.offer(f) {
+		t.Fatal(b.provision.Error)
+	}
+	says := func(fixed string) {
+		if err := os.WriteFile(filepath.Join(b.at.Run, steward.ScreenFile), []byte(`{"server_name":"b.example","name_fixed":`+fixed+`}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.keepName()
+	}
+	says("false")
+	if !strings.Contains(read(t, b.at.run("provision.json")), key) {
+		t.Fatal("the homeserver cannot restore: the key is gone before there are accounts")
+	}
+	says("true")
+	for _, name := range []string{b.at.system("provision.json"), b.at.run("provision.json")} {
+		if got := read(t, name); strings.Contains(got, "AGE-SECRET") || !strings.Contains(got, "Box 7") || !strings.Contains(got, `"host"`) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	again := newBox(b.at) // at the next start, with the stick still plugged in
+	again.perm = true
+	again.readNames()
+	again.takeProvision()
+	if again.offer(f) || strings.Contains(read(t, b.at.system("provision.json")), "AGE-SECRET") {
+		t.Error("the stick brings the key back")
+	}
+}
+
 func TestFixedNameStays(t *testing.T) {
 	b := testBox(t)
 	if !b.offer(stickFile(`{"hallig":1,"server_name":"box7.example"}`, 0)) {

@@ -83,6 +83,7 @@ func (b *box) keepName() {
 	old, id := b.name, b.machineID
 	b.name = now
 	b.mu.Unlock()
+	b.forgetRestore()
 	if now == old {
 		return
 	}

@@ -202,6 +202,28 @@ func (b *box) enforce(f provision.File, raw []byte) {
 	b.publishNetwork(f.Network)
 }
 
+// forgetRestore takes the secret key of the backups out of the file in force once the box has accounts: nothing is restored any more then, and whoever
+// steals this box must not be able to read the backups of the one before.
+func (b *box) forgetRestore() {
+	b.mu.Lock()
+	f, fixed := b.accepted, b.name.Fixed
+	b.mu.Unlock()
+	if !fixed || f.Restore == (provision.Restore{}) {
+		return
+	}
+	f.Restore = provision.Restore{}
+	raw, err := f.Marshal()
+	if err == nil {
+		err = renameio.WriteFile(b.at.system("provision.json"), raw, 0o600)
+	}
+	if err != nil {
+		b.log.Printf("forget the key of the backups: %v", err)
+		return
+	}
+	b.enforce(f, raw)
+	b.log.Printf("the key of the backups was taken out of the provisioning file in force: the box has accounts now")
+}
+
 func (b *box) publishNetwork(n provision.Network) {
 	raw, err := json.Marshal(n)
 	if err == nil {
