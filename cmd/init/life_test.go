@@ -387,3 +387,10 @@ func TestTroubleHasTheLastWord(t *testing.T) {
 		t.Errorf("%s, %+v", b.worst(), b.troubles)
 	}
 }
+
+func TestReachable(t *testing.T) {
+	got := reachable([]string{"127.0.0.1", "::1", "10.0.0.2", "fe80::1%eth0", "fd00::2", "10.0.0.2", "nonsense"})
+	if strings.Join(got, " ") != "10.0.0.2 fd00::2" {
+		t.Errorf("%q", got)
+	}
+}

@@ -14,7 +14,7 @@
 // one that not even SIGKILL ends.
 //
 // gokrazy.Boot is not used: it pets the watchdog whatever happens, switches the machine off at the button without stopping our processes, mounts the fourth
-// partition itself whatever is on it, and ends (a kernel panic) on disks it does not expect. The image is gokrazy's all the same: its packer,
+// partition itself whatever is on it, and ends (a kernel panic) on disks it does not expect. The image is gokrazy's all the same: its packer, boot loader,
 // kernels and layout.
 //
 // State of its own is in /perm/system (0700): machine-id, random-seed, provision.json (what is in force), seen.json (files that were looked at

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gokrazy/gokrazy/ifaddr"
 	"golang.org/x/sys/unix"
 
 	"hallig/appliance/lan"
@@ -168,13 +169,29 @@ func (b *box) draw() {
 	b.screen.show(p)
 }
 
-// addresses lists where the box can be reached.
+// addresses lists where the box can be reached: as the network service says, or, while that is silent, as the kernel does.
 func (b *box) addresses() []string {
-	raw, err := readOfOthers(filepath.Join(b.at.Run, lan.StateFile), 256<<10)
+	if raw, err := readOfOthers(filepath.Join(b.at.Run, lan.StateFile), 256<<10); err == nil {
+		if out := lanAddresses(raw); len(out) > 0 {
+			return out
+		}
+	}
+	all, err := ifaddr.PrivateInterfaceAddrs()
 	if err != nil {
 		return nil
 	}
-	return lanAddresses(raw)
+	return reachable(all)
+}
+
+// reachable leaves out what no phone can use: the machine's own loopback, and addresses that hold on one cable only.
+func reachable(all []string) []string {
+	var out []string
+	for _, s := range all {
+		if a, err := netip.ParseAddr(s); err == nil && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out[:min(len(out), 6)]
 }
 
 func lanAddresses(raw []byte) []string {
