@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"hallig/appliance/vault"
@@ -31,7 +32,7 @@ func servePage(ctx context.Context, listen, device string, opened chan<- *vault.
 	if err != nil {
 		return nil, fmt.Errorf("serve the locked page: %w", err)
 	}
-	turn := make(chan struct{}, 1)
+	turns := newTurns()
 	mux := http.NewServeMux()
 	show := func(w http.ResponseWriter, status int, v view) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -48,13 +49,12 @@ func servePage(ctx context.Context, listen, device string, opened chan<- *vault.
 			show(w, http.StatusBadRequest, view{Wrong: "Der Code ist zu kurz. / The code is too short."})
 			return
 		}
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		default:
+		done, mine := turns.take(r.Context(), visitor(r.RemoteAddr))
+		if !mine {
 			show(w, http.StatusTooManyRequests, view{Wrong: "Gerade wird ein anderer Code versucht; gleich noch einmal. / Another code is being tried; try again in a moment."})
 			return
 		}
+		defer done()
 		disk, err := vault.Open(device, key)
 		if errors.Is(err, vault.ErrClosed) {
 			show(w, http.StatusForbidden, view{Wrong: "Dieser Code öffnet die Box nicht. / This code does not open the box."})
@@ -97,6 +97,57 @@ func servePage(ctx context.Context, listen, device string, opened chan<- *vault.
 		}
 		<-ended
 	}, nil
+}
+
+// turns lets one code be tried at a time. Who comes meanwhile waits, with one code for each address: somebody who sends codes without end
+// delays the others by one of his and does not keep them out.
+type turns struct {
+	turn chan struct{}
+
+	mu      sync.Mutex
+	waiting map[string]bool
+}
+
+// patience is how long a code waits for its turn.
+const patience = 20 * time.Second
+
+func newTurns() *turns { return &turns{turn: make(chan struct{}, 1), waiting: map[string]bool{}} }
+
+// take waits for the turn of an address; done ends it.
+func (t *turns) take(ctx context.Context, who string) (done func(), ok bool) {
+	t.mu.Lock()
+	there := t.waiting[who]
+	if !there {
+		t.waiting[who] = true
+	}
+	t.mu.Unlock()
+	if there {
+		return nil, false
+	}
+	gone := func() {
+		t.mu.Lock()
+		delete(t.waiting, who)
+		t.mu.Unlock()
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case t.turn <- struct{}{}:
+		return func() { <-t.turn; gone() }, true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	gone()
+	return nil, false
+}
+
+// visitor is the address without the port.
+func visitor(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
 }
 
 // host is where the browser reaches the box, in numbers: a portal probe asked for a name that is not ours.
