@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -67,6 +68,12 @@ func (r Record) Keep(path string) error {
 	raw, err := json.MarshalIndent(r, "", "\t")
 	if err == nil {
 		err = renameio.WriteFile(path, append(raw, '\n'), 0o600)
+	}
+	if err == nil { // the new name, too, must be there before the act
+		var dir *os.File
+		if dir, err = os.Open(filepath.Dir(path)); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("keep the record of the update: %w", err)

@@ -287,6 +287,9 @@ func (b *box) seedRandom() error {
 	if err := renameio.WriteFile(name, next, 0o600); err != nil {
 		return fmt.Errorf("keep random seed: %w", err)
 	}
+	if err := syncFolder(filepath.Dir(name)); err != nil { // otherwise a power cut brings the old one back, which then counts twice
+		return fmt.Errorf("keep random seed: %w", err)
+	}
 	if len(old) != seedBytes {
 		return nil
 	}
@@ -306,6 +309,15 @@ func (b *box) seedRandom() error {
 		return fmt.Errorf("credit random seed: %w", e)
 	}
 	return nil
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // keepSeed leaves fresh randomness for the next start.
