@@ -50,6 +50,11 @@ func lockedBox(r *run) error {
 	if !ext4 || len(found) != len(lockWords) {
 		return fmt.Errorf("a thief who takes a box that is not locked finds only %q (ext4: %v)", found, ext4)
 	}
+	again, err := r.power(plain.Config, firstBoot)
+	if err != nil {
+		return fmt.Errorf("the box to compare with: %w", err)
+	}
+	again.Kill()
 	if err := os.Remove(plain.disk); err != nil {
 		return err
 	}
@@ -68,9 +73,11 @@ func lockedBox(r *run) error {
 	if err := r.lockByCode(locked); err != nil {
 		return fmt.Errorf("start without the stick: %w", err)
 	}
-	if err := r.lockCut(locked); err != nil {
+	second, err := r.lockCut(locked)
+	if err != nil {
 		return fmt.Errorf("power cut: %w", err)
 	}
+	r.note("second boot to the first answer: %.1f s locked, with the stick; %.1f s plain", second.Seconds(), again.took.Seconds())
 	return nil
 }
 
@@ -313,38 +320,37 @@ func (b *box) lockAsk(ctx context.Context, method, path, code string, want int, 
 }
 
 // lockCut pulls the plug while both write, and starts the box with its stick in: the disk as it is, and the disk as other cuts in the same minute would have
-// left it.
-func (r *run) lockCut(l lockLife) error {
+// left it. It says how long the start took.
+func (r *run) lockCut(l lockLife) (took time.Duration, err error) {
 	c := l.Config
 	base := r.path("locked.base.img")
 	if err := vm.CopySparse(base, c.Disk); err != nil {
-		return err
+		return 0, err
 	}
 	c.Record = r.path("locked.record")
 	if err := os.WriteFile(c.Record, nil, 0o644); err != nil {
-		return err
+		return 0, err
 	}
 	b, err := r.power(c, firstBoot)
 	if err != nil {
-		return fmt.Errorf("with the stick: %w", err)
+		return 0, fmt.Errorf("with the stick: %w", err)
 	}
 	r.say("with the stick it opens by itself: answers after %.1f s", b.took.Seconds())
-	r.note("locked box: second boot with the stick %.1f s to the first answer", b.took.Seconds())
 	l.moveTo(b)
 	story := &life{base: base, room: l.room, people: b.people}
 	w := &writers{run: r, b: b, l: story}
 	if err := w.end("start"); err != nil {
-		return err
+		return 0, err
 	}
 	if err := w.writeUntilCut(60); err != nil {
-		return err
+		return 0, err
 	}
 	r.add(&r.tally.cuts, 1)
 	if err := w.end("messages"); err != nil {
-		return err
+		return 0, err
 	}
 	if story.record, err = blocklog.Open(c.Record); err != nil {
-		return err
+		return 0, err
 	}
 	defer story.record.Close()
 	var all []string
@@ -354,13 +360,13 @@ func (r *run) lockCut(l lockLife) error {
 	r.say("the plug is pulled while both write; %d messages were acknowledged", len(all))
 	c.Record = ""
 	if err := r.lockHolds(c, b, l.room, append(all, l.id)); err != nil {
-		return err
+		return 0, err
 	}
 	story.phases = story.phases[1:] // cuts among the messages alone
 	for _, cut := range story.choose(r.seed, lockCuts) {
 		c.Disk = r.disk(cut)
 		if err := rebuild(story, cut, c.Disk); err != nil {
-			return err
+			return 0, err
 		}
 		r.add(&r.tally.cuts, 1)
 		due := story.due(cut.Cut)
@@ -370,10 +376,10 @@ func (r *run) lockCut(l lockLife) error {
 		}
 		r.say("%s: opens by itself, all %d acknowledged messages are there", cut, len(due))
 		if err := os.Remove(c.Disk); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return b.took, nil
 }
 
 // writeUntilCut has everybody write until n messages are acknowledged, and pulls the plug under the next ones.

@@ -44,6 +44,7 @@ var scenarios = []scenario{
 	{"egress", "a box idles for 24 hours; nothing leaves it but what its manual says", 10 * time.Minute, egress},
 	{"spare", "a box backs itself up to a stick and drowns; a new one takes over with the stick and the key, under the old name", 12 * time.Minute, spareBox},
 	{"locked", "a box with encrypted data: what a thief finds, who opens it, what a power cut takes", 15 * time.Minute, lockedBox},
+	{"radio", "two boxes know each other by USB radios that the kernel has no driver for, plugged in while they run", 12 * time.Minute, usbRadio},
 	{"lan", "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", 6 * time.Minute, lan},
 }
 

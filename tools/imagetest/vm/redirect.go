@@ -2,9 +2,9 @@
 
 package vm
 
-// PlugRedirected puts a USB device into a socket that lives outside of QEMU: it is served by whoever holds the unix socket (package usbgadget), in the
-// USB network redirection protocol. Unplug pulls it out.
-func (m *VM) PlugRedirected(id, socket string) error {
+// RedirectUSB leads a USB socket of the machine out of QEMU to a unix socket, in the USB network redirection protocol. It is empty until whoever holds the
+// unix socket accepts QEMU's connection and plugs a device in (package usbgadget); closing that pulls it out, and QEMU connects anew.
+func (m *VM) RedirectUSB(id, socket string) error {
 	backend := map[string]any{"type": "socket", "data": map[string]any{"server": false, "reconnect": 1,
 		"addr": map[string]any{"type": "unix", "data": map[string]any{"path": socket}}}}
 	if err := m.Do("chardev-add", map[string]any{"id": "line-" + id, "backend": backend}, nil); err != nil {
