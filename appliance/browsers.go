@@ -27,7 +27,7 @@ func (b *Box) browsers(home http.Handler) http.Handler {
 		Deactivate: func(ctx context.Context, user event.UserID) error { return b.clients.Deactivate(ctx, user) },
 		AllowLogin: func(remote string) time.Duration { return b.clients.AllowLogin(remote) },
 		SecureURL:  b.secureURL, Proxied: strings.HasPrefix(b.cfg.PublicURL, "https://"), PhoneURL: b.URL,
-		Steward: b.steward, MetricsToken: b.cfg.MetricsToken, Now: b.clock.Now,
+		Steward: b.steward, LAN: b.lanState, MetricsToken: b.cfg.MetricsToken, Now: b.clock.Now,
 	}
 	o.SetClock = b.setClocks
 	o.Errand = func(f func(context.Context)) bool {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"strings"
 
+	"hallig/appliance/lan"
 	"hallig/appliance/steward"
 )
 
@@ -188,11 +189,19 @@ func (p *Pages) device(w http.ResponseWriter, r *http.Request) { p.devicePage(w,
 
 func (p *Pages) devicePage(w http.ResponseWriter, r *http.Request, good, bad string) {
 	v := p.view(r, "Gerät", "Device", nil)
-	s := p.machineState(r.Context(), &v)
+	data := struct {
+		steward.State
+		LAN *lan.State
+	}{State: p.machineState(r.Context(), &v)}
 	if good != "" || bad != "" {
 		v.Good, v.Bad = good, bad
 	}
-	v.Data = s
+	if p.LAN != nil {
+		if s, ok := p.LAN(); ok {
+			data.LAN = &s
+		}
+	}
+	v.Data = data
 	p.render(w, http.StatusOK, "device.html", v)
 }
 

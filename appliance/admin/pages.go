@@ -19,6 +19,7 @@ import (
 	"hallig/appliance/account"
 	"hallig/appliance/event"
 	"hallig/appliance/health"
+	"hallig/appliance/lan"
 	"hallig/appliance/steward"
 )
 
@@ -54,7 +55,9 @@ type PageOptions struct {
 	// PhoneURL is what phones shall open.
 	PhoneURL func() string
 	Steward  *steward.Client
-	Backup   BackupPart
+	// LAN is what the box is on its networks; false: it has not been said.
+	LAN    func() (lan.State, bool)
+	Backup BackupPart
 	// Errand runs f behind the request, one at a time, until the box stops; false: another one is under way. Required where there is a Steward or Backup.
 	Errand func(f func(context.Context)) bool
 	// Source is the file that holds the sources of the program; "": none.
@@ -156,6 +159,24 @@ func (v view) T(de, en string) string {
 
 // S takes a sentence in it.
 func (v view) S(s health.Sentence) string { return s.In(v.Lang) }
+
+// L takes a text of the network.
+func (v view) L(t lan.Text) string { return v.T(t.De, t.En) }
+
+// Mode says what the box is on a network.
+func (v view) Mode(m lan.Mode) string {
+	switch m {
+	case lan.Guest:
+		return v.T("Gast: die Adresse kommt aus dem Netz", "guest: the address comes from the network")
+	case lan.Host:
+		return v.T("Gastgeber: die Box verteilt die Adressen", "host: the box gives out the addresses")
+	case lan.Static:
+		return v.T("feste Adresse", "fixed address")
+	case lan.Off:
+		return v.T("abgeschaltet", "off")
+	}
+	return v.T("wartet auf Kabel oder Antwort", "waits for a cable or an answer")
+}
 
 // X takes a text of the steward.
 func (v view) X(t steward.Text) string { return v.T(t.De, t.En) }

@@ -3,19 +3,17 @@
 package admin
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -25,12 +23,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/html"
-
 	"hallig/appliance/account"
-	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/health"
+	"hallig/appliance/lan"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
 )
@@ -130,8 +126,13 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 		Network: &health.NetworkFacts{}, Servers: []health.ServerFacts{{Name: "secret.example", Away: time.Hour}}, Clock: &health.ClockFacts{Trusted: true}})
 	o := PageOptions{
 		Options: options(t), ServerName: "box.test", Accounts: accounts, Steward: steward.Dial(socket),
-		Next:       http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "next ", r.URL.Path) }),
-		Recent:     func(context.Context) health.Tree { return tree },
+		Next:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "next ", r.URL.Path) }),
+		Recent: func(context.Context) health.Tree { return tree },
+		LAN: func() (lan.State, bool) {
+			return lan.State{WiFi: lan.Text{De: "Kein WLAN.", En: "No Wi-Fi."}, Trouble: &lan.Text{De: "Zwei Server.", En: "Two servers."}, Interfaces: []lan.Interface{
+				{Name: "eth0", Carrier: true, Mode: lan.Host, Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.7.1/24")}, Serving: &lan.Serving{Clients: 3, Capacity: 200}, Note: &lan.Text{De: "Hinweis.", En: "A note."}},
+				{Name: "eth1", Mode: lan.Waiting}}}, true
+		},
 		Clock:      func() Clock { return Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)} },
 		Deactivate: accounts.Deactivate, AllowLogin: func(string) time.Duration { return 0 },
 		SecureURL: func(host string) string { return "https://" + host },
@@ -303,211 +304,6 @@ func TestPublic(t *testing.T) {
 	}
 }
 
-// TestNobodyGetsIn: every page and form of administrators sends strangers away, does nothing, and asks for https on the network.
-func TestNobodyGetsIn(t *testing.T) {
-	s := newSite(t, nil)
-	for _, path := range adminPages {
-		if _, _, at := s.get(path); !strings.HasPrefix(at, "/admin/login") {
-			t.Errorf("GET %s led to %s", path, at)
-		}
-	}
-	for _, path := range adminForms {
-		if _, _, at := s.post(path, "do", "reset", "confirm", "box.test", "csrf", ""); !strings.HasPrefix(at, "/admin/login") {
-			t.Errorf("POST %s led to %s", path, at)
-		}
-	}
-	for _, path := range append(slices.Clone(adminPages), "/admin/login") {
-		for _, from := range []string{"192.168.7.20:5000", "[fe80::1%eth0]:5000", "nonsense"} {
-			r := httptest.NewRequest("GET", "http://hallig.local"+path, nil)
-			r.RemoteAddr = from
-			r.Header.Set("X-Forwarded-Proto", "https") // nobody has said that there is a proxy
-			w := httptest.NewRecorder()
-			s.ServeHTTP(w, r)
-			if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "https://hallig.local/admin/") || !strings.Contains(w.Body.String(), "/vertrauen") || strings.Contains(w.Body.String(), "AB:CD") {
-				t.Errorf("%s over plain HTTP from %s: %d\n%s", path, from, w.Code, w.Body)
-			}
-		}
-	}
-	r := httptest.NewRequest("POST", "http://hallig.local/admin/login", strings.NewReader(url.Values{"user": {"chefin"}, "password": {password}}.Encode()))
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.RemoteAddr = "192.168.7.20:5000"
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, r)
-	if w.Code != http.StatusForbidden || len(w.Result().Cookies()) > 0 {
-		t.Errorf("signed in over plain HTTP: %d", w.Code)
-	}
-	if told := s.init.told(); len(told) > 0 {
-		t.Errorf("the steward was told %v", told)
-	}
-}
-
-func TestSignIn(t *testing.T) {
-	waits := time.Duration(0)
-	s := newSite(t, func(o *PageOptions) { o.AllowLogin = func(string) time.Duration { return waits } })
-	for _, tt := range []struct {
-		user, password string
-		status         int
-		want           string
-	}{
-		{"chefin", "falsch", 403, "stimmt nicht"},
-		{"niemand", password, 403, "stimmt nicht"},
-		{"@chefin:elsewhere.test", password, 403, "stimmt nicht"},
-		{"helfer", password, 403, "verwaltet die Box nicht"},
-		{"<b>", "", 403, "&lt;b&gt;"},
-	} {
-		if status, body, _ := s.post("/admin/login", "user", tt.user, "password", tt.password); status != tt.status || !strings.Contains(body, tt.want) {
-			t.Errorf("%s: %d, want %d with %q\n%s", tt.user, status, tt.status, tt.want, body)
-		}
-	}
-	waits = time.Minute
-	if status, body, _ := s.post("/admin/login", "user", "chefin", "password", password); status != 429 || !strings.Contains(body, "Minute warten") {
-		t.Errorf("too many tries: %d\n%s", status, body)
-	}
-	waits = 0
-	if _, _, at := s.post("/admin/login", "user", " Chefin ", "password", password, "to", "/admin/boxes"); at != "/admin/boxes" {
-		t.Errorf("led to %s, want the page that was asked for", at)
-	}
-	// Over TLS the cookie says so itself.
-	r := httptest.NewRequest("POST", "https://box.test/admin/login", strings.NewReader(url.Values{"user": {"@chefin:box.test"}, "password": {password}, "to": {"//evil.test/admin/"}}.Encode()))
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.RemoteAddr = "192.168.7.20:5000"
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, r)
-	if cookie := w.Header().Get("Set-Cookie"); w.Header().Get("Location") != "/admin/" || !strings.HasPrefix(cookie, "__Host-hallig=") ||
-		!strings.Contains(cookie, "; HttpOnly; Secure; SameSite=Strict") || !strings.Contains(cookie, "Path=/;") {
-		t.Errorf("%d %v", w.Code, w.Header())
-	}
-}
-
-func TestProxy(t *testing.T) {
-	s := newSite(t, func(o *PageOptions) { o.Proxied = true })
-	for header, want := range map[string]int{"": 403, "http": 403, "https": 200} {
-		r := httptest.NewRequest("GET", "http://box.test/admin/login", nil)
-		r.RemoteAddr = "192.168.7.20:5000"
-		r.Header.Set("X-Forwarded-Proto", header)
-		w := httptest.NewRecorder()
-		s.ServeHTTP(w, r)
-		if w.Code != want {
-			t.Errorf("X-Forwarded-Proto %q: %d, want %d", header, w.Code, want)
-		}
-	}
-}
-
-func TestWords(t *testing.T) {
-	de, en := view{Lang: "de"}, view{Lang: "en"}
-	for d, want := range map[time.Duration][2]string{
-		time.Second: {"eben", "just now"}, 90 * time.Second: {"vor einer Minute", "a minute ago"}, 5 * time.Minute: {"vor 5 Minuten", "5 minutes ago"},
-		time.Hour: {"vor einer Stunde", "an hour ago"}, 47 * time.Hour: {"vor 47 Stunden", "47 hours ago"}, 50 * time.Hour: {"vor 2 Tagen", "2 days ago"},
-	} {
-		if got := [2]string{de.Since(d), en.Since(d)}; got != want {
-			t.Errorf("%v: %q, want %q", d, got, want)
-		}
-	}
-	if got := de.Bytes(13.04e9) + en.Bytes(13.04e9) + de.Bytes(41e6) + de.Bytes(999); got != "13,0 GB13.0 GB41 MB999 B" {
-		t.Errorf("sizes: %s", got)
-	}
-	c := Clock{Source: "box b2.test", HeardAgo: "1m30s", Trusted: true}
-	if got := de.ClockSource(c) + "|" + en.ClockSource(Clock{Source: "the operator", HeardAgo: "2s"}); got != "Box b2.test, vor einer Minute|the operator" {
-		t.Errorf("sources: %s", got)
-	}
-	for q := range clock.Satellite + 1 {
-		if got := de.ClockQuality(Clock{Quality: q.String()}); got == q.String() {
-			t.Errorf("%q has no German words", got)
-		}
-	}
-	if got := de.Join([]string{"box7.test", "hallig.local", "hallig-2.local", "hallig-mzwvei.local"}); got != "box7.test, hallig.local, hallig-mzwvei.local" {
-		t.Errorf("names: %s", got)
-	}
-}
-
-// TestForms: a form without this session's token, or from another site, does nothing.
-func TestForms(t *testing.T) {
-	s := newSite(t, nil)
-	csrf := s.signIn()
-	for _, path := range adminForms {
-		for name, change := range map[string]func(*http.Request, url.Values){
-			"no token":      func(*http.Request, url.Values) {},
-			"wrong token":   func(_ *http.Request, v url.Values) { v.Set("csrf", "x"+csrf[1:]) },
-			"another site":  func(r *http.Request, v url.Values) { v.Set("csrf", csrf); r.Header.Set("Origin", "http://evil.test") },
-			"another site2": func(r *http.Request, v url.Values) { v.Set("csrf", csrf); r.Header.Set("Sec-Fetch-Site", "cross-site") },
-		} {
-			v := url.Values{"do": {"reset"}, "confirm": {"box.test"}, "user": {string(helper)}, "uses": {"5"}}
-			r, err := http.NewRequest("POST", s.url+path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			change(r, v)
-			r.Body = io.NopCloser(strings.NewReader(v.Encode()))
-			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			resp, err := s.http.Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if status, body, _ := s.read(resp); status != 403 || !strings.Contains(body, "Es wurde nichts getan") {
-				t.Errorf("%s, %s: %d\n%s", path, name, status, body)
-			}
-		}
-	}
-	if told := s.init.told(); len(told) > 0 {
-		t.Errorf("the steward was told %v", told)
-	}
-	if tokens, err := s.Accounts.RegistrationTokens(t.Context()); err != nil || len(tokens) > 0 {
-		t.Errorf("a token was made: %v %v", tokens, err)
-	}
-	if status, _, _ := s.get("/admin/"); status != 200 {
-		t.Error("the session ended")
-	}
-}
-
-// TestSessionsEnd: by idling, by age, by signing out, and with the rights of the account.
-func TestSessionsEnd(t *testing.T) {
-	var s sessions
-	now := time.Unix(0, 0)
-	token := s.begin(boss, now)
-	for range 24 { // a click every 29 minutes
-		now = now.Add(29 * time.Minute)
-		if _, ok := s.find(token, now); !ok {
-			t.Fatalf("ended after %v", now.Sub(time.Unix(0, 0)))
-		}
-	}
-	if _, ok := s.find(token, now.Add(29*time.Minute)); ok {
-		t.Error("a session lives longer than twelve hours")
-	}
-	token = s.begin(boss, now)
-	if _, ok := s.find(token, now.Add(31*time.Minute)); ok {
-		t.Error("an idle session lives")
-	}
-	first := s.begin(boss, now)
-	for i := range maxSessions {
-		s.begin(boss, now.Add(time.Duration(i+1)*time.Second))
-	}
-	if _, ok := s.find(first, now); ok || len(s.open) != maxSessions {
-		t.Errorf("%d sessions, the oldest lives: %v", len(s.open), ok)
-	}
-
-	site := newSite(t, nil)
-	site.signIn()
-	if err := site.Accounts.SetAdmin(t.Context(), boss, false); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, at := site.get("/admin/users"); !strings.HasPrefix(at, "/admin/login") {
-		t.Error("an account without rights goes on")
-	}
-	if err := site.Accounts.SetAdmin(t.Context(), boss, true); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, at := site.get("/admin/users"); !strings.HasPrefix(at, "/admin/login") {
-		t.Error("the session came back with the rights")
-	}
-	csrf := site.signIn()
-	if _, _, at := site.post("/admin/logout", "csrf", csrf); at != "/status" {
-		t.Errorf("signing out led to %s", at)
-	}
-	if _, _, at := site.get("/admin/"); !strings.HasPrefix(at, "/admin/login") {
-		t.Error("signed out and in")
-	}
-}
-
 func TestPeople(t *testing.T) {
 	s := newSite(t, nil)
 	csrf := s.signIn()
@@ -556,306 +352,6 @@ func TestPeople(t *testing.T) {
 			t.Errorf("%s %s: %+v %v, want %q\n%s", tt.do, tt.user, u, err, tt.want, body)
 		}
 	}
-}
-
-// TestUpload streams a file to the steward while the browser still sends it.
-func TestUpload(t *testing.T) {
-	s := newSite(t, nil)
-	csrf := s.signIn()
-	send := func(token string, first bool, rest <-chan struct{}) (int, string, string) {
-		in, out := io.Pipe()
-		form := multipart.NewWriter(out)
-		go func() {
-			if first {
-				form.WriteField("csrf", token)
-			}
-			part, _ := form.CreateFormFile("file", "x.hallig-update")
-			io.WriteString(part, "HALL")
-			if rest != nil {
-				<-rest
-			}
-			io.WriteString(part, "IG")
-			form.Close()
-			out.Close()
-		}()
-		resp, err := s.http.Post(s.url+"/admin/update/file", form.FormDataContentType(), in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		in.Close()
-		return s.read(resp)
-	}
-	if status, _, _ := send("wrong", true, nil); status != 403 {
-		t.Errorf("a wrong token: %d", status)
-	}
-	if status, _, _ := send("", false, nil); status != 403 {
-		t.Errorf("no token: %d", status)
-	}
-	rest := make(chan struct{})
-	go func() {
-		if first := <-s.init.got; string(first) != "HALL" {
-			t.Errorf("the steward got %q", first)
-		}
-		close(rest) // only now the browser sends the end
-	}()
-	if _, _, at := send(csrf, true, rest); at != "/admin/update" {
-		t.Errorf("led to %s", at)
-	}
-	s.init.fails = &steward.Text{De: "Die Unterschrift stimmt nicht.", En: "The signature is wrong."}
-	go func() { <-s.init.got }()
-	if _, body, _ := send(csrf, true, nil); !strings.Contains(body, "Die Unterschrift stimmt nicht.") {
-		t.Errorf("a refusal is not shown:\n%s", body)
-	}
-	if got, want := strings.Join(s.init.told(), "; "), "POST /update IG; POST /update IG"; got != want {
-		t.Errorf("the steward was told %q, want %q", got, want)
-	}
-}
-
-// TestEarlyRefusal: a big file that is refused at its first bytes; the browser sends it all and still reads why.
-func TestEarlyRefusal(t *testing.T) {
-	s := newSite(t, nil)
-	csrf := s.signIn()
-	s.init.early = &steward.Text{De: "Dieses Update ist nicht neuer.", En: "This update is not newer."}
-	var b bytes.Buffer
-	form := multipart.NewWriter(&b)
-	form.WriteField("csrf", csrf)
-	part, err := form.CreateFormFile("file", "x.hallig-update")
-	if err != nil {
-		t.Fatal(err)
-	}
-	part.Write(make([]byte, 16<<20))
-	form.Close()
-	u, err := url.Parse(s.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.Dial("tcp", u.Host) // a client that reads only when it has sent everything
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	cookies := s.http.Jar.Cookies(u)
-	fmt.Fprintf(conn, "POST /admin/update/file HTTP/1.1\r\nHost: x\r\nCookie: %s=%s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", cookies[0].Name, cookies[0].Value, form.FormDataContentType(), b.Len())
-	if _, err := b.WriteTo(conn); err != nil {
-		t.Fatalf("sending was cut off: %v", err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || !strings.Contains(string(body), "Dieses Update ist nicht neuer.") {
-		t.Errorf("%v %s", err, body)
-	}
-	resp.Body.Close()
-}
-
-func TestDevice(t *testing.T) {
-	s := newSite(t, nil)
-	csrf := s.signIn()
-	for _, tt := range []struct {
-		path      string
-		form      []string
-		says, ask string
-	}{
-		{"/admin/device", []string{"do", "eject", "stick", "sda1"}, "abgezogen", "POST /stick/sda1/eject "},
-		{"/admin/device", []string{"do", "reset", "confirm", "box"}, "nichts gelöscht", ""},
-		{"/admin/device", []string{"do", "reset", "confirm", " box.test "}, "wird gelöscht", `POST /factory-reset {"confirm":"box.test"}`},
-		{"/admin/device", []string{"do", "reboot"}, "startet neu", "POST /reboot "},
-		{"/admin/device", []string{"do", "poweroff"}, "schaltet sich aus", "POST /poweroff "},
-		{"/admin/device", []string{"do", "dance"}, "nicht", ""},
-		{"/admin/update", []string{"do", "start"}, "auf Probe", "POST /update/start "},
-		{"/admin/update", []string{"do", "back"}, "Häkchen", ""},
-		{"/admin/update", []string{"do", "back", "sure", "1"}, "vorigen System", "POST /update/back "},
-		{"/admin/update", []string{"do", "stick", "path", "/x y"}, "1.3.0", "POST /update?path=%2Fx+y "},
-		{"/admin/update", []string{"do", "box", "box", "box2.test"}, "box2.test is gone", ""},
-		{"/admin/certificate", []string{"pem", "nonsense"}, "this is no certificate: nonsense", ""},
-	} {
-		before := len(s.init.told())
-		_, body, _ := s.post(tt.path, append(tt.form, "csrf", csrf)...)
-		asked := strings.Join(s.init.told()[before:], "; ")
-		if !strings.Contains(body, tt.says) || asked != tt.ask {
-			t.Errorf("%v: the steward was asked %q, want %q; the page shall say %q\n%s", tt.form, asked, tt.ask, tt.says, body)
-		}
-	}
-	if _, body, _ := s.get("/admin/log?process=hallig-lan"); !strings.Contains(body, "&lt;b&gt;line&lt;/b&gt; of hallig-lan") {
-		t.Errorf("log:\n%s", body)
-	}
-	if _, body, _ := s.get("/admin/log?process=../hallig&download=1"); body != "first <b>line</b> of hallig\n" {
-		t.Errorf("log as a file: %q", body)
-	}
-	if _, body, _ := s.post("/admin/backup", "csrf", csrf); !strings.Contains(body, "no stick is there") {
-		t.Errorf("backup:\n%s", body)
-	}
-}
-
-// TestWithoutImage: a box that is a program on somebody's machine has no pages about the machine.
-func TestWithoutImage(t *testing.T) {
-	s := newSite(t, func(o *PageOptions) { o.Steward = nil; o.Backup = BackupPart{} })
-	s.signIn()
-	_, body, _ := s.get("/admin/")
-	for _, path := range []string{"/admin/update", "/admin/device", "/admin/log", "/admin/backup"} {
-		if status, _, _ := s.get(path); status != 404 || strings.Contains(body, `"`+path+`"`) {
-			t.Errorf("%s is there: %d", path, status)
-		}
-	}
-	if status, body, _ := s.get("/admin/clock"); status != 200 || !strings.Contains(body, "zu frühe Zeit") {
-		t.Errorf("clock: %d\n%s", status, body)
-	}
-}
-
-func TestClockForm(t *testing.T) {
-	var set time.Time
-	s := newSite(t, func(o *PageOptions) {
-		o.SetClock = func(_ context.Context, at time.Time) error {
-			if at.Year() < 2026 {
-				return &Refusal{"that is before this program was made"}
-			}
-			set = at
-			return nil
-		}
-	})
-	csrf := s.signIn()
-	s.post("/admin/clock", "csrf", csrf, "date", "2026-11-26", "time", "14:05", "zone", "+01:00")
-	if want := time.Date(2026, 11, 26, 13, 5, 0, 0, time.UTC); !set.Equal(want) {
-		t.Errorf("set to %v, want %v", set, want)
-	}
-	for _, date := range []string{"1970-01-01", "morgen"} {
-		_, body, _ := s.post("/admin/clock", "csrf", csrf, "date", date, "time", "14:05", "zone", "+01:00")
-		if !strings.Contains(body, `role="alert"`) {
-			t.Errorf("%s was taken:\n%s", date, body)
-		}
-	}
-	for day, want := range map[string]bool{"2026-03-29T00:59:59Z": false, "2026-03-29T01:00:00Z": true, "2026-07-01T00:00:00Z": true, "2026-10-25T00:59:59Z": true, "2026-10-25T01:00:00Z": false, "2028-03-26T01:00:00Z": true} {
-		at, err := time.Parse(time.RFC3339, day)
-		if err != nil || centralEuropeanSummer(at) != want {
-			t.Errorf("%s: summer %v, want %v", day, !want, want)
-		}
-	}
-}
-
-// TestAccessible: every page in both languages is whole, has one heading, a language, a viewport, and a label for each field; buttons have a text.
-func TestAccessible(t *testing.T) {
-	s := newSite(t, nil)
-	csrf := s.signIn()
-	s.post("/admin/users/token", "csrf", csrf, "uses", "20")
-	tokens, err := s.Accounts.RegistrationTokens(t.Context())
-	if err != nil || len(tokens) == 0 {
-		t.Fatal(err)
-	}
-	paths := append(slices.Clone(adminPages), "/status", "/admin/login", "/source", "/admin/users/sheet?token="+tokens[0].Token)
-	bodies := map[string]string{}
-	paths = slices.DeleteFunc(paths, func(path string) bool { return path == "/admin/certificate/request" })
-	for _, lang := range []string{"de", "en"} {
-		for _, path := range paths {
-			sep := "?"
-			if strings.Contains(path, "?") {
-				sep = "&"
-			}
-			_, body, _ := s.get(path + sep + "lang=" + lang)
-			bodies[path+" "+lang] = body
-			checkPage(t, path+" "+lang, lang, body)
-		}
-	}
-	for _, state := range []string{steward.UpdateWriting, steward.UpdateTrial, steward.UpdateDone, steward.UpdateFailed, steward.UpdateNone} {
-		s.init.mu.Lock()
-		s.init.state.Update.State = state
-		s.init.mu.Unlock()
-		_, body, _ := s.get("/admin/update")
-		checkPage(t, "update "+state, "en", body)
-	}
-	for _, path := range paths {
-		if path != "/admin/log" && bodies[path+" de"] == bodies[path+" en"] {
-			t.Errorf("%s is the same in both languages", path)
-		}
-	}
-}
-
-func checkPage(t *testing.T, name, lang, body string) {
-	t.Helper()
-	doc, err := html.Parse(strings.NewReader(body))
-	if err != nil {
-		t.Errorf("%s: %v", name, err)
-		return
-	}
-	if strings.Contains(body, "no value") || strings.Contains(body, "%!") || strings.Contains(body, "<script") || !strings.HasSuffix(body, "</html>\n") {
-		t.Errorf("%s is broken:\n%s", name, body)
-	}
-	labels, fields, headings := map[string]bool{}, map[string]bool{}, 0
-	for n := range doc.Descendants() {
-		if n.Type != html.ElementNode {
-			continue
-		}
-		a := map[string]string{}
-		for _, at := range n.Attr {
-			a[at.Key] = at.Val
-		}
-		switch n.Data {
-		case "html":
-			if a["lang"] != lang {
-				t.Errorf("%s: lang %q", name, a["lang"])
-			}
-		case "h1":
-			headings++
-		case "label":
-			labels[a["for"]] = true
-		case "input", "select", "textarea":
-			if a["type"] == "hidden" || n.Parent.Data == "label" {
-				continue
-			}
-			fields[a["id"]] = true
-		case "button":
-			if n.FirstChild == nil && a["aria-label"] == "" {
-				t.Errorf("%s: a button without a text", name)
-			}
-		case "form":
-			if a["method"] == "post" && a["action"] != "/admin/login" && !strings.Contains(inner(n), `name="csrf"`) {
-				t.Errorf("%s: a form without a token: %s", name, a["action"])
-			}
-		}
-	}
-	if headings != 1 {
-		t.Errorf("%s: %d headings of the first rank", name, headings)
-	}
-	for id := range fields {
-		if id == "" || !labels[id] {
-			t.Errorf("%s: the field %q has no label", name, id)
-		}
-	}
-}
-
-func inner(n *html.Node) string {
-	var b strings.Builder
-	if err := html.Render(&b, n); err != nil {
-		return err.Error()
-	}
-	return b.String()
-}
-
-// TestErrands: what takes long goes on behind its page, one at a time, and how it ended is told once.
-func TestErrands(t *testing.T) {
-	release := make(chan error)
-	s := newSite(t, func(o *PageOptions) {
-		o.Backup.Start = func(context.Context) error { return <-release }
-	})
-	csrf := s.signIn()
-	if _, body, _ := s.post("/admin/backup", "csrf", csrf); !strings.Contains(body, "Eine Sicherung läuft") || !strings.Contains(body, `http-equiv="refresh"`) {
-		t.Errorf("a backup that takes long:\n%s", body)
-	}
-	if _, body, _ := s.post("/admin/update", "csrf", csrf, "do", "stick", "path", "/x"); !strings.Contains(body, "mit etwas anderem beschäftigt") {
-		t.Errorf("two at a time:\n%s", body)
-	}
-	release <- steward.Text{De: "Der Stick ist voll.", En: "The stick is full."}
-	for range 100 {
-		_, body, _ := s.get("/admin/backup")
-		if strings.Contains(body, "Der Stick ist voll.") {
-			if _, body, _ := s.get("/admin/backup"); strings.Contains(body, "Der Stick ist voll.") || strings.Contains(body, "läuft") {
-				t.Errorf("told twice:\n%s", body)
-			}
-			return
-		}
-	}
-	t.Error("that the backup failed is not told")
 }
 
 // TestTrouble: what goes wrong inside is told in the log, not to the browser.

@@ -38,7 +38,7 @@ var Rooms = map[string]Room{
 	"appliance/lan/zone":  {Pure: true},
 	"appliance/media":     {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/csapi":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/feed", "appliance/account", "appliance/media", "appliance/web"}},
-	"appliance/admin":     {Uses: []string{"appliance/cert", "appliance/event", "appliance/account", "appliance/store", "appliance/health", "appliance/steward"}},
+	"appliance/admin":     {Uses: []string{"appliance/cert", "appliance/event", "appliance/account", "appliance/store", "appliance/health", "appliance/lan", "appliance/steward"}},
 	"appliance/web":       {},
 	"appliance/vault":     {},
 	"appliance/wayback":   {},
