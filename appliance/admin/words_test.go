@@ -102,6 +102,17 @@ func TestAccessible(t *testing.T) {
 		_, body, _ := s.get("/admin/update")
 		checkPage(t, "update "+state, "en", body)
 	}
+	// A trial that a power cut ended can be started again, as its sentence says; a file that was refused cannot.
+	for whole, want := range map[float64]bool{0: false, 1: true} {
+		s.init.mu.Lock()
+		s.init.state.Update.State, s.init.state.Update.Progress = steward.UpdateFailed, whole
+		s.init.mu.Unlock()
+		_, body, _ := s.get("/admin/update")
+		checkPage(t, "update failed", "en", body)
+		if got := strings.Contains(body, `value="start"`); got != want {
+			t.Errorf("failed, progress %v: the page offers a trial: %v, want %v", whole, got, want)
+		}
+	}
 	for _, path := range paths {
 		if path != "/admin/log" && bodies[path+" de"] == bodies[path+" en"] {
 			t.Errorf("%s is the same in both languages", path)

@@ -91,7 +91,7 @@ type Update struct {
 	Version  string    `json:"version,omitempty"`  // of the update that State speaks of
 	Release  int64     `json:"release,omitempty"`  // of the same
 	Error    Text      `json:"error,omitzero"`     // why it was refused or went back
-	Progress float64   `json:"progress"`           // of writing, 0 to 1
+	Progress float64   `json:"progress"`           // of writing, 0 to 1; 1 with UpdateFailed: it is whole in the other slot, and POST /update/start tries it again
 	Deadline time.Time `json:"deadline,omitzero"`  // of a trial
 	Back     string    `json:"back,omitempty"`     // the version that POST /update/back leads to; "": there is none
 	BackSays Text      `json:"back_says,omitzero"` // what going back costs, or why there is no way back; to be shown before somebody asks for it

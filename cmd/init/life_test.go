@@ -127,7 +127,7 @@ func TestTrialRecord(t *testing.T) {
 	if err := old.readRecord(); err != nil {
 		t.Fatal(err)
 	}
-	if u := old.updateState(); u.State != steward.UpdateFailed || u.Error.De == "" {
+	if u := old.updateState(); u.State != steward.UpdateFailed || u.Error.De == "" || u.Progress != 1 {
 		t.Errorf("after a power cut: %+v", u)
 	}
 	// A trial that never came to its data ends, too.

@@ -173,6 +173,9 @@ func (b *box) updateState() steward.Update {
 		u.State = steward.UpdateDone
 	case update.Failed:
 		u.State = steward.UpdateFailed
+		if b.record.Slot != update.NoSlot { // it is whole in the other slot: its trial can be started again
+			u.Progress = 1
+		}
 	default:
 		u.State = steward.UpdateNone
 	}
