@@ -139,6 +139,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type view struct {
 	Lang, Title, Server string
 	Here                string // path of the page, for the links to the other language and the mark in the menu
+	Other               string // query of the same page in the other language
 	User                string // "" when nobody is signed in
 	CSRF                string
 	Image, Backups      bool // the box runs from the image; it makes backups
@@ -214,6 +215,9 @@ func (v view) Time(t time.Time) string {
 func (p *Pages) view(r *http.Request, title, titleEN string, data any) view {
 	v := view{Lang: language(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, TLS: p.SecureURL != nil && p.SecureURL(r.Host) != "", Data: data}
 	v.Title = v.T(title, titleEN)
+	query := r.URL.Query()
+	query.Set("lang", v.T("en", "de"))
+	v.Other = "?" + query.Encode()
 	if s, ok := sessionOf(r.Context()); ok {
 		v.User, v.CSRF = string(s.user), s.csrf
 	}

@@ -315,6 +315,9 @@ func TestPeople(t *testing.T) {
 	if status != 200 || !strings.HasPrefix(at, "/admin/users/sheet") || !strings.Contains(body, tokens[0].Token) || !strings.Contains(body, "<svg") || !strings.Contains(body, "http://192.168.7.1") {
 		t.Errorf("the sheet: %d at %s\n%s", status, at, body)
 	}
+	if !strings.Contains(body, "/admin/users/sheet?lang=en&amp;token="+tokens[0].Token) {
+		t.Errorf("the other language leads elsewhere:\n%s", body)
+	}
 	if _, body, _ := s.post("/admin/users/token", "csrf", csrf, "uses", "0"); !strings.Contains(body, "zwischen 1 und 1000") {
 		t.Errorf("0 uses were taken:\n%s", body)
 	}

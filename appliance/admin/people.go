@@ -34,6 +34,7 @@ func (p *Pages) people(w http.ResponseWriter, r *http.Request) {
 
 func (p *Pages) peoplePage(w http.ResponseWriter, r *http.Request, data peoplePage, good, bad string) {
 	v := p.view(r, "Konten", "Accounts", nil)
+	v.Here = "/admin/users"
 	v.Good, v.Bad = good, bad
 	users, err := p.Accounts.Users(r.Context())
 	if err != nil {
