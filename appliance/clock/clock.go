@@ -67,6 +67,7 @@ type Config struct {
 const (
 	stale   = 24 * time.Hour   // after that a worse source may speak again
 	hold    = 10 * time.Second // a smaller step back is waited out
+	leap    = time.Hour        // the most that the network's time servers put a known time forward
 	storeIn = time.Minute
 )
 
@@ -140,6 +141,10 @@ func (k *Clock) Set(r Reading) bool {
 	defer k.mu.Unlock()
 	up := k.c.Uptime()
 	if r.Quality == Untrusted || r.Quality < k.quality && up-k.set < stale || r.Time.Before(k.c.Released) {
+		return false
+	}
+	// Whoever runs the network names its time servers. Once somebody else has said what time it is, they set it right but do not lead it away.
+	if r.Quality == Named && k.quality > Untrusted && r.Time.UnixMilli() > k.base+max(0, up-k.at).Milliseconds()+leap.Milliseconds() {
 		return false
 	}
 	if r.Quality <= Kept && r.Time.UnixMilli() < k.base+max(0, up-k.at).Milliseconds()-hold.Milliseconds() {

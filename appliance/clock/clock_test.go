@@ -119,6 +119,28 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestNetworkDoesNotLead: a time server that the network names sets a clock that nobody vouched for, and mends one that drifts; it does not put a
+// known time forward by years.
+func TestNetworkDoesNotLead(t *testing.T) {
+	for _, known := range []Quality{Vouched, Kept, Told} {
+		m := &machine{boot: 1}
+		k := m.clock(Mark{})
+		k.Set(Reading{Time: truth, Quality: known, Source: "somebody"})
+		if k.Set(Reading{Time: truth.AddDate(3, 0, 0), Quality: Named, Source: "DHCP"}) || !k.Now().Equal(truth) {
+			t.Errorf("%v: the network leads the clock to %v", known, k.Now())
+		}
+		for _, step := range []time.Duration{20 * time.Minute, -5 * time.Hour} {
+			if !k.Set(Reading{Time: truth.Add(step), Quality: Named, Source: "DHCP"}) {
+				t.Errorf("%v: a step of %v is not taken", known, step)
+			}
+		}
+	}
+	k := (&machine{boot: 1}).clock(Mark{})
+	if !k.Set(Reading{Time: truth, Quality: Named, Source: "DHCP"}) || !k.Now().Equal(truth) {
+		t.Errorf("a clock that nobody knew stays at %v", k.Now())
+	}
+}
+
 func TestSmallStepsBackAreWaitedOut(t *testing.T) {
 	m := &machine{boot: 1}
 	k := m.clock(Mark{})

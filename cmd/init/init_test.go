@@ -128,6 +128,50 @@ func TestKeyOfBackupsIsForgotten(t *testing.T) {
 	}
 }
 
+// TestPassingStick: once people use a box, a stick changes what matters only with the code that the box was set up with.
+func TestPassingStick(t *testing.T) {
+	const first = `{"hallig":1,"label":"Box 7","admin_code":"KMFC-HD3L-LT7B","backup":{"recipients":["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"],"to":"stick"}}`
+	b := testBox(t)
+	if !b.offer(stickFile(first, 0)) {
+		t.Fatalf("the first file is not taken: %+v", b.provision.Error)
+	}
+	b.name = nameRecord{Name: "box7.example", Fixed: true}
+	for i, c := range []struct {
+		text  string
+		taken bool
+	}{
+		{`{"hallig":1,"config":{"open_registration":true}}`, false},
+		{`{"hallig":1,"admin_code":"KMFC-HD3L-AAAA","config":{"open_registration":true}}`, false},
+		{`{"hallig":1,"label":"Box 7","network":{"mode":"host"}}`, false}, // would take the backups away
+		{strings.Replace(first, `"label":"Box 7"`, `"label":"Box 8","network":{"mode":"host"}`, 1), true},
+		{strings.Replace(first, `"admin_code":"KMFC-HD3L-LT7B",`, ``, 1), false},
+		{`{"hallig":1,"admin_code":"KMFC-HD3L-LT7B","updates":{"automatic":true}}`, true},
+	} {
+		if got := b.offer(stickFile(c.text, time.Duration(i+1)*time.Hour)); got != c.taken {
+			t.Errorf("%s: taken %v, want %v (%s)", c.text, got, c.taken, b.provision.Error.En)
+		}
+		if c.taken == b.provision.Error.Empty() {
+			continue
+		}
+		t.Errorf("%s: sentence %+v", c.text, b.provision.Error)
+	}
+	// Its own first partition is as good as the disk itself.
+	own := stickFile(`{"hallig":1,"config":{"open_registration":true}}`, 9*time.Hour)
+	own.onStick = false
+	if !b.offer(own) {
+		t.Errorf("the first partition: %+v", b.provision.Error)
+	}
+	// A box that was set up by hand has no code; a stick may still help it find its network.
+	c := testBox(t)
+	c.name = nameRecord{Name: "box8.example", Fixed: true}
+	if !c.offer(stickFile(`{"hallig":1,"network":{"mode":"host"}}`, 0)) {
+		t.Errorf("network: %+v", c.provision.Error)
+	}
+	if c.offer(stickFile(`{"hallig":1,"backup":{"recipients":["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"],"to":"stick"}}`, time.Hour)) {
+		t.Error("somebody's stick has backups made for himself")
+	}
+}
+
 func TestFixedNameStays(t *testing.T) {
 	b := testBox(t)
 	if !b.offer(stickFile(`{"hallig":1,"server_name":"box7.example"}`, 0)) {

@@ -26,7 +26,7 @@ import (
 
 // This file takes provisioning files. The rule: a file that was looked at once is not looked at again, so that the old one on the first partition does
 // not fight the newer one of a stick at each start; a new or changed one is taken whole or refused whole, and what is in force stays in force
-// until another one is taken. A server name that is fixed never changes.
+// until another one is taken. A server name that is fixed never changes, and once a box has accounts a stick needs its code for most things.
 
 // found is a provisioning file that lies somewhere.
 type found struct {
@@ -166,6 +166,23 @@ func (b *box) offer(f found) (taken bool) {
 	return taken
 }
 
+// mayChange says whether a stick may bring next in place of what is in force on a box that people use. Whoever walks past with a stick could open
+// registration or have backups made for himself; who prepared the box knows its code, and how it finds its network and radios gives nothing away.
+func mayChange(force, next provision.File) bool {
+	if force.AdminCode != "" && next.AdminCode == force.AdminCode {
+		return true
+	}
+	for _, f := range []*provision.File{&force, &next} {
+		f.Hallig, f.Label, f.ServerName, f.Network, f.Serial = 0, "", "", provision.Network{}, nil // the name was looked at already
+	}
+	was, err := json.Marshal(force)
+	if err != nil {
+		return false
+	}
+	wants, err := json.Marshal(next)
+	return err == nil && bytes.Equal(was, wants)
+}
+
 // acceptable parses a file and holds it against what cannot change any more.
 func (b *box) acceptable(f found) (provision.File, error) {
 	parsed, err := provision.Parse(f.raw)
@@ -173,12 +190,18 @@ func (b *box) acceptable(f found) (provision.File, error) {
 		return parsed, err
 	}
 	b.mu.Lock()
-	name, dev := b.name, b.permDev
+	name, dev, force := b.name, b.permDev, b.accepted
 	b.mu.Unlock()
 	if name.Fixed && parsed.ServerName != "" && parsed.ServerName != name.Name {
 		return parsed, steward.Text{
 			De: fmt.Sprintf("Die Datei nennt den Servernamen %s; diese Box heißt seit ihrem ersten Konto %s, und das bleibt so. Ein neuer Name braucht ein Zurücksetzen auf Werkszustand.", parsed.ServerName, name.Name),
 			En: fmt.Sprintf("The file says the server name is %s; since its first account this box is called %s, and that stays. A new name needs a factory reset.", parsed.ServerName, name.Name),
+		}
+	}
+	if name.Fixed && f.onStick && !mayChange(force, parsed) {
+		return parsed, steward.Text{
+			De: "Die Box hat schon Konten. Eine hallig.json auf einem Stick darf dann nur Aufschrift (label), Netz (network) und Funkstrecken (serial) ändern, oder sie trägt denselben admin_code wie die Datei, mit der die Box eingerichtet wurde. Code ergänzen, oder die Datei auf die Partition HALLIG der Box selbst legen.",
+			En: "The box has accounts already. A hallig.json on a stick may then change label, network and serial only, or it carries the same admin_code as the file that the box was set up with. Add the code, or put the file onto the box's own partition HALLIG.",
 		}
 	}
 	return parsed, b.lockable(parsed, f, dev)

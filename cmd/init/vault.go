@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -48,9 +49,12 @@ func (b *box) firstVault(dev disk.Device) (made bool, err error) {
 				continue
 			}
 			if f, err := readFound(s.path, "", true); err == nil {
-				if p, err := provision.Parse(f.raw); err == nil {
-					code = lockCode(p)
+				p, err := provision.Parse(f.raw)
+				if err != nil && bytes.Contains(f.raw, []byte(`"lock"`)) {
+					b.unmount(s, unix.MNT_DETACH)
+					return false, meantLock(err)
 				}
+				code = lockCode(p)
 				began = time.Now().Add(-settling) // the file that was waited for
 			}
 			b.unmount(s, unix.MNT_DETACH)
@@ -276,4 +280,13 @@ func (b *box) lockable(f provision.File, from found, permDevice string) error {
 }
 
 // lockCode is the code with which the data shall be locked; "": not at all.
+// meantLock keeps a box from setting itself up in the open because of a slip of the pen.
+func meantLock(err error) error {
+	t := provision.ErrorOf(err)
+	return steward.Text{
+		De: "Der Stick will die Daten verschlüsseln, aber seine hallig.json ist nicht in Ordnung; die Box richtet nichts ein. Datei berichtigen und die Box neu starten. " + t.De,
+		En: "The stick asks for encryption, but its hallig.json is not right; the box sets nothing up. Mend the file and restart the box. " + t.En,
+	}
+}
+
 func lockCode(f provision.File) string { return f.Lock.Code }
