@@ -127,10 +127,14 @@ func (r *run) grown(disk string) error {
 	end := parts[4].Start + parts[4].Size
 	r.check(d.Size-end < 4<<20, "the data partition ends %d bytes before the end of the disk", d.Size-end)
 	r.check(parts[4].Size-fs < 4<<20, "the file system is %d bytes smaller than its partition", parts[4].Size-fs)
-	if err := d.Data(r.dir); err != nil {
+	dir, err := os.MkdirTemp(r.dir, "grown-")
+	if err != nil {
 		return err
 	}
-	return d.Boot(r.dir)
+	if err := d.Data(dir); err != nil {
+		return err
+	}
+	return d.Boot(dir)
 }
 
 // strangers makes a second box from the same image and looks for anything that both have.
