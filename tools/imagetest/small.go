@@ -28,7 +28,8 @@ const smallLimit = 80e6
 // small puts 20 people on a box with 256 MB, and has all of them write and read at once.
 func small(r *run) error {
 	const people, messages = 20, 5
-	disk, err := r.preparedDisk(vm.BIOS, "small", provision.File{Config: []byte(`{"metrics_token":"` + metricsToken + `"}`)})
+	// Through the emulated network all 20 come from one address, which the limits would take for one person who guesses.
+	disk, err := r.preparedDisk(vm.BIOS, "small", provision.File{Config: []byte(`{"no_rate_limits":true,"metrics_token":"` + metricsToken + `"}`)})
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func small(r *run) error {
 		return err
 	}
 	for _, n := range names[2:] {
-		if err := retry(ctx, func() error { _, err := b.register(ctx, n, token); return err }); err != nil {
+		if _, err := b.register(ctx, n, token); err != nil {
 			return err
 		}
 	}
@@ -62,7 +63,7 @@ func small(r *run) error {
 		return err
 	}
 	for _, p := range b.people[1:] {
-		if err := retry(ctx, func() error { _, err := p.Join(ctx, room); return err }); err != nil {
+		if _, err := p.Join(ctx, room); err != nil {
 			return err
 		}
 	}
@@ -70,21 +71,6 @@ func small(r *run) error {
 		return err
 	}
 	return r.memory(ctx, b, people)
-}
-
-// retry waits as long as the box asks for when it has enough of somebody.
-func retry(ctx context.Context, f func() error) error {
-	for {
-		err := f()
-		if matrixclient.Status(err) != http.StatusTooManyRequests {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
 }
 
 // everybodyTalks: each sends n messages while each reads all that the others send.
@@ -105,19 +91,14 @@ func (r *run) everybodyTalks(ctx context.Context, b *box, room string, n int) er
 				return
 			}
 			for k := range n {
-				err := retry(ctx, func() error {
-					id, err := p.SendText(ctx, room, fmt.Sprintf("Meldung %d von %s", k, p.UserID))
-					if err == nil {
-						mu.Lock()
-						ids[id] = true
-						mu.Unlock()
-					}
-					return err
-				})
+				id, err := p.SendText(ctx, room, fmt.Sprintf("Meldung %d von %s", k, p.UserID))
 				if err != nil {
 					errs <- err
 					return
 				}
+				mu.Lock()
+				ids[id] = true
+				mu.Unlock()
 			}
 		})
 		first, err := p.Sync(ctx, matrixclient.SyncOptions{})

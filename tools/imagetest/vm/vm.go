@@ -302,7 +302,7 @@ var ErrGone = errors.New("the machine's process has ended")
 
 // Answers asks a port for path again and again until it answers with one of the codes (none: any below 500), and says how long after power on.
 func (m *VM) Answers(ctx context.Context, port int, path string, codes ...int) (time.Duration, error) {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
+	client := &http.Client{Timeout: 1500 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	var last error
 	tick := time.NewTicker(250 * time.Millisecond)
