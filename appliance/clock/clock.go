@@ -67,7 +67,7 @@ type Config struct {
 const (
 	stale   = 24 * time.Hour   // after that a worse source may speak again
 	hold    = 10 * time.Second // a smaller step back is waited out
-	leap    = time.Hour        // the most that the network's time servers put a known time forward
+	leap    = time.Hour        // the most that the network's time servers put forward what somebody else said
 	storeIn = time.Minute
 )
 
@@ -143,9 +143,15 @@ func (k *Clock) Set(r Reading) bool {
 	if r.Quality == Untrusted || r.Quality < k.quality && up-k.set < stale || r.Time.Before(k.c.Released) {
 		return false
 	}
-	// Whoever runs the network names its time servers. Once somebody else has said what time it is, they set it right but do not lead it away.
-	if r.Quality == Named && k.quality > Untrusted && r.Time.UnixMilli() > k.base+max(0, up-k.at).Milliseconds()+leap.Milliseconds() {
-		return false
+	// Whoever runs the network names its time servers. Once the time is known, they set it right but do not lead it away, not in small steps either.
+	if r.Quality == Named && k.quality > Untrusted {
+		most := leap
+		if k.quality == Named {
+			most = time.Minute + (up-k.set)/1000
+		}
+		if r.Time.UnixMilli() > k.base+(max(0, up-k.at)+most).Milliseconds() {
+			return false
+		}
 	}
 	if r.Quality <= Kept && r.Time.UnixMilli() < k.base+max(0, up-k.at).Milliseconds()-hold.Milliseconds() {
 		return false

@@ -129,10 +129,18 @@ func TestNetworkDoesNotLead(t *testing.T) {
 		if k.Set(Reading{Time: truth.AddDate(3, 0, 0), Quality: Named, Source: "DHCP"}) || !k.Now().Equal(truth) {
 			t.Errorf("%v: the network leads the clock to %v", known, k.Now())
 		}
-		for _, step := range []time.Duration{20 * time.Minute, -5 * time.Hour} {
+		for _, step := range []time.Duration{20 * time.Minute, -5 * time.Hour} { // the second is Named over Named: back is always allowed
 			if !k.Set(Reading{Time: truth.Add(step), Quality: Named, Source: "DHCP"}) {
 				t.Errorf("%v: a step of %v is not taken", known, step)
 			}
+		}
+		m.up += 10 * time.Hour
+		now := k.Now()
+		if k.Set(Reading{Time: now.Add(50 * time.Minute), Quality: Named, Source: "DHCP"}) {
+			t.Errorf("%v: the network leads the clock away in steps, to %v", known, k.Now())
+		}
+		if !k.Set(Reading{Time: now.Add(30 * time.Second), Quality: Named, Source: "DHCP"}) {
+			t.Errorf("%v: a drift is not mended", known)
 		}
 	}
 	k := (&machine{boot: 1}).clock(Mark{})
