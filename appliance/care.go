@@ -22,6 +22,7 @@ import (
 	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
+	"hallig/appliance/wayback"
 	"hallig/radio"
 	"hallig/sync/link"
 )
@@ -36,7 +37,6 @@ const (
 	writeEvery = 15 * time.Minute // how often looking at the database writes
 	probeLimit = 5 * time.Second
 	twinLife   = 24 * time.Hour // for how long two boxes of one name are told of after they were last heard
-	reserve    = 64 << 20       // package store keeps that much of the disk free
 )
 
 // care is what a box remembers to judge how it does. The zero value works.
@@ -215,7 +215,7 @@ func diskFacts(dir string) *health.DiskFacts {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return &health.DiskFacts{ReadOnly: true}
 	}
-	return &health.DiskFacts{Free: int64(s.Bavail) * s.Bsize, Size: int64(s.Blocks) * s.Bsize, Reserve: reserve, ReadOnly: s.Flags&readOnly != 0}
+	return &health.DiskFacts{Free: int64(s.Bavail) * s.Bsize, Size: int64(s.Blocks) * s.Bsize, Reserve: wayback.Reserve, ReadOnly: s.Flags&readOnly != 0}
 }
 
 func (b *Box) networkFacts(m machine) *health.NetworkFacts {

@@ -27,6 +27,7 @@ import (
 	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
+	"hallig/appliance/wayback"
 )
 
 // This file makes backups when they are due, and has a new box take over from one.
@@ -242,7 +243,7 @@ func (b *Box) freeFor(place string) func(string) (int64, error) {
 	}
 	return func(dir string) (int64, error) {
 		n, err := free(dir)
-		return n - 2*reserve, err
+		return n - 2*wayback.Reserve, err
 	}
 }
 

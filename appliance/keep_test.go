@@ -24,6 +24,7 @@ import (
 	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
+	"hallig/appliance/wayback"
 	"hallig/tools/matrixclient"
 )
 
@@ -293,7 +294,7 @@ func TestBackupLeavesRoom(t *testing.T) {
 	a := startWith(t, Config{Data: t.TempDir(), ServerName: "a.test", P2P: P2PConfig{Off: true}, Backup: provision.Backup{Recipients: []string{public}, To: "stick"}})
 	a.keeper.free = func(dir string) (int64, error) {
 		if dir == a.cfg.Data {
-			return 2*reserve + 1000, nil
+			return 2*wayback.Reserve + 1000, nil
 		}
 		return freeBytes(dir)
 	}

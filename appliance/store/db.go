@@ -52,7 +52,7 @@ const (
 type Options struct {
 	Log     *slog.Logger
 	Readers int                              // read connections; 0: 3
-	Reserve int64                            // bytes of the disk that stay free; 0: 64 MB, negative: none
+	Reserve int64                            // bytes of the disk that stay free; 0: wayback.Reserve, negative: none
 	Free    func(dir string) (int64, error)  // how many bytes are free; nil: statfs
 	Damaged func(err error)                  // told when the check after an unclean stop finds damage
 	Trial   bool                             // an update is tried out: an older program may undo what Open does to the schema
@@ -131,7 +131,7 @@ func Open(ctx context.Context, path string, opt Options) (*DB, error) {
 		opt.Readers = 3
 	}
 	if opt.Reserve == 0 {
-		opt.Reserve = 64 << 20
+		opt.Reserve = wayback.Reserve
 	}
 	if opt.Free == nil {
 		opt.Free = freeBytes

@@ -33,6 +33,9 @@ import (
 	"github.com/google/renameio/v2"
 )
 
+// Reserve is what a box keeps free of its disk, bytes: nothing is taken in that would go below, and no copy is made there.
+const Reserve = 64 << 20
+
 // Act is why a copy may be put back.
 type Act string
 

@@ -17,6 +17,7 @@ import (
 
 	"hallig/appliance/steward"
 	"hallig/appliance/update"
+	"hallig/appliance/wayback"
 )
 
 // This file takes updates, tries them, and keeps or gives them up. How a slot is written and switched is package update's; when, and who says so, is
@@ -340,9 +341,6 @@ func (b *box) installFrom(s *stick, consent bool) {
 	})
 }
 
-// reserve is what the homeserver keeps free for itself.
-const reserve = 64 << 20
-
 // roomFor refuses an update that would have no room for the copy of the database.
 func (b *box) roomFor(next update.Manifest, d *update.Disk) error {
 	running, err := d.Holds(b.runs())
@@ -354,7 +352,7 @@ func (b *box) roomFor(next update.Manifest, d *update.Disk) error {
 	if err := unix.Statfs(b.at.Perm, &st); err != nil {
 		return fmt.Errorf("measure /perm: %w", err)
 	}
-	return update.RoomFor(b.database(), running, next, int64(st.Bavail)*st.Bsize, reserve)
+	return update.RoomFor(b.database(), running, next, int64(st.Bavail)*st.Bsize, wayback.Reserve)
 }
 
 func (b *box) database() string { return filepath.Join(b.at.Perm, "hallig", "hallig.db") }
