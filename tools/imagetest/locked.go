@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -245,6 +246,7 @@ func thief(disk string) (found []string, ext4 bool, err error) {
 func (r *run) lockByCode(l lockLife) error {
 	c := l.Config
 	c.Sticks = nil
+	c.Memory = 256 // the smallest box that we think of
 	b, err := r.switchOn(c)
 	if err != nil {
 		return err
@@ -288,7 +290,61 @@ func (r *run) lockByCode(l lockLife) error {
 	}
 	r.say("the code opens it: taken after %.1f s, the box answers %.1f s after it was typed", derived.Seconds(), time.Since(began).Seconds())
 	r.note("locked box: its page after %.1f s; from the code typed to the first answer %.1f s", took.Seconds(), time.Since(began).Seconds())
-	return b.holds(b.people[1], l.room, l.id)
+	if err := b.holds(b.people[1], l.room, l.id); err != nil {
+		return err
+	}
+	return b.pictures(l.room)
+}
+
+// pictures has files sent that are larger than the memory of the box together, while somebody writes, and reads them back. The process that encrypts takes
+// part in whatever the kernel writes in order to get memory: if it waited for memory itself, the box would stand still.
+func (b *box) pictures(room string) error {
+	const count, size = 12, 16 << 20
+	ctx, stop := b.r.within(4 * time.Minute)
+	defer stop()
+	began := time.Now()
+	writing, done := context.WithCancel(ctx)
+	defer done()
+	slowest := make(chan time.Duration, 1)
+	go func() { // ends with writing
+		var worst time.Duration
+		for k := 0; writing.Err() == nil; k++ {
+			sent := time.Now()
+			if _, err := b.people[1].SendText(writing, room, fmt.Sprintf("neben den Bildern %d", k)); err == nil {
+				worst = max(worst, time.Since(sent))
+			}
+		}
+		slowest <- worst
+	}()
+	picture := func(i int) []byte {
+		p := make([]byte, size)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(p) // never fails
+		return p
+	}
+	var at []string
+	for i := range count {
+		mxc, err := b.people[0].Upload(ctx, "image/jpeg", fmt.Sprintf("deich%d.jpg", i), bytes.NewReader(picture(i)))
+		if err != nil {
+			return fmt.Errorf("picture %d: %w; the console ends: %s", i, err, b.Console.Tail(10))
+		}
+		at = append(at, mxc)
+	}
+	took := time.Since(began)
+	done()
+	worst := <-slowest
+	for i, mxc := range at {
+		body, _, err := b.people[1].Download(ctx, mxc)
+		if err != nil {
+			return fmt.Errorf("picture %d: %w", i, err)
+		}
+		if !bytes.Equal(body, picture(i)) {
+			return fmt.Errorf("picture %d comes back with other bytes", i)
+		}
+	}
+	r := b.r
+	r.say("%d pictures of %d MiB on a locked box with 256 MB: taken in %.0f s and read back; the slowest message beside them took %.1f s", count, size>>20, took.Seconds(), worst.Seconds())
+	r.note("locked box with 256 MB: %d MiB of pictures taken in %.0f s (emulated processor without AES), slowest message meanwhile %.1f s", count*size>>20, took.Seconds(), worst.Seconds())
+	return nil
 }
 
 // lockAsk asks the locked page.
