@@ -193,6 +193,10 @@ func (r *run) secrets(disk, name string) (map[string]string, error) {
 	if err := d.DataFolder(dir, "/"); err != nil {
 		return nil, err
 	}
+	// a box that was unplugged has its newest writes beside the database; opened and closed, they are in it
+	if _, err := offline.Database(r, filepath.Join(dir, "hallig"), nil); err != nil {
+		return nil, err
+	}
 	hashes := map[string]string{}
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
