@@ -36,7 +36,8 @@ type variants struct {
 	altered                                        string
 }
 
-func (r *run) variants(f vm.Firmware) (v variants, err error) {
+// variants makes them; without broken only the good one, for a box that is only to be updated.
+func (r *run) variants(f vm.Firmware, broken bool) (v variants, err error) {
 	if v.released, err = r.released(f); err != nil {
 		return v, err
 	}
@@ -53,6 +54,9 @@ func (r *run) variants(f vm.Firmware) (v variants, err error) {
 			return os.Remove(filepath.Join(root, "gokrazy", "init"))
 		}}},
 	} {
+		if !broken && c.to != &v.good {
+			continue
+		}
 		if c.root == nil {
 			c.root = func(root string) error { return newRelease(root, c.version, v.released.manifest.Release+c.step) }
 		} else {
@@ -64,6 +68,9 @@ func (r *run) variants(f vm.Firmware) (v variants, err error) {
 		if *c.to, err = r.derive(v.released, c.change); err != nil {
 			return v, err
 		}
+	}
+	if !broken {
+		return v, nil
 	}
 	raw, err := os.ReadFile(v.good.path)
 	if err != nil {
@@ -105,20 +112,28 @@ func newRelease(root, version string, release int64) error {
 }
 
 func updates(r *run) error {
-	v, err := r.variants(vm.BIOS) // of one board, so for both firmwares
+	v, err := r.variants(vm.BIOS, true)
 	if err != nil {
 		return err
 	}
-	for i, f := range []vm.Firmware{vm.BIOS, vm.UEFI} {
-		if err := r.updateStory(f, v, fmt.Sprintf("box%d", i), i == 1); err != nil {
-			return fmt.Errorf("%v: %w", f, err)
-		}
+	// What becomes of a deaf system does not depend on the firmware, so one of them is enough for it.
+	if err := r.updateStory(vm.BIOS, v, "bios", r.install, v.deaf, v.headless); err != nil {
+		return fmt.Errorf("%v: %w", vm.BIOS, err)
+	}
+	if err := r.updateStory(vm.UEFI, v, "uefi", r.installFromStick, v.headless); err != nil {
+		return fmt.Errorf("%v: %w", vm.UEFI, err)
+	}
+	if v, err = r.variants(vm.ARM64, false); err != nil {
+		return err
+	}
+	if err := r.updateStory(vm.ARM64, v, "arm64", r.install); err != nil {
+		return fmt.Errorf("%v: %w", vm.ARM64, err)
 	}
 	return nil
 }
 
-// updateStory takes a box through all that can happen to it.
-func (r *run) updateStory(f vm.Firmware, v variants, name string, byStick bool) error {
+// updateStory takes a box through all that can happen to it: the good update by the way that is given, then those that do not work.
+func (r *run) updateStory(f vm.Firmware, v variants, name string, install func(*browser, *bundle) error, broken ...*bundle) error {
 	b, room, first, err := r.firstDay(f, name, nil)
 	if err != nil {
 		return err
@@ -130,17 +145,12 @@ func (r *run) updateStory(f vm.Firmware, v variants, name string, byStick bool) 
 	if err != nil {
 		return err
 	}
-	if !byStick {
+	if f == vm.BIOS {
 		if err := r.refusals(ctx, br, v); err != nil {
 			return err
 		}
 	}
-	if byStick {
-		err = r.installFromStick(br, v.good)
-	} else {
-		err = r.install(br, v.good)
-	}
-	if err != nil {
+	if err := install(br, v.good); err != nil {
 		return err
 	}
 	if err := r.confirmed(br, v.good); err != nil {
@@ -155,13 +165,9 @@ func (r *run) updateStory(f vm.Firmware, v variants, name string, byStick bool) 
 	if err := b.holds(b.people[1], room, ids...); err != nil {
 		return fmt.Errorf("after the cold boot: %w", err)
 	}
-	broken := []*bundle{v.deaf, v.headless}
-	if byStick {
-		broken = broken[1:] // what becomes of a deaf one does not depend on the firmware
-	}
-	for _, broken := range broken {
-		if err := r.goesBack(b, br, broken, v.good); err != nil {
-			return fmt.Errorf("%s: %w", broken.manifest.Version, err)
+	for _, u := range broken {
+		if err := r.goesBack(b, br, u, v.good); err != nil {
+			return fmt.Errorf("%s: %w", u.manifest.Version, err)
 		}
 		if err := b.holds(b.people[1], room, ids...); err != nil {
 			return fmt.Errorf("after the way back: %w", err)
@@ -318,7 +324,11 @@ func (r *run) coldBoot(b *box, f vm.Firmware, systems ...*bundle) (*box, *browse
 	for _, s := range systems {
 		known = append(known, s.system())
 	}
-	for _, fw := range []vm.Firmware{vm.BIOS, vm.UEFI} {
+	firmwares := []vm.Firmware{vm.BIOS, vm.UEFI} // a disk for amd64 serves both
+	if f == vm.ARM64 {
+		firmwares = []vm.Firmware{f}
+	}
+	for _, fw := range firmwares {
 		s, slot, err := d.Boots(fw, known...)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%v after the update: %w", fw, err)
