@@ -393,6 +393,9 @@ func (r *run) lockCut(l lockLife) (took time.Duration, err error) {
 	}
 	r.say("with the stick it opens by itself: answers after %.1f s", b.took.Seconds())
 	l.moveTo(b)
+	if err := b.Do("device_del", map[string]any{"id": "devstick0"}, nil); err != nil { // as the sheet tells people to
+		return 0, err
+	}
 	story := &life{base: base, room: l.room, people: b.people}
 	w := &writers{run: r, b: b, l: story}
 	if err := w.end("start"); err != nil {
@@ -413,7 +416,7 @@ func (r *run) lockCut(l lockLife) (took time.Duration, err error) {
 	for _, a := range story.acks {
 		all = append(all, a.id)
 	}
-	r.say("the plug is pulled while both write; %d messages were acknowledged", len(all))
+	r.say("the stick is taken out, and the plug is pulled while both write; %d messages were acknowledged", len(all))
 	c.Record = ""
 	if err := r.lockHolds(c, b, l.room, append(all, l.id)); err != nil {
 		return 0, err
