@@ -36,7 +36,8 @@ func (b *Box) adminOptions() admin.Options {
 		Forget: func(ctx context.Context, id string) error {
 			err := b.forgetPeer(ctx, peer.ID(id))
 			if errors.Is(err, errNoSuchBox) {
-				return &admin.Refusal{Text: "no box with the id " + id + " is paired; hallig status lists them"}
+				return &admin.Refusal{Text: "no box with the id " + id + " is paired; hallig status lists them",
+					DE: "Diese Box ist nicht gekoppelt."}
 			}
 			return err
 		},
@@ -60,23 +61,27 @@ func (b *Box) adminOptions() admin.Options {
 	}
 }
 
-var errNoNetwork = &admin.Refusal{Text: "pairing needs a network between the boxes, and libp2p is switched off (p2p.off in config.json)"}
+var errNoNetwork = &admin.Refusal{Text: "pairing needs a network between the boxes, and libp2p is switched off (p2p.off in config.json)",
+	DE: "Zum Koppeln braucht es ein Netz zwischen den Boxen, und libp2p ist abgeschaltet (p2p.off in config.json)."}
 
 func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, error) {
 	if b.exchange.host == nil {
 		return admin.Peer{}, errNoNetwork
 	}
 	if _, _, err := peer.ParseCode(code); err != nil { // said before anybody is looked for
-		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; the other box shows it again with: hallig pair"}
+		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; the other box shows it again with: hallig pair",
+			DE: "Das ist kein Kopplungscode, oder er ist falsch abgeschrieben. Die andere Box zeigt ihn auf ihrer Verwaltungsseite unter „Andere Boxen“."}
 	}
 	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()
 	p, err := b.exchange.host.Take(ctx, code, address)
 	switch {
 	case errors.Is(err, peer.ErrWrongCode), errors.Is(err, peer.ErrCodeSpent), errors.Is(err, peer.ErrNoCode):
-		return admin.Peer{}, &admin.Refusal{Text: strings.TrimPrefix(err.Error(), "p2p: ") + "; show a code on the other box with: hallig pair"}
+		return admin.Peer{}, &admin.Refusal{Text: strings.TrimPrefix(err.Error(), "p2p: ") + "; show a code on the other box with: hallig pair",
+			DE: "Der Code stimmt nicht, gilt nicht mehr oder wurde schon benutzt. Auf der anderen Box einen neuen zeigen lassen und abschreiben."}
 	case err != nil:
-		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; are both boxes on one network? Otherwise name the other box with --at ADDRESS"}
+		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; are both boxes on one network? Otherwise name the other box with --at ADDRESS",
+			DE: "Die andere Box antwortet nicht. Sind beide Boxen im selben Netz, und zeigt sie gerade ihren Code? Sonst ihre Adresse dazuschreiben."}
 	}
 	return admin.Peer{ID: string(p.ID), ServerName: p.Server, Name: p.Name}, nil
 }

@@ -198,24 +198,61 @@ func (b *Box) hearBox(server string, asked time.Time, resp *http.Response) {
 	b.heardTime(clock.Reading{Time: time.UnixMilli(t), Quality: clock.Told, Source: "box " + server})
 }
 
-// setClock is the operator's word.
-func (b *Box) setClock(ctx context.Context, t time.Time) error {
+const (
+	clockForward = 24 * time.Hour     // a step forward that an operator is asked about
+	clockRoom    = 2 * 24 * time.Hour // after the release: what a new box is surely set to
+	clockLimit   = 10                 // years after the release: nothing later is taken
+	clockYear    = 365 * 24 * time.Hour
+)
+
+// setClock is the operator's word. A time that lies far ahead cannot be taken back: what was dated by it is refused by other servers, and ends what expires.
+func (b *Box) setClock(ctx context.Context, t time.Time, sure bool) error {
 	if t.IsZero() {
 		t = time.Now()
 	}
+	if err := b.doubtClock(t, sure); err != nil {
+		return err
+	}
 	if !b.heardTime(clock.Reading{Time: t, Quality: clock.Entered, Source: "the operator"}) {
-		s := b.clock.State()
-		if s.Quality > clock.Entered {
-			return &admin.Refusal{Text: "the box has the time from a better source: " + s.Source}
-		}
-		return &admin.Refusal{Text: "that is before this program was made (" + firstRelease.Format(time.DateOnly) + " or later)"}
+		source := b.clock.State().Source
+		return &admin.Refusal{Text: "The box has the time from a better source: " + source + ".", DE: "Die Box hat die Zeit aus einer besseren Quelle: " + source + "."}
 	}
 	return b.keepTime(ctx)
 }
 
+// doubtClock refuses times that cannot be, and asks about those that are hard to believe.
+func (b *Box) doubtClock(t time.Time, sure bool) error {
+	const de = "02.01.2006"
+	known, released := b.clock.Now().UTC(), b.released().UTC()
+	step := t.Sub(known)
+	switch {
+	case t.Before(released):
+		return &admin.Refusal{Text: "That is before this program was made (" + released.Format(time.DateOnly) + ").", DE: "Das ist vor dem Tag, an dem dieses Programm gemacht wurde (" + released.Format(de) + ")."}
+	case t.After(released.AddDate(clockLimit, 0, 0)):
+		return &admin.Refusal{
+			Text: fmt.Sprintf("That is more than %d years after this program was made (%s), and is not taken.", clockLimit, released.Format(time.DateOnly)),
+			DE:   fmt.Sprintf("Das ist mehr als %d Jahre nach dem Tag, an dem dieses Programm gemacht wurde (%s), und wird nicht angenommen.", clockLimit, released.Format(de)),
+		}
+	case sure || step <= clockForward || t.Sub(released) <= clockRoom:
+		return nil
+	}
+	far, weit := "more than a day", "mehr als einen Tag"
+	if n := int(step / clockYear); n >= 2 {
+		far, weit = fmt.Sprintf("%d years", n), fmt.Sprintf("%d Jahre", n)
+	} else if n := int(step / (24 * time.Hour)); n >= 2 {
+		far, weit = fmt.Sprintf("%d days", n), fmt.Sprintf("%d Tage", n)
+	}
+	t = t.UTC()
+	return &admin.Refusal{
+		Ask:  true,
+		Text: fmt.Sprintf("%s is %s after the last time that the box knows (%s). Is that so? Other servers refuse messages from the future for good.", t.Format(time.DateOnly), far, known.Format(time.DateOnly)),
+		DE:   fmt.Sprintf("Der %s ist %s nach der letzten Zeit, die die Box kennt (%s). Wirklich? Nachrichten aus der Zukunft nehmen andere Server nie an.", t.Format(de), weit, known.Format(de)),
+	}
+}
+
 // setClocks sets the machine's clocks as well, so that the box wakes up with the time the next time.
-func (b *Box) setClocks(ctx context.Context, t time.Time) error {
-	if err := b.setClock(ctx, t); err != nil || b.steward == nil || t.IsZero() {
+func (b *Box) setClocks(ctx context.Context, t time.Time, sure bool) error {
+	if err := b.setClock(ctx, t, sure); err != nil || b.steward == nil || t.IsZero() {
 		return err
 	}
 	if err := b.steward.SetClock(ctx, t); err != nil {

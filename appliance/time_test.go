@@ -6,9 +6,11 @@ import (
 	"errors"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"hallig/appliance/admin"
 	"hallig/appliance/clock"
 	"hallig/appliance/store"
 	"hallig/tools/matrixclient"
@@ -48,11 +50,28 @@ func TestEventsNeverLead(t *testing.T) {
 	}
 
 	said := firstRelease.AddDate(0, 5, 0)
-	if err := box.adminOptions().SetClock(t.Context(), said); err != nil {
+	set := box.adminOptions().SetClock
+	var no *admin.Refusal
+	if err := set(t.Context(), said, false); !errors.As(err, &no) || !no.Ask || !strings.Contains(no.DE, "150 Tage") {
+		t.Errorf("five months ahead, without a question: %v", err)
+	}
+	if err := set(t.Context(), firstRelease.AddDate(36, 0, 0), true); !errors.As(err, &no) || no.Ask {
+		t.Errorf("2062, and sure of it: %v", err)
+	}
+	if err := set(t.Context(), cfg.Released.Add(30*time.Hour), false); err != nil {
+		t.Errorf("a day after the release: %v", err)
+	}
+	if err := set(t.Context(), said, true); err != nil {
 		t.Fatal(err)
 	}
+	if err := set(t.Context(), said.Add(20*time.Hour), false); err != nil {
+		t.Errorf("less than a day ahead: %v", err)
+	}
+	if err := set(t.Context(), said, false); err != nil {
+		t.Errorf("back again: %v", err)
+	}
 	near("an operator has set it", anna.dated(room), said, time.Minute)
-	if err := box.adminOptions().SetClock(t.Context(), time.Unix(1000, 0)); err == nil {
+	if err := set(t.Context(), time.Unix(1000, 0), true); err == nil {
 		t.Error("1970 was taken from an operator")
 	}
 

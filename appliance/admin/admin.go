@@ -131,8 +131,8 @@ type Options struct {
 	Forget func(ctx context.Context, boxID string) error
 	// NewToken makes a registration token for uses accounts (0: no limit).
 	NewToken func(ctx context.Context, uses int, admin bool) (string, error)
-	// SetClock says what time it is; zero: the system's clock is right.
-	SetClock func(ctx context.Context, t time.Time) error
+	// SetClock says what time it is; zero: the system's clock is right. A time far ahead is asked about (Refusal.Ask) and taken when it is said to be sure.
+	SetClock func(ctx context.Context, t time.Time, sure bool) error
 	// BackUp makes a backup at a place (a folder), for the given age keys or the configured ones.
 	BackUp func(ctx context.Context, place string, recipients []string) (Backup, error)
 	// ExportBackups copies the backup that is kept here for another box to a place.
@@ -153,7 +153,11 @@ type Options struct {
 }
 
 // Refusal is an error whose text is meant for the operator.
-type Refusal struct{ Text string }
+type Refusal struct {
+	Text string
+	DE   string // the same for German pages; "": Text is in the language of the page
+	Ask  bool   // it is done when it is asked for again by somebody who is sure
+}
 
 func (r *Refusal) Error() string { return r.Text }
 
@@ -222,11 +226,17 @@ func NewHandler(o Options) http.Handler {
 		return o.UpdateFrom(r.Context(), in.Box)
 	}))
 	mux.HandleFunc("POST /clock", answer(h, func(r *http.Request) (any, error) {
-		var in struct{ Time time.Time }
+		var in struct {
+			Time time.Time
+			Sure bool
+		}
 		if err := decode(r, &in); err != nil {
 			return nil, err
 		}
-		if err := o.SetClock(r.Context(), in.Time); err != nil {
+		if err := o.SetClock(r.Context(), in.Time, in.Sure); err != nil {
+			if no := (*Refusal)(nil); errors.As(err, &no) && no.Ask {
+				err = &Refusal{Text: no.Text + " If it is right, say it again with --yes."}
+			}
 			return nil, err
 		}
 		s, err := o.Status(r.Context())
@@ -272,7 +282,7 @@ func decode(r *http.Request, into any) error {
 	dec := json.NewDecoder(io.LimitReader(r.Body, 64<<10))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
-		return &Refusal{"the request is not the JSON that was expected: " + err.Error()}
+		return &Refusal{Text: "the request is not the JSON that was expected: " + err.Error()}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func options(t *testing.T) Options {
 		ShowCode: func(context.Context) (PairCode, error) { return PairCode{Code: "1234", Expires: time.Unix(60, 0)}, nil },
 		Take: func(_ context.Context, code, _ string) (Peer, error) {
 			if code != "1234" {
-				return Peer{}, &Refusal{"this code is wrong; show a new one with: hallig pair"}
+				return Peer{}, &Refusal{Text: "this code is wrong; show a new one with: hallig pair"}
 			}
 			return Peer{ID: "12D3"}, nil
 		},

@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"errors"
 	"net/http"
 	"time"
 )
@@ -66,7 +67,7 @@ func (p *Pages) pair(w http.ResponseWriter, r *http.Request) {
 			good = v.T("Die Box ist nicht mehr gekoppelt.", "The box is no longer paired.")
 		}
 	default:
-		err = &Refusal{v.T("Das kann diese Seite nicht.", "This page cannot do that.")}
+		err = &Refusal{Text: v.T("Das kann diese Seite nicht.", "This page cannot do that.")}
 	}
 	bad := ""
 	if err != nil {
@@ -76,6 +77,7 @@ func (p *Pages) pair(w http.ResponseWriter, r *http.Request) {
 }
 
 type clockPage struct {
+	Ask   *clockQuestion // nil: nothing is asked
 	Clock Clock
 	Zones []zone
 	Date  string
@@ -89,9 +91,12 @@ type zone struct {
 	Selected bool
 }
 
-func (p *Pages) clock(w http.ResponseWriter, r *http.Request) { p.clockPage(w, r, "", "") }
+// clockQuestion is asked before a time far ahead is taken: what was typed, and what is odd about it.
+type clockQuestion struct{ Text, Date, Time, Zone string }
 
-func (p *Pages) clockPage(w http.ResponseWriter, r *http.Request, good, bad string) {
+func (p *Pages) clock(w http.ResponseWriter, r *http.Request) { p.clockPage(w, r, nil, "", "") }
+
+func (p *Pages) clockPage(w http.ResponseWriter, r *http.Request, ask *clockQuestion, good, bad string) {
 	v := p.view(r, "Uhr", "Clock", nil)
 	v.Good, v.Bad = good, bad
 	s, err := p.Status(r.Context())
@@ -99,7 +104,7 @@ func (p *Pages) clockPage(w http.ResponseWriter, r *http.Request, good, bad stri
 		v.Bad = p.said(v, "status", err)
 	}
 	summer := centralEuropeanSummer(s.Clock.Time)
-	data := clockPage{Clock: s.Clock, Date: s.Clock.Time.UTC().Format(time.DateOnly), Zones: []zone{
+	data := clockPage{Ask: ask, Clock: s.Clock, Date: s.Clock.Time.UTC().Format(time.DateOnly), Zones: []zone{
 		{"+02:00", v.T("Mitteleuropa, Sommerzeit", "Central Europe, summer time"), summer},
 		{"+01:00", v.T("Mitteleuropa, Winterzeit", "Central Europe, winter time"), !summer},
 		{"+00:00", "UTC", false},
@@ -125,14 +130,25 @@ func centralEuropeanSummer(t time.Time) bool {
 
 func (p *Pages) setClock(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "", "", nil)
-	at, err := time.Parse("2006-01-02T15:04Z07:00", r.PostFormValue("date")+"T"+r.PostFormValue("time")+r.PostFormValue("zone"))
+	q := clockQuestion{Date: r.PostFormValue("date"), Time: r.PostFormValue("time"), Zone: r.PostFormValue("zone")}
+	at, err := time.Parse("2006-01-02T15:04Z07:00", q.Date+"T"+q.Time+q.Zone)
 	if err != nil {
-		p.clockPage(w, r, "", v.T("Das ist keine Uhrzeit. Beispiel: Datum 2026-11-26, Zeit 14:05.", "That is no time. Example: date 2026-11-26, time 14:05."))
+		p.clockPage(w, r, nil, "", v.T("Das ist keine Uhrzeit. Beispiel: Datum 2026-11-26, Zeit 14:05.", "That is no time. Example: date 2026-11-26, time 14:05."))
 		return
 	}
-	if err := p.SetClock(r.Context(), at); err != nil {
-		p.clockPage(w, r, "", p.said(v, "set clock", err))
+	var refusal *Refusal
+	switch err := p.SetClock(r.Context(), at, r.PostFormValue("sure") == "1"); {
+	case errors.As(err, &refusal) && refusal.Ask:
+		q.Text = p.said(v, "set clock", err)
+		bad := ""
+		if r.PostFormValue("asked") == "1" {
+			bad = v.T("Bitte das Häkchen setzen.", "Please tick the box.")
+		}
+		p.clockPage(w, r, &q, "", bad)
+		return
+	case err != nil:
+		p.clockPage(w, r, nil, "", p.said(v, "set clock", err))
 		return
 	}
-	p.clockPage(w, r, v.T("Die Uhr ist gestellt.", "The clock is set."), "")
+	p.clockPage(w, r, nil, v.T("Die Uhr ist gestellt.", "The clock is set."), "")
 }

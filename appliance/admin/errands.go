@@ -59,7 +59,7 @@ func (p *Pages) behind(v view, what string, f func(context.Context) error) error
 		done <- err
 	})
 	if !started {
-		return &Refusal{v.T("Die Box ist noch mit etwas anderem beschäftigt (Update oder Sicherung). Bitte einen Augenblick warten.", "The box is busy with something else (update or backup). Please wait a moment.")}
+		return &Refusal{Text: v.T("Die Box ist noch mit etwas anderem beschäftigt (Update oder Sicherung). Bitte einen Augenblick warten.", "The box is busy with something else (update or backup). Please wait a moment.")}
 	}
 	select {
 	case err := <-done:

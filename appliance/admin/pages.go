@@ -269,6 +269,9 @@ func (p *Pages) said(v view, what string, err error) string {
 	case errors.As(err, &text):
 		return v.X(text)
 	case errors.As(err, &refusal):
+		if refusal.DE != "" {
+			return v.T(refusal.DE, refusal.Text)
+		}
 		return refusal.Text
 	}
 	p.Log.Warn("page could not do what was asked", "what", what, "err", err)

@@ -141,7 +141,7 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 			State: func(context.Context) (BackupState, error) {
 				return BackupState{Wanted: true, To: "Stick", Every: 24 * time.Hour, Recipients: []string{"age1abc"}, Last: time.Now().Add(-3 * time.Hour), LastFile: "x.age", LastBytes: 5e6}, nil
 			},
-			Start: func(context.Context) error { return &Refusal{"no stick is there"} },
+			Start: func(context.Context) error { return &Refusal{Text: "no stick is there"} },
 		},
 	}
 	errands := make(chan func(context.Context))
@@ -169,13 +169,13 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 	}
 	o.SigningRequest = func(context.Context) (string, error) { return "REQUEST", nil }
 	o.InstallCertificate = func(_ context.Context, pem string) (Certificate, error) {
-		return Certificate{}, &Refusal{"this is no certificate: " + pem}
+		return Certificate{}, &Refusal{Text: "this is no certificate: " + pem}
 	}
 	o.UpdateOffers = func(context.Context) ([]UpdateOffer, error) {
 		return []UpdateOffer{{Box: "box2.test", Version: "1.4.0"}}, nil
 	}
 	o.UpdateFrom = func(_ context.Context, box string) (UpdateOffer, error) {
-		return UpdateOffer{}, &Refusal{box + " is gone"}
+		return UpdateOffer{}, &Refusal{Text: box + " is gone"}
 	}
 	o.Status = func(context.Context) (Status, error) {
 		return Status{ServerName: "box.test", Certificate: &Certificate{Source: "own", Issuer: "Hallig box.test", Fingerprint: "AB:CD", Names: []string{"box.test", "hallig.local"}}, Started: time.Now(), Clock: Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)},
@@ -382,4 +382,21 @@ func encode(v any) string {
 		panic(err)
 	}
 	return string(raw)
+}
+
+// TestNewestRefusal: an older refusal does not stand under the newest one.
+func TestNewestRefusal(t *testing.T) {
+	s := newSite(t, nil)
+	csrf := s.signIn()
+	s.init.mu.Lock()
+	s.init.state.Update.State, s.init.state.Update.Error = steward.UpdateFailed, steward.Text{De: "Die alte ist beschädigt.", En: "The old one is damaged."}
+	s.init.fails = &steward.Text{De: "Die neue ist für ein anderes Gerät.", En: "The new one is for another board."}
+	s.init.mu.Unlock()
+	if _, body, _ := s.get("/admin/update?lang=de"); !strings.Contains(body, "Die alte ist beschädigt.") {
+		t.Errorf("the refusal is not shown:\n%s", body)
+	}
+	_, body, _ := s.post("/admin/update?lang=de", "csrf", csrf, "do", "stick", "path", "/x")
+	if !strings.Contains(body, "anderes Gerät") || strings.Contains(body, "Die alte") {
+		t.Errorf("want the newest refusal only:\n%s", body)
+	}
 }

@@ -170,20 +170,20 @@ func (p *Pages) changeUser(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	case self && (do == "unadmin" || do == "end"):
-		err = &Refusal{v.T("Das eigene Konto verwaltet die Box weiter; das kann nur jemand anderes ändern.", "Your own account goes on administering the box; only somebody else can change that.")}
+		err = &Refusal{Text: v.T("Das eigene Konto verwaltet die Box weiter; das kann nur jemand anderes ändern.", "Your own account goes on administering the box; only somebody else can change that.")}
 	case do == "admin", do == "unadmin":
 		if err = p.Accounts.SetAdmin(ctx, u.ID, do == "admin"); err == nil {
 			good = v.T("Geändert.", "Changed.")
 		}
 	case do == "end" && p.Deactivate != nil:
 		if r.PostFormValue("sure") != "1" {
-			err = &Refusal{v.T("Bitte das Häkchen setzen: Ein beendetes Konto kommt nicht wieder.", "Please tick the box: an account that was ended does not come back.")}
+			err = &Refusal{Text: v.T("Bitte das Häkchen setzen: Ein beendetes Konto kommt nicht wieder.", "Please tick the box: an account that was ended does not come back.")}
 		} else if err = p.Deactivate(ctx, u.ID); err == nil {
 			p.sessions.endOf(u.ID)
 			good = v.T("Das Konto ist beendet.", "The account is ended.")
 		}
 	default:
-		err = &Refusal{v.T("Das kann diese Seite nicht.", "This page cannot do that.")}
+		err = &Refusal{Text: v.T("Das kann diese Seite nicht.", "This page cannot do that.")}
 	}
 	if err != nil {
 		p.peoplePage(w, r, peoplePage{}, "", p.said(v, "change account", err))

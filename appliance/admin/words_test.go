@@ -45,9 +45,12 @@ func TestWords(t *testing.T) {
 func TestClockForm(t *testing.T) {
 	var set time.Time
 	s := newSite(t, func(o *PageOptions) {
-		o.SetClock = func(_ context.Context, at time.Time) error {
+		o.SetClock = func(_ context.Context, at time.Time, sure bool) error {
 			if at.Year() < 2026 {
-				return &Refusal{"that is before this program was made"}
+				return &Refusal{Text: "that is before this program was made", DE: "Das ist zu früh."}
+			}
+			if at.Year() > 2026 && !sure {
+				return &Refusal{Text: "Is that so?", DE: "Wirklich?", Ask: true}
 			}
 			set = at
 			return nil
@@ -63,6 +66,21 @@ func TestClockForm(t *testing.T) {
 		if !strings.Contains(body, `role="alert"`) {
 			t.Errorf("%s was taken:\n%s", date, body)
 		}
+	}
+	if _, body, _ := s.post("/admin/clock?lang=de", "csrf", csrf, "date", "1970-01-01", "time", "14:05", "zone", "+01:00"); !strings.Contains(body, "Das ist zu früh.") {
+		t.Errorf("a German page refuses in another language:\n%s", body)
+	}
+	far := []string{"csrf", csrf, "date", "2062-11-26", "time", "14:05", "zone", "+01:00"}
+	_, body, _ := s.post("/admin/clock?lang=de", far...)
+	if set.Year() != 2026 || !strings.Contains(body, "Wirklich?") || !strings.Contains(body, `name="sure"`) || !strings.Contains(body, `value="2062-11-26"`) {
+		t.Errorf("2062 was taken without a question, %v:\n%s", set, body)
+	}
+	checkPage(t, "the question", "de", body)
+	if _, body, _ := s.post("/admin/clock?lang=de", append(far, "asked", "1")...); set.Year() != 2026 || !strings.Contains(body, "Häkchen") {
+		t.Errorf("2062 was taken without a tick, %v:\n%s", set, body)
+	}
+	if s.post("/admin/clock", append(far, "asked", "1", "sure", "1")...); set.Year() != 2062 {
+		t.Errorf("with a tick: %v", set)
 	}
 	for day, want := range map[string]bool{"2026-03-29T00:59:59Z": false, "2026-03-29T01:00:00Z": true, "2026-07-01T00:00:00Z": true, "2026-10-25T00:59:59Z": true, "2026-10-25T01:00:00Z": false, "2028-03-26T01:00:00Z": true} {
 		at, err := time.Parse(time.RFC3339, day)

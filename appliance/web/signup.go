@@ -4,6 +4,7 @@ package web
 
 import (
 	"net/http"
+	"unicode/utf8"
 )
 
 // signUpView is the form for an account, and what came of it.
@@ -17,6 +18,9 @@ type signUpView struct {
 
 // maxForm bounds a form.
 const maxForm = 16 << 10
+
+// minPassword is how many characters a password has at least: some of these accounts administer the box.
+const minPassword = 8
 
 // signUp shows the form, and takes it. The registration token may come with the address, from a code that was scanned.
 func (h *site) signUp(w http.ResponseWriter, r *http.Request) {
@@ -37,6 +41,8 @@ func (h *site) signUp(w http.ResponseWriter, r *http.Request) {
 			v.Problem = v.ProblemNoPassword
 		case password != r.PostFormValue("again"):
 			v.Problem = v.ProblemDiffer
+		case utf8.RuneCountInString(password) < minPassword:
+			v.Problem = v.ProblemShort
 		default:
 			var code string
 			v.User, code = h.SignUp(r, v.Name, password, v.Code)

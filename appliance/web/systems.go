@@ -38,7 +38,7 @@ func inGerman(name string) []system {
 				{"Vergleichen: Einstellungen, „Vertrauenswürdige Anmeldedaten“, Reiter „Nutzer“, die Box antippen. Der SHA-256-Fingerabdruck muss der vom Bildschirm der Box sein; sonst „Entfernen“.",
 					dialog("Vertrauenswürdige Anmeldedaten", true, row{kind: title, text: "Nutzer"}, row{kind: on, text: name, mark: true})},
 			},
-			Note: "Danach vertrauen Chrome und Element X der Box. Firefox braucht zusätzlich: Einstellungen, Über Firefox, fünfmal auf das Logo tippen, zurück, „Geheime Einstellungen“, „CA-Zertifikate von Drittanbietern verwenden“. Manche andere App nimmt solche Zertifikate nicht; dann bleibt http://.",
+			Note: "Danach vertraut Chrome der Box. Firefox braucht zusätzlich: Einstellungen, Über Firefox, fünfmal auf das Logo tippen, zurück, „Geheime Einstellungen“, „CA-Zertifikate von Drittanbietern verwenden“. Matrix-Apps entscheiden selbst, ob sie solche Zertifikate nehmen; Element Classic nimmt sie nicht aus den Einstellungen: Fragt eine App selbst nach, den Fingerabdruck vergleichen, sonst bleibt http://. Element X arbeitet mit dieser Box noch nicht.",
 		},
 		{
 			ID: "windows", Name: "Windows", File: "/hallig.crt", FileText: "Zertifikat laden",
@@ -70,7 +70,7 @@ func inGerman(name string) []system {
 				{"Chromium und Chrome: Einstellungen, Datenschutz und Sicherheit, Sicherheit, „Zertifikate verwalten“, Eigene, „Vertrauenswürdige Zertifikate“, „Importieren“.",
 					dialog("Chromium", false, row{kind: title, text: "Zertifikatmanager"}, row{kind: plain, text: "Vertrauenswürdige Zertifikate"}, row{kind: button, text: "Importieren", mark: true})},
 			},
-			Note: "Für Programme wie curl oder Nheko unter Debian und Ubuntu: hallig.pem als /usr/local/share/ca-certificates/hallig.crt ablegen und update-ca-certificates ausführen. Vergleichen: openssl x509 -in hallig.pem -noout -fingerprint -sha256.",
+			Note: "Für Programme wie curl oder Nheko unter Debian und Ubuntu: hallig.pem (Verweis darunter) als /usr/local/share/ca-certificates/hallig.crt ablegen und update-ca-certificates ausführen. Vergleichen: openssl x509 -in hallig.pem -noout -fingerprint -sha256.",
 		},
 	}
 }
@@ -103,7 +103,7 @@ func inEnglish(name string) []system {
 				{"Compare: Settings, “Trusted credentials”, tab “User”, tap the box. The SHA-256 fingerprint must be the one on the screen of the box; otherwise “Remove”.",
 					dialog("Trusted credentials", true, row{kind: title, text: "User"}, row{kind: on, text: name, mark: true})},
 			},
-			Note: "Then Chrome and Element X trust the box. Firefox needs this too: Settings, About Firefox, tap the logo five times, back, “Secret Settings”, “Use third party CA certificates”. Some other apps take no such certificate; for them http:// remains.",
+			Note: "Then Chrome trusts the box. Firefox needs this too: Settings, About Firefox, tap the logo five times, back, “Secret Settings”, “Use third party CA certificates”. Matrix apps decide for themselves whether they take such certificates; Element Classic does not take them from the settings: if an app asks by itself, compare the fingerprint; otherwise http:// remains. Element X does not work with this box yet.",
 		},
 		{
 			ID: "windows", Name: "Windows", File: "/hallig.crt", FileText: "Download certificate",
@@ -135,7 +135,7 @@ func inEnglish(name string) []system {
 				{"Chromium and Chrome: Settings, Privacy and security, Security, “Manage certificates”, Custom, “Trusted Certificates”, “Import”.",
 					dialog("Chromium", false, row{kind: title, text: "Certificate Manager"}, row{kind: plain, text: "Trusted Certificates"}, row{kind: button, text: "Import", mark: true})},
 			},
-			Note: "For programs like curl or Nheko on Debian and Ubuntu: store hallig.pem as /usr/local/share/ca-certificates/hallig.crt and run update-ca-certificates. To compare: openssl x509 -in hallig.pem -noout -fingerprint -sha256.",
+			Note: "For programs like curl or Nheko on Debian and Ubuntu: store hallig.pem (link below) as /usr/local/share/ca-certificates/hallig.crt and run update-ca-certificates. To compare: openssl x509 -in hallig.pem -noout -fingerprint -sha256.",
 		},
 	}
 }

@@ -21,7 +21,7 @@ type texts struct {
 	SignUpTitle, SignUpLead, SignUpName, SignUpPassword, SignUpAgain, SignUpToken, SignUpDo, SignUpDone, SignUpNext string
 	SaferHere                                                                                                       string
 	ProblemNoPassword, ProblemDiffer, ProblemTaken, ProblemName, ProblemToken, ProblemMissing                       string
-	ProblemLong, ProblemOften, ProblemBox                                                                           string
+	ProblemShort, ProblemLong, ProblemOften, ProblemBox                                                             string
 
 	// The page about trusting the box.
 	TrustTitle, Back, NoTLS                                      string
@@ -57,13 +57,14 @@ var german = texts{
 	TrustLink:        "Der Box vertrauen: so geht es auf Ihrem Gerät", StatusLink: "Zustand der Box",
 
 	SignUpTitle: "Ein Konto anlegen", SignUpLead: "Danach melden Sie sich in der App mit diesem Namen und Passwort an.",
-	SignUpName: "Benutzername (a-z, 0-9, Punkt, Bindestrich)", SignUpPassword: "Passwort", SignUpAgain: "Passwort noch einmal", SignUpToken: "Anmeldecode",
+	SignUpName: "Benutzername (a-z, 0-9, Punkt, Bindestrich)", SignUpPassword: "Passwort (mindestens acht Zeichen)", SignUpAgain: "Passwort noch einmal", SignUpToken: "Anmeldecode",
 	SignUpDo: "Konto anlegen", SignUpDone: "Das Konto ist angelegt:", SignUpNext: "Jetzt in der App „anmelden“ wählen, diese Serveradresse eintragen, dann Namen und Passwort:",
 	SaferHere:         "Auf dieser Seite geht das Passwort unverschlüsselt durchs Netz. Besser, wenn Ihr Gerät der Box schon vertraut:",
 	ProblemNoPassword: "Das Passwort fehlt.", ProblemDiffer: "Die beiden Passwörter sind verschieden.", ProblemTaken: "Diesen Namen hat schon jemand; einen anderen wählen.",
 	ProblemName:  "Der Name darf nur Kleinbuchstaben a-z, Ziffern und . _ - enthalten.",
 	ProblemToken: "Der Anmeldecode gilt nicht oder ist verbraucht; bei der Person nachfragen, die diese Box betreut.", ProblemMissing: "Name, Passwort und Anmeldecode werden gebraucht.",
-	ProblemLong: "Das Passwort ist zu lang.", ProblemOften: "Zu viele Versuche; eine Minute warten.", ProblemBox: "Die Box konnte das Konto nicht anlegen; ihr Zustand sagt, woran es liegt.",
+	ProblemShort: "Das Passwort ist zu kurz: mindestens acht Zeichen, zum Beispiel drei Wörter.",
+	ProblemLong:  "Das Passwort ist zu lang.", ProblemOften: "Zu viele Versuche; eine Minute warten.", ProblemBox: "Die Box konnte das Konto nicht anlegen; ihr Zustand sagt, woran es liegt.",
 
 	TrustTitle: "Dieser Box vertrauen", Back: "Zur Startseite",
 	NoTLS:           "Diese Box bietet keine verschlüsselten Verbindungen an. Fragen Sie die Person, die sie betreut.",
@@ -116,13 +117,14 @@ var english = texts{
 	TrustLink:        "Trust the box: how to do it on your device", StatusLink: "How the box is doing",
 
 	SignUpTitle: "Create an account", SignUpLead: "Then sign in with this name and password in the app.",
-	SignUpName: "User name (a-z, 0-9, dot, hyphen)", SignUpPassword: "Password", SignUpAgain: "Password once more", SignUpToken: "Registration token",
+	SignUpName: "User name (a-z, 0-9, dot, hyphen)", SignUpPassword: "Password (at least eight characters)", SignUpAgain: "Password once more", SignUpToken: "Registration token",
 	SignUpDo: "Create account", SignUpDone: "The account is there:", SignUpNext: "Now choose “sign in” in the app, enter this server address, then name and password:",
 	SaferHere:         "On this page the password crosses the network unencrypted. Better, if your device trusts the box already:",
 	ProblemNoPassword: "The password is missing.", ProblemDiffer: "The two passwords differ.", ProblemTaken: "Somebody has this name already; choose another one.",
 	ProblemName:  "The name may have small letters a-z, digits and . _ - only.",
 	ProblemToken: "The registration token is not valid or used up; ask the person who looks after this box.", ProblemMissing: "Name, password and registration token are needed.",
-	ProblemLong: "The password is too long.", ProblemOften: "Too many tries; wait a minute.", ProblemBox: "The box could not create the account; its status says why.",
+	ProblemShort: "The password is too short: at least eight characters, for example three words.",
+	ProblemLong:  "The password is too long.", ProblemOften: "Too many tries; wait a minute.", ProblemBox: "The box could not create the account; its status says why.",
 
 	TrustTitle: "Trust this box", Back: "To the start page",
 	NoTLS:           "This box offers no encrypted connections. Ask the person who looks after it.",

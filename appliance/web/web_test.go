@@ -332,10 +332,12 @@ func TestSignUp(t *testing.T) {
 		status    int
 		want      string
 	}{
-		{"http://hallig.local/konto", "name=anna&password=a+b&again=a+b&code=UAN4", 200, "<b>@anna:box.example</b>"},
-		{"http://hallig.local/account", "name=taken&password=x&again=x&code=UAN4", 400, english.ProblemTaken},
-		{"http://hallig.local/konto", "name=bert&password=x&again=x&code=WRONG", 400, german.ProblemToken},
+		{"http://hallig.local/konto", "name=anna&password=a+b+c+d+e&again=a+b+c+d+e&code=UAN4", 200, "<b>@anna:box.example</b>"},
+		{"http://hallig.local/account", "name=taken&password=xxxxxxxx&again=xxxxxxxx&code=UAN4", 400, english.ProblemTaken},
+		{"http://hallig.local/konto", "name=bert&password=xxxxxxxx&again=xxxxxxxx&code=WRONG", 400, german.ProblemToken},
 		{"http://hallig.local/konto", "name=bert&password=x&again=y&code=UAN4", 400, german.ProblemDiffer},
+		{"http://hallig.local/konto", "name=bert&password=abc&again=abc&code=UAN4", 400, german.ProblemShort},
+		{"http://hallig.local/account", "name=bert&password=%C3%A4%C3%B6%C3%BC1234&again=%C3%A4%C3%B6%C3%BC1234&code=UAN4", 400, english.ProblemShort}, // seven characters, ten bytes
 		{"http://hallig.local/konto", "name=bert&password=&again=&code=UAN4", 400, german.ProblemNoPassword},
 		{"http://hallig.local/konto?password=x&again=x", "name=bert&code=UAN4", 400, german.ProblemNoPassword}, // not out of the address, which is logged
 		{"http://hallig.local/konto", "name=" + strings.Repeat("x", 2*maxForm), 400, german.ProblemNoPassword},
@@ -344,11 +346,11 @@ func TestSignUp(t *testing.T) {
 		if status != tc.status || !strings.Contains(body, tc.want) {
 			t.Errorf("%s %.40s: %d, want %d and %q", tc.url, tc.form, status, tc.status, tc.want)
 		}
-		if strings.Contains(body, "a b") || strings.Contains(body, `value="x"`) {
+		if strings.Contains(body, "a b c d e") || strings.Contains(body, `value="abc"`) || strings.Contains(body, `value="xxxxxxxx"`) {
 			t.Errorf("%.40s: the page gives a password back", tc.form)
 		}
 	}
-	if want := []string{"anna a b UAN4", "taken x UAN4", "bert x WRONG"}; !slices.Equal(asked, want) {
+	if want := []string{"anna a b c d e UAN4", "taken xxxxxxxx UAN4", "bert xxxxxxxx WRONG"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q, want %q", asked, want)
 	}
 

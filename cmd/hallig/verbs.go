@@ -108,6 +108,7 @@ func key(ctx context.Context, args []string, out, errOut io.Writer) error {
 // clock shows how the box knows the time, or says what time it is.
 func clock(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("clock", errOut)
+	yes := f.Bool("yes", false, "a time far ahead of what the box knows is right")
 	words, err := parse(f, args)
 	if err != nil {
 		return err
@@ -125,7 +126,7 @@ func clock(ctx context.Context, args []string, out, errOut io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := appliance.Ask(ctx, *dir, "POST", "/clock", map[string]time.Time{"Time": t}, &c); err != nil {
+		if err := appliance.Ask(ctx, *dir, "POST", "/clock", map[string]any{"Time": t, "Sure": *yes}, &c); err != nil {
 			return err
 		}
 	default:
