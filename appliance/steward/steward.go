@@ -135,11 +135,12 @@ type Port struct {
 
 // Provision is what became of the provisioning file.
 type Provision struct {
-	File       string `json:"file,omitempty"`        // where the last one was found
+	File       string `json:"file,omitempty"`        // where the one that Error speaks of lies, or else where the one in force lay: "Stick NAME", "HALLIG"
 	Accepted   bool   `json:"accepted"`              // one is in force
+	From       Text   `json:"from,omitzero"`         // where the one in force came from, behind "hallig.json ": "vom Stick NAME", "from stick NAME"; empty: not known
 	Label      string `json:"label,omitempty"`       // of the one in force
 	ServerName string `json:"server_name,omitempty"` // of the one in force
-	Error      Text   `json:"error,omitzero"`        // why the last one was refused
+	Error      Text   `json:"error,omitzero"`        // why one that still lies there was refused; begins with which and where: "hallig.json auf dem Stick NAME: "
 }
 
 // Disk is the disk that the box runs from.

@@ -91,7 +91,9 @@ type box struct {
 	ports     []steward.Port
 	drivers   map[string]*driver // of USB devices that the kernel has none for, by their folder in /sys
 	provision steward.Provision
-	accepted  provision.File
+	accepted  provision.File // in force
+	from      origin         // of the one in force
+	refusals  []refusal      // the newest last
 	name      nameRecord
 	record    update.Record
 	back      string       // version of the system before; "": none

@@ -101,6 +101,7 @@ func (b *box) lookAtSticks() {
 		}
 		b.log.Printf("stick %s was pulled out", s.Name)
 		b.unmount(s, unix.MNT_DETACH)
+		b.pulled(s.Name)
 	}
 	for _, v := range volumes {
 		for slices.ContainsFunc(now, func(s *stick) bool { return s.Name == v.Name }) {
@@ -298,13 +299,13 @@ func (b *box) act(s *stick) {
 		}
 	}
 	if perm {
-		f, err := readFound(s.path, "Stick "+s.Name, true)
+		f, err := readFound(s.path, s.Name)
 		switch {
 		case err == nil:
 			s.marks = append(s.marks, provision.FileName)
 			b.apply(f)
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR):
-			s.err = sentence(err, "hallig.json auf dem Stick kann nicht gelesen werden.", "hallig.json on the stick cannot be read.")
+			s.err = about(s.Name, sentence(err, "Die Datei kann nicht gelesen werden.", "The file cannot be read."))
 		}
 	}
 	_, consent := has(markInstall)

@@ -33,7 +33,7 @@ func testBox(t *testing.T) *box {
 }
 
 func stickFile(text string, age time.Duration) found {
-	return found{where: "Stick", raw: []byte(text), mod: time.Unix(1_700_000_000, 0).Add(age), onStick: true}
+	return found{stick: "KINGSTON", raw: []byte(text), mod: time.Unix(1_700_000_000, 0).Add(age)}
 }
 
 func read(t *testing.T, name string) string {
@@ -157,7 +157,7 @@ func TestPassingStick(t *testing.T) {
 	}
 	// Its own first partition is as good as the disk itself.
 	own := stickFile(`{"hallig":1,"config":{"open_registration":true}}`, 9*time.Hour)
-	own.onStick = false
+	own.stick = ""
 	if !b.offer(own) {
 		t.Errorf("the first partition: %+v", b.provision.Error)
 	}
@@ -210,7 +210,7 @@ func TestLockComesOnAStickAtTheFirstStart(t *testing.T) {
 	}
 	b.permDev = "/dev/loop0"
 	onDisk := stickFile(lock, 0)
-	onDisk.onStick = false
+	onDisk.stick = ""
 	if b.offer(onDisk) {
 		t.Error("the code is taken from beside what it locks")
 	}

@@ -17,8 +17,8 @@
 // partition itself whatever is on it, and ends (a kernel panic) on disks it does not expect. The image is gokrazy's all the same: its packer, boot loader,
 // kernels and layout.
 //
-// State of its own is in /perm/system (0700): machine-id, random-seed, provision.json (what is in force), seen.json (files that were looked at
-// already), name.json (the server name as last reported), update.json (the trial record), radio (which port /dev/hallig/radio is). With all of that
+// State of its own is in /perm/system (0700): machine-id, random-seed, provision.json (what is in force), provision-origin.json (where that came from),
+// seen.json (files that were looked at already), name.json (the server name as last reported), update.json (the trial record), radio (which port /dev/hallig/radio is). With all of that
 // lost, the box is the same box: its keys are the homeserver's.
 package main
 

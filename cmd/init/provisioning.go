@@ -26,14 +26,13 @@ import (
 
 // This file takes provisioning files. The rule: a file that was looked at once is not looked at again, so that the old one on the first partition does
 // not fight the newer one of a stick at each start; a new or changed one is taken whole or refused whole, and what is in force stays in force
-// until another one is taken. A server name that is fixed never changes, and once a box has accounts a stick needs its code for most things.
+// until another one is taken (origin.go says where it came from, and which refusals are still worth a word). A server name that is fixed never changes, and once a box has accounts a stick needs its code for most things.
 
 // found is a provisioning file that lies somewhere.
 type found struct {
-	where   string // for people
-	raw     []byte
-	mod     time.Time
-	onStick bool
+	stick string // its name; "": the first partition of the box itself
+	raw   []byte
+	mod   time.Time
 }
 
 // key tells files apart: a file that was written again counts as a new one, though it says the same as an older one.
@@ -45,7 +44,7 @@ func (f found) key() string {
 }
 
 // readFound reads hallig.json in a folder; fs.ErrNotExist when there is none. It reads no more than one byte too many.
-func readFound(dir, where string, onStick bool) (found, error) {
+func readFound(dir, stick string) (found, error) {
 	f, err := os.Open(filepath.Join(dir, provision.FileName))
 	if err != nil {
 		return found{}, err
@@ -59,7 +58,7 @@ func readFound(dir, where string, onStick bool) (found, error) {
 		return found{}, fs.ErrNotExist
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, provision.MaxBytes+1))
-	return found{where: where, raw: raw, mod: st.ModTime(), onStick: onStick}, err
+	return found{stick: stick, raw: raw, mod: st.ModTime()}, err
 }
 
 // bootFile looks on the first partition, which is mounted for that moment only, and read-only: nothing on the box changes its FAT by way of a
@@ -83,7 +82,7 @@ func (b *box) bootFile() (found, bool) {
 		return found{}, false
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	f, err := readFound(dir, "HALLIG", false)
+	f, err := readFound(dir, "")
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			b.log.Printf("read %s on the first partition: %v", provision.FileName, err)
@@ -102,7 +101,7 @@ func (b *box) takeProvision() {
 			// A release of another day accepted it; the homeserver will say so, too.
 			b.log.Printf("the provisioning file in force is not understood any more: %v", err)
 		}
-		b.enforce(f, raw)
+		b.enforce(f, raw, b.originOf(raw))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		b.log.Printf("read the provisioning file in force: %v", err)
 	}
@@ -130,39 +129,40 @@ func (b *box) apply(f found) {
 func (b *box) offer(f found) (taken bool) {
 	key := f.key()
 	seen := b.seen()
-	if slices.Contains(seen, key) {
+	if i := slices.Index(seen, key); i >= 0 {
+		if f.stick == "" && i < len(seen)-keepSeen/2 { // it lies there for good, and must not be forgotten over many sticks
+			b.noteSeen(append(slices.Delete(seen, i, i+1), key))
+		}
 		return false
 	}
 	parsed, err := b.acceptable(f)
-	b.mu.Lock()
-	b.provision.File = f.where
-	b.provision.Error = steward.Text{}
-	b.mu.Unlock()
 	if err != nil {
 		t := steward.Text(provision.ErrorOf(err))
 		var own steward.Text
 		if errors.As(err, &own) {
 			t = own
 		}
-		b.mu.Lock()
-		b.provision.Error = t
-		b.mu.Unlock()
-		b.log.Printf("the file %s on %s was refused: %s", provision.FileName, f.where, t.En)
+		t = about(f.stick, t)
+		b.refuse(refusal{stick: f.stick, key: key, text: t})
+		b.log.Printf("refused: %s", t.En)
 		// It is not noted as seen: the sentence shall be there at the next start as well, as long as the file is.
 		return false
 	}
 	current, _ := os.ReadFile(b.at.system("provision.json"))
-	if !bytes.Equal(current, f.raw) {
-		if err := renameio.WriteFile(b.at.system("provision.json"), f.raw, 0o600); err != nil {
-			b.say("provision", sentence(err, "Die Datei hallig.json kann nicht übernommen werden.", "The file hallig.json cannot be kept."))
-			return false
-		}
-		taken = true
+	taken = !bytes.Equal(current, f.raw)
+	from := originNow(f)
+	if err := b.keepCopy(f.raw, from); err != nil {
+		b.say("provision", about(f.stick, sentence(err, "Die Datei kann nicht übernommen werden.", "The file cannot be kept.")))
+		return false
 	}
 	b.say("provision", steward.Text{})
-	b.noteSeen(append(seen, key))
-	b.enforce(parsed, f.raw)
-	b.log.Printf("the file %s on %s is in force (server name %q, label %q)", provision.FileName, f.where, parsed.ServerName, parsed.Label)
+	// The older one on the first partition that was refused has had its successor: nobody needs to hear of it at each start from now on.
+	b.noteSeen(append(append(seen, b.supersede()...), key))
+	b.enforce(parsed, f.raw, from)
+	b.log.Printf("%s is in force (server name %q, label %q)", fileOn(f.stick).En, parsed.ServerName, parsed.Label)
+	if taken && len(current) > 0 {
+		b.log.Printf("it replaces the provisioning file before as a whole: what only that one said holds no more")
+	}
 	return taken
 }
 
@@ -198,7 +198,7 @@ func (b *box) acceptable(f found) (provision.File, error) {
 			En: fmt.Sprintf("The file says the server name is %s; since its first account this box is called %s, and that stays. A new name needs a factory reset.", parsed.ServerName, name.Name),
 		}
 	}
-	if name.Fixed && f.onStick && !mayChange(force, parsed) {
+	if name.Fixed && f.stick != "" && !mayChange(force, parsed) {
 		return parsed, steward.Text{
 			De: "Die Box hat schon Konten. Eine hallig.json auf einem Stick darf dann nur Aufschrift (label), Netz (network) und Funkstrecken (serial) ändern, oder sie trägt denselben admin_code wie die Datei, mit der die Box eingerichtet wurde. Code ergänzen, oder die Datei auf die Partition HALLIG der Box selbst legen.",
 			En: "The box has accounts already. A hallig.json on a stick may then change label, network and serial only, or it carries the same admin_code as the file that the box was set up with. Add the code, or put the file onto the box's own partition HALLIG.",
@@ -208,10 +208,11 @@ func (b *box) acceptable(f found) (provision.File, error) {
 }
 
 // enforce shows a file to the programs.
-func (b *box) enforce(f provision.File, raw []byte) {
+func (b *box) enforce(f provision.File, raw []byte, from origin) {
 	b.mu.Lock()
-	b.accepted = f
-	b.provision.Accepted, b.provision.Label, b.provision.ServerName = true, f.Label, f.ServerName
+	b.accepted, b.from = f, from
+	b.provision.Accepted, b.provision.Label, b.provision.ServerName, b.provision.From = true, f.Label, f.ServerName, from.text()
+	b.tellLocked()
 	b.mu.Unlock()
 	if f.Lock.Code != "" { // nobody needs it any more
 		f.Lock = provision.Lock{}
@@ -229,7 +230,7 @@ func (b *box) enforce(f provision.File, raw []byte) {
 // steals this box must not be able to read the backups of the one before.
 func (b *box) forgetRestore() {
 	b.mu.Lock()
-	f, fixed := b.accepted, b.name.Fixed
+	f, fixed, from := b.accepted, b.name.Fixed, b.from
 	b.mu.Unlock()
 	if !fixed || f.Restore == (provision.Restore{}) {
 		return
@@ -237,13 +238,13 @@ func (b *box) forgetRestore() {
 	f.Restore = provision.Restore{}
 	raw, err := f.Marshal()
 	if err == nil {
-		err = renameio.WriteFile(b.at.system("provision.json"), raw, 0o600)
+		err = b.keepCopy(raw, from)
 	}
 	if err != nil {
 		b.log.Printf("forget the key of the backups: %v", err)
 		return
 	}
-	b.enforce(f, raw)
+	b.enforce(f, raw, from)
 	b.log.Printf("the key of the backups was taken out of the provisioning file in force: the box has accounts now")
 }
 

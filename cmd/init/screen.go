@@ -117,6 +117,7 @@ func (s *screen) show(p picture) {
 type picture struct {
 	version   string
 	name      string
+	label     string // that the provisioning file gives the box
 	url       string
 	addresses []string
 	code      string
@@ -152,9 +153,7 @@ func (b *box) draw() {
 	}
 	label, perm := b.provision.Label, b.perm
 	b.mu.Unlock()
-	if p.name == "" {
-		p.name = label
-	}
+	p.label = label
 	if p.sentence.Empty() && len(own) == 0 && perm {
 		p.sentence = steward.Text{De: "Der Nachrichtendienst startet.", En: "The message service is starting."}
 	}
@@ -241,8 +240,15 @@ func (p picture) String() string {
 		head += " (Probelauf / on trial)"
 	}
 	add("%s", head)
-	if p.name != "" {
+	switch {
+	case p.name == "" || p.name == p.label:
+		if p.label != "" {
+			add("%s", p.label)
+		}
+	case p.label == "":
 		add("%s", p.name)
+	default:
+		add("%s (%s)", p.name, p.label)
 	}
 	text = append(text, "")
 	if p.url != "" {

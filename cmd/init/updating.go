@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,7 @@ func (b *box) thisSystem() (update.Running, error) {
 
 // readSlots asks the disk what this system is and whether it is on trial, before anything else is opened.
 func (b *box) readSlots() {
+	b.readOwnManifest()
 	f, d, err := b.openSlots()
 	if err != nil {
 		b.trial.Store(false)
@@ -99,6 +101,26 @@ func (b *box) readSlots() {
 			b.log.Printf("settle what the firmware boots: %v", err)
 		}
 	}
+}
+
+// readOwnManifest takes what the root file system says of itself. The signed description of the slot counts before it; but that lies on a FAT, and a
+// box that cannot read it any more must not be release 0, which every older system that was signed once would be an update for.
+func (b *box) readOwnManifest() {
+	raw, err := os.ReadFile(filepath.Join(b.at.Etc, "hallig/manifest.json"))
+	var own release
+	if err == nil {
+		err = json.Unmarshal(raw, &own)
+	}
+	if err == nil && (own.Version == "" || own.Release <= 0) {
+		err = errors.New("no version or no release")
+	}
+	if err != nil {
+		b.log.Printf("read what the root file system is: %v", err)
+		return
+	}
+	b.mu.Lock()
+	b.image = own
+	b.mu.Unlock()
 }
 
 // readRecord takes up the record of the last update and says what has become of it by this start.
@@ -346,7 +368,11 @@ func (b *box) roomFor(next update.Manifest, d *update.Disk) error {
 	running, err := d.Holds(b.runs())
 	if err != nil {
 		b.log.Printf("read what this system is: %v", err)
-		return nil // no description, no schema to compare
+		now := b.system()
+		if now.Release == 0 {
+			return nil // no description, no schema to compare
+		}
+		running = update.Manifest{Version: now.Version, Release: now.Release, Board: now.Board, Schema: now.Schema}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(b.at.Perm, &st); err != nil {

@@ -48,11 +48,11 @@ func (b *box) firstVault(dev disk.Device) (made bool, err error) {
 			if b.mount(s); s.path == "" {
 				continue
 			}
-			if f, err := readFound(s.path, "", true); err == nil {
+			if f, err := readFound(s.path, s.Name); err == nil {
 				p, err := provision.Parse(f.raw)
 				if err != nil && bytes.Contains(f.raw, []byte(`"lock"`)) {
 					b.unmount(s, unix.MNT_DETACH)
-					return false, meantLock(err)
+					return false, meantLock(s.Name, err)
 				}
 				code = lockCode(p)
 				began = time.Now().Add(-settling) // the file that was waited for
@@ -268,7 +268,7 @@ func (b *box) lockable(f provision.File, from found, permDevice string) error {
 	if lockCode(f) == "" {
 		return nil
 	}
-	if !from.onStick {
+	if from.stick == "" {
 		return steward.Text{
 			De: "„lock“ gehört auf einen Stick, nicht auf den Datenträger der Box: dort läge der Code neben dem, was er verschließt.",
 			En: "\"lock\" belongs on a stick and not on the box's own disk: there the code would lie beside what it locks.",
@@ -283,14 +283,14 @@ func (b *box) lockable(f provision.File, from found, permDevice string) error {
 	return nil
 }
 
-// lockCode is the code with which the data shall be locked; "": not at all.
 // meantLock keeps a box from setting itself up in the open because of a slip of the pen.
-func meantLock(err error) error {
+func meantLock(stick string, err error) error {
 	t := provision.ErrorOf(err)
-	return steward.Text{
-		De: "Der Stick will die Daten verschlüsseln, aber seine hallig.json ist nicht in Ordnung; die Box richtet nichts ein. Datei berichtigen und die Box neu starten. " + t.De,
-		En: "The stick asks for encryption, but its hallig.json is not right; the box sets nothing up. Mend the file and restart the box. " + t.En,
-	}
+	return about(stick, steward.Text{
+		De: "Sie will die Daten verschlüsseln, ist aber nicht in Ordnung; die Box richtet nichts ein. Datei berichtigen und die Box neu starten. " + t.De,
+		En: "It asks for encryption, but it is not right; the box sets nothing up. Mend the file and restart the box. " + t.En,
+	})
 }
 
+// lockCode is the code with which the data shall be locked; "": not at all.
 func lockCode(f provision.File) string { return f.Lock.Code }
