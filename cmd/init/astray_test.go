@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,30 +135,30 @@ func TestLeash(t *testing.T) {
 			}
 			return st.Size()
 		}
-		late := 0
-		l := w.hold(time.Minute, func() { late++ })
+		var late atomic.Int32
+		l := w.hold(time.Minute, func() { late.Add(1) })
 		for range 4 { // it goes on
 			time.Sleep(50 * time.Second)
 			l.more()
 		}
-		if n := pets(); n < 180 || late != 0 {
-			t.Errorf("%d pets in 200 s, late %d", n, late)
+		if n := pets(); n < 180 || late.Load() != 0 {
+			t.Errorf("%d pets in 200 s, late %d", n, late.Load())
 		}
 		time.Sleep(61 * time.Second) // it hangs
 		n := pets()
 		time.Sleep(time.Hour)
-		if pets() != n || late != 1 {
-			t.Errorf("%d pets in the hour after it hung, late %d", pets()-n, late)
+		if pets() != n || late.Load() != 1 {
+			t.Errorf("%d pets in the hour after it hung, late %d", pets()-n, late.Load())
 		}
 		l.loose()
-		l = w.hold(time.Minute, func() { late++ })
+		l = w.hold(time.Minute, func() { late.Add(1) })
 		time.Sleep(time.Second)
 		l.loose()
 		synctest.Wait()
 		n = pets()
 		time.Sleep(time.Hour)
-		if pets() != n || late != 1 {
-			t.Errorf("let loose: %d pets, late %d", pets()-n, late)
+		if pets() != n || late.Load() != 1 {
+			t.Errorf("let loose: %d pets, late %d", pets()-n, late.Load())
 		}
 		(*watchdog)(nil).hold(time.Minute, func() {}).loose() // a machine without one
 	})
