@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -673,4 +674,27 @@ func FuzzNote(f *testing.F) {
 			t.Errorf("%d files of %d bytes", len(a.files), len(raw))
 		}
 	})
+}
+
+// TestReadMe: the sections that it sends people to are there.
+func TestReadMe(t *testing.T) {
+	home := t.TempDir()
+	if err := readMe(home, Manifest{ServerName: "box7.feuerwehr.example", BoxID: "ABCD"}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(home, "READ-ME.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(doc/\w+\.md), (?:Abschnitt|section) (\d+) \(([^)]+)\)`).FindAllStringSubmatch(string(text), -1) {
+		doc, err := os.ReadFile(filepath.Join("../..", m[1]))
+		if err != nil || !strings.Contains(string(doc), "\n## "+m[2]+". "+m[3]+"\n") {
+			t.Errorf("%s has no section %s, %s: %v", m[1], m[2], m[3], err)
+		}
+	}
+	for _, want := range []string{"doc/betrieb.md, Abschnitt 4", "doc/operation.md, section 4", `"backup"`, "Schlüssel (hallig.json) vom Stick löschen"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q is missing in:\n%s", want, text)
+		}
+	}
 }

@@ -408,8 +408,10 @@ func verify(ctx context.Context, dir string, pieces []Piece, ids []age.Identity,
 // readMe explains the folder to whoever finds it.
 func readMe(home string, m Manifest) error {
 	name := filepath.Join(home, "READ-ME.txt")
-	text := fmt.Sprintf("Verschlüsselte Sicherung der Hallig-Box %[1]s (%[2]s).\r\nWiederherstellen auf einer neuen Box: Handbuch, Abschnitt Ersatzbox, oder\r\n    hallig restore DIESER-ORDNER --data DATEN --identity SCHLÜSSELDATEI\r\nDie alte Box danach nie wieder einschalten.\r\n\r\n"+
-		"Encrypted backup of the Hallig box %[1]s (%[2]s).\r\nTo restore it on a new box: manual, section Spare box, or\r\n    hallig restore THIS-FOLDER --data DATA --identity KEYFILE\r\nNever switch the old box on again afterwards.\r\n", m.ServerName, m.BoxID)
+	text := fmt.Sprintf("Verschlüsselte Sicherung der Hallig-Box %[1]s (%[2]s).\r\nWiederherstellen auf einer neuen Box: doc/betrieb.md, Abschnitt 4 (Sicherung und Ersatzbox), oder\r\n    hallig restore DIESER-ORDNER --data DATEN --identity SCHLÜSSELDATEI\r\n"+
+		"Die neue Box sichert nur, wenn in ihrer hallig.json neben \"restore\" auch \"backup\" steht. Danach den Schlüssel (hallig.json) vom Stick löschen.\r\nDie alte Box nie wieder einschalten.\r\n\r\n"+
+		"Encrypted backup of the Hallig box %[1]s (%[2]s).\r\nTo restore it on a new box: doc/operation.md, section 4 (Backup and spare box), or\r\n    hallig restore THIS-FOLDER --data DATA --identity KEYFILE\r\n"+
+		"The new box makes backups only if its hallig.json has \"backup\" beside \"restore\". Then delete the key (hallig.json) from the stick.\r\nNever switch the old box on again.\r\n", m.ServerName, m.BoxID)
 	if old, err := os.ReadFile(name); err == nil && string(old) == text {
 		return nil
 	}

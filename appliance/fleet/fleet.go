@@ -3,7 +3,7 @@
 // Package fleet prepares many boxes at one desk: from a table with one line for each box it makes the provisioning files, one
 // sheet of paper per box for the people who unpack it, and a list of the secrets for the safe.
 //
-// It promises that all names, codes and passphrases of a fleet differ, that a wrong table is refused with line, column and a sentence in
+// It promises that all names and codes of a fleet differ, that a wrong table is refused with line, column and a sentence in
 // German and English before anything is written, and that the folder appears whole or not at all and never over another one:
 //
 //	DIR/index.html              all boxes at a glance, without secrets
@@ -12,6 +12,9 @@
 //	DIR/FOLDER/hallig.json      the provisioning file; FOLDER is the label in letters that every stick can hold
 //	DIR/FOLDER/sheet.html       the sheet of this box
 //
+// The Wi-Fi of a sheet is that of the access point which a box is plugged into; no box has one of its own, and its file says nothing of it. The
+// passphrase of a name is one for all lines, as one access point may serve several boxes.
+//
 // KeySheet makes the sheet for the key of the backups.
 //
 // Everything has mode 0600 in folders of 0700. It draws secrets from the system's random numbers and makes no network request; the sheets load
@@ -19,6 +22,7 @@
 package fleet
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/csv"
 	"errors"
@@ -38,13 +42,15 @@ type Options struct {
 	Lang   string         // "de" or "en", of the sheets
 	Base   provision.File // every box's file before its line of the table is laid over it
 	Domain string         // gives a box without a server_name one: its label under this domain
+	Lock   bool           // gives each box a code that locks its data
 }
 
 // Box is one prepared box.
 type Box struct {
 	Folder string
 	File   provision.File
-	Note   string // of the table, for the sheet
+	Note   string         // of the table, for the sheet
+	WiFi   provision.WiFi // of the access point that the box is plugged into, for the sheet
 
 	provisioning []byte
 	sheet        []byte
@@ -68,13 +74,25 @@ func Prepare(table []byte, o Options) ([]Box, error) {
 		return nil, err
 	}
 	var boxes []Box
+	given, drawn := map[string]string{}, map[string]string{} // Wi-Fi name -> passphrase
+	for _, row := range rows {
+		if v := row.value["wifi_passphrase"]; v != "" {
+			given[row.value["wifi_ssid"]] = v
+		}
+	}
 	seen := map[string]int{} // what must differ -> line
 	for _, row := range rows {
 		b, err := o.box(row)
 		if err != nil {
 			return nil, err
 		}
-		for kind, v := range map[string]string{"label": strings.ToLower(b.Folder), "server_name": b.File.ServerName, "admin_code": strings.ToUpper(strings.ReplaceAll(b.File.AdminCode, "-", "")), "wifi_ssid": b.File.Network.WiFi.SSID, "wifi_passphrase": b.File.Network.WiFi.Passphrase} {
+		if w := &b.WiFi; w.SSID != "" && w.Passphrase == "" && row.has["wifi_passphrase"] {
+			if drawn[w.SSID] == "" {
+				drawn[w.SSID] = cmp.Or(given[w.SSID], strings.ToLower(secret(4)))
+			}
+			w.Passphrase = drawn[w.SSID]
+		}
+		for kind, v := range map[string]string{"label": strings.ToLower(b.Folder), "server_name": b.File.ServerName, "admin_code": bare(b.File.AdminCode), "lock.code": bare(b.File.Lock.Code)} {
 			if v == "" {
 				continue
 			}
@@ -92,13 +110,13 @@ func Prepare(table []byte, o Options) ([]Box, error) {
 }
 
 // box makes the box of one line.
-func (o Options) box(row row) (Box, error) {
+func (o Options) box(row row) (b Box, err error) {
 	f := o.Base
 	f.Hallig = 1
 	if err := row.lay(&f); err != nil {
 		return Box{}, err
 	}
-	b := Box{Folder: folder(f.Label), Note: row.value["note"]}
+	b = Box{Folder: folder(f.Label), Note: row.value["note"]}
 	if b.Folder == "" {
 		return b, row.wrong("label", "fehlt oder hat weder Buchstaben noch Ziffern; so heißt die Box auf ihrem Blatt und ihr Ordner", "is missing or has neither letters nor digits; it names the box on its sheet and its folder")
 	}
@@ -114,16 +132,24 @@ func (o Options) box(row row) (Box, error) {
 	if f.AdminCode == "" {
 		f.AdminCode = secret(3)
 	}
-	if f.Network.WiFi.SSID != "" && f.Network.WiFi.Passphrase == "" {
-		f.Network.WiFi.Passphrase = strings.ToLower(secret(4))
+	if o.Lock {
+		f.Lock.Code = secret(5)
 	}
+	if b.WiFi, err = row.wifi(f.Network.WiFi); err != nil {
+		return b, err
+	}
+	f.Network.WiFi = provision.WiFi{}
 	b.File = f
-	var err error
 	if b.provisioning, err = f.Marshal(); err != nil {
 		e := provision.ErrorOf(err)
 		return b, provision.Error{De: fmt.Sprintf("Zeile %d: %s", row.line, e.De), En: fmt.Sprintf("Line %d: %s", row.line, e.En)}
 	}
 	return b, nil
+}
+
+// bare is a code as it counts.
+func bare(code string) string {
+	return strings.ToUpper(strings.NewReplacer("-", "", " ", "").Replace(code))
 }
 
 // secret gives groups of four letters and digits, close to 20 bits each, free of what looks alike in either case.
@@ -169,7 +195,7 @@ func folder(label string) string {
 func Write(dir string, boxes []Box, o Options) (err error) {
 	dir = filepath.Clean(dir)
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write fleet: %s exists already and is not overwritten; name a new folder, or move this one away", dir)
+		return provision.Error{De: dir + " gibt es schon und wird nicht überschrieben; einen neuen Ordner nennen oder diesen wegräumen.", En: dir + " exists already and is not overwritten; name a new folder, or move this one away."}
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return fmt.Errorf("write fleet: %w", err)
@@ -243,9 +269,9 @@ func secrets(boxes []Box) ([]byte, error) {
 	b.WriteString("\ufeff")
 	w := csv.NewWriter(&b)
 	w.Comma, w.UseCRLF = ';', true
-	rows := [][]string{{"label", "server_name", "admin_code", "wifi_ssid", "wifi_passphrase"}}
+	rows := [][]string{{"label", "server_name", "admin_code", "wifi_ssid", "wifi_passphrase", "lock_code"}}
 	for _, x := range boxes {
-		rows = append(rows, []string{x.File.Label, x.File.ServerName, x.File.AdminCode, x.File.Network.WiFi.SSID, x.File.Network.WiFi.Passphrase})
+		rows = append(rows, []string{x.File.Label, x.File.ServerName, x.File.AdminCode, x.WiFi.SSID, x.WiFi.Passphrase, x.File.Lock.Code})
 	}
 	if err := w.WriteAll(rows); err != nil {
 		return nil, fmt.Errorf("write list of secrets: %w", err)
@@ -255,15 +281,19 @@ func secrets(boxes []Box) ([]byte, error) {
 
 // CopyToStick puts the provisioning file of one prepared box into the root of a mounted stick. A different hallig.json that lies there stays.
 func CopyToStick(dir, box, stick string) error {
+	noBox := provision.Error{De: fmt.Sprintf("„%s“ ist keine Box in %s; die Ordner darin sind die Boxen.", box, dir), En: fmt.Sprintf("%q is no box of %s; the folders in it are the boxes.", box, dir)}
 	if filepath.Base(box) != box {
-		return fmt.Errorf("copy to stick: %q is no box of %s", box, dir)
+		return noBox
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, folder(box), provision.FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return noBox
+	}
 	if err != nil {
-		return fmt.Errorf("copy to stick: %w; the folders in %s are the boxes", err, dir)
+		return fmt.Errorf("copy to stick: %w", err)
 	}
 	if s, err := os.Stat(stick); err != nil || !s.IsDir() {
-		return fmt.Errorf("copy to stick: %s is no folder; where is the stick mounted?", stick)
+		return provision.Error{De: stick + " ist kein Ordner; wo ist der Stick eingehängt?", En: stick + " is no folder; where is the stick mounted?"}
 	}
 	name := filepath.Join(stick, provision.FileName)
 	old, err := os.ReadFile(name)
@@ -271,7 +301,7 @@ func CopyToStick(dir, box, stick string) error {
 	case err == nil && string(old) == string(raw):
 		return nil
 	case err == nil:
-		return fmt.Errorf("copy to stick: %s is of another box; remove it first", name)
+		return provision.Error{De: name + " gehört einer anderen Box; zuerst löschen.", En: name + " is of another box; remove it first."}
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("copy to stick: %w", err)
 	}

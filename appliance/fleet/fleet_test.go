@@ -22,16 +22,19 @@ import (
 // table is one of n boxes, as a German spreadsheet writes it.
 func table(n int) []byte {
 	var b strings.Builder
-	b.WriteString("\ufeffBezeichnung;Servername;WLAN;Adresse;Funk;Baud;Halbduplex;Bemerkung\r\n")
+	b.WriteString("\ufeffBezeichnung;Servername;WLAN;WLAN-Passwort;Adresse;Funk;Baud;Halbduplex;Bemerkung\r\n")
 	for i := range n {
-		fmt.Fprintf(&b, "Löschzug %d;box%d.feuerwehr.example;Feuerwehr %d;192.168.7.1/24;/dev/hallig/radio;9600;ja;\"Gerätehaus; Tor %d\"\r\n", i+1, i+1, i+1, i+1)
+		fmt.Fprintf(&b, "Löschzug %d;box%d.feuerwehr.example;Feuerwehr %d;;192.168.7.1/24;/dev/hallig/radio;9600;ja;\"Gerätehaus; Tor %d\"\r\n", i+1, i+1, i+1, i+1)
 	}
 	return []byte(b.String())
 }
 
 func options() Options {
-	return Options{Lang: "de", Base: provision.File{Organisation: provision.Organisation{Name: "Feuerwehr <Musterhausen>"}, Network: provision.Network{WiFi: provision.WiFi{Country: "DE"}}}}
+	return Options{Lang: "de", Base: provision.File{Organisation: provision.Organisation{Name: "Feuerwehr <Musterhausen>"}}, Lock: true}
 }
+
+// lockCode is five groups of 31 letters and digits that nobody confuses: 99 bits.
+var lockCode = regexp.MustCompile(`^[A-HJKMNP-Z2-9]{4}(-[A-HJKMNP-Z2-9]{4}){4}$`)
 
 // TestHundredBoxes: each has its own folder, name and secrets, and each file is one that a box takes.
 func TestHundredBoxes(t *testing.T) {
@@ -49,11 +52,16 @@ func TestHundredBoxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
+	byFolder := map[string]Box{}
+	for _, b := range boxes {
+		byFolder[b.Folder] = b
+	}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
 		n++
+		wifi := byFolder[e.Name()].WiFi
 		raw, err := os.ReadFile(filepath.Join(dir, e.Name(), "hallig.json"))
 		if err != nil {
 			t.Fatal(err)
@@ -62,20 +70,20 @@ func TestHundredBoxes(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", e.Name(), err)
 		}
-		for kind, v := range map[string]string{"label": f.Label, "name": f.ServerName, "code": f.AdminCode, "ssid": f.Network.WiFi.SSID, "passphrase": f.Network.WiFi.Passphrase} {
+		for kind, v := range map[string]string{"label": f.Label, "name": f.ServerName, "code": f.AdminCode, "lock": f.Lock.Code, "ssid": wifi.SSID, "passphrase": wifi.Passphrase} {
 			if differ[kind] == nil {
 				differ[kind] = map[string]bool{}
 			}
 			differ[kind][v] = true
 		}
-		if len(f.AdminCode) < 14 || len(f.Network.WiFi.Passphrase) < 19 || f.Organisation.Name != "Feuerwehr <Musterhausen>" || len(f.Serial) != 1 || !f.Serial[0].HalfDuplex || f.Serial[0].Baud != 9600 {
+		if len(f.AdminCode) < 14 || len(wifi.Passphrase) < 19 || f.Network.WiFi != (provision.WiFi{}) || !lockCode.MatchString(f.Lock.Code) || f.Organisation.Name != "Feuerwehr <Musterhausen>" || len(f.Serial) != 1 || !f.Serial[0].HalfDuplex || f.Serial[0].Baud != 9600 {
 			t.Errorf("%s: %+v", e.Name(), f)
 		}
 		sheet, err := os.ReadFile(filepath.Join(dir, e.Name(), "sheet.html"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{f.Label, f.ServerName, f.AdminCode, f.Network.WiFi.SSID, f.Network.WiFi.Passphrase, "http://192.168.7.1/", "Musterhausen&gt;", "Gerätehaus; Tor"} {
+		for _, want := range []string{f.Label, f.ServerName, f.AdminCode, f.Lock.Code, wifi.SSID, wifi.Passphrase, "http://192.168.7.1/", "Musterhausen&gt;", "Gerätehaus; Tor"} {
 			if !strings.Contains(string(sheet), want) {
 				t.Errorf("%s: the sheet lacks %q", e.Name(), want)
 			}
@@ -99,7 +107,7 @@ func TestHundredBoxes(t *testing.T) {
 	defer list.Close()
 	r := csv.NewReader(list)
 	r.Comma = ';'
-	if rows, err := r.ReadAll(); err != nil || len(rows) != 101 || rows[100][2] != boxes[99].File.AdminCode || rows[100][4] != boxes[99].File.Network.WiFi.Passphrase {
+	if rows, err := r.ReadAll(); err != nil || len(rows) != 101 || rows[100][2] != boxes[99].File.AdminCode || rows[100][4] != boxes[99].WiFi.Passphrase || rows[100][5] != boxes[99].File.Lock.Code {
 		t.Errorf("the list of secrets has %d lines, %v", len(rows), err)
 	}
 	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
@@ -117,7 +125,7 @@ func TestHundredBoxes(t *testing.T) {
 	}
 	overview, _ := os.ReadFile(filepath.Join(dir, "index.html"))
 	for _, b := range boxes {
-		if s := string(overview); !strings.Contains(s, b.File.ServerName) || strings.Contains(s, b.File.AdminCode) || strings.Contains(s, b.File.Network.WiFi.Passphrase) {
+		if s := string(overview); !strings.Contains(s, b.File.ServerName) || strings.Contains(s, b.File.AdminCode) || strings.Contains(s, b.WiFi.Passphrase) || strings.Contains(s, b.File.Lock.Code) {
 			t.Fatalf("the overview lacks %s or tells its secrets", b.File.ServerName)
 		}
 	}
@@ -170,14 +178,17 @@ func TestTables(t *testing.T) {
 		if f.Label != "Box 1" || f.ServerName != want || !slices.Equal(f.Network.NTP, []string{"10.0.0.1", "10.0.0.2"}) || boxes[0].Folder != "Box-1" {
 			t.Errorf("%s: got %+v", name, f)
 		}
-		if s := string(boxes[0].sheet); !strings.Contains(s, "Join the same network") || strings.Contains(s, "WLAN") {
+		if raw := string(boxes[0].provisioning); strings.Contains(raw, "wifi") || strings.Contains(raw, "lock") {
+			t.Errorf("%s: %s", name, raw)
+		}
+		if s := string(boxes[0].sheet); !strings.Contains(s, "Join the same network") || strings.Contains(s, "WLAN") || strings.Contains(s, "Lock code") || !strings.Contains(s, "by a network cable") {
 			t.Errorf("%s: a sheet without Wi-Fi in English says otherwise", name)
 		}
 	}
 }
 
 func TestTablesRefused(t *testing.T) {
-	head := "label,server_name,wifi_ssid,address,serial,serial_half_duplex,wifi_channel\n"
+	head := "label,server_name,wifi_ssid,address,serial,serial_half_duplex,serial_baud\n"
 	for text, words := range map[string][]string{
 		"":                                  {"leer"},
 		head:                                {"keine Box"},
@@ -185,8 +196,10 @@ func TestTablesRefused(t *testing.T) {
 		"label,Bezeichnung\na,b\n":          {"label", "zweimal"},
 		head + "A,a.example\nB,a.example\n": {"Zeile 3", "server_name", "Zeile 2"},
 		head + "A,a.example\na,b.example\n": {"Zeile 3", "label"},
-		head + "Ä 1,a.example\nAe-1,b.example\n":    {"Zeile 3", "label"},
-		head + "A,a.example,W\nB,b.example,W\n":     {"wifi_ssid"},
+		head + "Ä 1,a.example\nAe-1,b.example\n":                            {"Zeile 3", "label"},
+		head + "A,a.example," + strings.Repeat("ü", 17):                     {"Zeile 2", "wifi_ssid"},
+		"label,server_name,wifi_passphrase\nA,a.example,12345678\n":         {"wifi_ssid"},
+		"label,server_name,wifi_ssid,wifi_passphrase\nA,a.example,W,kurz\n": {"wifi_passphrase"},
 		head + ",a.example\n":                       {"Zeile 2", "label"},
 		head + "!!,a.example\n":                     {"label"},
 		head + "A\n":                                {"server_name", "--domain"},
@@ -194,7 +207,7 @@ func TestTablesRefused(t *testing.T) {
 		head + "A,a.example,,192.168.7.0/24\n":      {"network.address", "192.168.7.1/24"},
 		head + "A,a.example,,,,ja\n":                {"serial"},
 		head + "A,a.example,,,/dev/x,vielleicht\n":  {"serial_half_duplex"},
-		head + "A,a.example,,,,,sechs\n":            {"wifi_channel", "sechs"},
+		head + "A,a.example,,,,,sechs\n":            {"serial_baud", "sechs"},
 		head + "A,a.example,,,,,,mehr\n":            {"mehr", "Überschrift"},
 		"label,note\nA," + strings.Repeat("x", 121): {"note", "120"},
 		head + "A,\"a.example\n":                    {"Anführungszeichen"},
@@ -215,6 +228,51 @@ func TestTablesRefused(t *testing.T) {
 		if e.En == "" || strings.Contains(e.En+e.De, "%!") {
 			t.Errorf("%q: %s", text, e.En)
 		}
+	}
+}
+
+// TestAccessPoint: boxes at one access point share its passphrase, and where none is known none is invented.
+func TestAccessPoint(t *testing.T) {
+	o := Options{Lang: "de", Domain: "example"}
+	for text, want := range map[string][]string{
+		"label,wifi_ssid\nA,W\nB,\n":                                 {"", ""},
+		"label,wifi_ssid,wifi_passphrase\nA,W,\nB,W,geheim-1\nC,,\n": {"geheim-1", "geheim-1", ""},
+		"label,wifi_ssid,wifi_passphrase\nA,W,\nB,W,\n":              nil,
+	} {
+		boxes, err := Prepare([]byte(text), o)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		var got []string
+		for _, b := range boxes {
+			got = append(got, b.WiFi.Passphrase)
+			s := string(b.sheet)
+			if named, code := strings.Contains(s, "WLAN des Zugangspunkts, der an der Box steckt"), strings.Count(s, "<svg") == 2; named != (b.WiFi.SSID != "") || code != (b.WiFi.Passphrase != "") {
+				t.Errorf("%q: the sheet of %s: names the access point %v, has its code %v", text, b.Folder, named, code)
+			}
+		}
+		if want == nil && (len(got[0]) != 19 || got[0] != got[1]) || want != nil && !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	o.Base.Network.WiFi = provision.WiFi{SSID: "W", Passphrase: "geheim-1", Country: "DE"}
+	boxes, err := Prepare([]byte("label,wifi_ssid\nA,\nB,V\n"), o)
+	if err != nil || boxes[0].WiFi.Passphrase != "geheim-1" || boxes[1].WiFi != (provision.WiFi{SSID: "V"}) || boxes[0].File.Network.WiFi.SSID != "" {
+		t.Errorf("over a common access point: %+v, %v", boxes, err)
+	}
+}
+
+// TestOneLockForAll: a code that is the same in two boxes is none.
+func TestOneLockForAll(t *testing.T) {
+	o := Options{Domain: "example", Base: provision.File{Lock: provision.Lock{Code: "ABCD-EFGH-JKMN-PQRS"}}}
+	if _, err := Prepare([]byte("label\nA\nB\n"), o); err == nil || !strings.Contains(err.Error(), "lock.code") {
+		t.Errorf("one code for two boxes: %v", err)
+	}
+	o.Lock = true
+	boxes, err := Prepare([]byte("label\nA\nB\n"), o)
+	if err != nil || boxes[0].File.Lock.Code == boxes[1].File.Lock.Code || !strings.Contains(string(boxes[0].sheet), "USB") {
+		t.Errorf("%+v, %v", boxes, err)
 	}
 }
 
@@ -252,7 +310,7 @@ func TestCopyToStick(t *testing.T) {
 
 // TestWiFiCode: the text of the code, with the characters that end fields.
 func TestWiFiCode(t *testing.T) {
-	b := Box{File: provision.File{Network: provision.Network{WiFi: provision.WiFi{SSID: `a;b:c\d"e,f`, Passphrase: "x;y"}}}}
+	b := Box{WiFi: provision.WiFi{SSID: `a;b:c\d"e,f`, Passphrase: "x;y"}}
 	if got, want := wifiText(b), `WIFI:T:WPA;S:a\;b\:c\\d\"e\,f;P:x\;y;;`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -264,7 +322,7 @@ func TestPrinted(t *testing.T) {
 	if err != nil || testing.Short() {
 		t.Skip("no chromium to print with")
 	}
-	text := string(table(2)) + strings.Repeat("Ü", 64) + ";" + strings.Repeat("abcdefghi.", 18) + "example;" + strings.Repeat("W", 32) + ";10.100.100.100/24;;;;" + strings.Repeat("Bemerkung ", 12) + "\n"
+	text := string(table(2)) + strings.Repeat("Ü", 64) + ";" + strings.Repeat("abcdefghi.", 18) + "example;" + strings.Repeat("W", 32) + ";" + strings.Repeat("w", 63) + ";10.100.100.100/24;;;;" + strings.Repeat("Bemerkung ", 12) + "\n"
 	o := options()
 	o.Base.Organisation.Name = strings.Repeat("Ö", 64)
 	for _, lang := range []string{"de", "en"} {
@@ -295,6 +353,26 @@ func TestPrinted(t *testing.T) {
 		}
 		if !regexp.MustCompile(`/MediaBox\s*\[0 0 59[45]\.?\d* 84[12]\.?\d*\]`).Match(raw) {
 			t.Errorf("%s: the pages are not A4", lang)
+		}
+		// What does not fit is cut off without a word: the browser measures.
+		page, err := os.ReadFile(filepath.Join(dir, "sheets.html"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		measured := filepath.Join(t.TempDir(), "measured.html")
+		script := `<script>document.body.textContent = "ROOM " + [...document.querySelectorAll(".public, .page")].map(p => p.clientHeight - p.scrollHeight).join(" ") + " END"</script></body>`
+		if err := os.WriteFile(measured, []byte(strings.Replace(string(page), "</body>", script, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd = exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir="+t.TempDir(), "--dump-dom", measured)
+		cmd.WaitDelay = time.Second
+		dom, err := cmd.Output()
+		m := regexp.MustCompile(`ROOM ([-0-9 ]+) END`).FindSubmatch(dom)
+		if err != nil || m == nil {
+			t.Fatalf("measure: %v\n%s", err, dom)
+		}
+		if room := strings.Fields(string(m[1])); len(room) != 2*len(boxes) || strings.Contains(string(m[1]), "-") {
+			t.Errorf("%s: text is cut off: %q pixels are left", lang, room)
 		}
 	}
 }

@@ -59,7 +59,7 @@ func render(name string, o Options, data map[string]any) ([]byte, error) {
 // wifiText is what the cameras of phones read as a Wi-Fi network; these three fields all of them know.
 func wifiText(b Box) string {
 	escape := strings.NewReplacer(`\`, `\\`, `;`, `\;`, `,`, `\,`, `"`, `\"`, `:`, `\:`)
-	w := b.File.Network.WiFi
+	w := b.WiFi
 	return "WIFI:T:WPA;S:" + escape.Replace(w.SSID) + ";P:" + escape.Replace(w.Passphrase) + ";;"
 }
 

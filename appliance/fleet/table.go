@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"hallig/appliance/provision"
@@ -33,10 +35,8 @@ var columns = []column{
 	{"gateway", []string{"router"}, provision.Error{De: "Router, mit fester Adresse", En: "router, with a fixed address"}},
 	{"dns", nil, provision.Error{De: "Adressen, durch Leerzeichen getrennt", En: "addresses, separated by blanks"}},
 	{"ntp", []string{"zeitserver"}, provision.Error{De: "Zeitserver, durch Leerzeichen getrennt", En: "time servers, separated by blanks"}},
-	{"wifi_ssid", []string{"wlan", "wlanname", "ssid", "wifi"}, provision.Error{De: "Name des eigenen WLAN", En: "name of the box's own Wi-Fi"}},
-	{"wifi_passphrase", []string{"wlanpasswort", "wlanschluessel", "wlanschlüssel", "passphrase"}, provision.Error{De: "leer: wird gewürfelt", En: "empty: is drawn"}},
-	{"wifi_country", []string{"wlanland", "land", "country"}, provision.Error{De: "DE", En: "DE"}},
-	{"wifi_channel", []string{"wlankanal", "kanal", "channel"}, provision.Error{De: "1 bis 13, 36 bis 140", En: "1 to 13, 36 to 140"}},
+	{"wifi_ssid", []string{"wlan", "wlanname", "ssid", "wifi"}, provision.Error{De: "Name des WLAN, das der Zugangspunkt (Router) an der Box macht; steht nur auf dem Blatt", En: "name of the Wi-Fi of the access point (router) at the box; only on the sheet"}},
+	{"wifi_passphrase", []string{"wlanpasswort", "wlanschluessel", "wlanschlüssel", "passphrase"}, provision.Error{De: "sein Passwort; leer: wird gewürfelt und ist am Zugangspunkt einzustellen", En: "its password; empty: is drawn, and must be set at the access point"}},
 	{"serial", []string{"funk", "seriell", "anschluss", "device"}, provision.Error{De: "Anschluss des Funkgeräts, /dev/hallig/...", En: "port of the radio, /dev/hallig/..."}},
 	{"serial_baud", []string{"baud"}, provision.Error{De: "Bit/s des Anschlusses", En: "bit/s of the port"}},
 	{"serial_bits_per_second", []string{"bitspersecond", "funkrate"}, provision.Error{De: "Bit/s in der Luft", En: "bit/s on the air"}},
@@ -64,6 +64,7 @@ func Help(lang string) string {
 // row is one line of a table by the names of its columns.
 type row struct {
 	line  int
+	has   map[string]bool // columns of the table
 	value map[string]string
 }
 
@@ -98,6 +99,10 @@ func readTable(raw []byte) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
+	has := map[string]bool{}
+	for _, name := range names {
+		has[name] = true
+	}
 	var rows []row
 	for {
 		cells, err := r.Read()
@@ -108,7 +113,7 @@ func readTable(raw []byte) ([]row, error) {
 			return nil, badCSV(err)
 		}
 		line, _ := r.FieldPos(0)
-		row := row{line: line, value: map[string]string{}}
+		row := row{line: line, has: has, value: map[string]string{}}
 		empty := true
 		for i, cell := range cells {
 			cell = strings.TrimSpace(cell)
@@ -189,7 +194,7 @@ func header(cells []string) ([]string, error) {
 func (r row) lay(f *provision.File) error {
 	text := map[string]*string{
 		"label": &f.Label, "server_name": &f.ServerName, "organisation": &f.Organisation.Name, "admin_code": &f.AdminCode, "mode": &f.Network.Mode,
-		"address": &f.Network.Address, "gateway": &f.Network.Gateway, "wifi_ssid": &f.Network.WiFi.SSID, "wifi_passphrase": &f.Network.WiFi.Passphrase, "wifi_country": &f.Network.WiFi.Country,
+		"address": &f.Network.Address, "gateway": &f.Network.Gateway,
 	}
 	for name, into := range text {
 		if v, ok := r.value[name]; ok {
@@ -202,7 +207,7 @@ func (r row) lay(f *provision.File) error {
 		}
 	}
 	line := provision.Serial{Device: r.value["serial"]}
-	for name, into := range map[string]*int{"wifi_channel": &f.Network.WiFi.Channel, "serial_baud": &line.Baud, "serial_bits_per_second": &line.BitsPerSecond} {
+	for name, into := range map[string]*int{"serial_baud": &line.Baud, "serial_bits_per_second": &line.BitsPerSecond} {
 		v, ok := r.value[name]
 		if !ok {
 			continue
@@ -226,4 +231,28 @@ func (r row) lay(f *provision.File) error {
 		return r.wrong("serial", "fehlt; ohne Anschluss hat das Funkgerät keine Leitung", "is missing; without a port the radio has no line")
 	}
 	return nil
+}
+
+// hexKey is a passphrase in the form of the key itself.
+var hexKey = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
+
+// wifi is the line's access point, laid over the one of all boxes.
+func (r row) wifi(w provision.WiFi) (provision.WiFi, error) {
+	if v := r.value["wifi_ssid"]; v != "" && v != w.SSID {
+		w = provision.WiFi{SSID: v} // another access point, another passphrase
+	}
+	if v := r.value["wifi_passphrase"]; v != "" {
+		w.Passphrase = v
+	}
+	if w.SSID == "" && w.Passphrase != "" {
+		return w, r.wrong("wifi_ssid", "fehlt; ein Passwort ohne Namen findet kein WLAN", "is missing; a password without a name finds no Wi-Fi")
+	}
+	if len(w.SSID) > 32 || strings.ContainsFunc(w.SSID, unicode.IsControl) {
+		return w, r.wrong("wifi_ssid", "darf höchstens 32 Zeichen haben (ein Umlaut zählt doppelt)", "may have at most 32 characters (an umlaut counts twice)")
+	}
+	ascii := !strings.ContainsFunc(w.Passphrase, func(r rune) bool { return r < ' ' || r > '~' })
+	if n := len(w.Passphrase); n > 0 && !hexKey.MatchString(w.Passphrase) && (n < 8 || n > 63 || !ascii) {
+		return w, r.wrong("wifi_passphrase", "muss 8 bis 63 Zeichen haben, ohne Umlaute", "must have 8 to 63 characters, without umlauts")
+	}
+	return w, nil
 }

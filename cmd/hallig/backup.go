@@ -86,7 +86,7 @@ func backupKey(name, lang string, out io.Writer) error {
 	}
 	base := strings.TrimSuffix(name, filepath.Ext(name))
 	sheet, file := base+".html", base+".json"
-	takeOver, err := provision.File{Restore: provision.Restore{Identity: secret}}.Marshal()
+	takeOver, err := provision.File{Backup: provision.Backup{Recipients: []string{public}, To: "stick", Every: "24h"}, Restore: provision.Restore{Identity: secret}}.Marshal()
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,8 @@ func backupKey(name, lang string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%s\n\nThis public key goes to the boxes, into hallig.json or config.json:\n\n  \"backup\": {\"recipients\": [%q], \"to\": \"stick\", \"every\": \"24h\"}\n\n"+
 		"Print %s and lock it away with %s and %s. Without the key no backup can be opened.\n"+
-		"%s is the hallig.json by which a spare box takes over: copied beside the backups, when it is needed.\n", public, public, sheet, name, file, file)
+		"%s is the hallig.json by which a spare box takes over and goes on making backups: copied beside the backups as hallig.json,\n"+
+		"when it is needed, and deleted from that stick afterwards, as it holds the key.\n", public, public, sheet, name, file, file)
 	return nil
 }
 

@@ -38,7 +38,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig backup export SERVER --data DIR --to FOLDER   the backup that this box keeps for another one, onto a stick
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
   hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
-  hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en]   files and sheets for many boxes; hallig fleet: the columns
+  hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en] [--lock]   files and sheets for many boxes; hallig fleet: columns, options
   hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
@@ -111,11 +111,16 @@ func parse(f *flag.FlagSet, args []string) ([]string, error) {
 	// Flags may stand after words as well: hallig pair CODE --data DIR.
 	var words []string
 	for {
-		if err := f.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return nil, err
-			}
-			return nil, fmt.Errorf("%w: %v", errUsage, err)
+		out := f.Output()
+		f.SetOutput(io.Discard) // the list of flags is for who asks for it
+		err := f.Parse(args)
+		f.SetOutput(out)
+		if errors.Is(err, flag.ErrHelp) {
+			f.Usage()
+			return nil, err
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %v; %s --help lists the flags", errUsage, err, f.Name())
 		}
 		if f.NArg() == 0 {
 			return words, nil
