@@ -401,6 +401,31 @@ func TestInviteTakenBack(t *testing.T) {
 	}
 }
 
+// TestKickFromBeforeTheInvite: somebody is invited, put out and invited again, and the second invite arrives before the kick.
+func TestKickFromBeforeTheInvite(t *testing.T) {
+	a, b := newBox(t, "a"), newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice})
+	var steps []*event.PDU
+	for _, membership := range []string{"invite", "leave", "invite"} {
+		a.send(member(room, alice, carol, membership))
+		steps = append(steps, a.pdu(a.ends(room)[0]))
+	}
+	for _, i := range []int{0, 2} {
+		if err := b.AcceptInvite(t.Context(), steps[i].Version, steps[i], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.mustAccept(Incoming{PDU: steps[1], From: Source{"federation", "a"}}, Accepted)
+	if ms, err := b.Members(t.Context(), room); err != nil || ms[carol] != "invite" {
+		t.Errorf("members %v, %v; the invite is newer than the kick", ms, err)
+	}
+	a.send(member(room, alice, carol, "leave"))
+	b.mustAccept(Incoming{PDU: a.pdu(a.ends(room)[0]), From: Source{"federation", "a"}}, Accepted)
+	if ms, err := b.Members(t.Context(), room); err != nil || ms[carol] != "leave" {
+		t.Errorf("members %v, %v; the second kick takes the second invite back", ms, err)
+	}
+}
+
 func TestLeaveUnknownRoom(t *testing.T) {
 	a, b := newBox(t, "a"), newBox(t, "b")
 	room := a.create(CreateRequest{Creator: alice})

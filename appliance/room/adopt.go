@@ -355,7 +355,7 @@ func (r *Rooms) takenBack(ctx context.Context, in Incoming) (waiting, error) {
 		return w, nil
 	}
 	user := event.UserID(*in.PDU.StateKey)
-	believed := false
+	believed, overtaken := false, false
 	err = r.view(ctx, func(rd *store.Read) error {
 		m, err := rd.MembershipOf(in.PDU.RoomID, user)
 		if err != nil || m.Membership != "invite" && m.Membership != "knock" {
@@ -365,14 +365,18 @@ func (r *Rooms) takenBack(ctx context.Context, in Incoming) (waiting, error) {
 		if err != nil {
 			return err
 		}
+		// An invite is brought by a request of its own and overtakes what waits to be sent: a kick from before it takes nothing back.
+		overtaken = m.Membership == "invite" && was != nil && was.Sender == in.PDU.Sender && in.PDU.Depth <= was.Depth
 		believed = m.Membership == "knock" || in.PDU.Sender == user || was != nil && was.Sender == in.PDU.Sender
 		return nil
 	})
 	if err != nil || !believed {
 		return w, err
 	}
-	if err := r.outOfBand(ctx, in.PDU.Version, in.PDU, nil); err != nil {
-		return w, err
+	if !overtaken {
+		if err := r.outOfBand(ctx, in.PDU.Version, in.PDU, nil); err != nil {
+			return w, err
+		}
 	}
 	w.decide = Result{Outcome: Accepted}
 	if in.ExtraTx != nil {
