@@ -105,7 +105,7 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	b.cfg.Restored = b.cfg.Restored || backup.JustRestored(b.cfg.Data)
-	if err := b.keeper.load(b.cfg.Data); err != nil {
+	if err := errors.Join(b.keeper.load(b.cfg.Data), b.noteRestored()); err != nil {
 		return err
 	}
 	var err error

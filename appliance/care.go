@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,8 @@ const (
 
 // care is what a box remembers to judge how it does. The zero value works.
 type care struct {
-	running atomic.Bool // the link to other boxes
+	running   atomic.Bool            // the link to other boxes
+	addressed func(port string) bool // tests; nil: kernelAddress
 
 	mu    sync.Mutex
 	tree  health.Tree
@@ -77,7 +79,8 @@ func (b *Box) runCare(ctx context.Context, g *errgroup.Group) {
 	look := func() {
 		b.notePeers(time.Now())
 		if b.cfg.Run != "" {
-			b.show(ctx, b.health(ctx))
+			s := b.Screen() // before the health: an address that comes meanwhile is not shown above a sentence that there is none
+			b.show(ctx, s, b.health(ctx))
 		}
 	}
 	g.Go(func() error {
@@ -220,7 +223,7 @@ func diskFacts(dir string) *health.DiskFacts {
 
 func (b *Box) networkFacts(m machine) *health.NetworkFacts {
 	if s, ok := b.lanState(); ok {
-		return lanFacts(s)
+		return b.addressed(lanFacts(s))
 	}
 	out := &health.NetworkFacts{Uplink: m.uplink}
 	interfaces, err := net.Interfaces()
@@ -241,6 +244,33 @@ func (b *Box) networkFacts(m machine) *health.NetworkFacts {
 		out.Interfaces = append(out.Interfaces, facts)
 	}
 	return out
+}
+
+// addressed asks the kernel as well: the addresses that it has are those on the screen, and hallig-lan tells of them some seconds later.
+func (b *Box) addressed(f *health.NetworkFacts) *health.NetworkFacts {
+	has := b.care.addressed
+	if has == nil {
+		has = kernelAddress
+	}
+	for i := range f.Interfaces {
+		if p := &f.Interfaces[i]; p.Up && !p.Address {
+			p.Address = has(p.Name)
+		}
+	}
+	return f
+}
+
+// kernelAddress says whether a port has an address that phones can open.
+func kernelAddress(name string) bool {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return false
+	}
+	addrs, _ := i.Addrs() // one that has just gone has none
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil
+	})
 }
 
 func lineFacts(port *radio.Port, known []steward.Port) health.LineFacts {
@@ -348,11 +378,9 @@ func (b *Box) stewardState(ctx context.Context) (steward.State, error) {
 
 // stewardFacts adds what init knows.
 func (b *Box) stewardFacts(s steward.State, f *health.Facts) {
-	f.Provisioning = &health.ProvisioningFacts{Err: health.Sentence(textOf(s.Provision.Error))}
-	if s.Provision.Accepted || !s.Provision.Error.Empty() {
-		f.Provisioning.File = s.Provision.File
-	}
-	if t := b.cfg.Trouble; t != (provision.Error{}) && f.Provisioning.Err.Empty() {
+	f.Provisioning = &health.ProvisioningFacts{InForce: s.Provision.Accepted || b.cfg.Provision != "", From: textOf(s.Provision.From), File: s.Provision.File, Err: textOf(s.Provision.Error)}
+	if t := b.cfg.Trouble; t != (provision.Error{}) && f.Provisioning.Err.Empty() { // with the one that was taken
+		f.Provisioning.InForce = false
 		f.Provisioning.Err, f.Provisioning.File = health.Sentence{DE: t.De, EN: t.En}, b.cfg.Provision
 	}
 	for _, p := range s.Processes {

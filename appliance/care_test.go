@@ -198,6 +198,12 @@ func TestWhatInitKnows(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", id, n, want)
 		}
 	}
+	s.Provision = steward.Provision{Accepted: true, From: steward.Text{De: "von der Partition HALLIG", En: "from the partition HALLIG"}} // at an earlier start
+	f = health.Facts{}
+	new(Box).stewardFacts(s, &f)
+	if n, _ := health.Judge(f).Node("provisioning"); n.State != health.OK || n.Sentence.EN != "Set up from the hallig.json from the partition HALLIG." {
+		t.Errorf("a file in force: %+v", n)
+	}
 	s.Processes = s.Processes[1:]
 	f = health.Facts{}
 	new(Box).stewardFacts(s, &f)
@@ -209,14 +215,15 @@ func TestWhatInitKnows(t *testing.T) {
 // TestNetworks translates what hallig-lan says into one sentence.
 func TestNetworks(t *testing.T) {
 	for name, tt := range map[string]struct{ state, want string }{
-		"guest":          {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"],"gateway":"192.168.1.1"},{"name":"eth1","mode":"waiting"}]}`, "guest on this network"},
-		"host":           {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"host","addresses":["192.168.7.1/24"]}]}`, "runs this network itself"},
-		"guest of a box": {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.7.9/24"],"gateway":"192.168.7.1","lease":{"server":"192.168.7.1","hallig":true}}]}`, "no way to the outside"},
-		"cable out":      {`{"interfaces":[{"name":"eth0","mode":"waiting"}]}`, "plug in the network cable"},
-		"still asking":   {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"waiting"}]}`, "wait two minutes"},
-		"off":            {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"off"}]}`, "off, as configured"},
-		"trouble":        {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"]}],"trouble":{"de":"Zwei.","en":"Two servers."}}`, "Two servers."},
-		"nothing yet":    {`{"interfaces":[]}`, "plug in the network cable"},
+		"guest":           {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"],"gateway":"192.168.1.1"},{"name":"eth1","mode":"waiting"}]}`, "guest on this network"},
+		"host":            {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"host","addresses":["192.168.7.1/24"]}]}`, "runs this network itself"},
+		"guest of a box":  {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.7.9/24"],"gateway":"192.168.7.1","lease":{"server":"192.168.7.1","hallig":true}}]}`, "no way to the outside"},
+		"cable out":       {`{"interfaces":[{"name":"eth0","mode":"waiting"}]}`, "plug in the network cable"},
+		"still asking":    {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"waiting"}]}`, "wait two minutes"},
+		"has just got it": {`{"interfaces":[{"name":"eth5","carrier":true,"mode":"guest"}]}`, "on the network"},
+		"off":             {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"off"}]}`, "off, as configured"},
+		"trouble":         {`{"interfaces":[{"name":"eth0","carrier":true,"mode":"guest","addresses":["192.168.1.7/24"]}],"trouble":{"de":"Zwei.","en":"Two servers."}}`, "Two servers."},
+		"nothing yet":     {`{"interfaces":[]}`, "plug in the network cable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := t.TempDir()
@@ -227,6 +234,7 @@ func TestNetworks(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := &Box{cfg: Config{Run: run}}
+			b.care.addressed = func(port string) bool { return port == "eth5" }
 			n, _ := health.Judge(health.Facts{Network: b.networkFacts(machine{})}).Node("network")
 			if !strings.Contains(n.Sentence.EN, tt.want) {
 				t.Errorf("got %q, want %q", n.Sentence.EN, tt.want)
@@ -283,18 +291,18 @@ func TestShow(t *testing.T) {
 		return s, info.ModTime()
 	}
 	fresh := health.Judge(health.Facts{Setup: &health.SetupFacts{}, Network: &health.NetworkFacts{}})
-	b.show(t.Context(), fresh)
+	b.show(t.Context(), b.Screen(), fresh)
 	s, first := read()
 	if s.ServerName != "box.test" || s.Code != "geheim" || s.URL != "http://hallig.local" || s.State != "trouble" || !strings.Contains(s.Sentence.De, "Netzwerkkabel") {
 		t.Errorf("first boot: %+v", s)
 	}
 	deaf = false
-	b.show(t.Context(), fresh)
-	b.show(t.Context(), fresh)
+	b.show(t.Context(), b.Screen(), fresh)
+	b.show(t.Context(), b.Screen(), fresh)
 	if _, at := read(); !at.Equal(first) {
 		t.Error("written again without a change")
 	}
-	b.show(t.Context(), health.Judge(health.Facts{Setup: &health.SetupFacts{Admin: true}}))
+	b.show(t.Context(), b.Screen(), health.Judge(health.Facts{Setup: &health.SetupFacts{Admin: true}}))
 	if s, _ := read(); s.Code != "" || s.State != "ok" {
 		t.Errorf("with an administrator: %+v, want no code", s)
 	}

@@ -45,10 +45,11 @@ type keeper struct {
 	busy sync.Mutex                      // held while one is made
 	free func(dir string) (int64, error) // tests; nil: freeBytes
 
-	mu    sync.Mutex
-	last  lastBackup
-	tried time.Time // monotonic, of this process
-	err   error     // of the last try
+	mu       sync.Mutex
+	last     lastBackup
+	tried    time.Time     // monotonic, of this process
+	err      error         // of the last try
+	restored *restoredMark // the box came from a backup; nil: it did not, or that is long ago
 }
 
 // lastBackup is the last good one.
@@ -266,9 +267,12 @@ func (b *Box) noteBackup(f backup.Found, place string) error {
 // backupFacts tells how the backups stand.
 func (b *Box) backupFacts() *health.BackupFacts {
 	k := &b.keeper
+	f := &health.BackupFacts{Wanted: b.cfg.Backup.To != "", Every: b.backupEvery(), Restored: b.tellRestored(), ToStick: b.cfg.Backup.To == "stick"}
+	if f.Wanted && b.cfg.Backup.To != "peer" {
+		f.Starting = b.backupPlace() != "" && k.due(b.clock.Now(), f.Every)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f := &health.BackupFacts{Wanted: b.cfg.Backup.To != "", Every: b.backupEvery()}
 	if !k.last.Made.IsZero() {
 		f.Age = max(time.Second, b.clock.Now().Sub(k.last.Made))
 	}

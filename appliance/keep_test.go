@@ -21,6 +21,7 @@ import (
 
 	"hallig/appliance/admin"
 	"hallig/appliance/backup"
+	"hallig/appliance/clock"
 	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
@@ -117,6 +118,9 @@ func TestSpareBox(t *testing.T) {
 	t.Logf("the spare box answers %v after the start", time.Since(start).Round(time.Millisecond))
 	if backup.JustRestored(spare) || a.epoch() == epoch {
 		t.Errorf("the spare box is in the old epoch %d", epoch)
+	}
+	if f := a.backupFacts(); !f.Restored {
+		t.Errorf("the spare box does not say that it is one: %+v", f)
 	}
 	if s := a.Screen(); s.ServerName != "a.test" || s.EnrolCode != "" {
 		t.Errorf("the spare box shows %+v", s)
@@ -427,5 +431,66 @@ func TestBackupOnAnotherBox(t *testing.T) {
 	b.keeping(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", backup.ShelfPath, nil))
 	if w.Code != http.StatusForbidden {
 		t.Errorf("a stranger got %d", w.Code)
+	}
+}
+
+// TestRestoredIsTold: what is left to do after a restore is told through restarts, while the time is not known, and for thirty days from when it is;
+// where backups are set up, for one.
+func TestRestoredIsTold(t *testing.T) {
+	for to, want := range map[string][]bool{"": {true, true, false}, "stick": {true, false, false}} {
+		data := t.TempDir()
+		note := filepath.Join(data, restoredNote)
+		write(t, note, `{"since":"0001-01-01T00:00:00Z"}`)
+		start := func(at time.Time) *Box {
+			t.Helper()
+			c := clock.New(clock.Config{Released: firstRelease})
+			if !at.IsZero() && !c.Set(clock.Reading{Time: at, Quality: clock.Entered, Source: "test"}) {
+				t.Fatal("the clock is not set")
+			}
+			b := &Box{cfg: Config{Data: data, Backup: provision.Backup{To: to}}, clock: c, log: slog.New(slog.DiscardHandler)}
+			if err := b.noteRestored(); err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		if !start(time.Time{}).tellRestored() {
+			t.Errorf("%q: not told while the time is not known", to)
+		}
+		first := firstRelease.AddDate(1, 0, 0)
+		for i, days := range []int{0, 29, 31} {
+			if got := start(first.AddDate(0, 0, days)).tellRestored(); got != want[i] {
+				t.Errorf("%q, day %d: told %v, want %v", to, days, got, want[i])
+			}
+		}
+		if _, err := os.Stat(note); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q: the note is still there: %v", to, err)
+		}
+	}
+	data := t.TempDir()
+	if b := (&Box{cfg: Config{Data: data}}); b.noteRestored() != nil || b.tellRestored() {
+		t.Error("a box that never was restored says so")
+	}
+}
+
+// TestBackupIsAboutToStart: with a stick in and nothing failed, nobody is told to plug one in.
+func TestBackupIsAboutToStart(t *testing.T) {
+	run := t.TempDir()
+	b := &Box{cfg: Config{Data: t.TempDir(), Run: run, Backup: provision.Backup{To: "stick"}}, clock: clock.New(clock.Config{Released: firstRelease})}
+	if f := b.backupFacts(); f.Starting {
+		t.Errorf("without a stick: %+v", f)
+	}
+	if err := os.MkdirAll(filepath.Join(run, "sticks", "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if f := b.backupFacts(); !f.Starting || !f.ToStick {
+		t.Errorf("with a stick: %+v", f)
+	}
+	b.keeper.tried, b.keeper.err = time.Now(), errNoRoom
+	if f := b.backupFacts(); f.Starting || f.Err.Empty() {
+		t.Errorf("after one that failed: %+v", f)
+	}
+	b.keeper.err, b.keeper.last.Made = nil, b.clock.Now()
+	if f := b.backupFacts(); f.Starting {
+		t.Errorf("after one that was made: %+v", f)
 	}
 }

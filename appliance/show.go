@@ -23,8 +23,8 @@ import (
 // This file shows, on an appliance, how the box does to those who stand before it: the light on the case, and what init puts on the screen.
 
 // show tells the steward and writes the screen's file, when something has changed.
-func (b *Box) show(ctx context.Context, tree health.Tree) {
-	if err := b.showScreen(tree); err != nil {
+func (b *Box) show(ctx context.Context, s Screen, tree health.Tree) {
+	if err := b.showScreen(s, tree); err != nil {
 		b.log.Warn("the screen of the box does not learn how it does", "err", err)
 	}
 	b.showLight(ctx, tree.State)
@@ -46,8 +46,8 @@ func (b *Box) showLight(ctx context.Context, state health.State) {
 	b.care.mu.Unlock()
 }
 
-func (b *Box) showScreen(tree health.Tree) error {
-	raw, err := json.Marshal(b.screenOf(tree))
+func (b *Box) showScreen(s Screen, tree health.Tree) error {
+	raw, err := json.Marshal(screenOf(s, tree))
 	if err != nil {
 		return fmt.Errorf("write the screen: %w", err)
 	}
@@ -61,8 +61,7 @@ func (b *Box) showScreen(tree health.Tree) error {
 	return nil
 }
 
-func (b *Box) screenOf(tree health.Tree) steward.Screen {
-	s := b.Screen()
+func screenOf(s Screen, tree health.Tree) steward.Screen {
 	out := steward.Screen{
 		ServerName: s.ServerName, NameFixed: s.NameFixed, Fingerprint: s.Fingerprint, State: string(tree.State), Sentence: steward.Text{De: tree.Sentence.DE, En: tree.Sentence.EN},
 	}

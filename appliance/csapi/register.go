@@ -9,15 +9,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"hallig/appliance/account"
 	"hallig/appliance/event"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
+	"hallig/appliance/web"
 )
 
 type registerRequest struct {
@@ -57,11 +60,17 @@ func (h *Handler) register(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 	}
+	if err := h.goodPassword(req.Password); err != nil {
+		return nil, err
+	}
 	p, err := h.prove(ctx, raw, h.registerStages())
 	if err != nil {
 		return nil, err
 	}
 	if err := unmarshal(p.body, &req); err != nil {
+		return nil, err
+	}
+	if err := h.goodPassword(req.Password); err != nil {
 		return nil, err
 	}
 	if err := goodDeviceID(req.Device); err != nil {
@@ -139,6 +148,14 @@ func (h *Handler) registerStages() stages {
 		}
 		return err
 	}}
+}
+
+// goodPassword refuses short passwords. Test beds, where anybody may register, have their own; without a password nobody logs in.
+func (h *Handler) goodPassword(password string) error {
+	if h.OpenRegistration || password == "" || utf8.RuneCountInString(password) >= web.MinPassword {
+		return nil
+	}
+	return refuse(http.StatusBadRequest, "M_WEAK_PASSWORD", fmt.Sprintf("a password has %d characters at least", web.MinPassword))
 }
 
 func (h *Handler) freeName(ctx context.Context, name string) error {

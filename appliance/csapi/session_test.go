@@ -118,11 +118,11 @@ func TestRegistrationToken(t *testing.T) {
 	tok, err := b.h.Accounts.CreateRegistrationToken(b.ctx, account.RegistrationToken{Uses: 1})
 	b.ok(err)
 	c := matrixclient.New(b.url)
-	err = c.Register(b.ctx, "alice", "x", "")
+	err = c.Register(b.ctx, "alice", "Rungholt", "")
 	if matrixclient.Status(err) != 401 {
 		t.Errorf("registered without a token: %v", err)
 	}
-	b.refused("a wrong token", c.Register(b.ctx, "alice", "x", "WRONG"), 401, "M_FORBIDDEN")
+	b.refused("a wrong token", c.Register(b.ctx, "alice", "Rungholt", "WRONG"), 401, "M_FORBIDDEN")
 	valid := func() any {
 		_, _, body := b.raw("GET", "/_matrix/client/v1/register/m.login.registration_token/validity?token="+tok.Token, "", "")
 		return body["valid"]
@@ -133,16 +133,17 @@ func TestRegistrationToken(t *testing.T) {
 	if status, _, body := b.raw("GET", "/_matrix/client/v3/register/available?username=alice", "", ""); status != 200 || body["available"] != true {
 		t.Errorf("available: %d %v", status, body)
 	}
-	b.ok(c.Register(b.ctx, "alice", "x", tok.Token))
+	b.refused("a short password", c.Register(b.ctx, "alice", "Marsch7", tok.Token), 400, "M_WEAK_PASSWORD")
+	b.ok(c.Register(b.ctx, "alice", "Rungholt", tok.Token)) // the short one has not used the token up
 	if status, _, body := b.raw("GET", "/_matrix/client/v3/register/available?username=alice", "", ""); status != 400 || body["errcode"] != "M_USER_IN_USE" {
 		t.Errorf("available after: %d %v", status, body)
 	}
 	if valid() != false {
 		t.Error("the used token is still valid")
 	}
-	b.refused("a used token", matrixclient.New(b.url).Register(b.ctx, "bob", "x", tok.Token), 401, "M_FORBIDDEN")
+	b.refused("a used token", matrixclient.New(b.url).Register(b.ctx, "bob", "Rungholt", tok.Token), 401, "M_FORBIDDEN")
 	// A dummy proof of another purpose does not open the door.
-	status, _, _ := b.raw("POST", "/_matrix/client/v3/register", "", `{"username":"eve","password":"x","auth":{"type":"m.login.dummy"}}`)
+	status, _, _ := b.raw("POST", "/_matrix/client/v3/register", "", `{"username":"eve","password":"Rungholt","auth":{"type":"m.login.dummy"}}`)
 	if status != 401 {
 		t.Errorf("dummy where registration is closed: %d", status)
 	}

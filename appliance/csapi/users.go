@@ -32,6 +32,9 @@ func (h *Handler) changePassword(ctx context.Context, c *call) (any, error) {
 	if req.Password == "" {
 		return nil, missing("new_password")
 	}
+	if err := h.goodPassword(req.Password); err != nil {
+		return nil, err
+	}
 	if err := h.Accounts.ChangePassword(ctx, c.session, req.Password, req.Logout == nil || *req.Logout); err != nil {
 		return nil, err
 	}

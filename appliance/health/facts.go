@@ -65,8 +65,10 @@ type Process struct {
 
 // ProvisioningFacts tell of the file that prepares a box.
 type ProvisioningFacts struct {
-	File string
-	Err  Sentence
+	InForce bool     // a file was taken, now or at an earlier start, and there is nothing wrong with that one
+	From    Sentence // where it came from, behind "hallig.json "; empty: not known
+	File    string   // where the one lies that Err speaks of
+	Err     Sentence // why it was refused, with its place
 }
 
 // NetworkFacts are of the local network.
@@ -146,11 +148,14 @@ const (
 
 // BackupFacts tell of the last backup.
 type BackupFacts struct {
-	Wanted bool          // somebody has set it up
-	Age    time.Duration // of the last good one; 0: there is none yet
-	Every  time.Duration
-	Err    Sentence // of the last try, when it failed
-	Detail string
+	Wanted   bool          // somebody has set it up
+	Age      time.Duration // of the last good one; 0: there is none yet
+	Every    time.Duration
+	ToStick  bool     // it goes to a stick
+	Starting bool     // one is due, and there is a place for it
+	Restored bool     // the box itself came from a backup, not long ago
+	Err      Sentence // of the last try, when it failed
+	Detail   string
 }
 
 // SetupFacts tell whether somebody looks after the box.

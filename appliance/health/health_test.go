@@ -24,7 +24,7 @@ func well() Facts {
 		Database:     &Probe{},
 		Homeserver:   &Probe{},
 		Processes:    []Process{{Name: "hallig"}, {Name: "hallig-lan", Restarts: 1}},
-		Provisioning: &ProvisioningFacts{File: "hallig.json"},
+		Provisioning: &ProvisioningFacts{InForce: true, From: Sentence{"vom Stick KINGSTON", "from stick KINGSTON"}},
 		Network:      &NetworkFacts{Mode: "guest", Interfaces: []Interface{{Name: "eth0", Up: true, Address: true}, {Name: "wlan0"}}, Uplink: true},
 		Clock:        &ClockFacts{Trusted: true, Source: "NTP"},
 		Links:        &Probe{},
@@ -125,6 +125,13 @@ var stories = []story{
 	{"an update on trial", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateTrial, Version: "1.3"} }, Look, "Update 1.3 is on trial: leave the box switched on", 0, "update"},
 	{"an update that was gone back from", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateFailed} }, Look, "the version before goes on", 0, "update"},
 	{"the old box is back", func(f *Facts) { f.Peers[0].Twin = true }, Look, "Two boxes are called box2.example: switch off the old one", 0, "peer:box2.example"},
+	{"restored, and no backup yet", func(f *Facts) { f.Backup = &BackupFacts{Restored: true} }, Look, "set up backups again, and never switch on the old box", 0, "backup"},
+	{"restored, with backups", func(f *Facts) { f.Backup.Restored = true }, Look, "Erase the key from the stick", 0, "backup"},
+	{"the first backup is about to be made", func(f *Facts) { *f.Backup = BackupFacts{Wanted: true, ToStick: true, Starting: true} }, Look, "leave the stick plugged in", 0, "backup"},
+	{"the first backup has no stick", func(f *Facts) { *f.Backup = BackupFacts{Wanted: true, ToStick: true} }, Look, "no backup yet: plug in", 0, "backup"},
+	{"a file on a stick is refused", func(f *Facts) {
+		f.Provisioning.File, f.Provisioning.Err = "Stick KINGSTON", Sentence{"hallig.json auf dem Stick KINGSTON: Zeile 3 ist falsch.", "hallig.json on stick KINGSTON: line 3 is wrong."}
+	}, Look, "on stick KINGSTON: line 3 is wrong. The earlier one stays", 0, "provisioning"},
 	{"an old backup", func(f *Facts) { f.Backup.Age = 75 * time.Hour }, Look, "3 days old: plug in the backup stick", 0, "backup"},
 	{"a chip that the kernel does not know", func(f *Facts) {
 		f.Lines[0].Open, f.Lines[0].Trouble = false, Sentence{"Baustein unbekannt: FTDI nehmen.", "Unknown chip: use FTDI."}

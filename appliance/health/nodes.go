@@ -188,11 +188,18 @@ func provisioning(f Facts) (Node, bool) {
 	case p == nil:
 		return Node{}, false
 	case !p.Err.Empty():
-		return Node{ID: string(Provisioning), Kind: Provisioning, State: Look, Sentence: p.Err, Detail: p.File}, true
-	case p.File == "":
-		return node(Provisioning, OK, "Ohne Vorbereitungsdatei gestartet.", "Started without a provisioning file."), true
+		n := Node{ID: string(Provisioning), Kind: Provisioning, State: Look, Sentence: p.Err, Detail: p.File}
+		if p.InForce {
+			n.Sentence.DE += " Es bleibt bei der früheren."
+			n.Sentence.EN += " The earlier one stays in force."
+		}
+		return n, true
+	case !p.InForce:
+		return node(Provisioning, OK, "Keine Vorbereitungsdatei (hallig.json) ist in Kraft.", "No provisioning file (hallig.json) is in force."), true
+	case !p.From.Empty():
+		return node(Provisioning, OK, "Eingerichtet nach der hallig.json "+p.From.DE+".", "Set up from the hallig.json "+p.From.EN+"."), true
 	}
-	return node(Provisioning, OK, "Nach der Vorbereitungsdatei eingerichtet.", "Set up from the provisioning file."), true
+	return node(Provisioning, OK, "Nach der Vorbereitungsdatei (hallig.json) eingerichtet.", "Set up from the provisioning file (hallig.json)."), true
 }
 
 func network(f Facts) (Node, bool) {
@@ -396,10 +403,20 @@ func backup(f Facts) (Node, bool) {
 	}
 	var n Node
 	switch {
+	case b.Restored && !b.Wanted:
+		n = node(Backup, Look, "Aus einer Sicherung wiederhergestellt. Schlüssel vom Stick löschen, Sicherung wieder einrichten, die alte Box nie wieder einschalten.",
+			"Restored from a backup. Erase the key from the stick, set up backups again, and never switch on the old box again.")
 	case !b.Wanted:
 		n = node(Backup, OK, "Es ist keine Sicherung eingerichtet.", "No backup is set up.")
 	case !b.Err.Empty():
 		n = Node{ID: string(Backup), Kind: Backup, State: Look, Sentence: b.Err}
+	case b.Restored:
+		n = node(Backup, Look, "Aus einer Sicherung wiederhergestellt. Schlüssel vom Stick löschen, die alte Box nie wieder einschalten.",
+			"Restored from a backup. Erase the key from the stick, and never switch on the old box again.")
+	case b.Starting && b.ToStick:
+		n = node(Backup, Look, "Die Sicherung beginnt gleich: den Stick stecken lassen.", "The backup begins in a moment: leave the stick plugged in.")
+	case b.Starting:
+		n = node(Backup, OK, "Die Sicherung beginnt gleich.", "The backup begins in a moment.")
 	case b.Age == 0:
 		n = node(Backup, Look, "Es gibt noch keine Sicherung: den Sicherungsstick einstecken.", "There is no backup yet: plug in the backup stick.")
 	case b.Every > 0 && b.Age > 2*b.Every:

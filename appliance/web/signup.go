@@ -19,8 +19,8 @@ type signUpView struct {
 // maxForm bounds a form.
 const maxForm = 16 << 10
 
-// minPassword is how many characters a password has at least: some of these accounts administer the box.
-const minPassword = 8
+// MinPassword is how many characters a password has at least: some of these accounts administer the box.
+const MinPassword = 8
 
 // signUp shows the form, and takes it. The registration token may come with the address, from a code that was scanned.
 func (h *site) signUp(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +41,7 @@ func (h *site) signUp(w http.ResponseWriter, r *http.Request) {
 			v.Problem = v.ProblemNoPassword
 		case password != r.PostFormValue("again"):
 			v.Problem = v.ProblemDiffer
-		case utf8.RuneCountInString(password) < minPassword:
+		case utf8.RuneCountInString(password) < MinPassword:
 			v.Problem = v.ProblemShort
 		default:
 			var code string
