@@ -176,7 +176,7 @@ func (b *Box) writable(ctx context.Context, place string) (done func(), err erro
 // backUp makes one backup; recipients nil are the configured ones.
 func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ backup.Found, err error) {
 	if !b.keeper.busy.TryLock() {
-		return backup.Found{}, &admin.Refusal{Text: "a backup is being made already; wait until it is done"}
+		return backup.Found{}, &admin.Refusal{Text: "a backup is being made already; wait until it is done", DE: "Es wird schon eine Sicherung gemacht; bitte warten, bis sie fertig ist."}
 	}
 	defer b.keeper.busy.Unlock()
 	defer func() {

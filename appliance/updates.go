@@ -183,7 +183,8 @@ func (b *Box) updateOffers(ctx context.Context) ([]admin.UpdateOffer, error) {
 
 func noImage(err error) error {
 	if errors.Is(err, steward.ErrAbsent) {
-		return &admin.Refusal{Text: "this box does not run from the image, so its system is updated as its machine's other programs are"}
+		return &admin.Refusal{Text: "this box does not run from the image, so its system is updated as its machine's other programs are",
+			DE: "Diese Box läuft nicht vom Abbild; ihr System wird aktualisiert wie die anderen Programme ihres Rechners."}
 	}
 	return err
 }
@@ -199,11 +200,12 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	}
 	i := slices.IndexFunc(offers, func(o admin.UpdateOffer) bool { return server == "" || o.Box == server })
 	if i < 0 {
-		what := "no paired box in reach of the network"
+		what, was := "no paired box in reach of the network", "Keine gekoppelte Box, die über das Netz erreichbar ist,"
 		if server != "" {
-			what = server + " is not in reach of the network, or"
+			what, was = server+" is not in reach of the network, or", server+" ist über das Netz nicht erreichbar oder"
 		}
-		return admin.UpdateOffer{}, &admin.Refusal{Text: what + " has no newer system for this kind of box; hallig status shows who is in reach"}
+		return admin.UpdateOffer{}, &admin.Refusal{Text: what + " has no newer system for this kind of box; hallig status shows who is in reach",
+			DE: was + " hat ein neueres System für diese Art von Box."}
 	}
 	s, err := b.stewardState(ctx)
 	if err != nil {
@@ -215,10 +217,11 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	b.log.Info("taking the system of another box", "box", offers[i].Box, "version", offers[i].Version)
 	if err := b.steward.Update(ctx, body); err != nil {
 		if text := (steward.Text{}); errors.As(err, &text) {
-			return admin.UpdateOffer{}, &admin.Refusal{Text: text.En}
+			return admin.UpdateOffer{}, &admin.Refusal{Text: text.En, DE: text.De}
 		}
 		if why := body.why.Load(); why != nil {
-			err = &admin.Refusal{Text: "the transfer ended: " + *why + "; try again when the other box is in reach"}
+			err = &admin.Refusal{Text: "the transfer ended: " + *why + "; try again when the other box is in reach",
+				DE: "Die Übertragung ist abgebrochen; noch einmal versuchen, wenn die andere Box erreichbar ist."}
 		}
 		return admin.UpdateOffer{}, err
 	}
