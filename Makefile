@@ -80,7 +80,7 @@ fuzz: check
 image: check
 	$(PACK)
 
-# image-test tries the images as boxes are used, in QEMU: about 40 minutes on two idle cores. ONLY=boots,cuts plays some of the stories,
+# image-test tries the images as boxes are used, in QEMU: about 45 minutes on two idle cores, most of them for a day that a box idles. ONLY=boots,cuts plays some of the stories,
 # `go run ./tools/imagetest -list` names them; the last line counts. image-smoke is the short way: one box, two people, one message.
 image-test: check
 	$(MAKE) --no-print-directory image BOARD=amd64

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -31,21 +32,23 @@ type scenario struct {
 	story string
 	bound time.Duration // on a machine with two idle cores and no KVM
 	play  func(*run) error
+	// beside says that the story is one machine alone with its clock, and is played beside the others.
+	beside bool
 }
 
 var scenarios = []scenario{
-	{"smoke", "an amd64 box with UEFI is switched on; two people register and one writes to the other", 4 * time.Minute, smoke},
-	{"boots", "each kind of machine is switched on for the first time, two people write to each other, it is switched on again", 12 * time.Minute, boots},
-	{"provision", "a box is prepared by a file on its disk or on a stick; a wrong file is refused and says why", 8 * time.Minute, provisioned},
-	{"update", "a box takes a signed update from the page and from a stick, refuses what is wrong, goes back by itself from what does not work", 20 * time.Minute, updates},
-	{"cuts", "the power fails at 100 moments of first boot, messages and update", 20 * time.Minute, powerCuts},
-	{"serial", "two boxes know each other by a serial line of 1200 bit/s alone, whose adapter comes late", 12 * time.Minute, serialLine},
-	{"small", "a box with 256 MB serves 20 people", 6 * time.Minute, small},
-	{"egress", "a box idles for 24 hours; nothing leaves it but what its manual says", 10 * time.Minute, egress},
-	{"spare", "a box backs itself up to a stick and drowns; a new one takes over with the stick and the key, under the old name", 12 * time.Minute, spareBox},
-	{"locked", "a box with encrypted data: what a thief finds, who opens it, what a power cut takes", 15 * time.Minute, lockedBox},
-	{"radio", "two boxes know each other by USB radios that the kernel has no driver for, plugged in while they run", 12 * time.Minute, usbRadio},
-	{"lan", "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", 6 * time.Minute, lan},
+	{name: "smoke", story: "an amd64 box with UEFI is switched on; two people register and one writes to the other", bound: 4 * time.Minute, play: smoke},
+	{name: "boots", story: "each kind of machine is switched on for the first time, two people write to each other, it is switched on again", bound: 12 * time.Minute, play: boots},
+	{name: "provision", story: "a box is prepared by a file on its disk or on a stick; a wrong file is refused and says why", bound: 8 * time.Minute, play: provisioned},
+	{name: "update", story: "a box takes a signed update from the page and from a stick, refuses what is wrong, goes back by itself from what does not work", bound: 20 * time.Minute, play: updates},
+	{name: "cuts", story: "the power fails at 100 moments of first boot, messages and update", bound: 20 * time.Minute, play: powerCuts},
+	{name: "serial", story: "two boxes know each other by a serial line of 1200 bit/s alone, whose adapter comes late", bound: 12 * time.Minute, play: serialLine},
+	{name: "small", story: "a box with 256 MB serves 20 people", bound: 6 * time.Minute, play: small},
+	{name: "egress", story: "a box idles for 24 hours; nothing leaves it but what its manual says", bound: 50 * time.Minute, play: egress, beside: true},
+	{name: "spare", story: "a box backs itself up to a stick and drowns; a new one takes over with the stick and the key, under the old name", bound: 12 * time.Minute, play: spareBox},
+	{name: "locked", story: "a box with encrypted data: what a thief finds, who opens it, what a power cut takes", bound: 15 * time.Minute, play: lockedBox},
+	{name: "radio", story: "two boxes know each other by USB radios that the kernel has no driver for, plugged in while they run", bound: 12 * time.Minute, play: usbRadio},
+	{name: "lan", story: "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", bound: 6 * time.Minute, play: lan},
 }
 
 // options are the flags.
@@ -122,12 +125,20 @@ func playAll(ctx context.Context, o options) (code int, err error) {
 		return 0, err
 	}
 	total := &tally{}
+	var beside sync.WaitGroup
 	for _, s := range list {
-		playOne(ctx, s, o, work, total)
-		if ctx.Err() != nil {
-			total.fail("", errors.New("interrupted"))
-			break
+		if s.beside {
+			beside.Go(func() { playOne(ctx, s, o, work, total) })
 		}
+	}
+	for _, s := range list {
+		if !s.beside && ctx.Err() == nil {
+			playOne(ctx, s, o, work, total)
+		}
+	}
+	beside.Wait()
+	if ctx.Err() != nil {
+		total.fail("", errors.New("interrupted"))
 	}
 	total.report(os.Stdout)
 	if total.failed > 0 {
@@ -144,23 +155,23 @@ func playOne(ctx context.Context, s scenario, o options, work string, total *tal
 	dir := filepath.Join(work, s.name)
 	r := &run{Context: ctx, options: o, dir: dir, name: s.name, tally: total, began: time.Now()}
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
-		total.fail(s.name, err)
+		r.wrong(err)
 		return
 	}
 	r.say("%s", s.story)
-	before := total.failed
 	err := s.play(r)
 	r.close()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w (%w)", err, cause)
 		}
-		total.fail(s.name, err)
+		r.wrong(err)
 	}
-	r.say("%s after %.0f s", map[bool]string{true: "went well", false: "FAILED; kept in " + dir}[total.failed == before], time.Since(r.began).Seconds())
-	if total.failed == before && !o.keep {
+	good := r.faults.Load() == 0
+	r.say("%s after %.0f s", map[bool]string{true: "went well", false: "FAILED; kept in " + dir}[good], time.Since(r.began).Seconds())
+	if good && !o.keep {
 		if err := os.RemoveAll(dir); err != nil {
-			total.fail(s.name, err)
+			r.wrong(err)
 		}
 	}
 }

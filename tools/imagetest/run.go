@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hallig/tools/imagetest/vm"
@@ -58,6 +59,7 @@ type run struct {
 	began time.Time
 
 	machines []*vm.VM // all that were switched on
+	faults   atomic.Int32
 }
 
 // say writes one line of the story.
@@ -68,9 +70,15 @@ func (r *run) say(format string, args ...any) {
 // check counts a failure and goes on.
 func (r *run) check(ok bool, format string, args ...any) bool {
 	if !ok {
-		r.fail(r.name, fmt.Errorf(format, args...))
+		r.wrong(fmt.Errorf(format, args...))
 	}
 	return ok
+}
+
+// wrong counts a failure.
+func (r *run) wrong(err error) {
+	r.faults.Add(1)
+	r.fail(r.name, err)
 }
 
 // close switches off what still runs.
