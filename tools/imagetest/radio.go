@@ -10,10 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"hallig/appliance/provision"
 	"hallig/radio/ether"
-	"hallig/tools/imagetest/vm"
-	"hallig/tools/matrixclient"
 	"hallig/tools/usbgadget"
 )
 
@@ -61,42 +58,15 @@ func usbRadio(r *run) error {
 	}
 	c := radios{laid}
 	defer c.close()
-	var b [2]*box
-	for i, name := range []string{"hooge", "oland"} {
-		// One box is told the device by its own name, the other that it is the only radio.
-		device := []string{"/dev/hallig/" + gadgets[0].name, "/dev/hallig/radio"}[i]
-		disk, err := r.preparedDisk(vm.BIOS, name, provision.File{Serial: []provision.Serial{{Device: device, Baud: 9600, BitsPerSecond: lineRate}}})
-		if err != nil {
-			return err
-		}
-		if b[i], err = r.power(vm.Config{Dir: r.path(name), Disk: disk, Open: true}, firstBoot); err != nil {
-			return err
-		}
-		defer b[i].Kill()
-		if err := b[i].enrol([]string{"antje", "boy"}[i]); err != nil {
-			return err
-		}
-	}
-	way, err := r.pair(b)
-	if err != nil {
-		return err
-	}
-	defer way.Close()
-	antje, boy := b[0].people[0], b[1].people[0]
-	ctx, stop := r.within(8 * time.Minute)
+	ctx, stop := r.within(12 * time.Minute)
 	defer stop()
-	room, err := antje.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Deichwache", Invite: []string{boy.UserID}})
+	// One box is told the device by its own name, the other that it is the only radio.
+	p, err := r.islands(ctx, [2]string{"/dev/hallig/" + gadgets[0].name, "/dev/hallig/radio"})
 	if err != nil {
 		return err
 	}
-	if err := joinInvited(ctx, boy, room); err != nil {
-		return err
-	}
-	if err := exchange(ctx, antje, boy, room, "am Netz"); err != nil {
-		return fmt.Errorf("over the network: %w", err)
-	}
-	way.Cut()
-	r.say("the boxes are paired, antje and boy share a room; now the network between them is gone")
+	defer p.close()
+	b, antje, boy, room := p.b, p.antje, p.boy, p.room
 	for i := range b {
 		if err := b[i].RedirectUSB("radio", c.socket(i)); err != nil {
 			return err

@@ -100,40 +100,14 @@ func serialLine(r *run) error {
 		return err
 	}
 	defer c.close()
-	prepared := provision.File{Serial: []provision.Serial{{Device: "/dev/hallig/radio", Baud: 9600, BitsPerSecond: lineRate}}}
-	var b [2]*box
-	for i, name := range []string{"hooge", "oland"} {
-		disk, err := r.preparedDisk(vm.BIOS, name, prepared)
-		if err != nil {
-			return err
-		}
-		if b[i], err = r.power(vm.Config{Dir: r.path(name), Disk: disk, Open: true}, firstBoot); err != nil {
-			return err
-		}
-		if err := b[i].enrol([]string{"antje", "boy"}[i]); err != nil {
-			return err
-		}
-	}
-	way, err := r.pair(b)
-	if err != nil {
-		return err
-	}
-	defer way.Close()
-	antje, boy := b[0].people[0], b[1].people[0]
-	ctx, stop := r.within(8 * time.Minute)
+	ctx, stop := r.within(12 * time.Minute)
 	defer stop()
-	room, err := antje.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Deichwache", Invite: []string{boy.UserID}})
+	p, err := r.islands(ctx, [2]string{"/dev/hallig/radio", "/dev/hallig/radio"})
 	if err != nil {
 		return err
 	}
-	if err := joinInvited(ctx, boy, room); err != nil {
-		return err
-	}
-	if err := exchange(ctx, antje, boy, room, "am Netz"); err != nil {
-		return fmt.Errorf("over the network: %w", err)
-	}
-	way.Cut()
-	r.say("the boxes are paired, antje and boy share a room; now the network between them is gone")
+	defer p.close()
+	b, antje, boy, room := p.b, p.antje, p.boy, p.room
 	for i := range b {
 		if err := b[i].Plug("radio", c.socket(i)); err != nil {
 			return err
@@ -151,13 +125,64 @@ func serialLine(r *run) error {
 	if r.check(c.line.Counters(0).Bytes > 0 && c.line.Counters(1).Bytes > 0, "nothing went over the line: %v", c.bytes()) {
 		r.say("over the line: %v bytes", c.bytes())
 	}
-	if err := r.replug(ctx, c, b, room); err != nil {
-		return err
+	return r.replug(ctx, c, b, room)
+}
+
+// pairOfIslands are two boxes that know each other, with a person each in a shared room, and nothing between them but what a story brings.
+type pairOfIslands struct {
+	b          [2]*box
+	antje, boy *matrixclient.Client
+	room       string
+	way        *testpeer.Link // the network that was cut
+}
+
+func (p *pairOfIslands) close() {
+	for _, b := range p.b {
+		if b != nil {
+			b.Kill()
+		}
 	}
-	for i := range b {
-		b[i].Kill()
+	if p.way != nil {
+		p.way.Close()
 	}
-	return nil
+}
+
+// islands switches on two boxes that are provisioned with one line each, at these devices; pairs them over a network, lets them write, and cuts it.
+func (r *run) islands(ctx context.Context, devices [2]string) (p *pairOfIslands, err error) {
+	p = &pairOfIslands{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	for i, name := range []string{"hooge", "oland"} {
+		disk, err := r.preparedDisk(vm.BIOS, name, provision.File{Serial: []provision.Serial{{Device: devices[i], Baud: 9600, BitsPerSecond: lineRate}}})
+		if err != nil {
+			return nil, err
+		}
+		if p.b[i], err = r.power(vm.Config{Dir: r.path(name), Disk: disk, Open: true}, firstBoot); err != nil {
+			return nil, err
+		}
+		if err := p.b[i].enrol([]string{"antje", "boy"}[i]); err != nil {
+			return nil, err
+		}
+	}
+	if p.way, err = r.pair(p.b); err != nil {
+		return nil, err
+	}
+	p.antje, p.boy = p.b[0].people[0], p.b[1].people[0]
+	if p.room, err = p.antje.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Deichwache", Invite: []string{p.boy.UserID}}); err != nil {
+		return nil, err
+	}
+	if err := joinInvited(ctx, p.boy, p.room); err != nil {
+		return nil, err
+	}
+	if err := exchange(ctx, p.antje, p.boy, p.room, "am Netz"); err != nil {
+		return nil, fmt.Errorf("over the network: %w", err)
+	}
+	p.way.Cut()
+	r.say("the boxes are paired, antje and boy share a room; now the network between them is gone")
+	return p, nil
 }
 
 func (c *cable) bytes() [2]uint64 {
