@@ -253,7 +253,8 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) {
 	user := fullName(name, p.ServerName)
 	ctx := r.Context()
 	if err := p.Accounts.VerifyPassword(ctx, user, password); err != nil {
-		p.Log.Warn("login to the pages refused", "user", user, "from", r.RemoteAddr)
+		// Not the name: people type their password there by mistake.
+		p.Log.Warn("login to the pages refused", "from", r.RemoteAddr)
 		p.loginPage(w, r, http.StatusForbidden, name, v.T("Name oder Passwort stimmt nicht.", "Wrong name or password."))
 		return
 	}

@@ -72,7 +72,7 @@ type Network struct {
 	Gateway string   `json:"gateway,omitempty"`
 	DNS     []string `json:"dns,omitempty"` // addresses
 	NTP     []string `json:"ntp,omitempty"` // addresses; names go into "clock_ntp" of config
-	WiFi    WiFi     `json:"wifi,omitzero"` // the box's own access point
+	WiFi    WiFi     `json:"wifi,omitzero"` // for boards that bring an access point; no image has one yet, and the device page says so
 }
 
 // WiFi is an access point.
