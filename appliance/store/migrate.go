@@ -93,6 +93,10 @@ CREATE TABLE invite_wait (
 	since   INTEGER NOT NULL,
 	PRIMARY KEY (room, user)
 ) STRICT, WITHOUT ROWID;`,
+	`-- 9: parcels that are carried for other boxes.`,
+	`-- 10: sticks.`,
+	`-- 11: how far events have got.`,
+	`-- 12: texts ahead of their signature.`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.
