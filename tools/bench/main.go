@@ -58,6 +58,7 @@ var measures = []measure{
 	{[]string{"state_cold_10k_ms"}, stateCold},
 	{[]string{"join_big_talk_s", "join_big_resync_s", "join_big_rss_mb", "tell_big_s", "tell_big_rss_mb"}, joinBig},
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
+	{[]string{"codec_mean_percent", "codec_fallback_percent"}, codec},
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
 }
 

@@ -15,7 +15,12 @@ import (
 // wireBytes runs the measurement that stands beside the link: two boxes with real stores and links over a simulated line in
 // virtual time, which only the testing package offers.
 func wireBytes(ctx context.Context, b *bench) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestWireBytes$", "hallig/sync/link")
+	return b.measured(ctx, "hallig/sync/link", "^TestWireBytes$", "B")
+}
+
+// measured runs tests that measure and prints what they say in lines "measured NAME VALUE how".
+func (b *bench) measured(ctx context.Context, pkg, tests, unit string) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", tests, pkg)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -32,7 +37,7 @@ func wireBytes(ctx context.Context, b *bench) error {
 			return fmt.Errorf("read measurement: %w", err)
 		}
 		found = true
-		b.say(f[1], value, "B", strings.Join(f[3:], " "))
+		b.say(f[1], value, unit, strings.Join(f[3:], " "))
 	}
 	if !found {
 		return fmt.Errorf("the measurement printed no figure:\n%s", out.Bytes())

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import "context"
+
+// codec runs the measurement that stands beside the event codec: rooms of all versions, made with real keys.
+func codec(ctx context.Context, b *bench) error {
+	return b.measured(ctx, "hallig/sync/parcel", "^TestCorpus$", "%")
+}
