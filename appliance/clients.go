@@ -21,8 +21,10 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
 
+	"hallig/appliance/account"
 	"hallig/appliance/admin"
 	"hallig/appliance/cert"
+	"hallig/appliance/event"
 	"hallig/appliance/health"
 	"hallig/appliance/web"
 	"hallig/sync/peer"
@@ -253,11 +255,27 @@ func (b *Box) pages() http.Handler {
 			user, code := b.clients.SignUp(r.Context(), r.RemoteAddr, name, password, token)
 			return string(user), code
 		},
+		Invite: b.inviteNext,
 	}
 	if b.cfg.Run != "" {
 		site.LocalName, site.Portal = localName, true
 	}
 	return web.Handler(site)
+}
+
+// inviteNext makes a registration token for the person after an administrator's account has been made, so that two people can talk before anybody has
+// looked at the administration pages. Others' accounts get none. It does not expire: the clock of a box that has just been plugged in may still jump.
+func (b *Box) inviteNext(r *http.Request, user string) string {
+	u, err := b.accounts.User(r.Context(), event.UserID(user))
+	if err != nil || !u.Admin {
+		return ""
+	}
+	t, err := b.accounts.CreateRegistrationToken(r.Context(), account.RegistrationToken{Uses: 1})
+	if err != nil {
+		b.log.Warn("no registration token for the next person; make one on the administration page", "err", err)
+		return ""
+	}
+	return t.Token
 }
 
 // certificateFacts are of the certificate from outside when there is or was one, and of the box's own otherwise. What has lapsed is judged by the

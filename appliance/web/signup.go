@@ -3,7 +3,9 @@
 package web
 
 import (
+	"html/template"
 	"net/http"
+	"net/url"
 	"unicode/utf8"
 )
 
@@ -12,6 +14,9 @@ type signUpView struct {
 	view
 	Code, Name string // as they were given
 	User       string // the account that was made
+	Invite     string // address at which the next person makes an account; "": none
+	InviteCode string // its registration token
+	InviteQR   template.HTML
 	Problem    string
 	Safer      string // the same page over TLS; "": this is it, or there is none
 }
@@ -47,12 +52,24 @@ func (h *site) signUp(w http.ResponseWriter, r *http.Request) {
 			var code string
 			v.User, code = h.SignUp(r, v.Name, password, v.Code)
 			v.Problem = v.problem(code)
+			if v.Problem == "" && h.Invite != nil {
+				v.invite(r.URL.Path, h.Invite(r, v.User))
+			}
 		}
 		if v.Problem != "" {
 			status = http.StatusBadRequest
 		}
 	}
 	h.showAs(w, status, "signup", v.Lang, v)
+}
+
+// invite shows how the next person gets an account with a token.
+func (v *signUpView) invite(path, token string) {
+	if token == "" {
+		return
+	}
+	v.Invite, v.InviteCode = v.Base+path, token
+	v.InviteQR = code(v.Invite + "?code=" + url.QueryEscape(token))
 }
 
 // problem puts an error code into words.

@@ -19,6 +19,7 @@ type texts struct {
 
 	// The form for an account.
 	SignUpTitle, SignUpLead, SignUpName, SignUpPassword, SignUpAgain, SignUpToken, SignUpDo, SignUpDone, SignUpNext string
+	InviteTitle, InviteText                                                                                         string
 	SaferHere                                                                                                       string
 	ProblemNoPassword, ProblemDiffer, ProblemTaken, ProblemName, ProblemToken, ProblemMissing                       string
 	ProblemShort, ProblemLong, ProblemOften, ProblemBox                                                             string
@@ -59,6 +60,7 @@ var german = texts{
 	SignUpTitle: "Ein Konto anlegen", SignUpLead: "Danach melden Sie sich in der App mit diesem Namen und Passwort an.",
 	SignUpName: "Benutzername (a-z, 0-9, Punkt, Bindestrich)", SignUpPassword: "Passwort (mindestens acht Zeichen)", SignUpAgain: "Passwort noch einmal", SignUpToken: "Anmeldecode",
 	SignUpDo: "Konto anlegen", SignUpDone: "Das Konto ist angelegt:", SignUpNext: "Jetzt in der App „anmelden“ wählen, diese Serveradresse eintragen, dann Namen und Passwort:",
+	InviteTitle: "Die nächste Person", InviteText: "Diesen Code mit der Kamera aufnehmen: Er führt zu einem eigenen Konto. Er gilt für ein Konto. Weitere Codes macht die Verwaltung, „Konten“.",
 	SaferHere:         "Auf dieser Seite geht das Passwort unverschlüsselt durchs Netz. Besser, wenn Ihr Gerät der Box schon vertraut:",
 	ProblemNoPassword: "Das Passwort fehlt.", ProblemDiffer: "Die beiden Passwörter sind verschieden.", ProblemTaken: "Diesen Namen hat schon jemand; einen anderen wählen.",
 	ProblemName:  "Der Name darf nur Kleinbuchstaben a-z, Ziffern und . _ - enthalten.",
@@ -119,6 +121,7 @@ var english = texts{
 	SignUpTitle: "Create an account", SignUpLead: "Then sign in with this name and password in the app.",
 	SignUpName: "User name (a-z, 0-9, dot, hyphen)", SignUpPassword: "Password (at least eight characters)", SignUpAgain: "Password once more", SignUpToken: "Registration token",
 	SignUpDo: "Create account", SignUpDone: "The account is there:", SignUpNext: "Now choose “sign in” in the app, enter this server address, then name and password:",
+	InviteTitle: "The next person", InviteText: "Scan this code with the camera: it leads to an account of your own. It is good for one account. More codes come from the administration page, “Accounts”.",
 	SaferHere:         "On this page the password crosses the network unencrypted. Better, if your device trusts the box already:",
 	ProblemNoPassword: "The password is missing.", ProblemDiffer: "The two passwords differ.", ProblemTaken: "Somebody has this name already; choose another one.",
 	ProblemName:  "The name may have small letters a-z, digits and . _ - only.",

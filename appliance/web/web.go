@@ -36,6 +36,8 @@ type Site struct {
 	StatusPath string
 	// SignUp makes an account for the visitor at addr, or says why not with an error code of the Client-Server API; nil: only clients can.
 	SignUp func(r *http.Request, name, password, token string) (user, code string)
+	// Invite gives a registration token that the holder of a new account may hand to the next person; "", or nil: it may not.
+	Invite func(r *http.Request, user string) (token string)
 	// Portal says that Portal stands in front: the page offers to stay on this network.
 	Portal bool
 }

@@ -318,6 +318,9 @@ func TestSignUp(t *testing.T) {
 				return "", "M_FORBIDDEN"
 			}
 			return "@" + name + ":box.example", ""
+		},
+		Invite: func(_ *http.Request, user string) string {
+			return map[string]string{"@chief:box.example": "N3XT"}[user]
 		}})
 	post := func(url, form string) (int, string) {
 		r := httptest.NewRequest("POST", url, strings.NewReader(form))
@@ -333,6 +336,7 @@ func TestSignUp(t *testing.T) {
 		want      string
 	}{
 		{"http://hallig.local/konto", "name=anna&password=a+b+c+d+e&again=a+b+c+d+e&code=UAN4", 200, "<b>@anna:box.example</b>"},
+		{"http://hallig.local/account", "name=chief&password=a+b+c+d+e&again=a+b+c+d+e&code=UAN4", 200, "<code>N3XT</code>"}, // and a code for the next person
 		{"http://hallig.local/account", "name=taken&password=xxxxxxxx&again=xxxxxxxx&code=UAN4", 400, english.ProblemTaken},
 		{"http://hallig.local/konto", "name=bert&password=xxxxxxxx&again=xxxxxxxx&code=WRONG", 400, german.ProblemToken},
 		{"http://hallig.local/konto", "name=bert&password=x&again=y&code=UAN4", 400, german.ProblemDiffer},
@@ -346,11 +350,14 @@ func TestSignUp(t *testing.T) {
 		if status != tc.status || !strings.Contains(body, tc.want) {
 			t.Errorf("%s %.40s: %d, want %d and %q", tc.url, tc.form, status, tc.status, tc.want)
 		}
+		if strings.Contains(body, "N3XT") && !strings.Contains(tc.form, "name=chief") {
+			t.Errorf("%.40s: a code for others", tc.form)
+		}
 		if strings.Contains(body, "a b c d e") || strings.Contains(body, `value="abc"`) || strings.Contains(body, `value="xxxxxxxx"`) {
 			t.Errorf("%.40s: the page gives a password back", tc.form)
 		}
 	}
-	if want := []string{"anna a b c d e UAN4", "taken xxxxxxxx UAN4", "bert xxxxxxxx WRONG"}; !slices.Equal(asked, want) {
+	if want := []string{"anna a b c d e UAN4", "chief a b c d e UAN4", "taken xxxxxxxx UAN4", "bert xxxxxxxx WRONG"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q, want %q", asked, want)
 	}
 
