@@ -93,7 +93,40 @@ CREATE TABLE invite_wait (
 	since   INTEGER NOT NULL,
 	PRIMARY KEY (room, user)
 ) STRICT, WITHOUT ROWID;`,
-	`-- 9: parcels that are carried for other boxes.`,
+	`-- 9: parcels that are carried for other boxes.
+CREATE TABLE custody (
+	n        INTEGER PRIMARY KEY,
+	dest     BLOB NOT NULL,
+	source   BLOB NOT NULL,
+	epoch    INTEGER NOT NULL,
+	seq      INTEGER NOT NULL,
+	giver    BLOB NOT NULL,
+	priority INTEGER NOT NULL,
+	hops     INTEGER NOT NULL,
+	until    INTEGER NOT NULL,
+	at       INTEGER NOT NULL,
+	body     BLOB NOT NULL,
+	UNIQUE (dest, source, epoch, seq)
+) STRICT;
+CREATE INDEX custody_dest ON custody (dest, priority, n);
+CREATE TABLE custody_given (
+	n   INTEGER NOT NULL,
+	box BLOB NOT NULL,
+	PRIMARY KEY (n, box)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE custody_met (
+	dest   BLOB NOT NULL,
+	source BLOB NOT NULL,
+	epoch  INTEGER NOT NULL,
+	giver  BLOB NOT NULL,
+	at     INTEGER NOT NULL,
+	spans  BLOB NOT NULL,
+	PRIMARY KEY (dest, source, epoch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE custody_run (
+	one     INTEGER PRIMARY KEY CHECK (one = 1),
+	seconds INTEGER NOT NULL
+) STRICT;`,
 	`-- 10: sticks.`,
 	`-- 11: how far events have got.`,
 	`-- 12: texts ahead of their signature.`,

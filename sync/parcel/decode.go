@@ -84,6 +84,10 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		p = &Keys{Document: r.unpack(r.rest(), event.MaxSize)}
 	case KindBye:
 		p = &Bye{Lost: r.bool(), Reason: string(r.rest())}
+	case KindSealed:
+		p = r.sealed()
+	case KindForward:
+		p = r.forward()
 	default:
 		r.fail(fmt.Errorf("kind %d is not known here", kind))
 	}

@@ -116,6 +116,10 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 	case *Bye:
 		w.bool(p.Lost)
 		w.raw([]byte(p.Reason))
+	case *Sealed:
+		return 0, w.sealed(p)
+	case *Forward:
+		return 0, w.forward(p)
 	default:
 		return 0, fmt.Errorf("%T is not for sending", p)
 	}
