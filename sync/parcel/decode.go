@@ -38,7 +38,13 @@ func (s *Session) Decode(msg []byte) ([]Parcel, error) {
 			b = r.b
 			r.b = body
 		}
-		out = append(out, reads.decode(&r, Kind(head>>4), head&7))
+		kind := Kind(head >> 4)
+		if kind == 0 {
+			if kind = Kind(r.byte()); kind < firstWide {
+				r.fail(fmt.Errorf("kind %d in two bytes", kind))
+			}
+		}
+		out = append(out, reads.decode(&r, kind, head&7))
 		if b == nil {
 			return out, nil
 		}
@@ -76,6 +82,8 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		c.Offset = r.uvarint()
 		c.Data = r.rest()
 		p = c
+	case KindSeen:
+		p = r.seen()
 	case KindKept:
 		p = r.kept()
 	case KindWant:

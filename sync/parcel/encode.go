@@ -10,8 +10,12 @@ import (
 )
 
 // Wire format of a message: the session's tag (1 byte), then parcels. A parcel: one byte kind<<4 | last<<3 | form, a
-// uvarint length unless last, and the kind's bytes. form is used by events and EDUs, else 0.
-const lastBit = 1 << 3
+// uvarint length unless last, and the kind's bytes. form is used by events and EDUs, else 0. A kind from firstWide on does
+// not fit: kind 0 stands there, and the kind is the first of its bytes.
+const (
+	lastBit   = 1 << 3
+	firstWide = 16
+)
 
 // Encode writes as many of the parcels, from the front, as fit into limit bytes; at least one, whatever its size, unless
 // it exceeds MaxMessage. It says how many it took. The ticket is for Arrived.
@@ -31,7 +35,10 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 			return nil, 0, Ticket{}, fmt.Errorf("encode parcel of kind %d: %w", p.Kind(), err)
 		}
 		head := []byte{byte(p.Kind())<<4 | form}
-		size := len(msg) + 1 + len(w.b)
+		if p.Kind() >= firstWide {
+			head = []byte{form, byte(p.Kind())}
+		}
+		size := len(msg) + len(head) + len(w.b)
 		if lastAt >= 0 {
 			size += uvarintLen(uint64(len(msg) - lastAt - 1))
 		}
@@ -107,6 +114,8 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 		w.byte(flags(p.Answer, p.Last))
 		w.uvarint(p.Offset)
 		w.raw(p.Data)
+	case *Seen:
+		w.seen(p)
 	case *Kept:
 		w.kept(p)
 	case *Want:

@@ -22,7 +22,7 @@ import (
 // Kind tells parcels apart on the wire.
 type Kind byte
 
-// The kinds. Their numbers are wire format: never reuse one.
+// The kinds. Their numbers are wire format: never reuse one; those from 16 on cost a byte more.
 const (
 	KindHello    Kind = 1
 	KindEvent    Kind = 2
@@ -77,6 +77,8 @@ type Hello struct {
 const (
 	FeatureZstd  uint32 = 1 << iota // reads zstd with the dictionary of this version
 	FeatureModel                    // reads texts coded by the model named in Hello.Model
+
+	FeatureSeen uint32 = 1 << 7 // takes Seen
 )
 
 // LogRef is a position in the log of one box about one room: (box, epoch) says whose numbering, Seq counts from 1.
@@ -212,6 +214,8 @@ func UrgencyOf(p Parcel) int {
 		return Immediate
 	case *Request, *Response, *Keys, *Kept:
 		return Priority
+	case *Seen:
+		return Bulk
 	case *Event:
 		return min(max(Routine-p.Lift, Flash), Bulk)
 	case *Chunk:

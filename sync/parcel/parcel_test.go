@@ -431,6 +431,7 @@ func others() []Parcel {
 		&Chunk{ID: 4, Answer: true, Offset: 1 << 20, Last: true, Data: []byte("data")},
 		&Kept{All: true, EDUs: 12, Vectors: []Vector{{"!r:a.example", b.id, 4, 1 << 40}, {"!s:a.example", b.id, 4, 1}}},
 		&Kept{},
+		&Seen{Marks: []Mark{{"!r:a.example", b.id, 4, 1 << 40, "c.example"}, {"!r:a.example", b.id, 4, 7, "@antje:c.example"}}},
 		&Want{Room: "!r:a.example", IDs: []event.ID{id, "$old:a.example"}, Ranges: []Range{{"!r:a.example", b.id, 4, 5, 9}}, Raw: true},
 		&Want{},
 		&Keys{Document: []byte(`{"server_name":"a.example"}`)},
