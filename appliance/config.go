@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/provision"
+	"hallig/radio/airtime"
 )
 
 // Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
@@ -144,6 +146,8 @@ type SerialConfig struct {
 	HalfDuplex    bool   `json:"half_duplex,omitempty"`     // one channel for both directions (a radio)
 	RTSCTS        bool   `json:"rts_cts,omitempty"`
 	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"` // key-up delay of the radio
+	// Band is what the medium allows: "wire" (the default), "eu868-10", "eu868-1", "eu868-0.1" with their duty cycles, "amateur", "licensed".
+	Band string `json:"band,omitempty"`
 }
 
 // check refuses what cannot work, naming the field.
@@ -181,6 +185,9 @@ func (c *Config) check() error {
 		}
 		if s.Baud < 0 || s.BitsPerSecond < 0 || s.TurnDelayMS < 0 {
 			return fmt.Errorf("serial[%d] %s: negative numbers make no sense", i, s.Device)
+		}
+		if _, ok := airtime.Lookup(s.Band); !ok {
+			return fmt.Errorf("serial[%d] %s: band %q is none of %s", i, s.Device, s.Band, strings.Join(airtime.Names(), ", "))
 		}
 	}
 	if err := c.Backup.Check(); err != nil {

@@ -22,6 +22,8 @@ func TestLoadConfig(t *testing.T) {
 		{"half a key pair", `{"federation_tls":{"certificate":"a.pem"}}`, "come together"},
 		{"serial line without device", `{"serial":[{"baud":9600}]}`, "device is missing"},
 		{"negative rate", `{"serial":[{"device":"x","baud":-1}]}`, "negative"},
+		{"a band", `{"serial":[{"device":"x","band":"eu868-10"}]}`, ""},
+		{"band nobody knows", `{"serial":[{"device":"x","band":"433"}]}`, "none of wire, eu868-10"},
 		{"older rooms", `{"room_version":"10"}`, ""},
 		{"rooms nobody makes", `{"room_version":"1"}`, "none that new rooms can have"},
 		{"metrics token", `{"metrics_token":"0123456789abcdef"}`, ""},

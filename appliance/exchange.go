@@ -201,7 +201,8 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 		},
 		BitsPerSecond: rate, FullDuplex: !line.HalfDuplex,
 		TurnDelay: time.Duration(line.TurnDelayMS) * time.Millisecond,
-		Log:       b.log.With("room", "radio", "port", line.Device),
+		Band:      line.Band, AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+filepath.Base(line.Device)+".json"),
+		Log: b.log.With("room", "radio", "port", line.Device),
 	}
 }
 

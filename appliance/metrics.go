@@ -88,12 +88,18 @@ func (b *Box) lineMetrics(m *admin.Metrics) {
 		{Name: "hallig_line_received_bytes_total", Help: "Bytes on the wire, framing included.", Counter: true},
 		{Name: "hallig_line_retransmissions_total", Help: "Data frames that were sent again.", Counter: true},
 		{Name: "hallig_line_airtime_seconds_total", Help: "How long this end has transmitted.", Counter: true},
+		{Name: "hallig_line_airtime_left_seconds", Help: "What the duty cycle of its band allows at once, without the reserve for flash."},
+		{Name: "hallig_line_send_in_seconds", Help: "How long the next frame has to wait for air time."},
 	}
 	for _, port := range b.exchange.ports {
 		st := port.Stats()
 		label := []string{"line", strings.TrimPrefix(port.Name(), "serial:")}
 		for i, v := range []float64{one(st.PortOpen), one(st.Up), float64(st.BytesSent), float64(st.BytesReceived), float64(st.Retransmissions), st.Airtime.Seconds()} {
 			metrics[i].Samples = append(metrics[i].Samples, admin.Sample{Labels: label, Value: v})
+		}
+		if st.AirLimited {
+			metrics[6].Samples = append(metrics[6].Samples, admin.Sample{Labels: label, Value: st.AirLeft.Seconds()})
+			metrics[7].Samples = append(metrics[7].Samples, admin.Sample{Labels: label, Value: st.SendIn.Seconds()})
 		}
 	}
 	*m = append(*m, metrics...)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"hallig/radio/airtime"
 	"hallig/radio/arq"
 	"hallig/radio/frame"
 )
@@ -27,8 +28,11 @@ type Port struct {
 	cfg Config
 	log *slog.Logger
 
+	known bool // the band
+
 	mu      sync.Mutex // guards all below; never held during a callback or an operation on the port
 	link    *arq.Link
+	budget  *airtime.Budget
 	serving bool
 	open    bool
 	starved bool // somebody was told "no room", and waits for ready
@@ -51,12 +55,17 @@ func New(cfg Config) *Port {
 	if cfg.KISS {
 		framing = frame.KISS
 	}
+	band, known := airtime.Lookup(cfg.Band)
+	budget := airtime.New(band)
 	return &Port{
-		cfg: cfg,
-		log: cfg.Log,
+		cfg:    cfg,
+		log:    cfg.Log,
+		budget: budget,
+		known:  known,
 		link: arq.New(arq.Config{
 			BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
 			MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Seed: cfg.Seed,
+			Budget: budget, Air: cfg.Air,
 		}),
 		kick: make(chan struct{}, 1),
 		told: make(chan struct{}, 1),
@@ -75,6 +84,9 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	if p.cfg.Open == nil {
 		return fmt.Errorf("serve radio port %s: no way to open it", p.cfg.Name)
 	}
+	if !p.known {
+		return fmt.Errorf("serve radio port %s: no band is called %q", p.cfg.Name, p.cfg.Band)
+	}
 	p.mu.Lock()
 	if p.serving {
 		p.mu.Unlock()
@@ -84,6 +96,8 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	c := p.link.Config()
 	p.mu.Unlock()
 
+	p.openBook()
+	defer p.closeBook()
 	ended := make(chan struct{})
 	var teller sync.WaitGroup
 	teller.Go(func() {
@@ -176,6 +190,7 @@ func (p *Port) loop(ctx context.Context, chunks <-chan []byte, out chan<- []byte
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		p.lease()
 		wire, wake := p.next()
 		if wire != nil {
 			select {
@@ -375,7 +390,9 @@ func (p *Port) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.link.Stats()
+	air := p.link.Air(time.Now())
 	return Stats{
+		AirLimited: air.Limited, AirLimit: air.Limit, AirLeft: air.Left, AirLeftFlash: air.Flash, SendIn: air.SendIn,
 		BytesSent: s.BytesSent, BytesReceived: p.in.bytes, FramesSent: s.FramesSent, FramesReceived: s.FramesReceived,
 		Retransmissions: s.Retransmissions, FramesRefused: s.FramesRefused, MessagesSent: s.MessagesSent,
 		MessagesReceived: s.MessagesReceived, Contacts: s.Contacts, Airtime: s.Airtime,

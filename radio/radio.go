@@ -39,6 +39,13 @@ type Config struct {
 	KeyDown   time.Duration // longest transmission; 0: computed from the rate, about 8.3 s at 1200 bit/s
 	MTU       int           // longest payload of a frame; 0: by rate
 
+	// Band is what the medium allows, by its name in radio/airtime; "": a wire, without limit. AirtimeFile is where the book of air time is
+	// kept over restarts of the process, for a band with a duty cycle; "": it is not kept, and a restart may exceed the duty cycle.
+	Band        string
+	AirtimeFile string
+	// Air is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
+	Air func(n int) time.Duration
+
 	Seed uint64       // mixed into back-off and epochs, for tests; 0: random
 	Log  *slog.Logger // with the port's name in it; nil: silent
 }
@@ -55,4 +62,9 @@ type Stats struct {
 	Airtime                    time.Duration // time this end has transmitted
 	BitsPerSecond              int           // current line rate
 	Up, PortOpen, Keyed        bool
+
+	// The band's duty cycle, if it has one: what each hour allows, what may be sent at once, and how long the next frame has to wait.
+	AirLimited                bool
+	AirLimit, AirLeft, SendIn time.Duration
+	AirLeftFlash              time.Duration // with the reserve
 }

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"hallig/appliance/event"
+	"hallig/radio/airtime"
 )
 
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
@@ -200,6 +201,10 @@ func checkSerial(f *File) error {
 			return wrong(field, "steht schon in einem anderen Eintrag", "is in another entry already")
 		}
 		seen[s.Device] = true
+		if _, ok := airtime.Lookup(s.Band); !ok {
+			names := strings.Join(airtime.Names(), ", ")
+			return wrong(fmt.Sprintf("serial[%d].band", i), "ist keines von "+names, "is none of "+names)
+		}
 		for name, n := range map[string]int{"baud": s.Baud, "bits_per_second": s.BitsPerSecond, "turn_delay_ms": s.TurnDelayMS} {
 			if n < 0 || n > 4_000_000 {
 				return wrong(fmt.Sprintf("serial[%d].%s", i, name), "darf nicht negativ sein und höchstens 4000000", "may not be negative and at most 4000000")

@@ -91,6 +91,7 @@ type Serial struct {
 	HalfDuplex    bool   `json:"half_duplex,omitempty"`
 	RTSCTS        bool   `json:"rts_cts,omitempty"`
 	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"`
+	Band          string `json:"band,omitempty"`
 }
 
 // Backup says where the encrypted backup goes, how often, and who can open it.

@@ -25,6 +25,7 @@
 //   - Priorities. Before each frame the most urgent work is chosen; a repetition goes before new data of its own priority.
 //     A frame names the previous one of its priority, so an urgent message is delivered although an older frame of a
 //     file is still missing.
+//   - Air time. With a Budget nothing is sent that it does not allow; see budget.go.
 //   - No fixed timers: every deadline is computed from the airtime of what was sent and of what may come back, the turn-around
 //     and what answers took lately.
 //
@@ -40,6 +41,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"hallig/radio/airtime"
 	"hallig/radio/frame"
 )
 
@@ -71,9 +73,17 @@ type Config struct {
 	Beacon        time.Duration // between hellos without contact; 0: by rate, 1..10 s
 	KeepAlive     time.Duration // a question after so much silence; 0: 15 s on fast wires, 60 s otherwise
 	Seed          uint64        // of epochs and back-off; must differ between the ends
+
+	// Budget is the book of the transmitter's air time; nil: no limit. Several links of one transmitter share it.
+	Budget *airtime.Budget
+	// Air, if set, is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
+	Air func(n int) time.Duration
 }
 
 func (c *Config) fill() {
+	if c.Air != nil {
+		c.fillAir()
+	}
 	if c.BitsPerSecond <= 0 {
 		c.BitsPerSecond = 9600
 	}
@@ -107,12 +117,16 @@ func (c *Config) fill() {
 			c.KeepAlive = 15 * time.Second
 		}
 	}
+	c.fillBudget()
 }
 
 func (c *Config) slow() bool { return c.BitsPerSecond <= 9600 || c.TurnDelay > 0 }
 
 // airtime is how long n bytes take on the line.
 func (c *Config) airtime(n int) time.Duration {
+	if c.Air != nil {
+		return c.Air(n)
+	}
 	return time.Duration(int64(n) * int64(c.BitsPerByte) * int64(time.Second) / int64(c.BitsPerSecond))
 }
 
@@ -176,6 +190,7 @@ type Link struct {
 	calm      int       // frames received since something was lost
 	suspect   uint32    // another epoch said hello while the contact was keyed
 	helloAt   time.Time // next hello
+	beacons   int       // hellos into the void
 	helloTry  int       // hellos in quick succession, while a far end that was heard has not confirmed
 	helloOwed bool      // the far end is not sure of us
 	lastValid time.Time
@@ -209,6 +224,8 @@ type Link struct {
 	turn       turn
 	txFree     time.Time // when all our bytes have left
 	keyDownTo  time.Time
+	waited     bool      // the transmission had to wait for air time
+	ackOnly    bool      // there is air time for no more than the answer
 	fresh      bool      // nothing of this transmission has been sent
 	askOnly    bool      // this transmission is a bare question
 	contended  bool      // it began on an idle line, so the far end may have begun too
@@ -330,7 +347,7 @@ func (l *Link) lose() {
 
 func (l *Link) seek(now time.Time) {
 	l.state, l.my, l.peer = seeking, l.epoch(), 0
-	l.helloAt, l.helloTry = now, 0
+	l.helloAt, l.helloTry, l.beacons = now, 0, 0
 }
 
 func (l *Link) epoch() uint32 {

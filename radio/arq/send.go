@@ -104,10 +104,16 @@ func (l *Link) take() *outFrame {
 
 // pending says whether there is anything to send, and the size on the wire of the next frame (at most).
 func (l *Link) pending() (size int, ok bool) {
+	_, size, ok = l.upcoming()
+	return size, ok
+}
+
+// upcoming is the priority of the next frame, and its size on the wire (at most).
+func (l *Link) upcoming() (priority, size int, ok bool) {
 	again, p := l.choose()
 	switch {
 	case again != nil:
-		return l.cfg.Framing.Size(frame.HeaderSize + len(again.frame.Body) + frame.TagSize), true
+		return int(again.frame.Priority), again.size(&l.cfg), true
 	case p >= 0:
 		n := 0
 		for _, m := range l.queue[p] {
@@ -116,9 +122,14 @@ func (l *Link) pending() (size int, ok bool) {
 				break
 			}
 		}
-		return l.cfg.Framing.Size(frame.HeaderSize + n + frame.TagSize), true
+		return p, l.cfg.Framing.Size(frame.HeaderSize + n + frame.TagSize), true
 	}
-	return 0, false
+	return 0, 0, false
+}
+
+// size on the wire, without an acknowledgement.
+func (o *outFrame) size(c *Config) int {
+	return c.Framing.Size(frame.HeaderSize + len(o.frame.Body) + frame.TagSize)
 }
 
 // bind makes a new frame from the queue of a priority.
@@ -269,16 +280,12 @@ func (l *Link) transmit(now time.Time, f *frame.Frame, k *frame.Key) []byte {
 	}
 	wire = l.cfg.Framing.Append(wire, raw)
 	air := l.cfg.airtime(len(wire))
-	if l.txFree.Before(now) {
-		l.txFree = now
-		if !l.cfg.FullDuplex {
-			l.txFree = now.Add(l.cfg.TurnDelay)
-		}
+	if l.cfg.Air != nil {
+		air = l.cfg.airtime(len(raw)) // what the modem strips is not on the air
 	}
-	l.txFree = l.txFree.Add(air)
+	l.book(now, air)
 	l.fresh = false
 	l.stats.FramesSent++
 	l.stats.BytesSent += uint64(len(wire))
-	l.stats.Airtime += air
 	return wire
 }

@@ -5,6 +5,7 @@ package arq
 import (
 	"time"
 
+	"hallig/radio/airtime"
 	"hallig/radio/frame"
 )
 
@@ -104,8 +105,7 @@ func (l *Link) late(now time.Time) bool {
 	}
 	if n == 1 && l.fails == 1 && !l.cfg.FullDuplex {
 		// A question costs about as much as this frame: send it again at once.
-		size := l.cfg.Framing.Size(frame.HeaderSize + len(one.frame.Body) + frame.TagSize)
-		if l.cfg.airtime(size) <= l.cfg.airtime(32)+l.cfg.TurnDelay {
+		if l.cfg.airtime(one.size(&l.cfg)) <= l.cfg.airtime(32)+l.cfg.TurnDelay {
 			one.state = lost
 			l.begin(now, false)
 			l.contended = contended
@@ -124,8 +124,7 @@ func (l *Link) question(now time.Time) {
 
 func (l *Link) begin(now time.Time, askOnly bool) {
 	l.turn, l.fresh, l.askOnly, l.contended = mine, true, askOnly, false
-	l.keyDownTo = later(now, l.txFree).Add(l.cfg.TurnDelay + l.cfg.KeyDown)
-	l.inBurst = false
+	l.waited, l.ackOnly, l.inBurst = false, false, false
 }
 
 func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
@@ -137,10 +136,13 @@ func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
 	if l.helloAt.After(now) {
 		return nil, l.helloAt
 	}
+	if at := l.earliest(now, airtime.Ack, helloWire); at.After(now) {
+		return nil, at
+	}
 	l.fresh = true
 	f := l.helloFrame(true)
 	wire := l.transmit(now, &f, nil)
-	pause := l.cfg.Beacon*3/4 + l.random(l.cfg.Beacon/2)
+	pause := l.beaconPause()
 	if l.peer != 0 && l.helloTry < 6 {
 		l.helloTry++
 		pause = l.cfg.TurnDelay*5/4 + l.cfg.airtime(20) + slack + l.random(l.slot()*time.Duration(l.helloTry+1))
@@ -173,12 +175,15 @@ func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 	switch {
 	case l.turn == mine:
 		// After trouble, listen before talking; in the middle of a transmission and as an answer, never.
-		if l.fresh && l.fails > 0 && quiet.After(now) {
+		if l.fresh && (l.fails > 0 || l.waited) && quiet.After(now) {
 			return nil, quiet
 		}
 	case l.turn == wait:
 		return nil, l.deadline
 	case l.helloOwed:
+		if at := l.earliest(now, airtime.Ack, helloWire); at.After(now) {
+			return nil, at
+		}
 		l.helloOwed, l.fresh = false, true
 		f := l.helloFrame(false)
 		return l.transmit(now, &f, nil), now
@@ -210,28 +215,35 @@ func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 			return nil, later(keepAlive, free)
 		}
 	}
+	if at := l.allowed(now); at.After(now) {
+		return nil, at
+	}
 	return l.burst(now)
 }
 
 // burst gives the next frame of our transmission; the last one asks for an answer or gives the turn back.
 func (l *Link) burst(now time.Time) ([]byte, time.Time) {
+	if l.fresh {
+		l.keyDownTo = later(now, l.txFree).Add(l.cfg.TurnDelay + l.cfg.KeyDown)
+	}
 	var o *outFrame
-	if !l.askOnly {
+	if !l.askOnly && !l.ackOnly {
 		o = l.take()
 	}
 	if o == nil || l.owe && l.fresh && l.ackApart(o) {
 		return l.bare(now), now
 	}
 	o.state = sent // so that pending looks past it
-	size, work := l.pending()
-	end := later(now, l.txFree).Add(l.cfg.airtime(l.cfg.Framing.Size(frame.HeaderSize+len(o.frame.Body)+frame.TagSize) + size))
+	priority, size, work := l.upcoming()
+	start := later(now, l.txFree)
+	air := l.cfg.airtime(o.size(&l.cfg)) + l.cfg.airtime(size)
 	if l.fresh {
-		end = end.Add(l.cfg.TurnDelay)
+		air += l.cfg.TurnDelay
 	}
 	if !work && l.mayEnd(o) {
 		return l.quietly(now, o), now
 	}
-	last := !work || end.After(l.keyDownTo)
+	last := !work || start.Add(air).After(l.keyDownTo) || !l.cfg.Budget.Fits(start, class(priority), air)
 	return l.emit(now, o, last, l.ackDue && (l.fresh || last), work), now
 }
 
@@ -317,6 +329,9 @@ func (l *Link) number(f *frame.Frame) {
 func (l *Link) await(more bool) {
 	l.askedMore = more
 	l.deadline = l.txFree.Add(l.patience() + l.backoff())
+	if l.cfg.Budget.Limited() {
+		l.deadline = l.deadline.Add(l.patience() * time.Duration(int(1)<<min(l.fails, 6)-1)) // the far end may have no air time left
+	}
 	if !l.cfg.FullDuplex {
 		l.lastAsk = l.deadline.Add(2 * l.cfg.KeyDown)
 		l.askedAt = l.order
@@ -333,6 +348,9 @@ func (l *Link) await(more bool) {
 // nextFull is Next with contact, full duplex: whoever has something sends it, and asks when its queue is empty or a
 // quarter of a second has been sent. One question is open at a time.
 func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
+	if at := l.allowed(now); at.After(now) {
+		return nil, at
+	}
 	if l.helloOwed {
 		l.helloOwed, l.fresh = false, true
 		f := l.helloFrame(false)
@@ -343,6 +361,10 @@ func (l *Link) nextFull(now time.Time) ([]byte, time.Time) {
 		return l.control(now, true), now
 	}
 	l.turn = idle
+	if l.ackOnly {
+		l.ackOnly = false
+		return l.control(now, false), now
+	}
 	if o := l.take(); o != nil {
 		o.state = sent
 		_, work := l.pending()
