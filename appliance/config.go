@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/provision"
-	"hallig/radio/airtime"
 )
 
 // Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
@@ -138,17 +136,9 @@ type GPSConfig struct {
 	Baud   int    `json:"baud,omitempty"` // 0: 9600; older receivers: 4800
 }
 
-// SerialConfig is one line to one other box.
-type SerialConfig struct {
-	Device        string `json:"device"`                    // /dev/ttyUSB0
-	Baud          int    `json:"baud,omitempty"`            // of the port; 0: 9600
-	BitsPerSecond int    `json:"bits_per_second,omitempty"` // of the air or wire behind it; 0: the port's rate
-	HalfDuplex    bool   `json:"half_duplex,omitempty"`     // one channel for both directions (a radio)
-	RTSCTS        bool   `json:"rts_cts,omitempty"`
-	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"` // key-up delay of the radio
-	// Band is what the medium allows: "wire" (the default), "eu868-10", "eu868-1", "eu868-0.1" with their duty cycles, "amateur", "licensed".
-	Band string `json:"band,omitempty"`
-}
+// SerialConfig is one line to another box: a device, the modem behind it, and how that is set. Package provision has the fields and
+// what is refused, because hallig.json has the same.
+type SerialConfig = provision.Serial
 
 // check refuses what cannot work, naming the field.
 func (c *Config) check() error {
@@ -180,14 +170,8 @@ func (c *Config) check() error {
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
 	}
 	for i, s := range c.Serial {
-		if s.Device == "" {
-			return fmt.Errorf("serial[%d]: device is missing, for example /dev/ttyUSB0", i)
-		}
-		if s.Baud < 0 || s.BitsPerSecond < 0 || s.TurnDelayMS < 0 {
-			return fmt.Errorf("serial[%d] %s: negative numbers make no sense", i, s.Device)
-		}
-		if _, ok := airtime.Lookup(s.Band); !ok {
-			return fmt.Errorf("serial[%d] %s: band %q is none of %s", i, s.Device, s.Band, strings.Join(airtime.Names(), ", "))
+		if err := s.Check(fmt.Sprintf("serial[%d]", i)); err != nil {
+			return err
 		}
 	}
 	if err := c.Backup.Check(); err != nil {

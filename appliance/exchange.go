@@ -10,9 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -22,7 +20,6 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/store"
 	"hallig/radio"
-	"hallig/radio/serial"
 	"hallig/sync/federation"
 	"hallig/sync/inbox"
 	"hallig/sync/link"
@@ -187,23 +184,6 @@ func newEpoch() uint32 {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return binary.BigEndian.Uint32(b[:]) | 1
-}
-
-func radioConfig(line SerialConfig, b *Box) radio.Config {
-	rate := line.BitsPerSecond
-	if rate == 0 {
-		rate = line.Baud
-	}
-	return radio.Config{
-		Name: filepath.Base(line.Device),
-		Open: func(ctx context.Context) (io.ReadWriteCloser, error) {
-			return serial.Open(ctx, serial.Config{Device: line.Device, BitsPerSecond: line.Baud, RTSCTS: line.RTSCTS})
-		},
-		BitsPerSecond: rate, FullDuplex: !line.HalfDuplex,
-		TurnDelay: time.Duration(line.TurnDelayMS) * time.Millisecond,
-		Band:      line.Band, AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+filepath.Base(line.Device)+".json"),
-		Log: b.log.With("room", "radio", "port", line.Device),
-	}
 }
 
 func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {

@@ -79,10 +79,7 @@ func readProvision(name string) (f provision.File, given map[string]json.RawMess
 	if f, err = provision.Parse(raw); err != nil {
 		return f, nil, err
 	}
-	c := Config{ServerName: f.ServerName, Backup: f.Backup, Certificate: f.Certificate}
-	for _, s := range f.Serial {
-		c.Serial = append(c.Serial, SerialConfig(s))
-	}
+	c := Config{ServerName: f.ServerName, Serial: f.Serial, Backup: f.Backup, Certificate: f.Certificate}
 	if raw, err = json.Marshal(c); err != nil {
 		return f, nil, fmt.Errorf("read provisioning file: %w", err)
 	}

@@ -19,7 +19,6 @@ import (
 	"unicode/utf8"
 
 	"hallig/appliance/event"
-	"hallig/radio/airtime"
 )
 
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
@@ -186,30 +185,6 @@ func checkWiFi(f *File) error {
 	}
 	if w.Channel > 13 && w.Country == "" {
 		return wrong("network.wifi.country", "fehlt; auf 5 GHz hängt vom Land ab, welche Kanäle erlaubt sind", "is missing; on 5 GHz the country decides which channels are allowed")
-	}
-	return nil
-}
-
-func checkSerial(f *File) error {
-	seen := map[string]bool{}
-	for i, s := range f.Serial {
-		field := fmt.Sprintf("serial[%d].device", i)
-		if !strings.HasPrefix(s.Device, "/dev/") || path.Clean(s.Device) != s.Device || strings.ContainsFunc(s.Device, unicode.IsControl) {
-			return wrong(field, "muss ein Anschluss sein, zum Beispiel /dev/hallig/radio oder /dev/ttyUSB0", "must be a port, for example /dev/hallig/radio or /dev/ttyUSB0")
-		}
-		if seen[s.Device] {
-			return wrong(field, "steht schon in einem anderen Eintrag", "is in another entry already")
-		}
-		seen[s.Device] = true
-		if _, ok := airtime.Lookup(s.Band); !ok {
-			names := strings.Join(airtime.Names(), ", ")
-			return wrong(fmt.Sprintf("serial[%d].band", i), "ist keines von "+names, "is none of "+names)
-		}
-		for name, n := range map[string]int{"baud": s.Baud, "bits_per_second": s.BitsPerSecond, "turn_delay_ms": s.TurnDelayMS} {
-			if n < 0 || n > 4_000_000 {
-				return wrong(fmt.Sprintf("serial[%d].%s", i, name), "darf nicht negativ sein und höchstens 4000000", "may not be negative and at most 4000000")
-			}
-		}
 	}
 	return nil
 }

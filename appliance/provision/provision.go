@@ -17,7 +17,7 @@
 //	  "organisation": {"name": "Freiwillige Feuerwehr", "ca": "-----BEGIN CERTIFICATE-----..."},
 //	  "admin_code": "k7mq-2fxv-9tdp",
 //	  "network": {"mode": "auto", "address": "192.168.7.1/24", "wifi": {"ssid": "Feuerwehr 7", "passphrase": "...", "country": "DE", "channel": 6}},
-//	  "serial": [{"device": "/dev/hallig/radio", "baud": 9600, "half_duplex": true}],
+//	  "serial": [{"device": "/dev/hallig/radio", "modem": "transparent", "baud": 9600, "bits_per_second": 1200}],
 //	  "backup": {"recipients": ["age1..."], "to": "stick", "every": "24h", "keep": 7},
 //	  "updates": {"automatic": true},
 //	  "config": {"room_version": "12"}
@@ -81,17 +81,6 @@ type WiFi struct {
 	Passphrase string `json:"passphrase,omitempty"`
 	Country    string `json:"country,omitempty"` // ISO 3166, for the channels that are allowed
 	Channel    int    `json:"channel,omitempty"`
-}
-
-// Serial is one line to another box; the fields are those of "serial" in config.json.
-type Serial struct {
-	Device        string `json:"device"`
-	Baud          int    `json:"baud,omitempty"`
-	BitsPerSecond int    `json:"bits_per_second,omitempty"`
-	HalfDuplex    bool   `json:"half_duplex,omitempty"`
-	RTSCTS        bool   `json:"rts_cts,omitempty"`
-	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"`
-	Band          string `json:"band,omitempty"`
 }
 
 // Backup says where the encrypted backup goes, how often, and who can open it.

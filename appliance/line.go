@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"hallig/radio"
+	"hallig/radio/serial"
+)
+
+// modemOf is the modem that a line of the configuration speaks of.
+func modemOf(line SerialConfig) serial.Modem {
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	kind := serial.Kind(line.Modem)
+	if kind == "" && line.HalfDuplex {
+		kind = serial.Transparent
+	} else if kind == "" {
+		kind = serial.Null
+	}
+	return serial.Modem{
+		Kind: kind, Device: line.Device, Baud: line.Baud, RTSCTS: line.RTSCTS, Rate: line.BitsPerSecond, TurnDelay: ms(line.TurnDelayMS),
+		CallSign: line.CallSign, Port: line.TNCPort, Persist: line.Persistence, Slot: ms(line.SlotTimeMS), Tail: ms(line.TXTailMS),
+		Init: line.Init, Number: line.Number, Adapter: line.RS485Adapter,
+		Frequency: line.FrequencyHz, Bandwidth: line.BandwidthHz, SpreadingFactor: line.SpreadingFactor, CodingRate: line.CodingRate, Power: line.TXPowerDBm,
+		AirtimeShort: line.AirtimeLimitShort, AirtimeLong: line.AirtimeLimitLong,
+	}
+}
+
+// lineName is what a line is called: the last part of its device.
+func lineName(device string) string {
+	if addr, ok := strings.CutPrefix(device, "tcp:"); ok {
+		return addr
+	}
+	return filepath.Base(device)
+}
+
+func radioConfig(line SerialConfig, b *Box) radio.Config {
+	m := modemOf(line)
+	air := m.Air()
+	opener := serial.NewOpener(m)
+	return radio.Config{
+		Name:          lineName(line.Device),
+		Open:          func(ctx context.Context) (io.ReadWriteCloser, error) { return opener.Open(ctx) },
+		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU,
+		Band: line.InBand(), AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+strings.ReplaceAll(lineName(line.Device), ":", "-")+".json"), Air: air.Packet,
+		Log: b.log.With("room", "radio", "port", line.Device),
+	}
+}

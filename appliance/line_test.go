@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"hallig/radio/frame"
+	"hallig/radio/serial"
+)
+
+// TestModemsOfConfiguration: every kind that the radio knows can be configured and no other, and both have the same idea of a call sign.
+func TestModemsOfConfiguration(t *testing.T) {
+	for _, k := range serial.Kinds() {
+		line := SerialConfig{Device: "/dev/x", Modem: string(k)}
+		if k.LoRa() {
+			line.FrequencyHz = 869_525_000
+		}
+		if k == serial.KISS {
+			line.Band = "licensed"
+		}
+		if err := line.Check("serial[0]"); err != nil {
+			t.Errorf("%s: %v", k, err)
+		}
+	}
+	for _, call := range []string{"", "DL1ABC", "DL1ABC-0", "DL1ABC-15", "DL1ABC-16", "DL1ABC-", "dl1abc", "DL1ABCD", "Ä", "A-1-2", "DL1ABC-01"} {
+		line := SerialConfig{Device: "/dev/x", Modem: "kiss", Band: "licensed", CallSign: call}
+		if err := line.Check(""); (err == nil) != (frame.ValidCall(call) || call == "") && call != "DL1ABC-01" {
+			t.Errorf("call sign %q: the configuration says %v, the radio %v", call, err, frame.ValidCall(call))
+		}
+	}
+}
+
+// TestAirOfLines: what the link computes with, per modem.
+func TestAirOfLines(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		line SerialConfig
+		want serial.Air
+	}{
+		{"as ever, a cable", SerialConfig{Device: "x", Baud: 19200}, serial.Air{BitsPerSecond: 19200, FullDuplex: true}},
+		{"as ever, a radio", SerialConfig{Device: "x", Baud: 9600, BitsPerSecond: 1200, HalfDuplex: true, TurnDelayMS: 300}, serial.Air{BitsPerSecond: 1200, TurnDelay: 300 * time.Millisecond}},
+		{"transparent", SerialConfig{Device: "x", Modem: "transparent", BitsPerSecond: 300}, serial.Air{BitsPerSecond: 300}},
+		{"null", SerialConfig{Device: "x", Modem: "null"}, serial.Air{BitsPerSecond: 9600, FullDuplex: true}},
+		{"rs485", SerialConfig{Device: "x", Modem: "rs485"}, serial.Air{BitsPerSecond: 9600}},
+		{"at", SerialConfig{Device: "x", Modem: "at", Baud: 115200, BitsPerSecond: 2400}, serial.Air{BitsPerSecond: 2400, FullDuplex: true}},
+	} {
+		got := modemOf(c.line).Air()
+		if got.Packet != nil {
+			t.Errorf("%s: packets of their own", c.name)
+		}
+		if got.Packet = nil; fmt.Sprint(got) != fmt.Sprint(c.want) {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		line              SerialConfig
+		mtu, least, most  int // bit/s
+		turn              time.Duration
+		packet, tolerance time.Duration // of 200 bytes
+	}{
+		{SerialConfig{Device: "x", Modem: "kiss"}, 239, 1050, 1150, 300 * time.Millisecond, 1490 * time.Millisecond, 10 * time.Millisecond},
+		{SerialConfig{Device: "x", Modem: "kiss", Persistence: 63, SlotTimeMS: 100, TXTailMS: 50, TurnDelayMS: 200}, 239, 1050, 1150, 650 * time.Millisecond, 1490 * time.Millisecond, 10 * time.Millisecond},
+		// By hand: 255.25 symbols of 4.096 ms; 230.25 of 32.768 ms.
+		{SerialConfig{Device: "x", Modem: "rnode", FrequencyHz: 869_525_000}, 237, 1500, 1700, 60 * time.Millisecond, 1045504 * time.Microsecond, 0},
+		{SerialConfig{Device: "x", Modem: "meshcore", FrequencyHz: 869_525_000, SpreadingFactor: 12}, 120, 150, 260, 60 * time.Millisecond, 7544832 * time.Microsecond, 0},
+	} {
+		air := modemOf(c.line).Air()
+		if air.MTU != c.mtu || air.BitsPerSecond < c.least || air.BitsPerSecond > c.most || air.TurnDelay != c.turn || (air.Packet(200)-c.packet).Abs() > c.tolerance {
+			t.Errorf("%s: %+v, 200 bytes %v", c.line.Modem, air, air.Packet(200))
+		}
+	}
+}
