@@ -92,6 +92,8 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		p = &Keys{Document: r.unpack(r.rest(), event.MaxSize)}
 	case KindBye:
 		p = &Bye{Lost: r.bool(), Reason: string(r.rest())}
+	case KindSketch:
+		p = &Sketch{Body: r.rest()}
 	case KindSealed:
 		p = r.sealed()
 	case KindForward:

@@ -125,6 +125,8 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 	case *Bye:
 		w.bool(p.Lost)
 		w.raw([]byte(p.Reason))
+	case *Sketch:
+		w.raw(p.Body)
 	case *Sealed:
 		return 0, w.sealed(p)
 	case *Forward:

@@ -2,7 +2,9 @@
 
 // Package recon finds out what two boxes lack of each other after silence. It holds log vectors (how far somebody has
 // each log), frontiers (two small fingerprints of a room, to notice that equal vectors do not mean equal rooms), and
-// the greeting (Hello) that carries both over a link. It is pure: it knows no store and no link.
+// the greeting (Hello) that carries both over a link. Where logs agree and events do not, because one of the two has lost
+// something or was lied to, the two audit each other (Audit) and find the difference by a rateless sketch (Sketch). It is
+// pure: it knows no store and no link.
 //
 // A log is what one box took in first in one room, numbered from 1 without holes, under one epoch. An epoch is drawn
 // anew whenever a box may have forgotten numbers it gave away, so a number is never used for two events.
