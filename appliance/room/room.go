@@ -63,9 +63,10 @@ type AppendInfo struct {
 
 // LogRef names an event's place in the log of the box that took it in first.
 type LogRef struct {
-	Box   string
-	Epoch uint64
-	Seq   uint64
+	Box     string
+	Epoch   uint64
+	Seq     uint64
+	ByOwner bool // that box itself says so: its word stands against others'
 }
 
 // Rooms is the door. All methods may be called from any goroutine.

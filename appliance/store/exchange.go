@@ -63,6 +63,12 @@ func (tx *Tx) OpenExchange(box string, draw uint32) (epoch uint32, err error) {
 // given away since the backup was made.
 func (tx *Tx) NewEpoch(draw uint32) error {
 	clear(tx.db.ownLogs)
+	// What was our own log is one like others' from now on, and those say in kept how far they go. Peers may know more of it than we.
+	err := tx.exec(`UPDATE log SET kept = coalesce((SELECT max(e.seq) FROM log_entry e WHERE e.log = log.n), 0)
+		FROM exchange_self s WHERE s.box = log.box AND s.epoch = log.epoch`)
+	if err != nil {
+		return fmt.Errorf("close the logs of the old epoch: %w", err)
+	}
 	return tx.exec(`UPDATE exchange_self SET epoch = ?`, draw)
 }
 
@@ -227,15 +233,34 @@ func (tx *Tx) MarkEntry(room event.RoomID, box string, epoch uint32, seq, gap ui
 	if err != nil {
 		return 0, err
 	}
-	if own := tx.db.ownLogs[room]; own != nil && own.n == log {
-		delete(tx.db.ownLogs, room)
+	own, err := tx.isOwn(log)
+	if err != nil {
+		return 0, err
 	}
-	// A place is filled once; only an entry without an event may still get one, and a gap may become known later.
+	if own { // Nobody numbers for us; a place whose event we have lost may get it back.
+		return 0, tx.exec(`UPDATE log_entry SET event = ?3 WHERE log = ?1 AND seq = ?2 AND ?3 <> 0 AND `+lostEvent, log, seq, nid)
+	}
+	if seq > MaxSeq {
+		return 0, fmt.Errorf("mark log entry: no log is as long as %d", seq)
+	}
+	// A place is filled once; only an entry whose event we have not got may still get one, and a gap may become known later.
 	if err := tx.exec(`INSERT INTO log_entry (log, seq, event, gap) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (log, seq) DO UPDATE
-		SET event = CASE event WHEN 0 THEN excluded.event ELSE event END, gap = max(gap, excluded.gap)`, log, seq, nid, gap); err != nil {
+		SET event = CASE WHEN event = 0 OR excluded.event <> 0 AND `+lostEvent+` THEN excluded.event ELSE event END, gap = max(gap, excluded.gap)`, log, seq, nid, gap); err != nil {
 		return 0, fmt.Errorf("mark log entry: %w", err)
 	}
 	return tx.raiseKept(log)
+}
+
+// MaxSeq is the highest number that a log may have: higher ones are lies.
+const MaxSeq = 1 << 40
+
+// lostEvent is true of an entry whose event's row is gone.
+const lostEvent = `NOT EXISTS (SELECT 1 FROM event v WHERE v.nid = log_entry.event)`
+
+// isOwn says whether a log is the one that this box numbers now.
+func (tx *Tx) isOwn(log int64) (bool, error) {
+	var one int
+	return tx.one(`SELECT 1 FROM log l JOIN exchange_self s ON s.box = l.box AND s.epoch = l.epoch WHERE l.n = ?`, args(log), &one)
 }
 
 // raiseKept moves a log's kept up over entries without holes.
@@ -317,15 +342,15 @@ func (r *Read) JoinedOf(room event.RoomID, server string) (int, error) {
 	return n, err
 }
 
-// HasEntry says whether a place of a log is filled.
-func (r *Read) HasEntry(room event.RoomID, box string, epoch uint32, seq uint64) (bool, error) {
+// HasEntry says whether a place of a log is filled with an event; nid 0: with whatever it may be.
+func (r *Read) HasEntry(room event.RoomID, box string, epoch uint32, seq uint64, nid int64) (bool, error) {
 	rn, err := r.findRoom(room)
 	if rn == 0 || err != nil {
 		return false, err
 	}
 	var one int
 	return r.one(`SELECT 1 FROM log_entry e JOIN log l ON l.n = e.log JOIN box b ON b.n = l.box
-		WHERE l.room = ? AND b.id = ? AND l.epoch = ? AND e.seq = ?`, args(rn, box, epoch, seq), &one)
+		WHERE l.room = ?1 AND b.id = ?2 AND l.epoch = ?3 AND e.seq = ?4 AND ?5 IN (0, e.event)`, args(rn, box, epoch, seq, nid), &one)
 }
 
 // Places says in how many places of the logs of its room an event stands.

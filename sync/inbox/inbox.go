@@ -113,7 +113,7 @@ func (b *Inbox) Events(ctx context.Context, from peer.Peer, es []*parcel.Event) 
 	var ins []room.Incoming
 	for _, e := range es {
 		h := &held{pdu: e.PDU, from: from, since: b.c.Now()}
-		if e.Log.Box != "" {
+		if e.Log.Box != "" && e.Log.Seq > 0 && e.Log.Seq <= store.MaxSeq {
 			h.refs = []parcel.LogRef{e.Log}
 		}
 		if b.join(h) {
@@ -159,7 +159,8 @@ func (b *Inbox) Events(ctx context.Context, from peer.Peer, es []*parcel.Event) 
 func (b *Inbox) incoming(h *held) room.Incoming {
 	inc := room.Incoming{PDU: h.pdu, From: room.Source{Kind: "link", Server: h.from.Server}}
 	if len(h.refs) > 0 {
-		inc.Log = &room.LogRef{Box: string(h.refs[0].Box), Epoch: uint64(h.refs[0].Epoch), Seq: h.refs[0].Seq}
+		ref := h.refs[0]
+		inc.Log = &room.LogRef{Box: string(ref.Box), Epoch: uint64(ref.Epoch), Seq: ref.Seq, ByOwner: ref.Box == h.from.ID}
 	}
 	return inc
 }
@@ -281,18 +282,19 @@ func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
 		for _, h := range hs {
 			for _, ref := range h.refs {
 				logs[parcel.Vector{Room: h.pdu.RoomID, Box: ref.Box, Epoch: ref.Epoch}] = true
-				there, err := r.HasEntry(h.pdu.RoomID, string(ref.Box), ref.Epoch, ref.Seq)
-				if err != nil {
-					return err
-				}
-				if there {
-					continue
-				}
 				nid, err := r.EventNID(h.pdu.ID)
 				if err != nil {
 					return err
 				}
-				left = append(left, place{h.pdu.RoomID, ref, nid})
+				there, err := r.HasEntry(h.pdu.RoomID, string(ref.Box), ref.Epoch, ref.Seq, nid)
+				if err != nil {
+					return err
+				}
+				owner := ref.Box == h.from.ID
+				// What somebody else puts into a box's log counts when it is an event; that a place is lost only its own box may say.
+				if !there && (nid != 0 || owner) {
+					left = append(left, place{h.pdu.RoomID, ref, owner, nid})
+				}
 			}
 		}
 		return nil
@@ -303,7 +305,11 @@ func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
 	if len(left) > 0 {
 		err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
 			for _, p := range left {
-				if _, err := tx.MarkEntry(p.room, string(p.ref.Box), p.ref.Epoch, p.ref.Seq, 0, p.nid); err != nil {
+				mark := tx.MarkEntry
+				if p.owner {
+					mark = tx.OwnerMark
+				}
+				if _, err := mark(p.room, string(p.ref.Box), p.ref.Epoch, p.ref.Seq, 0, p.nid); err != nil {
 					return err
 				}
 			}
@@ -332,9 +338,10 @@ func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
 
 // place is a place of a log that an event fills.
 type place struct {
-	room event.RoomID
-	ref  parcel.LogRef
-	nid  int64 // 0: refused without a trace
+	room  event.RoomID
+	ref   parcel.LogRef
+	owner bool  // the log's own box says so
+	nid   int64 // 0: refused without a trace
 }
 
 // kept notes how far a log is.
@@ -353,9 +360,12 @@ func (t *Taken) kept(v parcel.Vector) {
 
 // Note takes what a peer tells about its logs besides events. resolve finds the room and box behind wire names; what it
 // does not find comes back as early: the answer to our join may still be under way.
-func (b *Inbox) Note(ctx context.Context, n recon.Note, resolve func(recon.Log) (event.RoomID, peer.ID, bool)) (t Taken, want *parcel.Want, early recon.Note, err error) {
+func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve func(recon.Log) (event.RoomID, peer.ID, bool)) (t Taken, want *parcel.Want, early recon.Note, err error) {
 	want = &parcel.Want{}
 	for _, s := range n.Skips {
+		if s.UpTo > store.MaxSeq {
+			continue
+		}
 		id, box, ok := resolve(s.Log)
 		if !ok {
 			early.Skips = append(early.Skips, s)
@@ -377,7 +387,7 @@ func (b *Inbox) Note(ctx context.Context, n recon.Note, resolve func(recon.Log) 
 			early.Haves = append(early.Haves, h)
 			continue
 		}
-		if err := b.have(ctx, h, id, box, &t, want); err != nil {
+		if err := b.have(ctx, from, h, id, box, &t, want); err != nil {
 			return t, nil, early, err
 		}
 	}
@@ -388,7 +398,7 @@ func (b *Inbox) Note(ctx context.Context, n recon.Note, resolve func(recon.Log) 
 }
 
 // have marks the places whose event is here and asks for the others.
-func (b *Inbox) have(ctx context.Context, h recon.Have, id event.RoomID, box peer.ID, t *Taken, want *parcel.Want) error {
+func (b *Inbox) have(ctx context.Context, from peer.Peer, h recon.Have, id event.RoomID, box peer.ID, t *Taken, want *parcel.Want) error {
 	nids := make([]int64, len(h.Places))
 	err := b.c.DB.View(ctx, func(r *store.Read) (err error) {
 		for i, p := range h.Places {
@@ -404,10 +414,14 @@ func (b *Inbox) have(ctx context.Context, h recon.Have, id event.RoomID, box pee
 	var kept uint64
 	err = b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
 		for i, p := range h.Places {
-			if nids[i] == 0 {
+			if nids[i] == 0 || p.Seq > store.MaxSeq {
 				continue
 			}
-			if kept, err = tx.MarkEntry(id, string(box), h.Log.Epoch, p.Seq, 0, nids[i]); err != nil {
+			mark := tx.MarkEntry
+			if box == from.ID {
+				mark = tx.OwnerMark
+			}
+			if kept, err = mark(id, string(box), h.Log.Epoch, p.Seq, 0, nids[i]); err != nil {
 				return err
 			}
 		}

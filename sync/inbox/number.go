@@ -44,8 +44,17 @@ func Number(server string) func(*store.Tx, room.AppendInfo) error {
 func number(tx *store.Tx, e room.AppendInfo) error {
 	switch {
 	case e.Log != nil:
-		_, err := tx.MarkEntry(e.Room, e.Log.Box, uint32(e.Log.Epoch), e.Log.Seq, 0, e.NID)
-		return err
+		mark := tx.MarkEntry
+		if e.Log.ByOwner {
+			mark = tx.OwnerMark
+		}
+		if _, err := mark(e.Room, e.Log.Box, uint32(e.Log.Epoch), e.Log.Seq, 0, e.NID); err != nil {
+			return err
+		}
+		if e.Outcome == room.Rejected {
+			return nil
+		}
+		return tx.SecondPlace(e.Room, e.Log.Box, uint32(e.Log.Epoch), e.Log.Seq, e.NID)
 	case e.Outcome == room.Rejected || e.From.Kind == "link":
 		return nil // an ancestor that a box gave on request stands in somebody's log already
 	}

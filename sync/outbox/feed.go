@@ -4,6 +4,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ type Feed struct {
 	gen     int // raised by Start and Rewind: what an older Next found no longer counts
 	cursors map[int64]*cursor
 	rooms   []event.RoomID // that may have something, in turn
+	epoch   uint32         // in which the peer numbers its own logs
 	eduSent uint64
 	eduKept uint64
 	eduAt   time.Time // when EDUs were read last
@@ -51,8 +53,12 @@ func (o *Outbox) Feed(p peer.Peer) *Feed {
 	return &Feed{o: o, p: p, cursors: make(map[int64]*cursor)}
 }
 
+// ErrAhead says that a peer has more of our own logs than we ever wrote, as far as we know: this box has been set back to an earlier day
+// without anybody telling it, or somebody lies.
+var ErrAhead = errors.New("outbox: a peer has more of our logs than we")
+
 // Start takes a peer's greeting: the cursors stand where it says. lost says that what was under way may have been lost;
-// otherwise it is still counted as sent.
+// otherwise it is still counted as sent. ErrAhead comes when all is done.
 func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 	kept := make(map[recon.Log]uint64)
 	for _, s := range h.Rooms {
@@ -61,6 +67,7 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 		}
 	}
 	var rooms []event.RoomID
+	var ahead bool
 	said := make(map[int64]uint64)
 	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
 		if rooms, err = r.DueRooms(f.p.Server); err != nil {
@@ -72,7 +79,9 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 				return err
 			}
 			for _, l := range logs {
-				said[l.N] = min(kept[reconLog(id, l)], 1<<62)
+				claim := kept[reconLog(id, l)]
+				ahead = ahead || l.Own && claim > l.Top
+				said[l.N] = min(claim, l.Top) // of what is not here nobody can be done with more
 			}
 		}
 		return nil
@@ -82,19 +91,23 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 	}
 	edus := uint64(0)
 	for _, e := range h.EDUs {
-		if e.Epoch == f.o.epoch {
-			edus = e.Kept
+		if e.Epoch == f.o.Epoch() {
+			edus = min(e.Kept, store.MaxSeq)
 		}
 	}
-	f.start(said, rooms, edus, lost)
+	f.start(said, rooms, edus, lost, h.Epoch)
 	f.remember(said, edus, true)
+	if ahead {
+		return ErrAhead
+	}
 	return nil
 }
 
-func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, lost bool) {
+func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, lost bool, epoch uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.gen++
+	f.epoch = epoch
 	f.eduKept = edus
 	if lost || f.eduSent < edus {
 		f.eduSent = edus

@@ -89,10 +89,13 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	if err != nil {
 		return nil, false, err
 	}
+	f.mu.Lock()
+	epoch := f.epoch
+	f.mu.Unlock()
 	var streams []*stream
 	for _, l := range logs {
-		if l.Box == string(f.p.ID) {
-			continue // its own log: nobody knows it better
+		if l.Box == string(f.p.ID) && l.Epoch == epoch {
+			continue // its own log: nobody knows it better. What it wrote before a restore it may have lost.
 		}
 		s := &stream{log: l, after: f.position(l.N)}
 		if l.Top <= s.after {

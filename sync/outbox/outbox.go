@@ -31,9 +31,9 @@ type Outbox struct {
 	db     *store.DB
 	self   peer.ID
 	server string
-	epoch  uint32
 
 	mu     sync.Mutex
+	epoch  uint32
 	states map[int64]uint32 // fingerprints of state groups
 }
 
@@ -51,12 +51,27 @@ func Open(ctx context.Context, db *store.DB, self peer.ID, server string, draw u
 }
 
 // Epoch is the epoch of this box's own logs and EDUs.
-func (o *Outbox) Epoch() uint32 { return o.epoch }
+func (o *Outbox) Epoch() uint32 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.epoch
+}
+
+// Renew begins a new epoch: numbers of the present one may have been given away twice.
+func (o *Outbox) Renew(ctx context.Context, draw uint32) error {
+	if err := o.db.Do(ctx, func(tx *store.Tx) error { return tx.NewEpoch(draw | 1) }); err != nil {
+		return fmt.Errorf("begin a new epoch: %w", err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.epoch = draw | 1
+	return nil
+}
 
 // Greeting says where this box stands in the rooms it shares with a peer, for recon.Hello; session and statement are
 // the caller's to fill in.
 func (o *Outbox) Greeting(ctx context.Context, p peer.Peer) (recon.Hello, error) {
-	h := recon.Hello{Epoch: o.epoch, Last: true}
+	h := recon.Hello{Epoch: o.Epoch(), Last: true}
 	err := o.db.View(ctx, func(r *store.Read) error {
 		err := r.EDUEpochs(string(p.ID), func(epoch uint32, kept uint64) {
 			h.EDUs = append(h.EDUs, recon.EDUKept{Epoch: epoch, Kept: kept})
