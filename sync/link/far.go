@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -27,8 +28,9 @@ type far struct {
 	mine, theirs uint32 // nonces; theirs 0: none yet
 	session      *parcel.Session
 	agreed       bool // the far end is known to hold its side of session: only then may it be used
-	gen          int  // raised whenever the feed counts anew: what was read from it before no longer fits
-	forgets      int  // times that what was under way was taken back
+	features     uint32
+	gen          int // raised whenever the feed counts anew: what was read from it before no longer fits
+	forgets      int // times that what was under way was taken back
 
 	// Greetings.
 	said     uint32    // session of our last greeting
@@ -76,6 +78,8 @@ type far struct {
 	serving map[uint32]*served
 	bodies  map[chunkName]*body
 	docs    map[string]bool // servers whose key document was sent in this session
+
+	audit audit
 }
 
 type logName struct {
@@ -100,6 +104,7 @@ func newFar(l *Link, p peer.Peer) *far {
 // close ends all that is under way with a box that is no longer paired.
 func (f *far) close() {
 	f.closed = true
+	f.audit.stop()
 	for _, t := range []*time.Timer{f.askTimer, f.eduHold, f.noteTimer, f.stall, f.keptTimer} {
 		if t != nil {
 			t.Stop()
@@ -149,6 +154,7 @@ func (f *far) choose() {
 	f.active = best
 	f.heard = 0
 	f.forget()
+	f.audit.interrupted()
 	if best == nil {
 		f.l.log.Info("box out of reach", "peer", f.p.Server)
 		return
@@ -239,7 +245,7 @@ func (f *far) say(w *way, h recon.Hello) {
 
 func (f *far) agreement() *parcel.Hello {
 	return &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
-		Features: parcel.FeatureZstd | parcel.FeatureModel, Model: f.l.codec.ModelVersion()}
+		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch, Model: f.l.codec.ModelVersion()}
 }
 
 // greetStandby says who is here on a way that only stands by.
@@ -248,6 +254,7 @@ func (f *far) greetStandby(w *way) { f.l.bare(w, f.agreement()) }
 // agree takes the far end's word on the session. A session is used only when the far end has shown that it holds its
 // side: what is sent before could not be read there, and would count as explained here.
 func (f *far) agree(w *way, h *parcel.Hello) {
+	f.features = h.Features
 	switch {
 	case f.session == nil || h.Session != f.theirs:
 		f.restart(h)
@@ -280,6 +287,7 @@ func (f *far) restart(h *parcel.Hello) {
 	clear(f.serving)
 	f.dropBodies()
 	f.forget()
+	f.audit.interrupted()
 }
 
 // greeted takes one part of where the far end stands.
@@ -303,6 +311,10 @@ func (f *far) greeted(w *way, h recon.Hello) {
 	gen := f.gen
 	f.l.work(func(ctx context.Context) func() {
 		err := f.feed.Start(ctx, whole, lost)
+		ahead := errors.Is(err, outbox.ErrAhead)
+		if ahead {
+			err = nil
+		}
 		note, dropped, derr := f.l.out.Diverged(ctx, whole)
 		return func() {
 			f.starting--
@@ -326,6 +338,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 				f.items, f.edus, f.eduBusy, f.reading = nil, nil, false, false
 			}
 			f.started(w, whole, note)
+			f.auditGreeted(ahead, note.Heads)
 		}
 	})
 }

@@ -73,6 +73,8 @@ type Link struct {
 	fars map[peer.ID]*far
 	ways map[wayName]*way
 
+	renewed time.Time // when this box last began a new epoch because a peer was ahead
+
 	statusMu sync.Mutex
 	status   []PeerStatus
 }

@@ -92,6 +92,8 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 				return nil
 			})
 		}
+	case *parcel.Sketch:
+		f.receiveSketch(p)
 	case *parcel.Bye:
 		f.l.log.Info("far end says bye", "peer", f.p.Server, "lost", p.Lost)
 		if p.Lost && f.active != nil {
@@ -352,7 +354,7 @@ func (f *far) takeNote(ctx context.Context, n recon.Note) func() {
 		return func() { f.l.log.Error("note could not be used", "peer", f.p.Server, "err", err) }
 	}
 	resolve.Meet(n.Boxes)
-	t, want, early, err := f.l.c.Inbox.Note(ctx, n, resolve.Log)
+	t, want, early, err := f.l.c.Inbox.Note(ctx, f.p, n, resolve.Log)
 	var lacks []parcel.Want
 	if err == nil {
 		lacks, err = f.l.out.Lacking(ctx, n.Heads, resolve)
