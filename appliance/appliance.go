@@ -214,6 +214,7 @@ func (b *Box) Run(ctx context.Context) error {
 		b.fed.run(ctx, g)
 		b.exchange.run(ctx, g, &b.care)
 		b.runBackups(ctx, g)
+		b.runCourier(ctx, g)
 		b.runAutomaticUpdates(ctx, g)
 		g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 		g.Go(func() error { return b.refreshStale(ctx) })

@@ -113,6 +113,7 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 	s, err := b.stewardState(ctx)
 	if err == nil {
 		b.stewardFacts(s, &f)
+		f.Courier = b.courierFacts(s.Sticks)
 	}
 	for _, port := range b.exchange.ports {
 		f.Lines = append(f.Lines, lineFacts(port, s.Serial))

@@ -53,6 +53,7 @@ func (b *Box) adminOptions() admin.Options {
 		},
 		ExportBackups: b.exportBackups,
 		SetClock:      b.setClock, RotateKey: b.rotate, SigningRequest: b.signingRequest, InstallCertificate: b.installCertificate, ConfirmTrial: b.confirmTrial,
+		Courier:      b.courier,
 		UpdateOffers: b.updateOffers, UpdateFrom: b.updateFrom,
 		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {
 			t, err := b.accounts.CreateRegistrationToken(ctx, account.RegistrationToken{Uses: uses, Admin: asAdmin})

@@ -34,6 +34,7 @@ type exchangeParts struct {
 	host   *p2p.Host                                                 // nil: switched off
 	ports  []*radio.Port
 	link   *link.Link
+	parts  courierParts
 
 	mu     sync.RWMutex
 	roster peer.Roster
@@ -176,7 +177,10 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		},
 		Observe: b.observe, Log: b.log.With("room", "link"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return b.joinCourier(in, statement)
 }
 
 // newEpoch draws the number of a new epoch, which is never 0.

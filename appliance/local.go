@@ -97,6 +97,43 @@ func Watch(ctx context.Context, dir string, f func(admin.Travel) error) error {
 	}
 }
 
+// Courier has the box that runs on dir do what the order says; note is told how far it is.
+func Courier(ctx context.Context, dir string, order admin.CourierOrder, note func(admin.CourierStep)) (admin.CourierReport, error) {
+	var none admin.CourierReport
+	name, err := socketPath(dir)
+	if err != nil {
+		return none, err
+	}
+	client := localClient(name)
+	defer client.CloseIdleConnections()
+	body, err := json.Marshal(order)
+	if err != nil {
+		return none, fmt.Errorf("write request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://box/courier", bytes.NewReader(body))
+	if err != nil {
+		return none, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return none, noBox(dir)
+	}
+	defer resp.Body.Close()
+	for dec := json.NewDecoder(resp.Body); ; {
+		var l admin.CourierLine
+		switch err := dec.Decode(&l); {
+		case err != nil:
+			return none, fmt.Errorf("the box went away meanwhile; ask again: %w", err)
+		case l.Error != "":
+			return none, errors.New(l.Error)
+		case l.Report != nil:
+			return *l.Report, nil
+		case l.Step != nil:
+			note(*l.Step)
+		}
+	}
+}
+
 // ErrNoBox is in what Ask and Watch answer when no box runs on the directory.
 var ErrNoBox = errors.New("no box is running")
 

@@ -147,6 +147,8 @@ type Options struct {
 	// UpdateOffers lists newer systems that boxes in reach run, the newest first; UpdateFrom installs the one of a box, "" the newest.
 	UpdateOffers func(ctx context.Context) ([]UpdateOffer, error)
 	UpdateFrom   func(ctx context.Context, box string) (UpdateOffer, error)
+	// Courier exports to a stick, imports from it, or makes and reads sheets with codes; note is told how far it is.
+	Courier func(ctx context.Context, order CourierOrder, note func(CourierStep)) (CourierReport, error)
 	// Watch hands each Travel to f until ctx ends or f fails.
 	Watch func(ctx context.Context, f func(Travel) error) error
 	Log   *slog.Logger
@@ -253,6 +255,7 @@ func NewHandler(o Options) http.Handler {
 		}
 		return o.InstallCertificate(r.Context(), in.PEM)
 	}))
+	mux.HandleFunc("POST /courier", h.courier)
 	mux.HandleFunc("GET /watch", h.watch)
 	return mux
 }

@@ -26,6 +26,7 @@ type Facts struct {
 	Certificate  *CertificateFacts
 	Update       *UpdateFacts
 	Backup       *BackupFacts
+	Courier      *CourierFacts
 	Setup        *SetupFacts
 }
 
@@ -145,6 +146,16 @@ const (
 	UpdateTrial  UpdateState = "trial"  // running on trial
 	UpdateFailed UpdateState = "failed" // refused, or gone back from
 )
+
+// CourierFacts tell of the stick that carries messages between boxes; nil: none was plugged in of late.
+type CourierFacts struct {
+	Stick   string
+	Working bool     // it must not be pulled now
+	Done    Sentence // what was done
+	Pull    bool     // it can be pulled
+	Err     Sentence // why it was not done; what to do
+	Detail  string
+}
 
 // BackupFacts tell of the last backup.
 type BackupFacts struct {

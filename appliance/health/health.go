@@ -69,10 +69,11 @@ const (
 	Certificate  Kind = "certificate"
 	Update       Kind = "update"
 	Backup       Kind = "backup"
+	Courier      Kind = "courier" // the stick that carries messages
 )
 
 // Kinds lists all of them in order.
-var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Setup, Clock, Links, Line, Peer, Server, Certificate, Update, Backup}
+var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Setup, Clock, Links, Line, Peer, Server, Certificate, Update, Backup, Courier}
 
 // Sentence is a text for people.
 type Sentence struct {

@@ -34,7 +34,7 @@ func one(n Node) []Node { return []Node{n} }
 func nodesOf(k Kind, f Facts) []Node {
 	single := map[Kind]func(Facts) (Node, bool){
 		Power: power, Machine: machine, Temperature: temperature, Memory: memory, Disk: disk, Database: database, Homeserver: homeserver, Services: services,
-		Provisioning: provisioning, Network: network, Clock: clock, Links: links, Certificate: certificate, Update: update, Backup: backup, Setup: setup,
+		Provisioning: provisioning, Network: network, Clock: clock, Links: links, Certificate: certificate, Update: update, Backup: backup, Courier: courier, Setup: setup,
 	}
 	if judge, ok := single[k]; ok {
 		if n, there := judge(f); there {
@@ -440,4 +440,24 @@ func setup(f Facts) (Node, bool) {
 		return n, true
 	}
 	return node(Setup, OK, "Die Box wird verwaltet.", "The box has an administrator."), true
+}
+
+func courier(f Facts) (Node, bool) {
+	c := f.Courier
+	if c == nil {
+		return Node{}, false
+	}
+	var n Node
+	switch {
+	case c.Working:
+		n = node(Courier, Look, "Der Stick "+c.Stick+" wird gelesen und beschrieben: stecken lassen.", "Stick "+c.Stick+" is being read and written: leave it plugged in.")
+	case !c.Err.Empty():
+		n = Node{ID: string(Courier), Kind: Courier, State: Look, Sentence: c.Err}
+	case c.Pull:
+		n = node(Courier, Look, c.Done.DE+" Der Stick "+c.Stick+" kann abgezogen werden.", c.Done.EN+" Stick "+c.Stick+" can be pulled out.")
+	default:
+		n = Node{ID: string(Courier), Kind: Courier, State: OK, Sentence: c.Done}
+	}
+	n.Detail = c.Detail
+	return n, true
 }

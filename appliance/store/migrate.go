@@ -127,7 +127,23 @@ CREATE TABLE custody_run (
 	one     INTEGER PRIMARY KEY CHECK (one = 1),
 	seconds INTEGER NOT NULL
 ) STRICT;`,
-	`-- 10: sticks.`,
+	`-- 10: sticks.
+CREATE TABLE courier_self (
+	one    INTEGER PRIMARY KEY CHECK (one = 1),
+	serial INTEGER NOT NULL
+) STRICT;
+CREATE TABLE courier_far (
+	box    INTEGER PRIMARY KEY REFERENCES box (n),
+	epoch  INTEGER NOT NULL,
+	serial INTEGER NOT NULL,
+	left   BLOB NOT NULL
+) STRICT;
+CREATE TABLE courier_taken (
+	hash BLOB PRIMARY KEY NOT NULL,
+	box  INTEGER NOT NULL,
+	n    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX courier_taken_n ON courier_taken (n);`,
 	`-- 11: how far events have got.`,
 	`-- 12: texts ahead of their signature.`,
 }

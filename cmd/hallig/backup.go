@@ -175,8 +175,8 @@ func restore(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return nil
 }
 
-// working tells that something takes long, and for how long already, until it is called off.
-func working(w io.Writer, what string) func() {
+// working tells that something takes long, and for how long already, until it is called off. far, where it is given, says how far it is.
+func working(w io.Writer, what string, far ...func() string) func() {
 	done := make(chan struct{})
 	var wait sync.WaitGroup
 	wait.Go(func() {
@@ -185,7 +185,9 @@ func working(w io.Writer, what string) func() {
 		for n := 2; ; n += 2 {
 			select {
 			case <-t.C:
-				if n == 2 || n%10 == 0 {
+				if len(far) > 0 {
+					fmt.Fprintf(w, "%s %d s\n", far[0](), n)
+				} else if n == 2 || n%10 == 0 {
 					fmt.Fprintf(w, "%s %d s\n", what, n)
 				}
 			case <-done:

@@ -37,6 +37,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER
   hallig backup export SERVER --data DIR --to FOLDER   the backup that this box keeps for another one, onto a stick
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
+  hallig courier export FOLDER | import FOLDER | status FOLDER  --data DIR [--json]   carry messages to and from other boxes on a stick
   hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en] [--lock]   files and sheets for many boxes; hallig fleet: columns, options
   hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
@@ -50,7 +51,7 @@ Example, a box that phones on the same network can reach:
 --data is ./data, or $HALLIG_DATA, when it is left out.
 
 Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage. hallig status --check: 0 all is well, 3 somebody should look,
-4 something does not work.
+4 something does not work. hallig courier: 3 done, but the stick was full, write-protected or partly damaged.
 `
 
 // errUsage is answered with exit status 2.
@@ -64,7 +65,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore, "update": updateVerb,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore, "courier": courierVerb, "update": updateVerb,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err

@@ -31,6 +31,7 @@ type Feed struct {
 	eduKept uint64
 	eduAt   time.Time // when EDUs were read last
 	flight  int       // events sent and not kept
+	carry   bool      // for a courier: without end, and each event with its body
 }
 
 // cursor is where the peer is in one log.

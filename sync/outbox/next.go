@@ -19,7 +19,9 @@ import (
 func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 	f.mu.Lock()
 	gen := f.gen
-	limit = min(limit, maxFlight-f.flight)
+	if !f.carry {
+		limit = min(limit, maxFlight-f.flight)
+	}
 	rooms := f.rooms
 	if limit > 0 {
 		f.rooms = nil // what is touched from now on is looked at again
@@ -64,6 +66,9 @@ func (f *Feed) sent(gen int, items []Item, rooms []event.RoomID) []Item {
 	for _, it := range items {
 		c := f.cursors[it.log]
 		c.sent = it.seq
+		if f.carry {
+			continue
+		}
 		c.flight = append(c.flight, flying{it.seq, it.ID, now})
 		f.flight++
 	}
@@ -94,7 +99,7 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	f.mu.Unlock()
 	var streams []*stream
 	for _, l := range logs {
-		if l.Box == string(f.p.ID) && l.Epoch == epoch {
+		if l.Box == string(f.p.ID) && (l.Epoch == epoch || f.carry && epoch == 0) {
 			continue // its own log: nobody knows it better. What it wrote before a restore it may have lost.
 		}
 		s := &stream{log: l, after: f.position(l.N)}
@@ -197,7 +202,7 @@ func (s *stream) settle(d *dues) bool {
 func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 	e := s.entries[0]
 	s.entries = s.entries[1:]
-	it := Item{Room: id, Priority: parcel.Routine, Box: peerID(s.log.Box), log: s.log.N, seq: e.Seq}
+	it := Item{Room: id, Priority: parcel.Routine, Box: peerID(s.log.Box), log: s.log.N, epoch: s.log.Epoch, seq: e.Seq}
 	if e.Seq-1 > s.after {
 		it.Skip = reconRange(id, s.log, s.after, e.Seq-1)
 	}
@@ -210,7 +215,7 @@ func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 		return it, fmt.Errorf("log entry %d/%d names event %d, which is not stored", s.log.N, e.Seq, e.Event)
 	}
 	it.ID = row.ID
-	if !s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row) {
+	if !f.carry && (!s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row)) {
 		it.Have = &recon.Have{Log: reconLog(id, s.log), Places: []recon.Place{{Seq: e.Seq, Event: recon.ShortOf(row.ID)}}}
 		return it, nil
 	}

@@ -165,8 +165,9 @@ type Item struct {
 
 	Box peer.ID // whose log Skip and Have speak of
 
-	log int64
-	seq uint64
+	log   int64
+	epoch uint32 // of the log
+	seq   uint64
 }
 
 // liftOf puts state before talk: a text is worth little to a box that does not know who is in the room.

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"hallig/appliance/admin"
+	"hallig/appliance/health"
+	"hallig/sync/courier"
+	"hallig/sync/federation"
+	"hallig/sync/inbox"
+	"hallig/sync/link"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+)
+
+// This file joins the courier: what travels between boxes on sticks, by command and by itself.
+
+// courierParts is the courier and what the pages say of the last stick.
+type courierParts struct {
+	*courier.Courier
+
+	mu    sync.Mutex
+	facts *health.CourierFacts
+	until time.Time // facts are told so long
+}
+
+func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
+	l := b.exchange.link
+	c, err := courier.New(courier.Config{
+		Key: b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Outbox: l.Outbox(), Codec: l.Codec(), Roster: b.exchange.paired,
+		Statement: func() []byte { return statement },
+		Learn: func(p peer.Peer) {
+			b.learnPeer(context.Background(), p)
+		},
+		KeyDocument: func(ctx context.Context, server string) []byte {
+			docs, err := b.fed.ring.Documents(ctx, server)
+			if err != nil || len(docs) == 0 {
+				return nil
+			}
+			return docs[len(docs)-1]
+		},
+		LearnKeys: func(ctx context.Context, from peer.Peer, document []byte) error {
+			return b.fed.ring.Learn(ctx, document, federation.SourceBox+string(from.ID))
+		},
+		Receipt: func(id peer.ID, k *parcel.Kept) { l.Receipt(id, k) },
+		Longer:  l.Longer, Ahead: l.Ahead,
+		Observe: b.observeCourier, Log: b.log.With("room", "courier"),
+	})
+	b.exchange.parts.Courier = c
+	return err
+}
+
+// observeCourier tells what a stick carries in the running commentary.
+func (b *Box) observeCourier(m courier.Moved) {
+	if m.Events == 0 {
+		b.observe(link.Event{What: m.What, Peer: m.Peer, Transport: "stick", Event: m.Event, Room: m.Room, Bytes: m.Bytes, Note: m.Note})
+		return
+	}
+	b.watchers.tell(admin.Travel{At: time.Now(), What: m.What, Peer: m.Peer.Server, Via: "stick", Bytes: m.Bytes, Count: m.Events})
+}
+
+// courier does what `hallig courier` asks for.
+func (b *Box) courier(ctx context.Context, order admin.CourierOrder, note func(admin.CourierStep)) (admin.CourierReport, error) {
+	if !filepath.IsAbs(order.Place) {
+		return admin.CourierReport{}, &admin.Refusal{Text: "name the whole path of a folder on the box", DE: "Bitte den ganzen Pfad eines Ordners auf der Box nennen."}
+	}
+	var last time.Time
+	step := func(p courier.Progress) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			note(admin.CourierStep(p))
+		}
+	}
+	var r *courier.Report
+	var err error
+	switch order.Do {
+	case "export":
+		r, err = b.courierExport(ctx, order.Place, step)
+	case "import":
+		r, err = b.courierImport(ctx, order.Place, step)
+	case "status":
+		r, err = b.courierLook(ctx, order.Place)
+	default:
+		return admin.CourierReport{}, &admin.Refusal{Text: "the courier knows export, import and status", DE: "Der Kurier kennt export, import und status."}
+	}
+	if err != nil {
+		return admin.CourierReport{}, courierRefusal(err)
+	}
+	out := reportOf(r)
+	out.Sentence = sentenceOf(order.Do, r)
+	return out, nil
+}
+
+// courierRefusal says what is wrong in words that help.
+func courierRefusal(err error) error {
+	switch {
+	case errors.Is(err, courier.ErrBusy):
+		return &admin.Refusal{Text: "the courier is at work on another stick; try again when it is done", DE: "Der Kurier arbeitet gerade mit einem anderen Stick; bitte gleich noch einmal versuchen."}
+	case errors.Is(err, courier.ErrNoCourier):
+		return &admin.Refusal{Text: "there is no folder " + courier.Folder + "; fill the stick at another box first, with: hallig courier export FOLDER",
+			DE: "Dort gibt es keinen Ordner " + courier.Folder + "; den Stick zuerst an einer anderen Box beladen."}
+	case errors.Is(err, fs.ErrNotExist):
+		return &admin.Refusal{Text: err.Error() + "; is the stick plugged in and mounted there?", DE: "Den Ordner gibt es nicht. Steckt der Stick?"}
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	return &admin.Refusal{Text: err.Error() + "; nothing is lost: try again, or take another stick", DE: "Das ging nicht: " + err.Error() + ". Es ist nichts verloren: noch einmal versuchen oder einen anderen Stick nehmen."}
+}
+
+func (b *Box) courierExport(ctx context.Context, place string, note func(courier.Progress)) (*courier.Report, error) {
+	done, err := b.writable(ctx, place)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	d, err := courier.Open(place, true)
+	if err != nil {
+		return nil, err
+	}
+	defer debug.FreeOSMemory() // a small machine has better use for what this took
+	r, err := b.exchange.parts.Export(ctx, d, note)
+	return r, errors.Join(err, d.Close())
+}
+
+func (b *Box) courierImport(ctx context.Context, place string, note func(courier.Progress)) (*courier.Report, error) {
+	d, err := courier.Open(place, false)
+	if err != nil {
+		return nil, err
+	}
+	defer debug.FreeOSMemory()
+	r, err := b.exchange.parts.Import(ctx, d, note)
+	return r, errors.Join(err, d.Close())
+}
+
+func (b *Box) courierLook(ctx context.Context, place string) (*courier.Report, error) {
+	d, err := courier.Open(place, false)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.exchange.parts.Look(ctx, d)
+	return r, errors.Join(err, d.Close())
+}
+
+func reportOf(r *courier.Report) admin.CourierReport {
+	out := admin.CourierReport{Boxes: []admin.CourierBox{}, Full: r.Full, ReadOnly: r.ReadOnly, Bad: r.Bad, BadFiles: r.BadFiles, Foreign: r.Foreign, Bytes: r.Bytes}
+	for _, x := range r.Boxes {
+		out.Boxes = append(out.Boxes, admin.CourierBox(x))
+	}
+	return out
+}
+
+// sentenceOf says the most important of a report.
+func sentenceOf(do string, r *courier.Report) (s health.Sentence) {
+	events, known, refused, waiting, bad := 0, 0, 0, 0, 0
+	for _, x := range r.Boxes {
+		events, known, refused, waiting = events+x.Events, known+x.Again, refused+x.Refused, waiting+x.Waiting
+	}
+	for _, n := range r.Bad {
+		bad += n
+	}
+	switch do {
+	case "export":
+		s = health.Sentence{DE: fmt.Sprintf("%d neue Nachrichten sind auf dem Stick.", events), EN: fmt.Sprintf("%d new messages are on the stick.", events)}
+		if len(r.Boxes) == 0 {
+			s = health.Sentence{DE: "Es ist keine Box gekoppelt, für die etwas mitzugeben wäre.", EN: "No box is paired that something could be carried to."}
+		}
+	case "import":
+		s = health.Sentence{DE: fmt.Sprintf("%d neue Nachrichten sind übernommen.", events), EN: fmt.Sprintf("%d new messages are taken in.", events)}
+	default:
+		s = health.Sentence{DE: fmt.Sprintf("Auf dem Stick liegt etwas von oder für %d Boxen.", len(r.Boxes)), EN: fmt.Sprintf("The stick carries something from or for %d boxes.", len(r.Boxes))}
+	}
+	for _, more := range []struct {
+		when   bool
+		de, en string
+	}{
+		{r.Full, "Für den Rest ist kein Platz auf dem Stick.", "There is no room on the stick for the rest."},
+		{r.ReadOnly, "Der Stick ist schreibgeschützt: es wurde nichts mitgegeben.", "The stick is write-protected: nothing was put on it."},
+		{bad > 0, fmt.Sprintf("%d Dateien waren beschädigt oder gefälscht und zählen nicht.", bad), fmt.Sprintf("%d files were damaged or forged and do not count.", bad)},
+		{refused > 0, fmt.Sprintf("%d Nachrichten wurden abgelehnt.", refused), fmt.Sprintf("%d messages were refused.", refused)},
+		{waiting > 0, "Ein Teil wartet auf etwas, das noch fehlt.", "A part waits for something that is still missing."},
+	} {
+		if more.when {
+			s.DE, s.EN = s.DE+" "+more.de, s.EN+" "+more.en
+		}
+	}
+	return s
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/appliance/admin"
+	"hallig/appliance/health"
+	"hallig/appliance/steward"
+	"hallig/sync/courier"
+	"hallig/tools/matrixclient"
+)
+
+// order asks a box by its local door, as hallig courier does.
+func (r *running) order(o admin.CourierOrder) admin.CourierReport {
+	r.t.Helper()
+	got, err := Courier(r.t.Context(), r.cfg.Data, o, func(admin.CourierStep) {})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return got
+}
+
+// hands is the part of the steward that a stick needs: what is ejected is moved out of the way, to run/out.
+type hands struct {
+	mu             sync.Mutex
+	wrote, ejected int
+}
+
+func (h *hands) said() (wrote, ejected int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.wrote, h.ejected
+}
+
+func newHands(t *testing.T, run string) *hands {
+	t.Helper()
+	h := &hands{}
+	l, err := net.Listen("unix", filepath.Join(run, "steward.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(steward.State{Sticks: []steward.Stick{{Name: "EINSATZ"}}}); err != nil {
+			t.Error(err)
+		}
+	})
+	mux.HandleFunc("PUT /stick/{name}/write", func(http.ResponseWriter, *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.wrote++
+	})
+	mux.HandleFunc("POST /stick/{name}/eject", func(_ http.ResponseWriter, r *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.ejected++
+		if err := os.Rename(filepath.Join(run, "sticks", r.PathValue("name")), filepath.Join(run, "out")); err != nil {
+			t.Error(err)
+		}
+	})
+	mux.HandleFunc("PUT /led", func(http.ResponseWriter, *http.Request) {})
+	srv := &http.Server{Handler: mux}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	return h
+}
+
+// TestStickBetweenBoxes: two boxes that have met once are apart for good; a stick goes to and fro, by command and by itself.
+func TestStickBetweenBoxes(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	ctx := t.Context()
+	run, stick := t.TempDir(), t.TempDir()
+	hands := newHands(t, run)
+	a := startBox(t, "a.test")
+	b := startWith(t, Config{Data: t.TempDir(), Run: run, ServerName: "b.test", P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}}})
+	anna, bert := a.phone("anna"), b.phone("bert")
+	code, err := a.adminOptions().ShowCode(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.takeCode(ctx, code.Code, ""); err != nil {
+		t.Fatal(err)
+	}
+	near(t, a, b, "after the pairing")
+	room, err := anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Lage", Invite: []string{bert.UserID}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bert.Join(ctx, room); err != nil {
+		t.Fatal(err)
+	}
+	first := anna.say(room, "Land unter")
+	bert.until(10*time.Second, "a message of anna", bert.has(first))
+	setLoopback(t, false)
+	var ids []string
+	for i := range 5 {
+		ids = append(ids, anna.say(room, fmt.Sprint("Pegel ", i)))
+	}
+	anna.call("PUT", matrixclient.Path("sendToDevice", "m.room_key", "t1"), fmt.Sprintf(`{"messages":{%q:{%q:{"secret":"geheim"}}}}`, bert.UserID, bert.DeviceID))
+
+	out := a.order(admin.CourierOrder{Do: "export", Place: stick})
+	if len(out.Boxes) != 1 || out.Boxes[0].Events < 5 || out.Boxes[0].EDUs == 0 || out.Sentence.Empty() {
+		t.Errorf("export: %+v", out)
+	}
+	if s := b.order(admin.CourierOrder{Do: "status", Place: stick}); len(s.Boxes) != 1 || s.Boxes[0].Segments < 2 {
+		t.Errorf("status: %+v", s)
+	}
+	// b runs as an appliance does: the stick is plugged in, and that is all.
+	answer := bert.say(room, "verstanden")
+	plugged, mounted := filepath.Join(run, "sticks", "EINSATZ"), filepath.Join(run, "x")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(plugged), 0o755), os.CopyFS(mounted, os.DirFS(stick)), os.Rename(mounted, plugged)); err != nil {
+		t.Fatal(err)
+	}
+	bert.until(20*time.Second, "what the stick brought", bert.has(ids...))
+	bert.until(10*time.Second, "the message between devices", bert.heard("geheim"))
+	bert.until(10*time.Second, "the word that the stick can be pulled", func() bool {
+		n, _ := b.health(ctx).Node(string(health.Courier))
+		return strings.Contains(n.Sentence.DE, "kann abgezogen werden") && strings.Contains(n.Sentence.DE, "5 neue Nachrichten sind übernommen")
+	})
+	if wrote, ejected := hands.said(); wrote == 0 || ejected != 1 {
+		t.Errorf("made writable %d times, ejected %d times", wrote, ejected)
+	}
+	plugged = filepath.Join(run, "out")
+	in := a.order(admin.CourierOrder{Do: "import", Place: plugged})
+	if len(in.Boxes) != 1 || !in.Boxes[0].Receipt {
+		t.Errorf("import of the answer: %+v", in)
+	}
+	anna.until(10*time.Second, "the answer", anna.has(answer))
+	s, err := a.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Peers) != 1 || s.Peers[0].Queued != 0 {
+		t.Errorf("after the receipt: %+v", s.Peers)
+	}
+	if _, err := Courier(ctx, a.cfg.Data, admin.CourierOrder{Do: "import", Place: t.TempDir()}, nil); err == nil || !strings.Contains(err.Error(), courier.Folder) {
+		t.Errorf("a stick without a courier: %v", err)
+	}
+	if _, err := Courier(ctx, t.TempDir(), admin.CourierOrder{Do: "import", Place: stick}, nil); !errors.Is(err, ErrNoBox) {
+		t.Errorf("without a box: %v", err)
+	}
+}
