@@ -146,7 +146,7 @@ func (e *export) letters(ctx context.Context, p peer.Peer, box *BoxReport) error
 	after := uint64(0)
 	for {
 		b.s.serial = serial
-		edus, last, err := c.c.Outbox.Letters(ctx, p, after, 200)
+		edus, last, err := c.c.Outbox.Letters(ctx, p, after, aGulp)
 		if err != nil {
 			return err
 		}
@@ -155,13 +155,13 @@ func (e *export) letters(ctx context.Context, p peer.Peer, box *BoxReport) error
 				return err
 			}
 		}
+		if err := b.flush(); err != nil {
+			return err
+		}
 		box.EDUs += len(edus)
 		if last != after && b.size < fillTo {
 			after = last
 			continue
-		}
-		if err := b.flush(); err != nil {
-			return err
 		}
 		fresh = append(fresh, b.s)
 		if last == after {

@@ -28,6 +28,8 @@ type export struct {
 	report *Report
 	note   func(Progress)
 	events int
+
+	answers map[peer.ID][]outbox.Item // to what a box asked for
 }
 
 // Export writes what is due to the paired boxes onto a stick, and takes off what is kept. It changes nothing in the store but its own counter. What it
@@ -40,7 +42,7 @@ func (c *Courier) Export(ctx context.Context, d Disk, note func(Progress)) (*Rep
 	if note == nil {
 		note = func(Progress) {}
 	}
-	e := &export{c: c, d: d, report: &Report{}, note: note}
+	e := &export{c: c, d: d, report: &Report{}, note: note, answers: map[peer.ID][]outbox.Item{}}
 	err := e.run(ctx)
 	switch {
 	case isFull(err):
@@ -267,19 +269,8 @@ func (e *export) allEvents(ctx context.Context, peers []peer.Peer) error {
 // someEvents writes one segment of events; more says that there may be others.
 func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, box *BoxReport) (more bool, err error) {
 	b := e.c.build(p, kindEvents)
-	owed := e.c.owed[p.ID]
-	for len(owed) > 0 && b.size < fillTo {
-		items, err := f.Wanted(ctx, owed[0])
-		if err != nil {
-			return false, err
-		}
-		if err := b.items(ctx, items); err != nil {
-			return false, err
-		}
-		owed = owed[1:]
-	}
 	for b.size < fillTo {
-		items, err := f.Next(ctx, 256)
+		items, err := e.next(ctx, p, f)
 		if err != nil {
 			return false, err
 		}
@@ -287,13 +278,13 @@ func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, bo
 			break
 		}
 		more = true
-		if err := b.items(ctx, items); err != nil {
+		if err := errors.Join(b.items(ctx, items), b.flush()); err != nil {
 			return false, err
 		}
 		e.note(Progress{Step: "events", Box: p.Server, Events: e.events + b.events, Bytes: e.report.Bytes + int64(b.size)})
 	}
-	if err := b.flush(); err != nil || len(b.s.messages) == 0 {
-		return false, err
+	if len(b.s.messages) == 0 {
+		return false, nil
 	}
 	it := entry{events: uint64(b.events)}
 	for _, v := range b.covers {
@@ -305,10 +296,29 @@ func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, bo
 	if err := e.commit(ctx); err != nil {
 		return false, err
 	}
-	e.c.owed[p.ID] = owed
 	e.events += b.events
 	box.Segments++
 	box.Events += b.events
 	e.c.observe("sent", p, b.told, b.size)
-	return more || len(owed) > 0, nil
+	return more, nil
+}
+
+// aGulp is how many events are added to a segment at once: if all are as large as events can be, the segment is still short enough.
+const aGulp = 64
+
+// next gives what a box has asked for, and then what it lacks.
+func (e *export) next(ctx context.Context, p peer.Peer, f *outbox.Feed) ([]outbox.Item, error) {
+	for len(e.answers[p.ID]) == 0 && len(e.c.owed[p.ID]) > 0 {
+		items, err := f.Wanted(ctx, e.c.owed[p.ID][0])
+		if err != nil {
+			return nil, err
+		}
+		e.answers[p.ID], e.c.owed[p.ID] = items, e.c.owed[p.ID][1:]
+	}
+	if items := e.answers[p.ID]; len(items) > 0 {
+		n := min(len(items), aGulp)
+		e.answers[p.ID] = items[n:]
+		return items[:n], nil
+	}
+	return f.Next(ctx, aGulp)
 }
