@@ -29,17 +29,21 @@ func (r *Read) EachPlace(log int64, upTo uint64, f func(seq uint64, n int64, id 
 // OwnerMark is MarkEntry by the word of the log's own box: it also takes a place from the event that somebody else has put there. That
 // event gets a place in our own log where it has no other.
 func (tx *Tx) OwnerMark(room event.RoomID, box string, epoch uint32, seq, gap uint64, nid int64) (kept uint64, err error) {
-	l, ok, err := tx.LogOf(room, box, epoch)
+	n, err := tx.logN(room, box, epoch)
 	if err != nil {
 		return 0, err
 	}
-	if ok && !l.Own && nid != 0 {
-		var was int64
-		found, err := tx.one(`SELECT event FROM log_entry WHERE log = ? AND seq = ?`, args(l.N, seq), &was)
+	var was int64 // mostly there is none: looked for first
+	found, err := tx.one(`SELECT event FROM log_entry WHERE log = ? AND seq = ?`, args(n, seq), &was)
+	if err != nil {
+		return 0, err
+	}
+	if found && nid != 0 && was != 0 && was != nid {
+		l, ok, err := tx.LogOf(room, box, epoch)
 		if err != nil {
 			return 0, err
 		}
-		if found && was != 0 && was != nid {
+		if ok && !l.Own {
 			if err := tx.exec(`UPDATE log_entry SET event = ? WHERE log = ? AND seq = ?`, nid, l.N, seq); err != nil {
 				return 0, fmt.Errorf("correct log entry: %w", err)
 			}

@@ -38,7 +38,7 @@ type Door interface {
 type Config struct {
 	DB    *store.DB
 	Rooms Door
-	// Verify checks all signatures an event needs.
+	// Verify checks all signatures an event needs. It is called from several goroutines at once.
 	Verify func(context.Context, *event.PDU) error
 	// Later says of an error of Verify that it may go away (a key is not known yet). nil: none does.
 	Later func(error) bool
@@ -109,21 +109,23 @@ type Outcome struct {
 // Events takes events from a peer, in the order in which they came, with one flush for as many as the store takes at once.
 func (b *Inbox) Events(ctx context.Context, from peer.Peer, es []*parcel.Event) (Taken, error) {
 	var t Taken
-	var batch, rest []*held
+	var came, batch, rest []*held
 	var ins []room.Incoming
 	for _, e := range es {
 		h := &held{pdu: e.PDU, from: from, since: b.c.Now()}
 		if e.Log.Box != "" && e.Log.Seq > 0 && e.Log.Seq <= store.MaxSeq {
 			h.refs = []parcel.LogRef{e.Log}
 		}
-		if b.join(h) {
-			continue
+		if !b.join(h) {
+			came = append(came, h)
 		}
-		_, known, in, err := b.known(ctx, h.pdu)
-		if err != nil {
-			return t, fmt.Errorf("look for %s: %w", h.pdu.ID, err)
-		}
-		if known || !in || b.c.Verify(ctx, h.pdu) != nil {
+	}
+	ready, err := b.ready(ctx, came)
+	if err != nil {
+		return t, err
+	}
+	for i, h := range came {
+		if !ready[i] {
 			rest = append(rest, h) // the long way
 			continue
 		}

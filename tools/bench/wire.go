@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -18,9 +19,10 @@ func wireBytes(ctx context.Context, b *bench) error {
 	return b.measured(ctx, "hallig/sync/link", "^TestWireBytes$", "B")
 }
 
-// measured runs tests that measure and prints what they say in lines "measured NAME VALUE how".
-func (b *bench) measured(ctx context.Context, pkg, tests, unit string) error {
+// measured runs tests that measure and prints what they say in lines "measured NAME VALUE how", with a unit of "" in lines "measured NAME VALUE UNIT how". env is added to the environment.
+func (b *bench) measured(ctx context.Context, pkg, tests, unit string, env ...string) error {
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", tests, pkg)
+	cmd.Env = append(os.Environ(), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -29,7 +31,7 @@ func (b *bench) measured(ctx context.Context, pkg, tests, unit string) error {
 	found := false
 	for lines := bufio.NewScanner(&out); lines.Scan(); {
 		f := strings.Fields(lines.Text())
-		if len(f) < 3 || f[0] != "measured" {
+		if len(f) < 4 || f[0] != "measured" {
 			continue
 		}
 		value, err := strconv.ParseFloat(f[2], 64)
@@ -37,6 +39,10 @@ func (b *bench) measured(ctx context.Context, pkg, tests, unit string) error {
 			return fmt.Errorf("read measurement: %w", err)
 		}
 		found = true
+		if unit == "" {
+			b.say(f[1], value, f[3], strings.Join(f[4:], " "))
+			continue
+		}
 		b.say(f[1], value, unit, strings.Join(f[3:], " "))
 	}
 	if !found {
