@@ -52,6 +52,7 @@ staticcheck: check
 	go tool staticcheck ./...
 
 test: check vet staticcheck dendrite pebble
+	@command -v direwolf >/dev/null || echo "Dire Wolf is missing, so the test with a real TNC is skipped. Install it with: sudo apt-get install -y direwolf"
 	go test -shuffle=on -timeout 20m ./...
 	@$(MAKE) --no-print-directory -C tools/oracle test SEED=$(SEED)
 

@@ -46,7 +46,7 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 	return radio.Config{
 		Name:          lineName(line.Device),
 		Open:          func(ctx context.Context) (io.ReadWriteCloser, error) { return opener.Open(ctx) },
-		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU,
+		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU, Lead: air.Lead,
 		Band: line.InBand(), AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+strings.ReplaceAll(lineName(line.Device), ":", "-")+".json"), Air: air.Packet,
 		Log: b.log.With("room", "radio", "port", line.Device),
 	}

@@ -64,7 +64,7 @@ func New(cfg Config) *Port {
 		known:  known,
 		link: arq.New(arq.Config{
 			BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
-			MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Seed: cfg.Seed,
+			MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
 			Budget: budget, Air: cfg.Air,
 		}),
 		kick: make(chan struct{}, 1),

@@ -38,6 +38,7 @@ type Config struct {
 	TurnDelay time.Duration // from the end of a transmission to the far end's first bytes (TXDELAY); 0 for wires
 	KeyDown   time.Duration // longest transmission; 0: computed from the rate, about 8.3 s at 1200 bit/s
 	MTU       int           // longest payload of a frame; 0: by rate
+	Lead      time.Duration // how early a frame is handed over while the one before is on the air; 0: 20 ms. A modem that keys up for what it has needs more
 
 	// Band is what the medium allows, by its name in radio/airtime; "": a wire, without limit. AirtimeFile is where the book of air time is
 	// kept over restarts of the process, for a band with a duty cycle; "": it is not kept, and a restart may exceed the duty cycle.

@@ -72,6 +72,7 @@ type Config struct {
 	KeyDown       time.Duration // longest transmission; 0: by rate, 8.3 s at 1200 bit/s with 300 ms TurnDelay
 	Beacon        time.Duration // between hellos without contact; 0: by rate, 1..10 s
 	KeepAlive     time.Duration // a question after so much silence; 0: 15 s on fast wires, 60 s otherwise
+	Lead          time.Duration // how long before the line falls silent the next frame is handed over; 0: 20 ms
 	Seed          uint64        // of epochs and back-off; must differ between the ends
 
 	// Budget is the book of the transmitter's air time; nil: no limit. Several links of one transmitter share it.
@@ -100,6 +101,9 @@ func (c *Config) fill() {
 		}
 	}
 	c.MTU = min(max(c.MTU, 32), frame.MaxBody)
+	if c.Lead <= 0 {
+		c.Lead = usualLead
+	}
 	if c.AnswerDelay <= 0 {
 		c.AnswerDelay = min(max(c.airtime(24), 15*time.Millisecond), 80*time.Millisecond)
 	}

@@ -9,9 +9,9 @@ import (
 	"hallig/radio/frame"
 )
 
-// lead is how long before the line falls silent the next frame is handed over: long enough that no gap opens on a busy
+// usualLead is how long before the line falls silent the next frame is handed over: long enough that no gap opens on a busy
 // machine, short enough that urgent messages overtake.
-const lead = 20 * time.Millisecond
+const usualLead = 20 * time.Millisecond
 
 // slack is what a deadline allows for schedulers, USB adapters and buffers before any of it has been measured.
 const slack = 50 * time.Millisecond
@@ -65,7 +65,7 @@ func (l *Link) Next(now time.Time) (wire []byte, wake time.Time) {
 	if l.state == closed {
 		return nil, time.Time{}
 	}
-	if start := l.txFree.Add(-lead); start.After(now) {
+	if start := l.txFree.Add(-l.cfg.Lead); start.After(now) {
 		return nil, start
 	}
 	if l.state == seeking {

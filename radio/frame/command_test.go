@@ -92,7 +92,7 @@ func TestUI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "9082989892 8ee0" + "8898628284 866f" + "03f0" + hex.EncodeToString([]byte("moin"))
+	want := "9082989892 8ee0" + "8898628284 866f" + "035a" + hex.EncodeToString([]byte("moin"))
 	if got := hex.EncodeToString(b); got != string(bytes.ReplaceAll([]byte(want), []byte(" "), nil)) {
 		t.Errorf("bytes %s, want %s", got, want)
 	}

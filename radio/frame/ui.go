@@ -21,8 +21,10 @@ type UI struct {
 }
 
 const (
-	uiControl  = 0x03 // unnumbered information, no poll
-	noProtocol = 0xF0 // no layer 3
+	uiControl = 0x03 // unnumbered information, no poll
+	// A layer 3 of its own (AX.25 2.2, 3.4: bits xx01xxxx). "None" (0xF0) would be APRS: its gateways would take our frames to the Internet,
+	// and TNCs that know it send each one in a transmission of its own.
+	protocol = 0x5A
 )
 
 // ValidCall says whether s is a call sign: one to six letters and digits, perhaps an SSID of 0 to 15 behind a hyphen.
@@ -40,7 +42,7 @@ func (u UI) Append(dst, raw []byte) ([]byte, error) {
 	if dst, err = appendCall(dst, u.From, 1); err != nil { // 1: the last address
 		return dst, err
 	}
-	return append(append(dst, uiControl, noProtocol), raw...), nil
+	return append(append(dst, uiControl, protocol), raw...), nil
 }
 
 // appendCall appends one address: six characters shifted left, then C or H bit, two reserved ones, SSID, end.
@@ -74,7 +76,7 @@ func appendCall(dst []byte, call string, bits byte) ([]byte, error) {
 	return append(dst, bits|0x60|byte(n)<<1), nil
 }
 
-// ParseUI takes a packet apart: false for anything but an unnumbered information frame without protocol. Repeaters on its
+// ParseUI takes a packet apart: false for anything but an unnumbered information frame of our protocol. Repeaters on its
 // way are skipped. raw points into b.
 func ParseUI(b []byte) (u UI, raw []byte, ok bool) {
 	var calls []string
@@ -93,7 +95,7 @@ func ParseUI(b []byte) (u UI, raw []byte, ok bool) {
 			break
 		}
 	}
-	if len(calls) < 2 || len(b) < 2 || b[0]&^0x10 != uiControl || b[1] != noProtocol {
+	if len(calls) < 2 || len(b) < 2 || b[0]&^0x10 != uiControl || b[1] != protocol {
 		return UI{}, nil, false
 	}
 	return UI{To: calls[0], From: calls[1]}, b[2:], true

@@ -45,7 +45,7 @@ type Modem struct {
 
 	CallSign string // kiss: the sender in each packet's address; "": NOCALL
 	Port     int    // kiss: which radio of the TNC
-	Persist  int    // kiss, meshcore: chance to send when the channel is free, of 256; 0: 255, always
+	Persist  int    // kiss, meshcore: chance to send when the channel is free, of 256; 0: 250, nearly always
 	Slot     time.Duration
 	Tail     time.Duration
 	Init     string // at, kiss: commands at the start, with blanks between them
@@ -109,12 +109,13 @@ func (m Modem) filled() Modem {
 		m.Power = cmp.Or(m.Power, 14)
 	}
 	m.Baud = cmp.Or(m.Baud, 9600)
-	m.Persist = cmp.Or(m.Persist, 255)
+	m.Persist = cmp.Or(m.Persist, 250)
 	m.Slot = cmp.Or(m.Slot, 100*time.Millisecond)
 	m.CallSign = cmp.Or(m.CallSign, "NOCALL")
 	if m.Kind == KISS {
 		m.Rate = cmp.Or(m.Rate, 1200)
 		m.TurnDelay = cmp.Or(m.TurnDelay, 300*time.Millisecond)
+		m.Tail = cmp.Or(m.Tail, 50*time.Millisecond)
 	}
 	return m
 }
@@ -124,6 +125,7 @@ type Air struct {
 	BitsPerSecond, BitsPerByte int
 	FullDuplex                 bool
 	TurnDelay                  time.Duration
+	Lead                       time.Duration             // how early it must have a frame to send it without a pause; 0: as usual
 	MTU                        int                       // longest body of a frame; 0: by rate
 	Packet                     func(n int) time.Duration // how long a frame of n bytes is on the air; nil: by rate
 }
@@ -134,15 +136,13 @@ func (m Modem) Air() Air {
 	a := Air{BitsPerSecond: cmp.Or(m.Rate, m.Baud), TurnDelay: m.TurnDelay, FullDuplex: m.Kind == Null || m.Kind == AT}
 	switch {
 	case m.Kind == KISS:
-		// It waits for a free channel, keys up, and hands a frame on when its end has been heard.
-		a.Packet, a.MTU = m.Airtime, kissMTU
+		// A TNC keys off when it has no further frame at the end of one, and those that make sound work ahead: so it has one in hand.
+		// It waits a slot or more for a free channel, keys up, and hands a frame on when its end has been heard and understood.
+		a.Packet, a.MTU, a.Lead = m.Airtime, kissMTU, m.Airtime(kissMTU)
 		if m.Rate < 600 {
 			a.MTU = 120
 		}
-		a.TurnDelay += m.Tail
-		if m.Persist < 255 {
-			a.TurnDelay += m.Slot * 256 / time.Duration(m.Persist+1)
-		}
+		a.TurnDelay += m.Tail + kissTurn + m.Slot*256/time.Duration(m.Persist+1)
 	case m.Kind.LoRa():
 		full := m.longest()
 		if m.Airtime(full) > 4*time.Second {
@@ -159,8 +159,9 @@ func (m Modem) Air() Air {
 }
 
 const (
-	kissMTU  = 239                   // a packet of 256, which every TNC takes
-	loraTurn = 60 * time.Millisecond // listening before talking, USB, the host
+	kissMTU  = 239                    // a packet of 256, which every TNC takes
+	kissTurn = 100 * time.Millisecond // buffers of sound both ways
+	loraTurn = 60 * time.Millisecond  // listening before talking, USB, the host
 )
 
 // OpenModem opens the port, sets the modem and gives a stream of COBS frames (radio/frame), whatever the modem makes of them. The

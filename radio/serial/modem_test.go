@@ -359,8 +359,8 @@ func TestScript(t *testing.T) {
 			"c0060bc0", "c0068b08e6d33348e801000905c0",
 			"c0060cc0", "c0068c0ec0",
 		}, ""},
-		{"kiss", Modem{Kind: KISS, TurnDelay: 300 * time.Millisecond}, []string{"c0011ec0c002ffc0c0030ac0c00400c0c00500c0", ""},
-			"||c000" + "9082989892 8ee0" + "9c9e8682989861" + "03f0" + "01dbdc02dbdd0304c0"},
+		{"kiss", Modem{Kind: KISS, TurnDelay: 300 * time.Millisecond}, []string{"c0011ec0c002fac0c0030ac0c00405c0c00500c0", ""},
+			"||c000" + "9082989892 8ee0" + "9c9e8682989861" + "035a" + "01dbdc02dbdd0304c0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			far, err := NewPTY()
