@@ -70,6 +70,9 @@ func (b *Box) observeCourier(m courier.Moved) {
 
 // courier does what `hallig courier` asks for.
 func (b *Box) courier(ctx context.Context, order admin.CourierOrder, note func(admin.CourierStep)) (admin.CourierReport, error) {
+	if r, done, err := b.sheets(ctx, order); done {
+		return r, err
+	}
 	if !filepath.IsAbs(order.Place) {
 		return admin.CourierReport{}, &admin.Refusal{Text: "name the whole path of a folder on the box", DE: "Bitte den ganzen Pfad eines Ordners auf der Box nennen."}
 	}

@@ -148,6 +148,16 @@ func TestStickBetweenBoxes(t *testing.T) {
 	if len(s.Peers) != 1 || s.Peers[0].Queued != 0 {
 		t.Errorf("after the receipt: %+v", s.Peers)
 	}
+	late := anna.say(room, "auf Papier")
+	sheet := a.order(admin.CourierOrder{Do: "sheet", Box: "b.test", Room: room, Codes: 4})
+	if rooms := a.order(admin.CourierOrder{Do: "rooms"}).Rooms; len(rooms) != 1 || rooms[0] != (admin.CourierRoom{ID: room, Name: "Lage"}) {
+		t.Errorf("rooms: %v", rooms)
+	}
+	b.order(admin.CourierOrder{Do: "read", Text: strings.Join(sheet.Codes, "\n")})
+	bert.until(10*time.Second, "what came on paper", bert.has(late))
+	if _, err := Courier(ctx, b.cfg.Data, admin.CourierOrder{Do: "read", Text: "Moin"}, nil); err == nil || !strings.Contains(err.Error(), "HALLIG:") {
+		t.Errorf("a text that is no sheet: %v", err)
+	}
 	if _, err := Courier(ctx, a.cfg.Data, admin.CourierOrder{Do: "import", Place: t.TempDir()}, nil); err == nil || !strings.Contains(err.Error(), courier.Folder) {
 		t.Errorf("a stick without a courier: %v", err)
 	}

@@ -30,6 +30,18 @@ func options(t *testing.T) Options {
 		},
 		Forget:   func(context.Context, string) error { return errors.New("disk on fire") },
 		NewToken: func(_ context.Context, uses int, admin bool) (string, error) { return "tok", nil },
+		Courier: func(_ context.Context, o CourierOrder, note func(CourierStep)) (CourierReport, error) {
+			switch o.Do {
+			case "rooms":
+				return CourierReport{Rooms: []CourierRoom{{ID: "!r", Name: "Lage"}}}, nil
+			case "sheet":
+				return CourierReport{Codes: []string{"HALLIG:1/1:ABCD:" + o.Room[1:] + o.Box}, Sentence: health.Sentence{DE: "Drei.", EN: "Three."}}, nil
+			case "read":
+				return CourierReport{}, &Refusal{Text: "this is not the text of a sheet", DE: "Das ist kein Blatt."}
+			}
+			note(CourierStep{Step: "events", Events: 7})
+			return CourierReport{Full: true, Sentence: health.Sentence{DE: o.Place, EN: o.Place}}, nil
+		},
 		Watch: func(_ context.Context, f func(Travel) error) error {
 			return errors.Join(f(Travel{What: "sent", Event: "$1"}), f(Travel{What: "kept", Event: "$1"}))
 		},
@@ -53,6 +65,8 @@ func TestLocalAPI(t *testing.T) {
 		{"token", "POST", "/token", `{"uses":1}`, 200, `"token":"tok"`},
 		{"inner error stays in the log", "POST", "/pair/forget", `{"id":"x"}`, 500, "its log says why"},
 		{"commentary", "GET", "/watch", "", 200, `"what":"kept","event":"$1"`},
+		{"courier tells how far it is", "POST", "/courier", `{"do":"export","place":"/stick"}`, 200, `{"step":{"step":"events","events":7,"bytes":0}}` + "\n" + `{"report":{"boxes":null,"full":true`},
+		{"courier refuses", "POST", "/courier", `{"do":"read","text":"x"}`, 200, `{"error":"this is not the text of a sheet"}`},
 		{"wrong method", "DELETE", "/status", "", 405, ""},
 	}
 	h := NewHandler(options(t))
@@ -66,7 +80,7 @@ func TestLocalAPI(t *testing.T) {
 			if strings.Contains(w.Body.String(), "fire") {
 				t.Errorf("the cause went to the client: %s", w.Body)
 			}
-			if w.Code == http.StatusOK && tt.path != "/watch" && w.Header().Get("Content-Type") != "application/json" {
+			if w.Code == http.StatusOK && tt.path != "/watch" && tt.path != "/courier" && w.Header().Get("Content-Type") != "application/json" {
 				t.Errorf("content type %q", w.Header().Get("Content-Type"))
 			}
 		})

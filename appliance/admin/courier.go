@@ -12,11 +12,12 @@ import (
 
 // CourierOrder is what the courier is to do.
 type CourierOrder struct {
-	Do    string `json:"do"`              // "export", "import", "status", "sheet", "read"
+	Do    string `json:"do"`              // "export", "import", "status", "sheet", "read", "rooms"
 	Place string `json:"place,omitempty"` // whole path of a folder on the box: the stick
 	Box   string `json:"box,omitempty"`   // sheet: for whom; server name or id
 	Room  string `json:"room,omitempty"`  // sheet: of which room
 	Codes int    `json:"codes,omitempty"` // sheet: at most so many QR codes; 0: one
+	Plain bool   `json:"plain,omitempty"` // sheet: for a box with another version of the text model
 	Text  string `json:"text,omitempty"`  // read: what was scanned, one code a line
 }
 
@@ -38,10 +39,17 @@ type CourierReport struct {
 	Foreign  int            `json:"foreign,omitempty"`   // boxes that left something there and are not paired with this one
 	Bytes    int64          `json:"bytes"`
 
-	Codes []string `json:"codes,omitempty"` // sheet: the texts of the QR codes
-	Left  bool     `json:"left,omitempty"`  // sheet: there is more than fitted
+	Rooms []CourierRoom `json:"rooms,omitempty"`
+	Codes []string      `json:"codes,omitempty"` // sheet: the texts of the QR codes
+	Left  bool          `json:"left,omitempty"`  // sheet: there is more than fitted
 	// Sentence says the most important in one sentence.
 	Sentence health.Sentence `json:"sentence"`
+}
+
+// CourierRoom is a room of which a sheet can be made.
+type CourierRoom struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
 }
 
 // CourierBox is the part of one box.

@@ -27,6 +27,8 @@ func (p *Pages) adminRoutes() {
 	p.mux.HandleFunc("GET /admin/users/sheet", p.admin(p.sheet))
 	p.mux.HandleFunc("GET /admin/boxes", p.admin(p.boxes))
 	p.mux.HandleFunc("POST /admin/boxes", p.form(p.pair))
+	p.mux.HandleFunc("GET /admin/paper", p.admin(p.paper))
+	p.mux.HandleFunc("POST /admin/paper", p.form(p.paperForm))
 	p.mux.HandleFunc("GET /admin/clock", p.admin(p.clock))
 	p.mux.HandleFunc("POST /admin/clock", p.form(p.setClock))
 	if p.Backup.State != nil {

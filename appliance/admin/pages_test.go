@@ -267,8 +267,8 @@ func tokenIn(t *testing.T, body string) string {
 }
 
 // adminPaths are all pages and forms of administrators.
-var adminPages = []string{"/admin/", "/admin/users", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/certificate/request", "/admin/update", "/admin/update?offers=1", "/admin/device", "/admin/log", "/admin/users/sheet?token=x"}
-var adminForms = []string{"/admin/users", "/admin/users/token", "/admin/users/token/drop", "/admin/boxes", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/update", "/admin/update/file", "/admin/device", "/admin/logout"}
+var adminPages = []string{"/admin/", "/admin/users", "/admin/boxes", "/admin/paper", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/certificate/request", "/admin/update", "/admin/update?offers=1", "/admin/device", "/admin/log", "/admin/users/sheet?token=x"}
+var adminForms = []string{"/admin/users", "/admin/users/token", "/admin/users/token/drop", "/admin/boxes", "/admin/paper", "/admin/clock", "/admin/backup", "/admin/certificate", "/admin/update", "/admin/update/file", "/admin/device", "/admin/logout"}
 
 // TestPublic: anybody may see how the box does, and nothing more; it costs the box nothing.
 func TestPublic(t *testing.T) {
@@ -373,6 +373,18 @@ func TestTrouble(t *testing.T) {
 	}
 	if _, body, _ := s.post("/admin/boxes", "csrf", csrf, "do", "show"); !strings.Contains(body, `<code class="code">1234</code>`) {
 		t.Errorf("no code:\n%s", body)
+	}
+}
+
+// TestPaper: a sheet is made and read in on its page.
+func TestPaper(t *testing.T) {
+	s := newSite(t, nil)
+	csrf := s.signIn()
+	if _, body, _ := s.post("/admin/paper", "csrf", csrf, "do", "make", "box", "12D3", "room", "!r", "codes", "2"); !strings.Contains(body, "HALLIG:1/1:ABCD:r12D3") || !strings.Contains(body, "<svg") || !strings.Contains(body, "Drei.") {
+		t.Errorf("no sheet:\n%s", body)
+	}
+	if _, body, _ := s.post("/admin/paper", "csrf", csrf, "do", "read", "text", "x"); !strings.Contains(body, "Das ist kein Blatt.") {
+		t.Errorf("a text that is none:\n%s", body)
 	}
 }
 

@@ -15,15 +15,27 @@ import (
 	"hallig/appliance/admin"
 )
 
-const courierUse = "hallig courier export FOLDER, hallig courier import FOLDER, or hallig courier status FOLDER"
+const courierUse = "hallig courier export FOLDER, import FOLDER or status FOLDER; hallig courier qr --room ROOM --to BOX; hallig courier import-qr FILE|-"
 
 // courierVerb has the box put messages for other boxes on a stick, or take them from one.
 func courierVerb(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("courier", errOut)
 	asJSON := f.Bool("json", false, "for scripts: the whole report")
+	room := f.String("room", "", "with qr: id of the room")
+	to := f.String("to", "", "with qr: server name or id of the box")
+	codes := f.Int("codes", 2, "with qr: at most so many codes, up to 16")
+	plain := f.Bool("plain", false, "with qr: for a box with another version of the program; fewer messages fit")
+	file := f.String("out", "", "with qr: file, .html (a page to print) or .png; otherwise to the terminal")
 	words, err := parse(f, args)
 	if err != nil {
 		return err
+	}
+	if len(words) == 1 && words[0] == "qr" && *room != "" && *to != "" {
+		order := admin.CourierOrder{Do: "sheet", Box: *to, Room: *room, Codes: *codes, Plain: *plain}
+		return makeSheet(ctx, *dir, order, *file, *asJSON, out, errOut)
+	}
+	if len(words) > 1 && words[0] == "import-qr" {
+		return readSheet(ctx, *dir, words[1:], *asJSON, out, errOut)
 	}
 	if len(words) != 2 || words[0] != "export" && words[0] != "import" && words[0] != "status" {
 		return fmt.Errorf("%w: %s", errUsage, courierUse)

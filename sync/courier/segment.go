@@ -36,6 +36,7 @@ const (
 const (
 	kindLetter byte = 1
 	kindEvents byte = 2
+	kindSheet  byte = 3
 )
 
 // segment is what one exporter has for one reader.

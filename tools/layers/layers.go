@@ -69,7 +69,7 @@ var Rooms = map[string]Room{
 	"radio/acm":           {},
 	"radio/ether":         {},
 	"cmd/hallig-lan":      {Uses: []string{"appliance/nic"}},
-	"cmd/hallig":          {Uses: []string{"appliance/steward", "appliance/update", "appliance", "appliance/admin", "appliance/health", "appliance/fleet", "appliance/provision", "appliance/backup"}},
+	"cmd/hallig":          {Uses: []string{"appliance/qrtext", "appliance/steward", "appliance/update", "appliance", "appliance/admin", "appliance/health", "appliance/fleet", "appliance/provision", "appliance/backup"}},
 	"cmd/hallig-acm":      {Uses: []string{"radio/acm", "radio/serial"}},
 	"cmd/hallig-vault":    {Uses: []string{"appliance/vault"}},
 	"tools/layers":        {Uses: []string{"..."}},
@@ -119,7 +119,7 @@ var Giants = map[string]Giant{
 	"github.com/insomniacslk/dhcp":         {In: []string{"appliance/lan/dhcp"}, Why: "DHCP messages as bytes; the roles are ours, since its client has no rebinding and both its roles read the clock"},
 	"github.com/vishvananda/netlink":       {In: []string{"appliance/nic"}, Why: "the kernel's interfaces, addresses and routes"},
 	"github.com/miekg/dns":                 {In: []string{"appliance/acme", "appliance/lan/mdns", "appliance/lan/zone", "appliance/nic"}, Why: "DNS messages as bytes, a DNS server, signed updates of zones; the mDNS responder is ours, since no library in Go settles two boxes that have one name"},
-	"rsc.io/qr":                            {In: []string{"appliance/qrtext", "appliance", "cmd/hallig", "appliance/admin", "appliance/fleet", "appliance/web"}, Why: "the code a phone scans from the terminal"},
+	"rsc.io/qr":                            {In: []string{"appliance/qrtext", "sync/courier", "appliance", "cmd/hallig", "appliance/admin", "appliance/fleet", "appliance/web"}, Why: "the code a phone scans from the terminal"},
 	"github.com/CycloneDX/cyclonedx-go":    {In: []string{"tools/pack"}, Why: "writes the bill of materials of an image"},
 	"github.com/google/licensecheck":       {In: []string{"tools/pack"}, Why: "recognises the licences of what goes into an image"},
 }
