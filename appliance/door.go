@@ -94,6 +94,9 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
 		SigningKey: b.id.key.ID, OldKeys: len(b.id.old), Certificate: b.certificateStatus(), Health: b.recentHealth(ctx),
 	}
+	if until := b.quiet(); !until.IsZero() {
+		s.QuietUntil = &until
+	}
 	err := b.db.View(ctx, func(r *store.Read) error {
 		rooms, err := r.Rooms()
 		if err != nil {

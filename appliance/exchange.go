@@ -46,7 +46,12 @@ func publicKey(key ed25519.PrivateKey) ed25519.PublicKey {
 }
 
 // appended numbers an event for the boxes that lack it, in the event's own transaction.
-func (x *exchangeParts) appended(tx *store.Tx, e room.AppendInfo) error { return x.number(tx, e) }
+func (x *exchangeParts) appended(tx *store.Tx, e room.AppendInfo) error {
+	if err := x.number(tx, e); err != nil || x.link == nil {
+		return err
+	}
+	return x.link.Appended(tx, e)
+}
 
 func (x *exchangeParts) paired() peer.Roster {
 	x.mu.RLock()
@@ -373,4 +378,12 @@ func (b *Box) refreshDevices(ctx context.Context, user event.UserID) {
 	if err := b.accounts.UpdateRemoteDevices(ctx, user, answer); err != nil {
 		b.log.Warn("keep device list", "user", user, "err", err)
 	}
+}
+
+// quiet is until when routine and bulk keep off narrow links.
+func (b *Box) quiet() time.Time {
+	if b.exchange.link == nil {
+		return time.Time{}
+	}
+	return b.exchange.link.Quiet()
 }

@@ -42,7 +42,9 @@ type Status struct {
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
 	Peers    []Peer           `json:"peers"`
-	Servers  []Server         `json:"servers"`
+	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
+	QuietUntil *time.Time `json:"quiet_until,omitempty"`
+	Servers    []Server   `json:"servers"`
 }
 
 // Certificate is how the box shows itself over TLS.

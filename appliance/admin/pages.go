@@ -42,6 +42,8 @@ type PageOptions struct {
 	Recent func(context.Context) health.Tree
 	// Clock is how the box knows the time; as cheap. Required.
 	Clock func() Clock
+	// Quiet says until when normal traffic keeps off narrow links after a flash, zero when it does not. nil: never.
+	Quiet func() time.Time
 	// Accounts are those of the box. Required.
 	Accounts *account.Accounts
 	// Deactivate ends an account and has it leave its rooms.

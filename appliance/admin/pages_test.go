@@ -134,6 +134,7 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 				{Name: "eth1", Mode: lan.Waiting}}}, true
 		},
 		Clock:      func() Clock { return Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)} },
+		Quiet:      func() time.Time { return time.Unix(1.8e9, 0) },
 		Deactivate: accounts.Deactivate, AllowLogin: func(string) time.Duration { return 0 },
 		SecureURL: func(host string) string { return "https://" + host },
 		PhoneURL:  func() string { return "http://192.168.7.1" }, Now: time.Now,

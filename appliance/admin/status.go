@@ -57,9 +57,17 @@ func (p *Pages) status(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "Zustand der Box", "State of the box", struct {
 		Tree  treeView
 		Clock Clock
-	}{viewTree(p.Recent(r.Context()).Public()), p.Clock()})
+		Quiet time.Time
+	}{viewTree(p.Recent(r.Context()).Public()), p.Clock(), p.quiet()})
 	v.Refresh = 20
 	p.render(w, http.StatusOK, "status.html", v)
+}
+
+func (p *Pages) quiet() time.Time {
+	if p.Quiet == nil {
+		return time.Time{}
+	}
+	return p.Quiet()
 }
 
 // statusJSON is the same for programs.

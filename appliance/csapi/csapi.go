@@ -64,6 +64,8 @@ type Handler struct {
 	slow   *slowRequests
 	nonces *nonces
 	await  *inviteWait
+
+	granting granting
 }
 
 // New makes the handler. It starts nothing; requests that go on in the background are waited for by Close.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"hallig/appliance/event"
+	"hallig/appliance/priority"
 	"hallig/appliance/room"
 )
 
@@ -40,6 +41,10 @@ func (h *Handler) send(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	content, granted, err := h.grant(ctx, id, c.session.User, c.params[1], content)
+	if err != nil {
+		return nil, err
+	}
 	d := room.Draft{Room: id, Sender: c.session.User, Type: c.params[1], Content: content, TS: ts, Txn: &room.Txn{
 		Device: c.session.Device, ID: c.params[2], Path: "send/" + c.params[0] + "/" + c.params[1],
 	}}
@@ -51,6 +56,10 @@ func (h *Handler) send(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 		d.Redacts = r.Redacts
+	}
+	if granted != "" {
+		eid, err := h.Rooms.Send(ctx, d)
+		return grantedBody{eid, granted}, err
 	}
 	return h.sent(h.Rooms.Send(ctx, d))
 }
@@ -109,6 +118,10 @@ func (h *Handler) setState(ctx context.Context, c *call) (any, error) {
 		return h.setMember(ctx, c, id, event.UserID(key), content)
 	case "m.room.canonical_alias":
 		if err := h.checkCanonicalAlias(ctx, id, content); err != nil {
+			return nil, err
+		}
+	case priority.Type:
+		if err := checkPolicy(content); err != nil {
 			return nil, err
 		}
 	}

@@ -411,3 +411,10 @@ func sameIDs(a, b []event.ID) bool {
 	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
 	return slices.Equal(a, b)
 }
+
+// PlaceOf is an event's number in a log; 0 when it has none. Events come into a log in the order of their numbers, so the place is near its end for a new event.
+func (r *Read) PlaceOf(log, nid int64) (seq uint64, err error) {
+	var n int64
+	_, err = r.one(`SELECT seq FROM (SELECT seq, event FROM log_entry WHERE log = ? ORDER BY seq DESC LIMIT 256) WHERE event = ?`, args(log, nid), &n)
+	return uint64(n), err
+}

@@ -159,6 +159,9 @@ func printStatus(out io.Writer, s admin.Status) {
 	if len(s.Peers) == 0 {
 		fmt.Fprintln(out, "  no paired boxes; pair with: hallig pair")
 	}
+	if s.QuietUntil != nil {
+		fmt.Fprintf(out, "  quiet after a flash: routine and bulk wait for narrow links until %s\n", s.QuietUntil.Local().Format("15:04:05"))
+	}
 	for _, p := range s.Peers {
 		carrier := "out of reach"
 		if p.Carrier != "" {

@@ -209,6 +209,7 @@ type Link struct {
 	// sending
 	queue    [frame.Priorities][]*message
 	queued   [frame.Priorities]int // bytes not yet in a frame
+	owed     int                   // bytes that the least urgent may have before others, see floor.go
 	out      [window]outFrame
 	una, nxt uint32
 	lastSeq  [frame.Priorities]uint32 // last number used, by priority

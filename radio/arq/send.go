@@ -71,12 +71,7 @@ func (l *Link) Send(priority int, data []byte, token any) {
 func (l *Link) choose() (again *outFrame, fresh int) {
 	fresh = -1
 	if l.nxt-l.una < window {
-		for p := range l.queue {
-			if len(l.queue[p]) > 0 {
-				fresh = p
-				break
-			}
-		}
+		fresh = l.freshest()
 	}
 	for s := l.una; s != l.nxt; s++ {
 		o := &l.out[s%window]
@@ -143,6 +138,7 @@ func (l *Link) bind(p int) *outFrame {
 	l.unacked[p]++
 	l.lastSeq[p] = l.nxt
 	l.nxt++
+	l.account(p, l.cfg.MTU)
 
 	q := l.queue[p]
 	if m := q[0]; m.framed == 0 && len(m.data) <= l.cfg.MTU && !l.shares(q) {

@@ -20,6 +20,7 @@ import (
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
+	"hallig/sync/precedence"
 )
 
 // world is some boxes that know each other's keys.
@@ -84,7 +85,7 @@ func (w *world) boxAt(name, dir string) *box {
 		t.Fatal(err)
 	}
 	b.rooms = room.New(db, room.Identity{Server: name, Key: b.key}, room.Options{OnAppend: inbox.Number(name)})
-	if b.out, err = outbox.Open(t.Context(), db, b.peer.ID, name, draw()); err != nil {
+	if b.out, err = outbox.Open(t.Context(), db, precedence.New(), b.peer.ID, name, draw()); err != nil {
 		t.Fatal(err)
 	}
 	in := inbox.New(inbox.Config{DB: db, Rooms: b.rooms, Verify: w.verify, EDU: b.takeEDU})

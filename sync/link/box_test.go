@@ -121,7 +121,7 @@ func (b *box) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: inbox.Number(b.name)})
+	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: b.appended(inbox.Number(b.name))})
 	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
 	var transports []Transport
 	for _, plug := range b.plugs {
@@ -140,6 +140,16 @@ func (b *box) start() {
 			t.Errorf("%s: link ended: %v", b.name, err)
 		}
 	}()
+}
+
+// appended is what composition does in the transaction that stores an event.
+func (b *box) appended(number func(*store.Tx, room.AppendInfo) error) func(*store.Tx, room.AppendInfo) error {
+	return func(tx *store.Tx, e room.AppendInfo) error {
+		if err := number(tx, e); err != nil {
+			return err
+		}
+		return b.link.Appended(tx, e)
+	}
 }
 
 func (b *box) answers() http.Handler {

@@ -47,6 +47,9 @@ type far struct {
 	feed     *outbox.Feed
 	items    []outbox.Item // read from the feed
 	more     bool          // the feed may have more
+	urgent   bool          // and what it has may be urgent
+	owed     int           // bytes that the least urgent may have before others
+	asIf     int           // priority for the transport of what goes by that right; 0: its own
 	reading  bool
 	starting int           // greetings that are being taken
 	edus     []*parcel.EDU // read from the queue; sent one message at a time

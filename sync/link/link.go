@@ -20,6 +20,7 @@ import (
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
+	"hallig/sync/precedence"
 )
 
 // Config is what a Link needs. All fields without "may be nil" must be set.
@@ -63,20 +64,23 @@ type Link struct {
 	log   *slog.Logger
 	self  peer.ID
 	out   *outbox.Outbox
+	judge *precedence.Judge
 	codec *parcel.Codec
 
 	posts posts
 	wg    sync.WaitGroup // what Run waits for
 
 	// The rest belongs to the loop.
-	ctx  context.Context // Run's, for work that the loop starts
-	fars map[peer.ID]*far
-	ways map[wayName]*way
+	ctx   context.Context // Run's, for work that the loop starts
+	fars  map[peer.ID]*far
+	ways  map[wayName]*way
+	quiet quiet
 
 	renewed time.Time // when this box last began a new epoch because a peer was ahead
 
-	statusMu sync.Mutex
-	status   []PeerStatus
+	statusMu   sync.Mutex
+	status     []PeerStatus
+	quietUntil time.Time
 }
 
 type wayName struct {
@@ -96,7 +100,8 @@ func New(ctx context.Context, c Config) (*Link, error) {
 		return nil, errors.New("make link: no box key")
 	}
 	self := peer.IDOf(public)
-	out, err := outbox.Open(ctx, c.DB, self, c.Server, draw())
+	judge := precedence.New()
+	out, err := outbox.Open(ctx, c.DB, judge, self, c.Server, draw())
 	if err != nil {
 		return nil, fmt.Errorf("make link: %w", err)
 	}
@@ -104,7 +109,7 @@ func New(ctx context.Context, c Config) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make link: %w", err)
 	}
-	l := &Link{c: c, log: c.Log, self: self, out: out, codec: codec, fars: make(map[peer.ID]*far), ways: make(map[wayName]*way)}
+	l := &Link{c: c, log: c.Log, self: self, out: out, judge: judge, codec: codec, fars: make(map[peer.ID]*far), ways: make(map[wayName]*way)}
 	l.posts.wake = make(chan struct{}, 1)
 	c.DB.OnCommit(func(co store.Commit) { l.post(func() { l.committed(co) }) })
 	return l, nil
@@ -263,6 +268,7 @@ func (l *Link) committed(c store.Commit) {
 			}
 		}
 	}
+	l.raised(c.Pos)
 }
 
 // How often held events are looked over, and how long they may wait for ancestors from the giver: over a slow line the
@@ -343,5 +349,5 @@ func (l *Link) publish() {
 	}
 	l.statusMu.Lock()
 	defer l.statusMu.Unlock()
-	l.status = status
+	l.status, l.quietUntil = status, l.quiet.until
 }

@@ -30,7 +30,13 @@ func (f *far) pump() {
 
 // sendOne sends one message; false when there is nothing or no room.
 func (f *far) sendOne(w *way) bool {
+	if f.sendFloor(w) {
+		return true
+	}
 	for priority := range f.queues {
+		if priority >= parcel.Routine && f.l.hushed(w) {
+			return false
+		}
 		if len(f.queues[priority]) > 0 {
 			if w.t.Free(w.addr, priority) <= 0 {
 				return false // less urgent parcels would find no room either
@@ -68,10 +74,10 @@ func (f *far) read(w *way) {
 		f.edusDue = false
 		f.readEDUs(w)
 	}
-	if !f.more || f.reading || len(f.items) >= fewItems {
+	if !f.more || f.reading || len(f.items) >= fewItems && !f.urgent {
 		return
 	}
-	f.reading, f.more = true, false
+	f.reading, f.more, f.urgent = true, false, false
 	limit := 200
 	if w.slow() {
 		limit = 16
@@ -87,7 +93,7 @@ func (f *far) read(w *way) {
 				return // Rewind or Start came between: the feed counts anew
 			}
 			f.reading = false
-			f.items = append(f.items, items...)
+			f.items = outbox.Arrange(append(f.items, items...))
 			f.more = f.more || len(items) > 0
 			f.watch()
 			f.pump()
@@ -163,7 +169,12 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 	}
 	took = min(took, own)
 	f.l.log.Debug("message sent", "peer", f.p.Server, "transport", w.t.Name(), "bytes", len(msg), "parcels", took, "first", parcels[0].Kind())
-	w.t.Send(w.addr, priority, msg, func(err error) { f.l.post(func() { m.done(err) }) })
+	as := priority
+	if f.asIf > 0 {
+		as = f.asIf
+	}
+	f.spend(w, priority, len(msg))
+	w.t.Send(w.addr, as, msg, func(err error) { f.l.post(func() { m.done(err) }) })
 	return took, len(msg)
 }
 
@@ -338,6 +349,9 @@ func nameOf(it outbox.Item) (naming, bool) {
 // itemsDue says whether the items should go now. On a slow line the first event of a room or a user goes alone: those
 // that wait until its names are known there are shorter by more than the wait costs.
 func (f *far) itemsDue(w *way) bool {
+	if len(f.items) > 0 && f.items[0].Priority <= parcel.Immediate {
+		return true // it does not wait to become shorter
+	}
 	if f.telling && w.slow() {
 		return false
 	}
@@ -474,7 +488,11 @@ func (f *far) noteKept(vectors []parcel.Vector, edus uint64) {
 	f.keptTimer = f.l.after(f.active.keptDelay(), func() {
 		f.keptTimer = nil
 		if k := f.takeKept(); k != nil && !f.closed {
-			f.enqueue(parcel.Routine, k, func(arrived bool) {
+			urgency := parcel.Routine
+			if f.active != nil && f.l.hushed(f.active) {
+				urgency = parcel.Priority // who sent the flash waits for it
+			}
+			f.enqueue(urgency, k, func(arrived bool) {
 				if !arrived {
 					f.giveBackKept(k)
 				}

@@ -32,6 +32,7 @@ type Feed struct {
 	eduAt   time.Time // when EDUs were read last
 	flight  int       // events sent and not kept
 	carry   bool      // for a courier: without end, and each event with its body
+	extra   int       // that may be under way beyond maxFlight: something urgent waits
 }
 
 // cursor is where the peer is in one log.

@@ -20,11 +20,11 @@ func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 	f.mu.Lock()
 	gen := f.gen
 	if !f.carry {
-		limit = min(limit, maxFlight-f.flight)
+		limit = min(limit, maxFlight+f.extra-f.flight)
 	}
 	rooms := f.rooms
 	if limit > 0 {
-		f.rooms = nil // what is touched from now on is looked at again
+		f.rooms, f.extra = nil, 0 // what is touched from now on is looked at again
 	}
 	f.mu.Unlock()
 	if limit <= 0 {
@@ -88,6 +88,9 @@ type stream struct {
 func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, more bool, err error) {
 	due, err := f.due(r, id)
 	if err != nil || due == nil {
+		return nil, false, err
+	}
+	if err := f.o.judge.Know(r, id); err != nil {
 		return nil, false, err
 	}
 	logs, err := r.Logs(id)
@@ -215,15 +218,18 @@ func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 		return it, fmt.Errorf("log entry %d/%d names event %d, which is not stored", s.log.N, e.Seq, e.Event)
 	}
 	it.ID = row.ID
-	if !f.carry && (!s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row)) {
+	named := !f.carry && (!s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row))
+	if !named || row.StateKey == nil { // who asks for a message that is named gets it as fast as it is urgent
+		if it.Event, err = f.o.load(r, row); err != nil {
+			return it, err
+		}
+		it.Event.Log = logRef(s.log, e.Seq)
+		it.Priority = parcel.UrgencyOf(it.Event)
+	}
+	if named && it.Priority != parcel.Flash { // the whole of a flash costs less than the time of a question
+		it.Event = nil
 		it.Have = &recon.Have{Log: reconLog(id, s.log), Places: []recon.Place{{Seq: e.Seq, Event: recon.ShortOf(row.ID)}}}
-		return it, nil
 	}
-	if it.Event, err = f.o.load(r, row); err != nil {
-		return it, err
-	}
-	it.Event.Log = logRef(s.log, e.Seq)
-	it.Priority = parcel.UrgencyOf(it.Event)
 	return it, nil
 }
 
@@ -308,8 +314,8 @@ func (f *Feed) wanted(r *store.Read, items []Item, row *store.Event, at parcel.L
 	if err != nil {
 		return items, err
 	}
-	e.Log, e.Raw, e.Lift = at, raw, 1
-	return append(items, Item{Event: e, Room: row.Room, ID: row.ID, Priority: parcel.Priority}), nil
+	e.Log, e.Raw, e.Lift = at, raw, max(e.Lift, 1)
+	return append(items, Item{Event: e, Room: row.Room, ID: row.ID, Priority: parcel.UrgencyOf(e)}), nil
 }
 
 // may says whether the peer's server may see an event: it is in the room, and a message from before its time only if

@@ -23,6 +23,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
+	"hallig/sync/precedence"
 	"hallig/sync/recon"
 )
 
@@ -31,15 +32,16 @@ type Outbox struct {
 	db     *store.DB
 	self   peer.ID
 	server string
+	judge  *precedence.Judge
 
 	mu     sync.Mutex
 	epoch  uint32
 	states map[int64]uint32 // fingerprints of state groups
 }
 
-// Open makes the outbox of a box; draw is a random number that becomes the epoch of a new database.
-func Open(ctx context.Context, db *store.DB, self peer.ID, server string, draw uint32) (*Outbox, error) {
-	o := &Outbox{db: db, self: self, server: server, states: make(map[int64]uint32)}
+// Open makes the outbox of a box; judge says what may go before the rest, and draw is a random number that becomes the epoch of a new database.
+func Open(ctx context.Context, db *store.DB, judge *precedence.Judge, self peer.ID, server string, draw uint32) (*Outbox, error) {
+	o := &Outbox{db: db, judge: judge, self: self, server: server, states: make(map[int64]uint32)}
 	err := db.Do(ctx, func(tx *store.Tx) (err error) {
 		o.epoch, err = tx.OpenExchange(string(self), draw|1)
 		return err
@@ -170,14 +172,6 @@ type Item struct {
 	seq   uint64
 }
 
-// liftOf puts state before talk: a text is worth little to a box that does not know who is in the room.
-func liftOf(e *store.Event) int {
-	if e.StateKey != nil {
-		return 1
-	}
-	return 0
-}
-
 // load makes an event parcel of a row.
 func (o *Outbox) load(r *store.Read, row *store.Event) (*parcel.Event, error) {
 	room, err := r.Room(row.Room)
@@ -195,7 +189,11 @@ func (o *Outbox) load(r *store.Read, row *store.Event) (*parcel.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event %s: %w", row.ID, err)
 	}
-	return &parcel.Event{PDU: pdu, Lift: liftOf(row)}, nil
+	level, err := o.judge.Level(r, pdu)
+	if err != nil {
+		return nil, err
+	}
+	return &parcel.Event{PDU: pdu, Lift: parcel.Routine - int(level)}, nil
 }
 
 // reconLog is the wire name of a log.
