@@ -26,6 +26,7 @@ import (
 	"hallig/appliance/wayback"
 	"hallig/radio"
 	"hallig/sync/link"
+	"hallig/sync/relay"
 )
 
 // This file collects what package health judges.
@@ -310,7 +311,7 @@ func (b *Box) notePeers(now time.Time) {
 }
 
 func (c *care) noteWay(server, way string) {
-	if way == "" {
+	if way == "" || way == relay.Name { // boxes in between are no plug that could be out
 		return
 	}
 	if c.ways == nil {

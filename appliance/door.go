@@ -126,6 +126,9 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 		}
 		s.Peers = append(s.Peers, out)
 	}
+	if s.Carried, err = b.carriedStatus(ctx); err != nil {
+		return s, err
+	}
 	for _, f := range b.fed.sender.Status() {
 		srv := admin.Server{Name: f.Server, Queued: f.Unconfirmed}
 		if f.Failing {

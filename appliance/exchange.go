@@ -25,6 +25,7 @@ import (
 	"hallig/sync/link"
 	"hallig/sync/p2p"
 	"hallig/sync/peer"
+	"hallig/sync/relay"
 )
 
 // exchangeParts are the parts that speak to other boxes.
@@ -33,6 +34,7 @@ type exchangeParts struct {
 	heard  func(server string, asked time.Time, resp *http.Response) // of answers that came over libp2p
 	host   *p2p.Host                                                 // nil: switched off
 	ports  []*radio.Port
+	relay  *relay.Relay
 	link   *link.Link
 	parts  courierParts
 
@@ -165,8 +167,13 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		},
 		Stage: b.fed.intake.Take, Log: b.log.With("room", "inbox"),
 	})
+	x.relay, err = relay.New(ctx, relay.Config{Key: b.id.box, DB: b.db, Roster: x.paired, Log: b.log.With("room", "relay")})
+	if err != nil {
+		return err
+	}
 	x.link, err = link.New(ctx, link.Config{
-		Key: b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Roster: x.paired, Transports: transports,
+		Relay: x.relay,
+		Key:   b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Roster: x.paired, Transports: append(transports, x.relay),
 		Handler:   b.fed.handler,
 		Statement: func() []byte { return statement },
 		Learn:     func(p peer.Peer) { b.learnPeer(context.WithoutCancel(ctx), p) },

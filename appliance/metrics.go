@@ -37,6 +37,7 @@ func (b *Box) metrics(ctx context.Context) (admin.Metrics, error) {
 	}
 	m = append(m, notTaken)
 	peerMetrics(&m, s)
+	carriedMetrics(&m, s.Carried)
 	b.lineMetrics(&m)
 	processMetrics(&m, s)
 	if st, err := b.stewardState(ctx); err == nil { // on a box that runs from the image

@@ -45,6 +45,26 @@ type Status struct {
 	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
 	QuietUntil *time.Time `json:"quiet_until,omitempty"`
 	Servers    []Server   `json:"servers"`
+	// Carried is what the box carries for others, and has written to boxes that it reaches only over others.
+	Carried Carried `json:"carried"`
+}
+
+// Carried is what goes by boxes in between.
+type Carried struct {
+	For     []Parcels        `json:"for,omitempty"`     // sealed parcels of others, by their reader
+	Mail    []Parcels        `json:"mail,omitempty"`    // own messages without an answer
+	Bytes   int64            `json:"bytes"`             // that For takes on the disk
+	Most    int64            `json:"most"`              // that it may take
+	Refused map[string]int64 `json:"refused,omitempty"` // parcels that were not taken since the start, by why
+}
+
+// Parcels is what is under way to one box.
+type Parcels struct {
+	Box    string        `json:"box"` // server name where it is known, else the end of the box id
+	Count  int           `json:"count"`
+	Bytes  int64         `json:"bytes"`
+	Oldest time.Duration `json:"oldest"` // nanoseconds that this box has run since the oldest of them came
+	Near   bool          `json:"near"`   // a way there is known now
 }
 
 // Certificate is how the box shows itself over TLS.

@@ -180,6 +180,7 @@ func printStatus(out io.Writer, s admin.Status) {
 			fmt.Fprintln(out)
 		}
 	}
+	printCarried(out, s.Carried)
 	for _, srv := range s.Servers {
 		last := "never reached"
 		if !srv.LastOK.IsZero() {

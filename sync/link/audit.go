@@ -174,7 +174,7 @@ func (l *Link) renew(now time.Time) {
 // auditNext asks for what is due, if the far end can be asked now.
 func (f *far) auditNext() {
 	a := &f.audit
-	if f.closed || a.ask != nil || a.give != nil || !a.due && len(a.rooms) == 0 || f.active == nil || f.session == nil || !f.agreed || f.heard == 0 ||
+	if f.closed || a.ask != nil || a.give != nil || !a.due && len(a.rooms) == 0 || f.active == nil || f.active.mail != nil || f.session == nil || !f.agreed || f.heard == 0 ||
 		f.features&parcel.FeatureSketch == 0 {
 		return
 	}

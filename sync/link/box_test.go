@@ -26,6 +26,7 @@ import (
 	"hallig/radio"
 	"hallig/sync/inbox"
 	"hallig/sync/peer"
+	"hallig/sync/relay"
 )
 
 // world is some boxes that know each other's keys.
@@ -44,11 +45,13 @@ type box struct {
 	peer    peer.Peer
 	roster  peer.Roster
 	handler http.Handler // nil: serve
+	carries bool         // it carries for others
 
 	plugs  []func() Transport // what it is plugged into; a port belongs to one life of a box
 	db     *store.DB
 	rooms  *room.Rooms
 	link   *Link
+	relay  *relay.Relay // where it carries
 	stop   context.CancelFunc
 	ended  chan struct{}
 	halted bool
@@ -127,7 +130,14 @@ func (b *box) start() {
 	for _, plug := range b.plugs {
 		transports = append(transports, plug())
 	}
-	b.link, err = New(ctx, Config{Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
+	var carrier Relay
+	if b.carries {
+		if b.relay, err = relay.New(ctx, relay.Config{Key: b.key, DB: b.db, Roster: func() peer.Roster { return b.roster }, Log: b.logger()}); err != nil {
+			t.Fatal(err)
+		}
+		transports, carrier = append(transports, b.relay), b.relay
+	}
+	b.link, err = New(ctx, Config{Relay: carrier, Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
 		Transports: transports, Handler: b.answers(), Observe: b.observe, Log: b.logger()})
 	if err != nil {
 		t.Fatal(err)

@@ -27,6 +27,9 @@ type far struct {
 	// What both ends remember of the conversation.
 	mine, theirs uint32 // nonces; theirs 0: none yet
 	session      *parcel.Session
+	mail         mail
+	carrier      int  // bit/s over which the box was named to the relay as a neighbour; 0: it was not
+	turn         bool // what is carried for others goes before our own of the same priority
 	agreed       bool // the far end is known to hold its side of session: only then may it be used
 	features     uint32
 	gen          int // raised whenever the feed counts anew: what was read from it before no longer fits
@@ -108,6 +111,7 @@ func newFar(l *Link, p peer.Peer) *far {
 func (f *far) close() {
 	f.closed = true
 	f.audit.stop()
+	f.mail.stop()
 	for _, t := range []*time.Timer{f.askTimer, f.eduHold, f.noteTimer, f.stall, f.keptTimer} {
 		if t != nil {
 			t.Stop()
@@ -120,13 +124,14 @@ func (f *far) close() {
 		w.far, w.proved = nil, false
 	}
 	f.ways, f.active = nil, nil
+	f.adjoin()
 }
 
 // join takes a way that leads to the box.
 func (f *far) join(w *way) {
 	f.ways = append(f.ways, w)
 	f.choose()
-	if f.active != w {
+	if f.active != w && w.mail == nil {
 		f.greetStandby(w)
 	}
 }
@@ -144,7 +149,7 @@ func (f *far) leave(w *way) {
 func (f *far) choose() {
 	var best *way
 	for _, w := range f.ways {
-		if best == nil || w.bps > best.bps || w.bps == best.bps && w == f.active {
+		if best == nil || w.mail == nil && best.mail != nil || (w.mail == nil) == (best.mail == nil) && (w.bps > best.bps || w.bps == best.bps && w == f.active) {
 			best = w
 		}
 	}
@@ -158,6 +163,11 @@ func (f *far) choose() {
 	f.heard = 0
 	f.forget()
 	f.audit.interrupted()
+	f.adjoin()
+	if best != nil && best.mail != nil {
+		f.beginMail(best)
+		return
+	}
 	if best == nil {
 		f.l.log.Info("box out of reach", "peer", f.p.Server)
 		return
@@ -183,6 +193,10 @@ func (f *far) forget() {
 
 // begin greets in full on a way: who we are and where we stand, so that the far end can go on from there.
 func (f *far) begin(w *way) {
+	if w.mail != nil {
+		f.beginMail(w)
+		return
+	}
 	f.said = draw()
 	w.saidAt = time.Now()
 	said, ack, gen := f.said, f.heard, w.gen
@@ -247,8 +261,12 @@ func (f *far) say(w *way, h recon.Hello) {
 }
 
 func (f *far) agreement() *parcel.Hello {
-	return &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
+	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
 		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch, Model: f.l.codec.ModelVersion()}
+	if f.l.c.Relay != nil {
+		h.Features |= parcel.FeatureRelay
+	}
+	return h
 }
 
 // greetStandby says who is here on a way that only stands by.
@@ -280,7 +298,7 @@ func (f *far) agree(w *way, h *parcel.Hello) {
 
 // restart begins a new session: the far end is new here, or has lost its memory.
 func (f *far) restart(h *parcel.Hello) {
-	f.theirs = h.Session
+	f.theirs, f.features = h.Session, h.Features
 	f.session = f.l.codec.Session(f.mine, f.theirs)
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.heard, f.lost, f.parts = 0, true, nil

@@ -42,6 +42,9 @@ type Config struct {
 	KeyDocument func(ctx context.Context, server string) []byte
 	LearnKeys   func(ctx context.Context, from peer.Peer, document []byte) error
 
+	// Relay carries for other boxes over the links of this one. May be nil: nothing is carried then.
+	Relay Relay
+
 	// Observe is told what travels; it must not block. May be nil.
 	Observe func(Event)
 	Log     *slog.Logger // nil: silent
@@ -155,6 +158,9 @@ func (l *Link) Run(ctx context.Context) error {
 	l.posts.closed = false
 	l.posts.mu.Unlock()
 	l.ctx = ctx
+	if l.c.Relay != nil {
+		l.c.Relay.Begin(func(id peer.ID) { l.post(func() { l.wake(id) }) })
+	}
 	l.readRoster()
 	for _, t := range l.c.Transports {
 		l.wg.Go(func() {
@@ -339,6 +345,7 @@ func (l *Link) publish() {
 		s.InFlight, _ = f.feed.Flight()
 		for _, w := range f.ways {
 			switch {
+			case w.mail != nil && (w != f.active || !w.near()): // it leads nowhere now, or is no way besides
 			case w == f.active:
 				s.Carries, s.BitsPerSecond = w.t.Name(), w.bps
 			case w.up:

@@ -20,6 +20,10 @@ import (
 func (l *Link) received(t Transport, addr string, msg []byte) {
 	w := l.way(t, addr)
 	f := w.far
+	if w.mail != nil {
+		l.receivedMail(w, msg)
+		return
+	}
 	session := l.codec.Bare()
 	if f != nil && f.session != nil {
 		session = f.session
@@ -94,7 +98,15 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 		}
 	case *parcel.Sketch:
 		f.receiveSketch(p)
+	case *parcel.Sealed, *parcel.Forward:
+		if f.l.c.Relay != nil && w.mail == nil {
+			f.l.c.Relay.Take(f.p.ID, p)
+		}
 	case *parcel.Bye:
+		if w.mail != nil {
+			f.mailForgotten(p)
+			return
+		}
 		f.l.log.Info("far end says bye", "peer", f.p.Server, "lost", p.Lost)
 		if p.Lost && f.active != nil {
 			f.lost = true
@@ -203,7 +215,9 @@ func (f *far) taken(t inbox.Taken, transport string) {
 	}
 	f.noteKept(t.Kept, 0)
 	f.passOn(t.Kept)
-	if len(t.Want) > 0 {
+	if len(t.Want) > 0 && f.active != nil && f.active.mail != nil {
+		f.wantLater(t.Room, t.Want)
+	} else if len(t.Want) > 0 {
 		f.enqueue(parcel.Immediate, &parcel.Want{Room: t.Room, IDs: t.Want}, nil)
 		f.pump()
 	}
@@ -278,6 +292,9 @@ func (f *far) takeWant(ctx context.Context, w *parcel.Want) func() {
 func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 	if e.Seq != 0 {
 		epoch := f.farEpoch
+		if w.mail != nil {
+			epoch = f.mail.epoch
+		}
 		f.later(func(ctx context.Context) func() { return f.takeEDU(ctx, epoch, e) })
 		return
 	}
@@ -286,6 +303,10 @@ func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 		h, err := recon.ParseHello(e.Content)
 		if err != nil {
 			f.l.log.Warn("greeting could not be read", "peer", f.p.Server, "err", err)
+			return
+		}
+		if w.mail != nil {
+			f.greetedByMail(h)
 			return
 		}
 		f.farEpoch = h.Epoch

@@ -100,7 +100,7 @@ func (l *Link) start(a *ask, server string) {
 			f = o
 		}
 	}
-	if f == nil || f.active == nil {
+	if f == nil || f.active == nil || !f.active.near() {
 		a.err <- errUnreachable
 		return
 	}
@@ -156,7 +156,7 @@ func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, hea
 	var send func(priority int, p parcel.Parcel)
 	send = func(priority int, p parcel.Parcel) {
 		f.enqueue(priority, p, func(arrived bool) {
-			if !arrived && !f.closed && f.session == session {
+			if !arrived && !f.closed && f.session == session && !f.pointless(p) {
 				send(priority, p)
 			}
 		})

@@ -16,12 +16,13 @@ import (
 // pump sends what the active way takes, the most urgent first: what waits in the queues, then EDUs, then events.
 func (f *far) pump() {
 	w := f.active
-	if w == nil || f.session == nil || !f.agreed || f.closed {
+	if w == nil || f.closed || !f.talks(w) {
 		return
 	}
+	f.adjoin()
 	f.ask()
 	f.read(w)
-	for f.active == w && f.session != nil && f.agreed {
+	for f.active == w && f.talks(w) {
 		if !f.sendOne(w) {
 			return
 		}
@@ -44,13 +45,21 @@ func (f *far) sendOne(w *way) bool {
 			f.sendQueued(w, priority)
 			return true
 		}
+		if f.turn && f.relayed(w, priority) {
+			f.turn = false
+			return true
+		}
 		if f.heard == 0 {
+			if f.relayed(w, priority) {
+				return true
+			}
 			continue
 		}
 		if len(f.edus) > 0 && !f.eduBusy && priority == f.eduPriority() {
 			if w.t.Free(w.addr, priority) <= 0 {
 				return false
 			}
+			f.turn = true
 			f.sendEDUs(w, priority)
 			return true
 		}
@@ -58,7 +67,11 @@ func (f *far) sendOne(w *way) bool {
 			if w.t.Free(w.addr, priority) <= 0 {
 				return false
 			}
+			f.turn = true
 			f.sendItems(w, priority)
+			return true
+		}
+		if f.relayed(w, priority) {
 			return true
 		}
 	}
@@ -70,6 +83,7 @@ func (f *far) read(w *way) {
 	if f.heard == 0 || f.starting > 0 {
 		return
 	}
+	f.leaveToOthers(w)
 	if f.edusDue && len(f.edus) == 0 && !f.eduBusy {
 		f.edusDue = false
 		f.readEDUs(w)
@@ -150,7 +164,8 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 	if k := f.takeKept(); k != nil { // a receipt rides along
 		parcels = append(parcels, k)
 	}
-	msg, took, ticket, err := f.session.Encode(w.limit(), parcels...)
+	session := f.memory(w)
+	msg, took, ticket, err := session.Encode(w.limit(), parcels...)
 	if took < len(parcels) && len(parcels) > own {
 		f.giveBackKept(parcels[own].(*parcel.Kept))
 	}
@@ -158,7 +173,7 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		f.l.log.Error("parcel could not be written and is dropped", "peer", f.p.Server, "kind", parcels[0].Kind(), "err", err)
 		return min(1, own), 0
 	}
-	m.f, m.w, m.gen, m.forgets, m.ticket, m.session, m.priority = f, w, f.gen, f.forgets, ticket, f.session, priority
+	m.f, m.w, m.gen, m.forgets, m.ticket, m.session, m.priority = f, w, f.gen, f.forgets, ticket, session, priority
 	if took > own {
 		kept := parcels[own].(*parcel.Kept)
 		m.entries = append(m.entries, entry{kept, func(arrived bool) {
@@ -174,7 +189,12 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		as = f.asIf
 	}
 	f.spend(w, priority, len(msg))
-	w.t.Send(w.addr, as, msg, func(err error) { f.l.post(func() { m.done(err) }) })
+	done := func(err error) { f.l.post(func() { m.done(err) }) }
+	if w.mail != nil {
+		f.mailOut(w, priority, m, parcels[:took], msg, done)
+	} else {
+		w.t.Send(w.addr, as, msg, done)
+	}
 	return took, len(msg)
 }
 
@@ -184,14 +204,14 @@ func (m *message) done(err error) {
 	if f.closed {
 		return
 	}
-	if err == nil && m.session == f.session {
-		f.session.Arrived(m.ticket)
+	if err == nil && m.remembered() {
+		m.session.Arrived(m.ticket)
 	}
 	for _, e := range m.entries {
 		switch {
 		case e.done != nil:
 			e.done(err == nil)
-		case err != nil && m.session == f.session: // wants, answers to wants: twice does no harm
+		case err != nil && m.remembered(): // wants, answers to wants: twice does no harm
 			f.queues[m.priority] = append(f.queues[m.priority], e)
 		}
 	}
@@ -268,7 +288,7 @@ func (f *far) holdReceipts() bool {
 	}
 	f.feed.RewindEDUs()
 	if f.eduHold == nil {
-		f.eduHold = f.l.after(receiptsEvery, func() {
+		f.eduHold = f.l.after(f.active.receiptsEvery(), func() {
 			f.eduHold = nil
 			f.eduLate, f.edusDue = true, true
 			f.pump()
@@ -287,7 +307,7 @@ func (f *far) sendItems(w *way, priority int) {
 		batch = append(batch, it)
 	}
 	tells, telling := nameOf(batch[0])
-	telling = telling && w.slow() && !f.told[tells]
+	telling = telling && w.slow() && w.mail == nil && !f.told[tells]
 	parcels, ends := f.itemParcels(batch)
 	m := &message{feed: true}
 	took, size := f.transmit(w, priority, m, parcels)
@@ -351,6 +371,9 @@ func nameOf(it outbox.Item) (naming, bool) {
 func (f *far) itemsDue(w *way) bool {
 	if len(f.items) > 0 && f.items[0].Priority <= parcel.Immediate {
 		return true // it does not wait to become shorter
+	}
+	if w.mail != nil {
+		return true
 	}
 	if f.telling && w.slow() {
 		return false
@@ -441,6 +464,9 @@ func (f *far) watch() {
 		wait = 4 * time.Minute
 	}
 	wait = min(wait<<min(f.stalls, 6), max(wait, 10*time.Minute))
+	if f.active.mail != nil {
+		wait = f.mailPatience(f.active)
+	}
 	gen := f.gen
 	f.stall = f.l.after(wait, func() {
 		f.stall = nil
@@ -452,6 +478,10 @@ func (f *far) watch() {
 			return
 		}
 		n, oldest := f.feed.Flight()
+		if f.mailWaits() {
+			f.watch() // the transport says when it has waited in vain
+			return
+		}
 		switch {
 		case n == 0:
 			f.stalls = 0
@@ -467,6 +497,9 @@ func (f *far) watch() {
 
 // keptDelay is how long a receipt waits for something to ride on.
 func (w *way) keptDelay() time.Duration {
+	if w.mail != nil {
+		return mailKept
+	}
 	if w.slow() {
 		return 3 * time.Second
 	}

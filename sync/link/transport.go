@@ -2,7 +2,13 @@
 
 package link
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+)
 
 // Transport carries messages between this box and far ends in reach. It uses standard types only, so
 // that a radio fits it without knowing what is said over it.
@@ -39,4 +45,34 @@ type Transport interface {
 // receive are 32-byte secrets; nil clears them and the frames go back to a plain checksum.
 type Keyed interface {
 	SetKeys(addr string, send, receive []byte) error
+}
+
+// Mail is implemented by a transport whose messages may be days under way, over boxes in between (relay). It proves who is at the far
+// end, and its done means that the far end has read the message. Nobody is greeted over it and nothing is asked for before it is used:
+// every message can be read by itself, and by one that has forgotten all before it.
+type Mail interface {
+	// Post is Send for a message that is worth nothing when life has passed; 0: it is good for ever.
+	Post(addr string, priority int, life time.Duration, message []byte, done func(error))
+	// Outlook says how many messages wait for the far end's answer, how long answers took lately (0: not known), and whether a way is
+	// known now, which makes it minutes, not days.
+	Outlook(addr string) (waiting int, answer time.Duration, near bool)
+	// Nearer says that a neighbour is nearer to a far end than this box.
+	Nearer(neighbour, addr peer.ID) bool
+}
+
+// Relay gives and takes what boxes carry for others, over the links of this one. Its methods return at once.
+type Relay interface {
+	// Begin is called once, before the others: wake is to be called when Next has something for a neighbour that it had not.
+	Begin(wake func(neighbour peer.ID))
+	// Neighbour says that a box that carries for others is in direct reach over a way of so many bit/s; 0: no longer.
+	Neighbour(id peer.ID, bitsPerSecond int)
+	// Next gives a parcel for a neighbour; nil: none of that priority. size is what a message should still take. done is called once.
+	Next(id peer.ID, priority, size int) (p parcel.Parcel, done func(arrived bool))
+	// Take takes a parcel of kind sealed or forward that a neighbour sent.
+	Take(from peer.ID, p parcel.Parcel)
+}
+
+// unsealed is implemented by transports over which nothing may travel that others cannot read (amateur radio).
+type unsealed interface {
+	Open(addr string) bool
 }

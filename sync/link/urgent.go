@@ -135,7 +135,7 @@ func (f *far) spend(w *way, p, bytes int) {
 
 // sendFloor sends a message of the least urgent class when its floor is due. sent is false when it is not, or when nothing of it can go now.
 func (f *far) sendFloor(w *way) (sent bool) {
-	if f.owed < w.limit() {
+	if f.owed < w.limit() || w.mail != nil {
 		return false
 	}
 	top, least, any := f.classes(w)

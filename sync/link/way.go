@@ -14,6 +14,7 @@ import (
 // handshake.
 type way struct {
 	t      Transport
+	mail   Mail  // nil: an answer is a matter of seconds
 	keyed  Keyed // nil: the transport proves who is at the other end; addr is the peer's id
 	addr   string
 	bps    int
@@ -48,6 +49,9 @@ func (w *way) limit() int {
 	if !w.slow() {
 		return 32 << 10
 	}
+	if w.mail != nil {
+		return mailSize
+	}
 	return max(200, w.bps/8*4)
 }
 
@@ -56,7 +60,8 @@ func (l *Link) way(t Transport, addr string) *way {
 	w := l.ways[name]
 	if w == nil {
 		keyed, _ := t.(Keyed)
-		w = &way{t: t, keyed: keyed, addr: addr}
+		mail, _ := t.(Mail)
+		w = &way{t: t, mail: mail, keyed: keyed, addr: addr}
 		l.ways[name] = w
 	}
 	return w
@@ -141,6 +146,12 @@ func (l *Link) bare(w *way, parcels ...parcel.Parcel) {
 
 // hello takes a greeting of any step.
 func (l *Link) hello(w *way, h *parcel.Hello) {
+	if w.mail != nil {
+		if w.far != nil && h.Step == 3 && h.From == w.far.p.ID.Brief() {
+			w.far.mail.met(l, h)
+		}
+		return
+	}
 	if w.keyed == nil || h.Step == 3 {
 		if w.far != nil && h.Step == 3 && h.From == w.far.p.ID.Brief() {
 			w.far.agree(w, h)
@@ -279,6 +290,8 @@ func (l *Link) keys(w *way) {
 // prove notes who is at the end of a way.
 func (l *Link) prove(w *way, f *far) {
 	w.far, w.proved = f, true
-	l.c.Observe(Event{What: "up", Peer: f.p, Transport: w.t.Name()})
+	if w.mail == nil {
+		l.c.Observe(Event{What: "up", Peer: f.p, Transport: w.t.Name()})
+	}
 	f.join(w)
 }

@@ -33,6 +33,8 @@ type Feed struct {
 	flight  int       // events sent and not kept
 	carry   bool      // for a courier: without end, and each event with its body
 	extra   int       // that may be under way beyond maxFlight: something urgent waits
+	nearer  []string  // servers that are nearer to the peer
+	mail    bool      // the peer is written to by mail
 }
 
 // cursor is where the peer is in one log.

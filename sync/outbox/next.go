@@ -93,16 +93,19 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	if err := f.o.judge.Know(r, id); err != nil {
 		return nil, false, err
 	}
+	if left, err := f.left(r, id); left || err != nil {
+		return nil, false, err
+	}
 	logs, err := r.Logs(id)
 	if err != nil {
 		return nil, false, err
 	}
 	f.mu.Lock()
-	epoch := f.epoch
+	epoch, letters := f.epoch, f.carry || f.mail
 	f.mu.Unlock()
 	var streams []*stream
 	for _, l := range logs {
-		if l.Box == string(f.p.ID) && (l.Epoch == epoch || f.carry && epoch == 0) {
+		if l.Box == string(f.p.ID) && (l.Epoch == epoch || letters && epoch == 0) {
 			continue // its own log: nobody knows it better. What it wrote before a restore it may have lost.
 		}
 		s := &stream{log: l, after: f.position(l.N)}
@@ -218,7 +221,7 @@ func (f *Feed) item(r *store.Read, id event.RoomID, s *stream) (Item, error) {
 		return it, fmt.Errorf("log entry %d/%d names event %d, which is not stored", s.log.N, e.Seq, e.Event)
 	}
 	it.ID = row.ID
-	named := !f.carry && (!s.log.Own || row.Sender.Server() != f.o.server || adopted(e.Seq, row))
+	named := f.named(s.log, e.Seq, row)
 	if !named || row.StateKey == nil { // who asks for a message that is named gets it as fast as it is urgent
 		if it.Event, err = f.o.load(r, row); err != nil {
 			return it, err

@@ -62,6 +62,7 @@ var Rooms = map[string]Room{
 	"sync/link":           {Uses: []string{"appliance/event", "appliance/priority", "sync/precedence", "appliance/store", "appliance/room", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
 	"sync/courier":        {Uses: []string{"appliance/event", "sync/precedence", "appliance/store", "appliance/room", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
 	"sync/p2p":            {Uses: []string{"sync/peer"}},
+	"sync/relay":          {Uses: []string{"appliance/store", "sync/peer", "sync/parcel"}},
 	"radio":               {Uses: []string{"radio/airtime", "radio/frame", "radio/arq", "radio/serial"}},
 	"radio/airtime":       {Pure: true},
 	"radio/frame":         {Pure: true},

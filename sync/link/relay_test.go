@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+)
+
+// tap remembers all that went over wires.
+type tap struct {
+	mu   sync.Mutex
+	said [][]byte
+}
+
+func (x *tap) on(w *wire) *wire {
+	w.fate = func(_, _ string, msg []byte) error {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.said = append(x.said, bytes.Clone(msg))
+		return nil
+	}
+	return w
+}
+
+func (x *tap) heard(what string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, m := range x.said {
+		if bytes.Contains(m, []byte(what)) {
+			return true
+		}
+	}
+	return false
+}
+
+// row makes boxes that carry for each other, each wired to the next; neighbours are paired.
+func row(w *world, x *tap, bps int, names ...string) (boxes []*box, nets []*wire) {
+	for i, name := range names {
+		b := w.box(name)
+		b.carries = true
+		boxes = append(boxes, b)
+		if i > 0 {
+			net := x.on(newWire(fmt.Sprint("net", i), bps, 10*time.Millisecond))
+			pair(boxes[i-1], b)
+			boxes[i-1].on(net)
+			b.on(net)
+			nets = append(nets, net)
+		}
+	}
+	return boxes, nets
+}
+
+// holds says whether a box's files hold a text.
+func (b *box) holds(t *testing.T, what string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(b.dir, "hallig.db*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files of %s: %v, %v", b.name, files, err)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(raw, []byte(what)) {
+			return true
+		}
+	}
+	return false
+}
+
+// edu queues an EDU for another box.
+func (b *box) edu(to *box, content string) {
+	b.w.t.Helper()
+	err := b.db.Do(b.w.t.Context(), func(tx *store.Tx) error { return tx.EnqueueEDU(to.name, "m.direct_to_device", "", []byte(content)) })
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+}
+
+// Five boxes in a chain; the two at the ends are in a room, the three between are not and read nothing of it.
+func TestRelayChain(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, _ := row(w, x, 1e6, "anna", "berta", "carla", "dora", "emma")
+		a, e := boxes[0], boxes[4]
+		pair(a, e)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		e.join(a, id, "emma")
+		pass(time.Minute)
+		var msgs []event.ID
+		for i := range 20 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("Deichbruch Nummer ", i)), e.text(id, "emma", fmt.Sprint("Verstanden Nummer ", i)))
+			a.edu(e, fmt.Sprintf(`{"n":%d,"secret":"Lagewort"}`, i))
+		}
+		pass(5 * time.Minute)
+		want(t, id, msgs, a, e)
+		if got := len(e.took()); got != 20 {
+			t.Errorf("%d EDUs arrived, want 20", got)
+		}
+		for _, b := range []*box{a, e} {
+			for _, s := range b.link.Status() {
+				if s.InFlight != 0 {
+					t.Errorf("%s: %d events for %s are without a receipt", b.name, s.InFlight, s.Peer.Server)
+				}
+			}
+		}
+		for _, b := range boxes[1:4] {
+			s, err := b.relay.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Counts.Taken == 0 || len(s.Carrying) > 0 {
+				t.Errorf("%s has carried %d parcels and still holds %v", b.name, s.Counts.Taken, s.Carrying)
+			}
+			b.halt()
+			for _, what := range []string{"Deichbruch", "Verstanden", "Lagewort", string(id), strings.TrimPrefix(string(id), "!"), string(a.user("anna")), string(msgs[0])} {
+				if b.holds(t, what) {
+					t.Errorf("%s's database holds %q", b.name, what)
+				}
+			}
+		}
+		for _, what := range []string{"Deichbruch", "Verstanden", "Lagewort", string(id)} {
+			if x.heard(what) {
+				t.Errorf("%q went over a wire in clear", what)
+			}
+		}
+		if !a.holds(t, string(id)) || !e.holds(t, "Lagewort") && !a.holds(t, "Lagewort") {
+			t.Error("the test looks in the wrong place: not even the boxes in the room hold what they have")
+		}
+	})
+}
+
+// A ring: there are two ways round. What goes by both is read once, and when one is cut the other carries.
+func TestRelayRing(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e5, "anna", "berta", "carla", "dora", "emma")
+		a, c, e := boxes[0], boxes[2], boxes[4]
+		close := x.on(newWire("net5", 1e5, 10*time.Millisecond))
+		pair(a, e)
+		a.on(close)
+		e.on(close)
+		pair(a, c)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		c.join(a, id, "carla")
+		pass(time.Minute)
+		var msgs []event.ID
+		say := func(what string) {
+			for i := range 5 {
+				msgs = append(msgs, a.text(id, "anna", fmt.Sprint(what, i)), c.text(id, "carla", fmt.Sprint(what, i)))
+				a.edu(c, fmt.Sprintf(`{"n":"%s%d"}`, what, i))
+			}
+		}
+		say("both ways ")
+		pass(5 * time.Minute)
+		want(t, id, msgs, a, c)
+		nets[0].setCut(true)
+		say("the long way ")
+		pass(10 * time.Minute)
+		want(t, id, msgs, a, c)
+		nets[0].setCut(false)
+		nets[2].setCut(true)
+		say("the short way ")
+		pass(10 * time.Minute)
+		want(t, id, msgs, a, c)
+		nets[1].setCut(true)
+		say("no way ")
+		pass(10 * time.Minute)
+		nets[2].setCut(false)
+		pass(30 * time.Minute)
+		want(t, id, msgs, a, c)
+		if got := len(c.took()); got != 20 {
+			t.Errorf("%d EDUs had an effect, want 20, each once", got)
+		}
+		bytes := 0
+		for _, n := range append(nets, close) {
+			bytes += n.bytes()
+		}
+		pass(24 * time.Hour)
+		for _, n := range append(nets, close) {
+			bytes -= n.bytes()
+		}
+		if bytes < -2000 {
+			t.Errorf("%d bytes went round an idle ring in a day", -bytes)
+		}
+	})
+}
+
+// A mule: a box that is sometimes here and sometimes there. The two ends never have a way between them.
+func TestRelayMule(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e6, "anna", "mia", "dora")
+		a, d := boxes[0], boxes[2]
+		pair(a, d)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		d.join(a, id, "dora")
+		pass(time.Minute)
+		nets[0].setCut(true)
+		nets[1].setCut(true)
+		var msgs []event.ID
+		visit := func(net *wire) {
+			net.setCut(false)
+			pass(2 * time.Minute)
+			net.setCut(true)
+			pass(3 * time.Hour)
+		}
+		for day := range 3 {
+			for i := range 10 {
+				msgs = append(msgs, a.text(id, "anna", fmt.Sprint("day ", day, " from the coast ", i)))
+				a.edu(d, fmt.Sprintf(`{"day":%d,"n":%d}`, day, i))
+				if i%2 == 0 {
+					msgs = append(msgs, d.text(id, "dora", fmt.Sprint("day ", day, " from the island ", i)))
+				}
+			}
+			visit(nets[0])
+			visit(nets[1])
+			if got := len(d.timeline(id)); got != len(msgs) {
+				t.Errorf("day %d: the island shows %d messages after one journey, want %d", day, got, len(msgs))
+			}
+			visit(nets[0])
+			want(t, id, msgs, a, d)
+		}
+		// Receipts travel, too: in the end nobody carries anything and nothing is due.
+		visit(nets[1])
+		visit(nets[0])
+		visit(nets[1])
+		if got := len(d.took()); got != 30 {
+			t.Errorf("%d EDUs had an effect, want 30", got)
+		}
+		for _, b := range []*box{a, d} {
+			for _, s := range b.link.Status() {
+				if s.InFlight > 0 {
+					t.Errorf("%s: %d events for %s are without a receipt", b.name, s.InFlight, s.Peer.Server)
+				}
+			}
+		}
+		a.halt()
+		d.halt()
+		visit(nets[0])
+		s, err := boxes[1].relay.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("the mule has carried %d parcels; still there: %v", s.Counts.Taken, s.Carrying)
+	})
+}
+
+// A carrier burns with all that it answered for. Nothing is lost: the writer still has it in its log.
+func TestRelayBurns(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e6, "anna", "mia", "dora")
+		a, m, d := boxes[0], boxes[1], boxes[2]
+		pair(a, d)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		d.join(a, id, "dora")
+		pass(time.Minute)
+		nets[1].setCut(true)
+		pass(time.Minute)
+		var msgs []event.ID
+		for i := range 10 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("into the fire ", i)))
+			a.edu(d, fmt.Sprint(`{"n":`, i, `}`))
+		}
+		pass(5 * time.Minute)
+		if s, err := m.relay.Status(t.Context()); err != nil || len(s.Carrying) == 0 {
+			t.Fatalf("the carrier carries %v, %v; want parcels for dora", s.Carrying, err)
+		}
+		m.halt()
+		m.dir = t.TempDir() // another machine under the same key, from an empty disk
+		m.start()
+		nets[1].setCut(false)
+		pass(48 * time.Hour)
+		want(t, id, msgs, a, d)
+		if got := len(d.took()); got != 10 {
+			t.Errorf("%d EDUs had an effect, want 10", got)
+		}
+	})
+}
+
+// Everybody restarts at some time: what was carried, read or answered stays so.
+func TestRelayRestarts(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e5, "anna", "berta", "carla", "dora")
+		a, d := boxes[0], boxes[3]
+		pair(a, d)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		d.join(a, id, "dora")
+		pass(time.Minute)
+		var msgs []event.ID
+		chance := dice(5)
+		for round := range 24 {
+			for i := range 3 {
+				msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a ", round, i)), d.text(id, "dora", fmt.Sprint("d ", round, i)))
+				a.edu(d, fmt.Sprintf(`{"n":"%d/%d"}`, round, i))
+			}
+			pass(time.Duration(chance.IntN(30000)) * time.Millisecond)
+			b := boxes[chance.IntN(4)]
+			net := nets[chance.IntN(3)]
+			b.halt()
+			net.setCut(true)
+			pass(time.Duration(chance.IntN(90000)) * time.Millisecond)
+			b.start()
+			net.setCut(false)
+			pass(time.Duration(chance.IntN(10000)) * time.Millisecond)
+		}
+		pass(48 * time.Hour)
+		want(t, id, msgs, a, d)
+		took := map[string]int{}
+		for _, e := range d.took() {
+			took[e]++
+		}
+		if len(took) != 72 {
+			t.Errorf("%d different EDUs arrived, want 72", len(took))
+		}
+		for _, b := range boxes {
+			s, err := b.relay.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(s.Carrying) > 0 || len(s.Mail) > 0 {
+				t.Errorf("%s still carries %+v, %+v", b.name, s.Carrying, s.Mail)
+			}
+		}
+	})
+}

@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+)
+
+// handed is what a neighbour handed over.
+type handed struct {
+	from    peer.ID
+	sealed  *parcel.Sealed
+	forward *parcel.Forward
+	done    func(verdict) // of what came another way than over a link: a stick
+}
+
+// maxCame bounds what waits to be worked on; what is beyond it is not answered for and comes again.
+const maxCame = 4096
+
+// Take is told by link what a neighbour handed over: a *parcel.Sealed or *parcel.Forward.
+func (r *Relay) Take(from peer.ID, p parcel.Parcel) {
+	h := handed{from: from}
+	switch p := p.(type) {
+	case *parcel.Sealed:
+		h.sealed = p
+	case *parcel.Forward:
+		h.forward = p
+	default:
+		return
+	}
+	r.mu.Lock()
+	if len(r.came) < maxCame {
+		r.came = append(r.came, h)
+	}
+	r.mu.Unlock()
+	r.poke()
+}
+
+// verdict is what becomes of a parcel that was handed over.
+type verdict int
+
+const (
+	noVerdict verdict = iota // not answered for: it may come again
+	taken
+	seenBefore
+	noRoom
+)
+
+// carried counts what is carried for others.
+type carried struct {
+	total  int64
+	count  int
+	writer map[string]int64
+	giver  map[string]int64
+	dest   map[string]int
+	stale  bool // something was dropped that was not taken off
+	asOf   time.Time
+}
+
+func (c *carried) load(sums []store.CarriedFor) {
+	*c = carried{asOf: time.Now(), writer: map[string]int64{}, giver: map[string]int64{}, dest: map[string]int{}}
+	for _, s := range sums {
+		c.add(s.Dest, s.Source, s.Giver, s.Count, s.Bytes+int64(s.Count)*overhead)
+	}
+}
+
+func (c *carried) add(dest, source, giver []byte, count int, size int64) {
+	c.total += size
+	c.count += count
+	c.writer[string(source)] += size
+	c.giver[string(giver)] += size
+	c.dest[string(dest)] += count
+}
+
+// keysOf gives the keys of a parcel's reader and writer.
+func keysOf(p *parcel.Sealed) (dest, source []byte, err error) {
+	to, err := p.To.Key()
+	if err != nil {
+		return nil, nil, err
+	}
+	from, err := p.From.Box.Key()
+	return to, from, err
+}
+
+// take works on what neighbours handed over: one transaction for all of it.
+func (r *Relay) take(ctx context.Context, came []handed) {
+	now := time.Now()
+	type job struct {
+		handed
+		verdict      verdict
+		dest, source []byte
+	}
+	var jobs []*job
+	messages := map[*job][]byte{}
+	r.mu.Lock()
+	for _, h := range came {
+		if h.forward != nil {
+			r.heard(h.from, h.forward, now)
+			continue
+		}
+		j := &job{handed: h}
+		var err error
+		if j.dest, j.source, err = keysOf(h.sealed); err != nil || len(h.sealed.Body) < peer.SealOverhead+2 || len(h.sealed.Body) > maxBody || h.sealed.Seq == 0 || h.sealed.Seq >= 1<<62 {
+			r.count.Refused++
+			continue
+		}
+		jobs = append(jobs, j)
+	}
+	r.mu.Unlock()
+	err := r.c.DB.Do(ctx, func(tx *store.Tx) error {
+		for _, j := range jobs {
+			var err error
+			if j.sealed.To == r.self {
+				j.verdict, messages[j], err = r.takeOwn(tx, j.sealed, j.dest, j.source, j.from, now)
+			} else {
+				j.verdict, err = r.takeForeign(tx, j.sealed, j.dest, j.source, j.from)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		var full *store.Full
+		switch {
+		case errors.As(err, &full):
+			for _, j := range jobs {
+				j.verdict = noRoom
+			}
+		case ctx.Err() == nil:
+			r.log.Error("parcels could not be taken; they will come again", "parcels", len(jobs), "err", err)
+			jobs = nil
+		default:
+			return
+		}
+		r.forgetHeard()
+		clear(messages)
+		r.stale()
+	}
+	r.mu.Lock()
+	for _, j := range jobs {
+		r.judge(j.from, j.sealed, j.verdict, now)
+		if message := messages[j]; message != nil && r.read != nil {
+			r.count.Read++
+			read, addr := r.read, string(j.sealed.From.Box)
+			r.then = append(r.then, func() { read(addr, message) })
+		}
+		if j.done != nil {
+			done, v := j.done, j.verdict
+			r.then = append(r.then, func() { done(v) })
+		}
+	}
+	r.mu.Unlock()
+}
+
+// stale says that what is carried must be counted anew.
+func (r *Relay) stale() { r.count1(func(*Counts) { r.carry.stale = true }) }
+
+// forgetHeard drops what memory holds of numbers met: the store has the truth.
+func (r *Relay) forgetHeard() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range r.boxes {
+		clear(b.heard)
+	}
+}
+
+// takeOwn reads a parcel for this box.
+func (r *Relay) takeOwn(tx *store.Tx, p *parcel.Sealed, dest, source []byte, giver peer.ID, now time.Time) (verdict, []byte, error) {
+	stored, err := tx.MetOf(dest, source, p.From.Epoch)
+	if err != nil {
+		return noVerdict, nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b, err := r.mailbox(p.From.Box); err == nil && b.heard[p.From.Epoch] == nil {
+		for len(b.heard) >= maxLives {
+			for epoch := range b.heard {
+				if epoch != b.newest || len(b.heard) == 1 {
+					delete(b.heard, epoch)
+					break
+				}
+			}
+		}
+		b.heard[p.From.Epoch] = &hearing{met: storedSpans(stored), parts: map[uint64]*assembly{}}
+	}
+	message, complete, ok := r.open(p, now)
+	if !ok || len(complete) == 0 {
+		r.sparesCopies(giver, p)
+		return taken, nil, nil
+	}
+	h := r.boxes[p.From.Box].heard[p.From.Epoch]
+	for _, seq := range complete {
+		h.met.add(seq)
+	}
+	h.met.bound()
+	return taken, message, tx.SetMet(store.Met{Dest: dest, Source: source, Epoch: p.From.Epoch, Giver: source, At: r.runTime(), Spans: h.met.bytes()}, 64)
+}
+
+// sparesCopies tells a neighbour that brings what was read before up to where everything of that origin was: it need not bring the rest.
+func (r *Relay) sparesCopies(giver peer.ID, p *parcel.Sealed) {
+	b, n := r.boxes[p.From.Box], r.near[giver]
+	if b == nil || n == nil || b.heard[p.From.Epoch] == nil {
+		return
+	}
+	if upTo := b.heard[p.From.Epoch].met.upTo(); upTo >= p.Seq {
+		n.say.Done = setDone(n.say.Done, parcel.Custody{To: r.self, From: p.From, Seqs: []uint64{upTo}})
+	}
+}
+
+// maxMet bounds the origins that are remembered of what one neighbour brought.
+const maxMet = 1024
+
+// takeForeign takes a parcel for another box.
+func (r *Relay) takeForeign(tx *store.Tx, p *parcel.Sealed, dest, source []byte, from peer.ID) (verdict, error) {
+	if p.From.Box == r.self || p.Hops >= parcel.MaxHops {
+		r.count1(func(c *Counts) { c.Circled++ })
+		return seenBefore, nil
+	}
+	stored, err := tx.MetOf(dest, source, p.From.Epoch)
+	if err != nil {
+		return noVerdict, err
+	}
+	met := storedSpans(stored)
+	if met.has(p.Seq) {
+		r.count1(func(c *Counts) { c.Twice++ })
+		here, err := tx.Carries(dest, source, p.From.Epoch, p.Seq)
+		if here {
+			return taken, err
+		}
+		return seenBefore, err
+	}
+	giver, err := from.Key()
+	if err != nil {
+		giver = source // a stick has no key
+	}
+	if p.From.Box == from { // what the writer wrote in an earlier life it writes anew in this one
+		if err := tx.DropCarriedBefore(dest, source, p.From.Epoch); err != nil {
+			return noVerdict, err
+		}
+		r.stale()
+	}
+	size := int64(len(p.Body)) + overhead
+	if !r.room(source, giver, size) {
+		r.count1(func(c *Counts) { c.Full++ })
+		return noRoom, nil
+	}
+	c := store.Carried{Dest: dest, Source: source, Epoch: p.From.Epoch, Seq: p.Seq, Giver: giver, Priority: p.Priority, Hops: p.Hops + 1, At: r.runTime(), Body: p.Body}
+	if life, ok := parcel.Lasts(p.Life); ok {
+		c.Until = c.At + max(int64(life/time.Second), 1)
+	}
+	if _, fresh, err := tx.Carry(c); err != nil || !fresh {
+		return taken, err
+	}
+	met.add(p.Seq)
+	met.bound()
+	r.mu.Lock()
+	r.carry.add(dest, source, giver, 1, size)
+	r.count.Taken++
+	r.mu.Unlock()
+	return taken, tx.SetMet(store.Met{Dest: dest, Source: source, Epoch: p.From.Epoch, Giver: giver, At: c.At, Spans: met.bytes()}, maxMet)
+}
+
+func (r *Relay) count1(f func(*Counts)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.count)
+}
+
+func (r *Relay) room(source, giver []byte, size int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.c.Limits
+	return r.carry.total+size <= l.Total && r.carry.writer[string(source)]+size <= l.Writer && r.carry.giver[string(giver)]+size <= l.Giver
+}
+
+// judge tells a neighbour what became of a parcel.
+func (r *Relay) judge(from peer.ID, p *parcel.Sealed, v verdict, now time.Time) {
+	n := r.near[from]
+	if n == nil {
+		return
+	}
+	switch v {
+	case taken:
+		n.say.Taken = name(n.say.Taken, p)
+	case seenBefore:
+		n.say.Seen = name(n.say.Seen, p)
+	case noRoom:
+		n.say.Full = name(n.say.Full, p)
+	default:
+		return
+	}
+	n.saySoon(now, true)
+	if p.To != r.self {
+		for _, o := range r.near {
+			o.hungry = true
+		}
+	}
+}
+
+// name adds a parcel's name to a list.
+func name(list []parcel.Custody, p *parcel.Sealed) []parcel.Custody {
+	for i, c := range list {
+		if c.To != p.To || c.From != p.From {
+			continue
+		}
+		at := len(c.Seqs)
+		for at > 0 && c.Seqs[at-1] > p.Seq {
+			at--
+		}
+		if at > 0 && c.Seqs[at-1] == p.Seq {
+			return list
+		}
+		seqs := append(append(append([]uint64(nil), c.Seqs[:at]...), p.Seq), c.Seqs[at:]...)
+		list[i].Seqs = seqs
+		return list
+	}
+	return append(list, parcel.Custody{To: p.To, From: p.From, Seqs: []uint64{p.Seq}})
+}
+
+// heard takes what a neighbour says about parcels and ways.
+func (r *Relay) heard(from peer.ID, f *parcel.Forward, now time.Time) {
+	n := r.near[from]
+	if n == nil {
+		return
+	}
+	if len(f.Reach) > 0 {
+		r.count.Overlong += r.routes.hear(from, f.Reach, now)
+		r.changed(now)
+	}
+	for v, list := range map[verdict][]parcel.Custody{taken: f.Taken, seenBefore: f.Seen, noRoom: f.Full} {
+		for _, c := range list {
+			for _, seq := range c.Seqs {
+				r.settled(n, parcelName{c.To, c.From, seq}, v, now)
+			}
+		}
+	}
+	for _, c := range f.Done {
+		if len(c.Seqs) == 1 && (c.From.Box == from || c.To == from) { // first-hand only: nobody else may end what others carry
+			n.over = append(n.over, c)
+			n.hungry = true
+		} else {
+			r.count.Refused++
+		}
+	}
+}
+
+// dropOver forgets what its writer or reader has called over.
+func (r *Relay) dropOver(ctx context.Context, over []parcel.Custody) {
+	err := r.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+		for _, c := range over {
+			dest, err := c.To.Key()
+			if err != nil {
+				continue
+			}
+			source, err := c.From.Box.Key()
+			if err != nil {
+				continue
+			}
+			if err := tx.DropCarriedUpTo(dest, source, c.From.Epoch, c.Seqs[0]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("parcels that are over could not be dropped", "err", err)
+	}
+	r.stale()
+}

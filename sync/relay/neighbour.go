@@ -1,0 +1,469 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package relay
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
+)
+
+// parcelName is what a sealed parcel is known by.
+type parcelName struct {
+	to   peer.ID
+	from parcel.Origin
+	seq  uint64
+}
+
+// offer is a parcel that a neighbour should get.
+type offer struct {
+	name  parcelName
+	p     parcel.Sealed
+	part  *part // ours
+	row   int64 // carried for others
+	ends  int64 // runTime at which it expires, 0: never
+	size  int64
+	until time.Time // under way: given up as unanswered then
+}
+
+// rowOf is a carried parcel that a neighbour has had; by "": that somebody answers for now.
+type rowOf struct {
+	row int64
+	by  peer.ID
+}
+
+// neighbour is a box in direct reach that takes parcels.
+type neighbour struct {
+	id  peer.ID
+	key []byte
+	bps int
+
+	hungry bool
+	loads  [parcel.Bulk + 1][]*offer // read and ready to be given
+	loaded int                       // bytes of them
+	flight map[parcelName]*offer
+	flying int
+	fullTo time.Time // it has no room for others' parcels before
+
+	say    parcel.Forward // that is due
+	sayAt  time.Time
+	called bool // link was called for it
+	told   map[peer.ID]byte
+	past   map[peer.ID]byte // to be told once
+	tellAt time.Time
+	over   []parcel.Custody // called over
+}
+
+func newNeighbour(id peer.ID, bps int) *neighbour {
+	return &neighbour{id: id, bps: bps, flight: map[parcelName]*offer{}, told: map[peer.ID]byte{}, hungry: true}
+}
+
+func (n *neighbour) slow() bool { return n.bps < 64_000 }
+
+// window is how much may be on the way to a neighbour without its word.
+func (n *neighbour) window() int {
+	if n.slow() {
+		return 4 << 10
+	}
+	return 64 << 10
+}
+
+// wordWithin is how long a neighbour may take to answer for a parcel; after that it is offered again.
+func (n *neighbour) wordWithin() time.Duration {
+	if n.slow() {
+		return 5 * time.Minute
+	}
+	return 30 * time.Second
+}
+
+// saySoon lets what is due be said when it has waited for company. answers are what the neighbour waits for.
+func (n *neighbour) saySoon(now time.Time, answers bool) {
+	wait := 20 * time.Millisecond
+	switch {
+	case n.slow() && answers:
+		wait = 3 * time.Second
+	case n.slow():
+		wait = 20 * time.Second
+	}
+	if at := now.Add(wait); n.sayAt.IsZero() || at.Before(n.sayAt) {
+		n.sayAt = at
+	}
+}
+
+// tellSoon lets changes of ways be told, but not each of a flapping one.
+func (n *neighbour) tellSoon(now time.Time) {
+	if n.tellAt.IsZero() {
+		n.tellAt = now.Add(100 * time.Millisecond)
+		if n.slow() {
+			n.tellAt = now.Add(2 * time.Second)
+		}
+	}
+}
+
+// tell finds out what has changed in whom this box reaches.
+func (r *Relay) tell(n *neighbour, now time.Time) {
+	if n.tellAt.IsZero() || now.Before(n.tellAt) {
+		return
+	}
+	n.tellAt = time.Time{}
+	is := r.routes.tell(n.id, now)
+	var news []parcel.Reach
+	for _, id := range slices.Sorted(maps.Keys(is)) {
+		if n.told[id] != is[id] {
+			news = append(news, parcel.Reach{Box: id, Cost: is[id]})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.told)) {
+		if is[id] == 0 {
+			news = append(news, parcel.Reach{Box: id})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.past)) {
+		if is[id] == 0 {
+			news = append(news, parcel.Reach{Box: id, Cost: n.past[id]})
+		}
+	}
+	n.told, n.past = is, nil
+	if len(news) == 0 {
+		return
+	}
+	for _, x := range news { // in place of what was due and is old news
+		n.say.Reach = slices.DeleteFunc(n.say.Reach, func(old parcel.Reach) bool { return old.Box == x.Box })
+	}
+	n.say.Reach = append(n.say.Reach, news...)
+	n.sayAt = now
+}
+
+// Next gives link a parcel for a neighbour at a priority, of at most size bytes unless there is only a larger one; nil: none. done is to be
+// called when link knows whether it arrived there.
+func (r *Relay) Next(id peer.ID, priority, size int) (p parcel.Parcel, done func(arrived bool)) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.near[id]
+	if n == nil || priority < 0 || priority >= len(n.loads) {
+		return nil, nil
+	}
+	if priority == parcel.Priority && !n.sayAt.IsZero() && !now.Before(n.sayAt) {
+		say := n.say
+		n.say, n.sayAt, n.called = parcel.Forward{}, time.Time{}, false
+		if !say.Empty() {
+			return &say, func(arrived bool) { r.said(id, n, &say, arrived) }
+		}
+	}
+	if n.flying >= n.window() {
+		return nil, nil
+	}
+	for len(n.loads[priority]) > 0 {
+		o := n.loads[priority][0]
+		n.loads[priority] = n.loads[priority][1:]
+		n.loaded -= len(o.p.Body)
+		if n.loaded < n.window()/2 && !n.hungry {
+			n.hungry = true
+			r.poke()
+		}
+		if !r.live(o, now) {
+			continue
+		}
+		o.until = now.Add(24 * time.Hour) // done tells
+		n.flight[o.name] = o
+		n.flying += len(o.p.Body)
+		sealed := o.p
+		return &sealed, func(arrived bool) { r.gave(id, n, o, arrived) }
+	}
+	return nil, nil
+}
+
+// live counts an offer's lifetime down; false when it is over.
+func (r *Relay) live(o *offer, now time.Time) bool {
+	var left time.Duration
+	switch {
+	case o.part != nil && o.part.read:
+		return false
+	case o.part != nil && !o.part.l.over.IsZero():
+		left = o.part.l.over.Sub(now)
+	case o.row > 0 && o.ends > 0:
+		left = time.Duration(o.ends-r.runTime()) * time.Second
+	default:
+		o.p.Life = 0
+		return true
+	}
+	o.p.Life = parcel.LifeOf(left)
+	return left > 0
+}
+
+// said is told whether news arrived. Lost answers are not said again: the parcel comes again, and is answered then.
+func (r *Relay) said(id peer.ID, n *neighbour, f *parcel.Forward, arrived bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if arrived || r.near[id] != n {
+		return
+	}
+	for _, x := range f.Reach {
+		delete(n.told, x.Box)
+	}
+	for _, list := range []struct{ all, lost *[]parcel.Custody }{{&n.say.Taken, &f.Taken}, {&n.say.Seen, &f.Seen}, {&n.say.Full, &f.Full}} {
+		for _, c := range *list.lost {
+			for _, seq := range c.Seqs {
+				*list.all = name(*list.all, &parcel.Sealed{To: c.To, From: c.From, Seq: seq})
+			}
+		}
+	}
+	for _, c := range f.Done {
+		n.say.Done = setDone(n.say.Done, c)
+	}
+	now := time.Now()
+	n.tellSoon(now)
+	n.saySoon(now, true)
+	r.poke()
+}
+
+// gave is told whether a parcel arrived at a neighbour, which has yet to answer for it.
+func (r *Relay) gave(id peer.ID, n *neighbour, o *offer, arrived bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.near[id] != n || n.flight[o.name] != o {
+		return
+	}
+	if arrived {
+		o.until = time.Now().Add(n.wordWithin())
+		return
+	}
+	n.land(o)
+	n.hungry = true
+	r.poke()
+}
+
+func (n *neighbour) land(o *offer) {
+	delete(n.flight, o.name)
+	n.flying -= len(o.p.Body)
+}
+
+// timeouts takes back what a neighbour does not answer for.
+func (n *neighbour) timeouts(now time.Time) {
+	for _, o := range n.flight {
+		if !now.Before(o.until) {
+			n.land(o)
+			n.hungry = true
+		}
+	}
+}
+
+// drop takes offers back that were not given yet.
+func (n *neighbour) drop(what func(*offer) bool) {
+	n.loaded = 0
+	for i := range n.loads {
+		n.loads[i] = slices.DeleteFunc(n.loads[i], what)
+		for _, o := range n.loads[i] {
+			n.loaded += len(o.p.Body)
+		}
+	}
+}
+
+// settled takes a neighbour's word on a parcel.
+func (r *Relay) settled(n *neighbour, name parcelName, v verdict, now time.Time) {
+	o := n.flight[name]
+	if o == nil {
+		r.count.Unasked++
+		return
+	}
+	n.land(o)
+	n.hungry = true
+	switch {
+	case v == noRoom:
+		n.fullTo = now.Add(10 * time.Minute)
+		return
+	case o.part != nil:
+		r.gavePart(n, o.part, v, now)
+		return
+	}
+	key, row, drop := n.key, o.row, v == taken && (o.p.Priority != parcel.Flash || o.p.To == n.id)
+	pending := rowOf{row, n.id}
+	if drop {
+		r.count.Passed++
+		pending.by = ""
+		for _, other := range r.near {
+			other.drop(func(x *offer) bool { return x.row == row })
+		}
+	}
+	r.settling[pending] = true // the readers of the store do not see it yet
+	r.c.DB.Queue(func(tx *store.Tx) error {
+		if drop {
+			return tx.DropCarried(row)
+		}
+		return tx.GaveCarried(row, key)
+	}, func(err error) {
+		if err != nil {
+			r.log.Warn("a parcel that was passed on could not be dropped", "err", err)
+		}
+		r.mu.Lock()
+		delete(r.settling, pending)
+		r.mu.Unlock()
+	})
+	r.carry.stale = true
+}
+
+// gavePart notes that a neighbour has, or had, a part of ours.
+func (r *Relay) gavePart(n *neighbour, p *part, v verdict, now time.Time) {
+	p.given[n.id] = true
+	p.routed = p.routed || v == taken && r.routes.suits(n.id, p.l.to, now) >= fitRoute
+	l := p.l
+	if l.given.IsZero() {
+		l.given = now
+	}
+	l.routed = l.routed || p.routed
+	if b := r.boxes[l.to]; b != nil && l.done != nil {
+		l.until = l.given.Add(b.patience(l.routed))
+	}
+}
+
+// fill reads what a neighbour should get.
+func (r *Relay) fill(ctx context.Context, n *neighbour) {
+	now := time.Now()
+	r.mu.Lock()
+	if r.near[n.id] != n {
+		r.mu.Unlock()
+		return
+	}
+	n.hungry = false
+	over := n.over
+	n.over = nil
+	before := n.loaded
+	r.loadOwn(n, now)
+	dests := r.destsFor(n, now)
+	flash := r.carry.count > 0 && now.After(n.fullTo)
+	room := n.window() - n.loaded
+	r.mu.Unlock()
+	if len(over) > 0 {
+		r.dropOver(ctx, over)
+	}
+	var rows []store.Carried
+	if room > 0 && (len(dests) > 0 || flash) {
+		limit := room/256 + len(n.flight) + 1
+		err := r.c.DB.View(ctx, func(rd *store.Read) error {
+			for _, dest := range dests {
+				some, err := rd.CarriedTo(dest, n.key, limit)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, some...)
+			}
+			if flash {
+				some, err := rd.FlashFor(n.key, limit)
+				rows = append(rows, some...)
+				return err
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			r.log.Error("carried parcels could not be read", "err", err)
+		}
+	}
+	r.mu.Lock()
+	r.loadCarried(n, rows)
+	if n.loaded > before {
+		r.call(n)
+	}
+	r.mu.Unlock()
+}
+
+// has says whether a parcel is ready for a neighbour or on its way there.
+func (n *neighbour) has(name parcelName) bool {
+	if n.flight[name] != nil {
+		return true
+	}
+	for _, list := range n.loads {
+		for _, o := range list {
+			if o.name == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// loadOwn makes ready what this box has written.
+func (r *Relay) loadOwn(n *neighbour, now time.Time) {
+	for to, b := range r.boxes {
+		how := r.routes.suits(n.id, to, now)
+		if to != n.id && (r.routes.near[to] > 0 || now.Before(n.fullTo)) {
+			continue
+		}
+		letters := b.letters
+		if b.last != nil {
+			letters = append(slices.Clone(letters), b.last)
+		}
+		for _, l := range letters {
+			for _, p := range l.parts {
+				if n.loaded >= n.window() {
+					return
+				}
+				if r.gives(n, b, p, how) {
+					n.load(&offer{name: parcelName{to, r.origin(), p.seq}, part: p,
+						p: parcel.Sealed{To: to, From: r.origin(), Seq: p.seq, Priority: l.priority, Body: p.body}})
+				}
+			}
+		}
+	}
+}
+
+// gives says whether a neighbour should get a part of ours.
+func (r *Relay) gives(n *neighbour, b *mailbox, p *part, how fit) bool {
+	if p.read || p.given[n.id] {
+		return false
+	}
+	switch {
+	case p.l.priority == parcel.Flash:
+		return true
+	case how >= fitRoute:
+		return true
+	case how == fitNone:
+		// Another neighbour is on the way. If it has had parcels that were never answered, others get copies too.
+		best := r.routes.best[b.id]
+		return b.distrst[best.next] > 0 && b.distrst[n.id] <= b.distrst[best.next] && len(p.given) < copies
+	}
+	return len(p.given) < copies
+}
+
+func (n *neighbour) load(o *offer) {
+	if n.has(o.name) {
+		return
+	}
+	n.loads[o.p.Priority] = append(n.loads[o.p.Priority], o)
+	n.loaded += len(o.p.Body)
+}
+
+// destsFor lists the boxes whose carried parcels should go to a neighbour.
+func (r *Relay) destsFor(n *neighbour, now time.Time) (dests [][]byte) {
+	for dest := range r.carry.dest {
+		to := peer.IDOf([]byte(dest))
+		how := r.routes.suits(n.id, to, now)
+		if how == fitDirect || how >= fitPast && now.After(n.fullTo) {
+			dests = append(dests, []byte(dest))
+		}
+	}
+	return dests
+}
+
+func (r *Relay) loadCarried(n *neighbour, rows []store.Carried) {
+	if r.near[n.id] != n {
+		return
+	}
+	for _, c := range rows {
+		if n.loaded >= n.window() {
+			return
+		}
+		o := &offer{row: c.N, ends: c.Until, size: int64(len(c.Body)) + overhead}
+		o.p = parcel.Sealed{To: peer.IDOf(c.Dest), From: parcel.Origin{Box: peer.IDOf(c.Source), Epoch: c.Epoch}, Seq: c.Seq, Priority: c.Priority, Hops: min(c.Hops, parcel.MaxHops), Body: c.Body}
+		o.name = parcelName{o.p.To, o.p.From, c.Seq}
+		if n.id == o.p.From.Box || r.settling[rowOf{c.N, ""}] || r.settling[rowOf{c.N, n.id}] {
+			continue // its writer has it, or somebody else since
+		}
+		n.load(o)
+	}
+}
