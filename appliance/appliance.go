@@ -32,6 +32,7 @@ import (
 	"hallig/appliance/cert"
 	"hallig/appliance/clock"
 	"hallig/appliance/csapi"
+	"hallig/appliance/delivery"
 	"hallig/appliance/event"
 	"hallig/appliance/feed"
 	"hallig/appliance/media"
@@ -53,6 +54,7 @@ type Box struct {
 	rooms    *room.Rooms
 	accounts *account.Accounts
 	feed     *feed.Feed
+	delivery *delivery.Delivery
 	media    *media.Media
 	clients  *csapi.Handler
 	inviting atomic.Pointer[csapi.Handler] // clients, for those who hear of servers before it is made
@@ -208,6 +210,7 @@ func (b *Box) Run(ctx context.Context) error {
 	b.serveHTTP(ctx, g, "local door", b.localListener, admin.NewHandler(b.adminOptions()))
 	b.serveBoxes(ctx, g)
 	b.runClock(ctx, g)
+	b.runDelivery(ctx, g)
 	b.runCare(ctx, g)
 	b.runErrands(ctx, g)
 	b.behindDoors(ctx, g, func() {

@@ -187,6 +187,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		LearnKeys: func(ctx context.Context, from peer.Peer, document []byte) error {
 			return b.fed.ring.Learn(ctx, document, federation.SourceBox+string(from.ID))
 		},
+		Shown: b.delivery.Shown, Clock: b.shownTime,
 		Observe: b.observe, Log: b.log.With("room", "link"),
 	})
 	if err != nil {

@@ -42,7 +42,11 @@ func (b *Box) joinRooms(ctx context.Context) error {
 		},
 	})
 	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
+	if err := b.openDelivery(ctx); err != nil {
+		return err
+	}
 	b.feed = feed.New(b.db, b.rooms, feed.Options{
+		OnShown:  b.delivery.Noted,
 		Presence: b.cfg.Presence,
 		Now:      b.clock.Now,
 		Log:      b.log.With("room", "feed"),
@@ -149,6 +153,7 @@ func (b *Box) joinClients() error {
 		Limits:      csapi.Limits{Off: b.cfg.NoRateLimits || b.cfg.OpenRegistration},
 		Appservices: services,
 		Home:        b.browsers(b.pages()),
+		Delivery:    b.howFar,
 	})
 	b.inviting.Store(b.clients)
 	return nil

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"hallig/appliance/account"
+	"hallig/appliance/event"
 	"hallig/appliance/feed"
 	"hallig/appliance/media"
 	"hallig/appliance/room"
@@ -37,7 +38,9 @@ type Config struct {
 	Accounts   *account.Accounts
 	Media      *media.Media // nil: media routes answer M_UNRECOGNIZED
 	Remote     Remote       // nil: this box is alone
-	Log        *slog.Logger // nil: silent
+	// Delivery tells how far an event has got, as JSON; false when it is not here. nil: M_UNRECOGNIZED.
+	Delivery func(ctx context.Context, room event.RoomID, id event.ID) (any, bool, error)
+	Log      *slog.Logger // nil: silent
 
 	OpenRegistration bool         // accounts without a token (m.login.dummy)
 	SharedSecret     string       // opens /_synapse/admin/v1/register; empty: closed
@@ -188,7 +191,7 @@ func (h *Handler) dispatch(ctx context.Context, e *endpoint, c *call) (any, erro
 
 // apiPath says whether a path belongs to an API rather than to the pages.
 func apiPath(p string) bool {
-	return strings.HasPrefix(p, "/_matrix") || strings.HasPrefix(p, "/_synapse") || strings.HasPrefix(p, "/.well-known/matrix")
+	return strings.HasPrefix(p, "/_matrix") || strings.HasPrefix(p, "/_synapse") || strings.HasPrefix(p, "/.well-known/matrix") || strings.HasPrefix(p, "/_hallig/v1/rooms/")
 }
 
 // federationPath says whether a path is one that servers ask, not clients.

@@ -16,6 +16,9 @@ func (h *Handler) enterRoutes() {
 	h.keyRoutes()
 	h.pushRoutes()
 	h.otherRoutes()
+	if h.Delivery != nil {
+		h.enter("GET", "/_hallig/v1/rooms/{room}/delivery/{event}", true, limitNone, h.delivery)
+	}
 	if h.Media != nil {
 		h.mediaRoutes()
 	}

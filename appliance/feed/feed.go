@@ -37,6 +37,8 @@ type Options struct {
 	Presence bool
 	// OnPresence is told when a local user's presence changes, for other servers; nil: nobody.
 	OnPresence func(user event.UserID, now PresenceStatus)
+	// OnShown is told up to which stream position a device of a user holds everything, with each sync that says so; it must not block. nil: nobody.
+	OnShown func(user event.UserID, pos int64)
 }
 
 // Feed answers readers. All methods may be called from any goroutine.

@@ -85,6 +85,9 @@ func (f *Feed) Sync(ctx context.Context, user event.UserID, device string, req S
 		if err != nil {
 			return nil, err
 		}
+		if f.opt.OnShown != nil && !s.first {
+			f.opt.OnShown(user, s.since.pos)
+		}
 		if !patient || !s.empty() {
 			f.received(user, device, since.toDevice, s.letters)
 			return s.json()

@@ -144,7 +144,27 @@ CREATE TABLE courier_taken (
 	n    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX courier_taken_n ON courier_taken (n);`,
-	`-- 11: how far events have got.`,
+	`-- 11: how far events have got.
+CREATE TABLE shown (
+	user TEXT PRIMARY KEY NOT NULL,
+	pos  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE reached (
+	log  INTEGER NOT NULL,
+	who  TEXT NOT NULL,
+	upto INTEGER NOT NULL,
+	at   INTEGER NOT NULL,
+	PRIMARY KEY (log, who)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE left_by (
+	box   INTEGER NOT NULL,
+	log   INTEGER NOT NULL,
+	last  INTEGER NOT NULL,
+	first INTEGER NOT NULL,
+	way   TEXT NOT NULL,
+	at    INTEGER NOT NULL,
+	PRIMARY KEY (box, log, last)
+) STRICT, WITHOUT ROWID;`,
 	`-- 12: texts ahead of their signature.`,
 }
 

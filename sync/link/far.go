@@ -70,6 +70,11 @@ type far struct {
 	stall     *time.Timer
 	stalls    int // in a row
 
+	// How far others have got.
+	seen      outbox.Told // what of it the far end was told in this session
+	seenTimer *time.Timer
+	seenBusy  bool
+
 	// Receipts that wait for company.
 	kept      map[logName]parcel.Vector
 	keptEDUs  uint64
@@ -102,7 +107,7 @@ type entry struct {
 
 func newFar(l *Link, p peer.Peer) *far {
 	f := &far{l: l, p: p, mine: draw(), feed: l.out.Feed(p), kept: map[logName]parcel.Vector{}, asks: map[uint32]*ask{},
-		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, told: map[naming]bool{}, edusDue: true}
+		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, told: map[naming]bool{}, seen: outbox.NewTold(), edusDue: true}
 	f.nextAsk = draw() >> 8 // numbers of an earlier life should not be met again
 	return f
 }
@@ -112,7 +117,7 @@ func (f *far) close() {
 	f.closed = true
 	f.audit.stop()
 	f.mail.stop()
-	for _, t := range []*time.Timer{f.askTimer, f.eduHold, f.noteTimer, f.stall, f.keptTimer} {
+	for _, t := range []*time.Timer{f.askTimer, f.eduHold, f.noteTimer, f.stall, f.keptTimer, f.seenTimer} {
 		if t != nil {
 			t.Stop()
 		}
@@ -262,7 +267,7 @@ func (f *far) say(w *way, h recon.Hello) {
 
 func (f *far) agreement() *parcel.Hello {
 	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
-		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch, Model: f.l.codec.ModelVersion()}
+		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
 	if f.l.c.Relay != nil {
 		h.Features |= parcel.FeatureRelay
 	}
@@ -300,6 +305,7 @@ func (f *far) agree(w *way, h *parcel.Hello) {
 func (f *far) restart(h *parcel.Hello) {
 	f.theirs, f.features = h.Session, h.Features
 	f.session = f.l.codec.Session(f.mine, f.theirs)
+	f.seen, f.seenBusy = outbox.NewTold(), false
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.heard, f.lost, f.parts = 0, true, nil
 	clear(f.docs)
@@ -377,6 +383,7 @@ func (f *far) started(w *way, h recon.Hello, note recon.Note) {
 	if h.Ack != f.said && time.Since(w.saidAt) > w.patience() {
 		f.begin(w) // it does not go by what we said last
 	}
+	f.seenSoon()
 	f.watch()
 	f.pump()
 }

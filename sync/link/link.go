@@ -45,6 +45,11 @@ type Config struct {
 	// Relay carries for other boxes over the links of this one. May be nil: nothing is carried then.
 	Relay Relay
 
+	// Shown says up to which stream position users of this box were shown everything; Clock is read for what is shown to people, the zero time
+	// where it is not known. May be nil.
+	Shown func() map[event.UserID]int64
+	Clock func() time.Time
+
 	// Observe is told what travels; it must not block. May be nil.
 	Observe func(Event)
 	Log     *slog.Logger // nil: silent
@@ -108,6 +113,7 @@ func New(ctx context.Context, c Config) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make link: %w", err)
 	}
+	out.Clock = c.Clock
 	codec, err := parcel.NewCodec()
 	if err != nil {
 		return nil, fmt.Errorf("make link: %w", err)

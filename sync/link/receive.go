@@ -79,6 +79,8 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 		f.receiveEDU(w, p)
 	case *parcel.Kept:
 		f.later(func(ctx context.Context) func() { return f.takeReceipt(ctx, p) })
+	case *parcel.Seen:
+		f.later(func(ctx context.Context) func() { return f.takeSeen(ctx, p) })
 	case *parcel.Want:
 		f.later(func(ctx context.Context) func() { return f.takeWant(ctx, p) })
 	case *parcel.Request:
@@ -250,6 +252,7 @@ func (f *far) takeReceipt(ctx context.Context, k *parcel.Kept) func() {
 		if len(ids) > 0 {
 			f.stalls = 0
 			f.more = true
+			f.l.moved(f)
 		}
 		f.watch()
 		f.pump()

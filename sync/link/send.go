@@ -338,6 +338,9 @@ func (f *far) sendItems(w *way, priority int) {
 			f.l.c.Observe(Event{What: "sent", Peer: f.p, Transport: w.t.Name(), Event: it.ID, Room: it.Room, Bytes: size / n})
 		}
 	}
+	if took > 0 {
+		f.feed.Left(batch[:n], w.t.Name())
+	}
 	f.items = f.items[n:]
 	if len(f.items) == 0 {
 		f.notesDue = false

@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -33,6 +34,9 @@ type Outbox struct {
 	self   peer.ID
 	server string
 	judge  *precedence.Judge
+
+	// Clock is read for what is shown to people; the zero time: it is not known. nil: time.Now. Set it before anything else is called.
+	Clock func() time.Time
 
 	mu     sync.Mutex
 	epoch  uint32
@@ -50,6 +54,18 @@ func Open(ctx context.Context, db *store.DB, judge *precedence.Judge, self peer.
 		return nil, fmt.Errorf("open outbox: %w", err)
 	}
 	return o, nil
+}
+
+// now is the time in ms, 0 when it is not known.
+func (o *Outbox) now() int64 {
+	t := time.Now()
+	if o.Clock != nil {
+		t = o.Clock()
+	}
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
 }
 
 // Epoch is the epoch of this box's own logs and EDUs.
