@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"hallig/radio"
 	"hallig/radio/serial"
+	"hallig/sync/peer"
 )
 
 // modemOf is the modem that a line of the configuration speaks of.
@@ -48,6 +50,13 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 		Open:          func(ctx context.Context) (io.ReadWriteCloser, error) { return opener.Open(ctx) },
 		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU, Lead: air.Lead,
 		Band: line.InBand(), AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+strings.ReplaceAll(lineName(line.Device), ":", "-")+".json"), Air: air.Packet,
+		Shared: line.Stations == "shared", Station: b.stationName(), Polls: line.Polls,
 		Log: b.log.With("room", "radio", "port", line.Device),
 	}
+}
+
+// stationName is what this box is called on a shared channel: the beginning of its key, so that others know it again.
+func (b *Box) stationName() uint32 {
+	brief := peer.IDOf(publicKey(b.id.box)).Brief()
+	return binary.LittleEndian.Uint32(brief[:4])
 }

@@ -14,6 +14,7 @@ import (
 
 	"hallig/radio/airtime"
 	"hallig/radio/arq"
+	"hallig/radio/channel"
 	"hallig/radio/frame"
 )
 
@@ -31,12 +32,12 @@ type Port struct {
 	known bool // the band
 
 	mu      sync.Mutex // guards all below; never held during a callback or an operation on the port
-	link    *arq.Link
+	link    wire
 	budget  *airtime.Budget
 	serving bool
 	open    bool
-	starved bool // somebody was told "no room", and waits for ready
-	tell    []arq.Event
+	starved [channel.MostStations]bool // who sends to it was told "no room", and waits for ready
+	tell    []channel.Event
 	unread  int // bytes of received messages in tell
 	in      struct{ bytes uint64 }
 	kick    chan struct{} // the loop should look again
@@ -57,25 +58,28 @@ func New(cfg Config) *Port {
 	}
 	band, known := airtime.Lookup(cfg.Band)
 	budget := airtime.New(band)
-	return &Port{
-		cfg:    cfg,
-		log:    cfg.Log,
-		budget: budget,
-		known:  known,
-		link: arq.New(arq.Config{
-			BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
-			MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
-			Budget: budget, Air: cfg.Air,
-		}),
-		kick: make(chan struct{}, 1),
-		told: make(chan struct{}, 1),
+	p := &Port{cfg: cfg, log: cfg.Log, budget: budget, known: known, kick: make(chan struct{}, 1), told: make(chan struct{}, 1)}
+	link := arq.Config{
+		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
+		MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
+		Budget: budget, Air: cfg.Air,
 	}
+	if cfg.Shared {
+		if cfg.Station == 0 {
+			cfg.Station = uint32(cfg.Seed>>32) | 1
+		}
+		p.link = channel.New(channel.Config{Link: link, Station: cfg.Station, Polls: cfg.Polls})
+	} else {
+		p.link = single{arq.New(link)}
+	}
+	return p
 }
 
 // Name is "serial:" and the configured name.
 func (p *Port) Name() string { return "serial:" + p.cfg.Name }
 
-// Addr is the name of the far end, the same for the life of the port.
+// Addr is the name of the far end of a port that has but one, the same for the life of the port. Those of a shared channel
+// are NAME#1 to NAME#16; which box is behind one may change with every up.
 func (p *Port) Addr() string { return p.cfg.Name + "#far" }
 
 // Serve runs the port until ctx ends. A port that cannot be opened or breaks is tried again within a second, for ever.
@@ -102,10 +106,10 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	var teller sync.WaitGroup
 	teller.Go(func() {
 		p.teach(ended, callbacks{
-			up:       func() { up(p.Addr(), c.BitsPerSecond, c.MTU) },
-			down:     func() { down(p.Addr()) },
-			received: func(b []byte) { received(p.Addr(), b) },
-			ready:    func() { ready(p.Addr()) },
+			up:       func(n int) { up(p.addr(n), c.BitsPerSecond, c.MTU) },
+			down:     func(n int) { down(p.addr(n)) },
+			received: func(n int, b []byte) { received(p.addr(n), b) },
+			ready:    func(n int) { ready(p.addr(n)) },
 		})
 	})
 	p.keepOpen(ctx)
@@ -246,14 +250,20 @@ func (p *Port) collect() {
 	}
 	p.tell = append(p.tell, events...)
 	p.link.SetFull(p.unread > mostUnread)
-	if len(p.tell) > 0 || p.room() {
+	if len(p.tell) > 0 || p.room() >= 0 {
 		poke(p.told)
 	}
 }
 
-// room says whether somebody waits for room and there is enough to be worth the call. Called with mu held.
-func (p *Port) room() bool {
-	return p.starved && p.link.Up() && p.link.Free(frame.Priorities-1) > p.link.Config().MTU
+// room finds a far end for which somebody waits for room and there is enough to be worth the call; -1: none. Called with mu
+// held.
+func (p *Port) room() int {
+	for n, starved := range p.starved {
+		if starved && p.link.Up(n) && p.link.Free(n, frame.Priorities-1) > p.link.Config().MTU {
+			return n
+		}
+	}
+	return -1
 }
 
 func poke(c chan struct{}) {
@@ -264,8 +274,8 @@ func poke(c chan struct{}) {
 }
 
 type callbacks struct {
-	up, down, ready func()
-	received        func([]byte)
+	up, down, ready func(station int)
+	received        func(station int, message []byte)
 }
 
 // teach calls the callbacks until ended, and then for what is left.
@@ -290,34 +300,34 @@ func (p *Port) tellAll(c callbacks, over bool) {
 		events := p.tell
 		p.tell = nil
 		room := p.room()
-		if room {
-			p.starved = false
+		if room >= 0 {
+			p.starved[room] = false
 		}
 		p.mu.Unlock()
-		if len(events) == 0 && !room {
+		if len(events) == 0 && room < 0 {
 			return
 		}
 		for _, e := range events {
 			switch e.Kind {
 			case arq.Up:
-				p.log.Info("radio contact")
-				c.up()
+				p.log.Info("radio contact", "far", p.addr(e.Station))
+				c.up(e.Station)
 			case arq.Down:
 				if !over {
-					p.log.Info("radio contact lost")
+					p.log.Info("radio contact lost", "far", p.addr(e.Station))
 				}
-				c.down()
+				c.down(e.Station)
 			case arq.Received:
 				if !over {
-					c.received(e.Message)
+					c.received(e.Station, e.Message)
 				}
 				p.read(len(e.Message))
 			case arq.Done:
 				finish(e.Token.(func(error)), e.Err)
 			}
 		}
-		if room {
-			c.ready()
+		if room >= 0 {
+			c.ready(room)
 		}
 	}
 }
@@ -334,13 +344,14 @@ func (p *Port) read(n int) {
 // never from within Send: nil when the message has arrived in the far end's memory, otherwise an error.
 func (p *Port) Send(addr string, priority int, message []byte, done func(error)) {
 	p.mu.Lock()
-	if !p.serving || addr != p.Addr() {
+	n, err := p.station(addr)
+	if !p.serving || err != nil {
 		p.mu.Unlock()
 		err := fmt.Errorf("send to %s over %s: %w", addr, p.Name(), ErrDown)
 		go finish(done, err) // ends with the callback
 		return
 	}
-	p.link.Send(priority, message, done)
+	p.link.Send(n, priority, message, done)
 	p.collect()
 	p.mu.Unlock()
 	poke(p.kick)
@@ -361,12 +372,13 @@ func finish(done func(error), err error) {
 func (p *Port) Free(addr string, priority int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if addr != p.Addr() {
+	station, err := p.station(addr)
+	if err != nil {
 		return 0
 	}
-	n := p.link.Free(priority)
+	n := p.link.Free(station, priority)
 	if n <= 0 {
-		p.starved = true
+		p.starved[station] = true
 	}
 	return n
 }
@@ -376,10 +388,11 @@ func (p *Port) Free(addr string, priority int) int {
 func (p *Port) SetKeys(addr string, send, receive []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if addr != p.Addr() {
-		return fmt.Errorf("set keys of %s on %s: no such far end", addr, p.Name())
+	n, err := p.station(addr)
+	if err != nil {
+		return fmt.Errorf("set keys: %w", err)
 	}
-	err := p.link.SetKeys(send, receive)
+	err = p.link.SetKeys(n, send, receive)
 	p.collect()
 	poke(p.kick)
 	return err
@@ -396,7 +409,8 @@ func (p *Port) Stats() Stats {
 		BytesSent: s.BytesSent, BytesReceived: p.in.bytes, FramesSent: s.FramesSent, FramesReceived: s.FramesReceived,
 		Retransmissions: s.Retransmissions, FramesRefused: s.FramesRefused, MessagesSent: s.MessagesSent,
 		MessagesReceived: s.MessagesReceived, Contacts: s.Contacts, Airtime: s.Airtime,
-		BitsPerSecond: p.link.Config().BitsPerSecond, Up: p.link.Up(), PortOpen: p.open, Keyed: p.link.Keyed(),
+		BitsPerSecond: p.link.Config().BitsPerSecond, Up: s.Stations > 0, PortOpen: p.open, Keyed: p.link.Keyed(),
+		Stations: s.Stations, Overheard: s.Overheard, Exchanges: s.Exchanges, Unanswered: s.Unanswered,
 	}
 }
 

@@ -47,6 +47,12 @@ type Config struct {
 	// Air is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
 	Air func(n int) time.Duration
 
+	// Shared: more than one far end hears this channel (radio/channel). Every station on it must be set so, and be half duplex. Station is
+	// this one's name there, the same at every start and unlike the others'; 0: drawn. Polls: it gives out the turns, as the master of a bus.
+	Shared  bool
+	Station uint32
+	Polls   bool
+
 	Seed uint64       // mixed into back-off and epochs, for tests; 0: random
 	Log  *slog.Logger // with the port's name in it; nil: silent
 }
@@ -62,7 +68,10 @@ type Stats struct {
 	Contacts                   uint64        // times the far end was found
 	Airtime                    time.Duration // time this end has transmitted
 	BitsPerSecond              int           // current line rate
-	Up, PortOpen, Keyed        bool
+	Up, PortOpen, Keyed        bool          // Keyed: of a shared channel, all stations with contact
+	Stations                   int           // far ends with contact
+	Overheard, Exchanges       uint64        // of a shared channel: frames between others; exchanges begun here
+	Unanswered                 uint64        // questions without an answer
 
 	// The band's duty cycle, if it has one: what each hour allows, what may be sent at once, and how long the next frame has to wait.
 	AirLimited                bool

@@ -31,6 +31,10 @@ type Serial struct {
 	Band     string `json:"band,omitempty"`
 	CallSign string `json:"call_sign,omitempty"` // of the station, DL1ABC-7; amateur: must be said
 
+	// Stations is "shared" where more than one other box hears this channel or bus; every box on it must be set so. "": one far end.
+	Stations string `json:"stations,omitempty"`
+	Polls    bool   `json:"polls,omitempty"` // shared: this box gives out the turns, as the master of an RS-485 bus; one box only
+
 	TNCPort     int `json:"tnc_port,omitempty"`     // kiss: which radio of the TNC
 	Persistence int `json:"persistence,omitempty"`  // kiss, meshcore: chance of 256 to send on a free channel; 0: 255
 	SlotTimeMS  int `json:"slot_time_ms,omitempty"` // kiss, meshcore: between two tries; 0: 100
@@ -112,6 +116,9 @@ func (s Serial) Check(at string) error {
 	if err := s.checkBand(at); err != nil {
 		return err
 	}
+	if err := s.checkStations(at); err != nil {
+		return err
+	}
 	if s.Modem == "at" && strings.ContainsFunc(s.Number, func(c rune) bool { return !strings.ContainsRune("0123456789+*#,TPWtpw", c) }) {
 		return wrong(at+"number", "darf nur aus Ziffern und + * # , T P W bestehen, zum Beispiel T0484123456", "may only hold digits and + * # , T P W, for example T0484123456")
 	}
@@ -186,6 +193,18 @@ func (s Serial) checkBand(at string) error {
 
 // milliwatts as dBm, rounded up: 25 mW are 14 dBm, 500 mW are 27.
 func milliwatts(n int) int { return int(math.Ceil(10*math.Log10(float64(max(n, 1))) - 0.5)) }
+
+func (s Serial) checkStations(at string) error {
+	switch {
+	case s.Stations != "" && s.Stations != "shared":
+		return wrong(at+"stations", "kann nur \"shared\" sein (mehrere Boxen auf einem Kanal); bei einer einzigen Gegenstelle bitte weglassen", "can only be \"shared\" (several boxes on one channel); with a single far end please leave it out")
+	case s.Stations == "" && s.Polls:
+		return wrong(at+"polls", "gibt es nur mit \"stations\": \"shared\"", "exists with \"stations\": \"shared\" only")
+	case s.Stations != "" && (s.Modem == "null" || s.Modem == "at" || s.Modem == "" && !s.HalfDuplex):
+		return wrong(at+"stations", "braucht einen Kanal, den alle hören: transparent, rs485, kiss, rnode oder meshcore", "needs a channel that all hear: transparent, rs485, kiss, rnode or meshcore")
+	}
+	return nil
+}
 
 func (s Serial) checkNetwork(at string) error {
 	addr, ok := strings.CutPrefix(s.Device, "tcp:")

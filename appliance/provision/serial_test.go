@@ -101,3 +101,23 @@ func TestWrongLines(t *testing.T) {
 		}
 	}
 }
+
+// Several stations need a channel that all hear, and only one of them gives out the turns.
+func TestStations(t *testing.T) {
+	for _, tc := range []struct {
+		s    Serial
+		want string
+	}{
+		{Serial{Device: "/dev/ttyUSB0", Modem: "rs485", Stations: "shared", Polls: true}, ""},
+		{Serial{Device: "/dev/ttyUSB0", HalfDuplex: true, Stations: "shared"}, ""},
+		{Serial{Device: "/dev/ttyUSB0", Modem: "rs485", Polls: true}, "x.polls"},
+		{Serial{Device: "/dev/ttyUSB0", Modem: "rs485", Stations: "many"}, "x.stations"},
+		{Serial{Device: "/dev/ttyUSB0", Modem: "null", Stations: "shared"}, "x.stations"},
+		{Serial{Device: "/dev/ttyUSB0", Stations: "shared"}, "x.stations"},
+	} {
+		err := tc.s.Check("x")
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: %v, want an error about %q", tc.s, err, tc.want)
+		}
+	}
+}

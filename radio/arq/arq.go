@@ -32,7 +32,9 @@
 // An acknowledgement means "arrived in the far end's memory", not more. Hostile input costs at most the window (64
 // frames) and one message under assembly for each priority.
 //
-// Known limits: one far end for each port. Anyone who can transmit can end a contact that is not keyed by saying hello.
+// A Link has one far end. Several stations on one channel hold a Link for each other (radio/channel, shared.go).
+//
+// Known limits: anyone who can transmit can end a contact that is not keyed by saying hello.
 package arq
 
 import (
@@ -79,6 +81,10 @@ type Config struct {
 	Budget *airtime.Budget
 	// Air, if set, is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
 	Air func(n int) time.Duration
+
+	// Shared: more than these two ends hear each other. Who may begin is decided above (radio/channel); hellos name both.
+	Shared       bool
+	Station, Far uint32 // Shared: our name and that of the far end
 }
 
 func (c *Config) fill() {
@@ -249,6 +255,7 @@ type Link struct {
 	askedMore  bool // our question said that more is coming
 	inBurst    bool // the far end is in the middle of a transmission
 	twice      bool // its last frame comes a second time
+	held       bool // our data wait (Hold)
 	frameAt    time.Time
 	heardAt    time.Time
 	holdUntil  time.Time // the far end goes first
@@ -371,7 +378,7 @@ func (l *Link) random(d time.Duration) time.Duration {
 	return time.Duration(l.rng.Int64N(int64(d)))
 }
 
-// Hello body: version, flags (reserved), sender's epoch, the epoch heard from the other end or 0.
+// Hello body: version, sender's epoch, the epoch heard from the other end or 0; on a shared channel both names (shared.go).
 const (
 	helloVersion = 1
 	helloSize    = 9
@@ -382,11 +389,11 @@ func (l *Link) helloFrame(poll bool) frame.Frame {
 	b[0] = helloVersion
 	binary.LittleEndian.PutUint32(b[1:], l.my)
 	binary.LittleEndian.PutUint32(b[5:], l.peer)
-	return frame.Frame{Type: frame.Hello, Poll: poll, Body: b}
+	return frame.Frame{Type: frame.Hello, Poll: poll, Body: l.named(b)}
 }
 
 func (l *Link) hello(now time.Time, f *frame.Frame) {
-	if len(f.Body) < helloSize || f.Body[0] != helloVersion {
+	if len(f.Body) < helloSize || f.Body[0] != helloVersion || !l.forUs(f.Body) {
 		l.stats.FramesRefused++
 		return
 	}

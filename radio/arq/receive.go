@@ -80,7 +80,7 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 		l.accept(&f)
 	}
 	if f.Poll {
-		l.heard = f.Odd
+		l.heard = f.Odd || l.cfg.Shared && f.More && f.Type == frame.Control
 	}
 	l.pass(now, &f, answer)
 }

@@ -69,7 +69,9 @@ func (l *Link) Send(priority int, data []byte, token any) {
 
 // choose finds what to send next: a lost frame, or else the priority to make a new frame of (-1: nothing).
 func (l *Link) choose() (again *outFrame, fresh int) {
-	fresh = -1
+	if fresh = -1; l.held {
+		return nil, fresh
+	}
 	if l.nxt-l.una < window {
 		fresh = l.freshest()
 	}

@@ -46,7 +46,7 @@ func (l *Link) slot() time.Duration { return l.cfg.TurnDelay + l.cfg.airtime(16)
 
 // backoff spreads the two ends after trouble that may have been a collision.
 func (l *Link) backoff() time.Duration {
-	if l.cfg.FullDuplex || l.fails == 0 && !l.contended {
+	if l.cfg.FullDuplex || l.cfg.Shared || l.fails == 0 && !l.contended {
 		return 0
 	}
 	var d time.Duration
@@ -97,6 +97,10 @@ func (l *Link) late(now time.Time) bool {
 		l.peer = suspect
 		return true
 	}
+	if l.cfg.Shared {
+		l.question(now) // two may have begun at once: what that cost once must not be lost a second time
+		return false
+	}
 	n, one := l.unresolved()
 	if _, work := l.pending(); n > 1 && work && l.fails == 1 && !l.cfg.FullDuplex {
 		// Of several frames some will have arrived, so it is the answer that was lost: the next one will tell of both.
@@ -128,7 +132,7 @@ func (l *Link) begin(now time.Time, askOnly bool) {
 }
 
 func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
-	if quiet := l.heardAt.Add(l.carrierGap()); quiet.After(now) && !l.cfg.FullDuplex && l.peer == 0 {
+	if quiet := l.heardAt.Add(l.carrierGap()); quiet.After(now) && !l.cfg.FullDuplex && !l.cfg.Shared && l.peer == 0 {
 		if l.helloAt.Before(quiet) {
 			l.helloAt = quiet.Add(l.random(l.slot()))
 		}
@@ -165,6 +169,9 @@ func (l *Link) askAt() time.Time {
 // nextHalf is Next with contact, half duplex.
 func (l *Link) nextHalf(now time.Time) ([]byte, time.Time) {
 	quiet := l.heardAt.Add(l.carrierGap())
+	if l.cfg.Shared {
+		quiet = now // the channel has seen to it
+	}
 	if l.inBurst {
 		if over := l.heardAt.Add(l.burstGap()); over.After(now) {
 			return nil, over

@@ -15,8 +15,9 @@ const (
 	Damage             // as on a bare line: some bytes are wrong
 )
 
-// Config of a medium between two ends.
+// Config of a medium.
 type Config struct {
+	Ends          int           // how many there are; 0: 2
 	BitsPerSecond int           // 0: 9600
 	BitsPerByte   int           // 0: 10, as in 8N1
 	TurnDelay     time.Duration // from the first byte written on a silent line to its begin on the air
@@ -30,6 +31,9 @@ type Config struct {
 }
 
 func (c *Config) fill() {
+	if c.Ends < 2 {
+		c.Ends = 2
+	}
 	if c.BitsPerSecond <= 0 {
 		c.BitsPerSecond = 9600
 	}
@@ -41,7 +45,7 @@ func (c *Config) fill() {
 // Counters of one direction.
 type Counters struct {
 	Bytes, Frames, Lost uint64 // given to the medium; frames hit by FrameLoss
-	Collided            uint64 // pieces not heard because the receiver was sending
+	Collided            uint64 // pieces not heard because the receiver, or another end that it hears, was sending
 	Busy                time.Duration
 }
 
@@ -51,19 +55,25 @@ type Air struct {
 	cfg  Config
 	rng  *rand.Rand
 	cut  bool
-	ends [2]airEnd
+	ends []airEnd
 }
 
 type airEnd struct {
 	from, free time.Time // the current or last transmission
-	inFrame    bool
-	losing     bool
+	paths      []path    // to each end
 	counters   Counters
+}
+
+// path is how one end is heard at another.
+type path struct {
+	deaf    bool // out of reach
+	inFrame bool
+	losing  bool
 }
 
 // Arrival is a piece of a transmission at its receiver.
 type Arrival struct {
-	To         int
+	From, To   int
 	Begin, End time.Time // when its first bit begins and its last bit ends there
 	Bytes      []byte
 }
@@ -71,7 +81,17 @@ type Arrival struct {
 // NewAir makes a medium.
 func NewAir(cfg Config) *Air {
 	cfg.fill()
-	return &Air{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6574686572))}
+	a := &Air{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6574686572)), ends: make([]airEnd, cfg.Ends)}
+	for i := range a.ends {
+		a.ends[i].paths = make([]path, cfg.Ends)
+		a.ends[i].paths[i].deaf = true
+	}
+	return a
+}
+
+// SetReach says whether two ends can hear each other. At first all can.
+func (a *Air) SetReach(x, y int, reach bool) {
+	a.ends[x].paths[y].deaf, a.ends[y].paths[x].deaf = !reach, !reach
 }
 
 // Cut takes the medium away (everything is lost) or gives it back.
@@ -90,7 +110,7 @@ func (a *Air) airtime(n int) time.Duration {
 	return time.Duration(int64(n) * int64(a.cfg.BitsPerByte) * int64(time.Second) / int64(a.cfg.BitsPerSecond))
 }
 
-// Send puts bytes on the air, behind what the same end is still sending.
+// Send puts bytes on the air, behind what the same end is still sending. The arrivals are in the order of their End.
 func (a *Air) Send(now time.Time, from int, b []byte) []Arrival {
 	e := &a.ends[from]
 	if e.free.Before(now) {
@@ -104,59 +124,77 @@ func (a *Air) Send(now time.Time, from int, b []byte) []Arrival {
 	var out []Arrival
 	for len(b) > 0 {
 		n := min(piece, len(b))
-		arrival := Arrival{To: 1 - from, Begin: e.free.Add(a.cfg.Delay)}
+		begin := e.free.Add(a.cfg.Delay)
 		e.free = e.free.Add(a.airtime(n))
-		arrival.End = e.free.Add(a.cfg.Delay)
-		arrival.Bytes = a.weather(e, b[:n])
-		b = b[n:]
-		if len(arrival.Bytes) > 0 {
-			out = append(out, arrival)
+		first := true
+		for to := range e.paths {
+			if e.paths[to].deaf {
+				continue
+			}
+			arrival := Arrival{From: from, To: to, Begin: begin, End: e.free.Add(a.cfg.Delay)}
+			arrival.Bytes = a.weather(&e.paths[to], &e.counters, first, b[:n])
+			first = false
+			if len(arrival.Bytes) > 0 {
+				out = append(out, arrival)
+			}
 		}
+		b = b[n:]
 	}
 	return out
 }
 
-// weather is what the medium does to a piece.
-func (a *Air) weather(e *airEnd, b []byte) []byte {
+// weather is what the medium does to a piece on its way to one end; with count its frames are counted.
+func (a *Air) weather(p *path, c *Counters, count bool, b []byte) []byte {
 	out := make([]byte, 0, len(b))
-	for _, c := range b {
-		if c != a.cfg.Delimiter && !e.inFrame {
-			e.inFrame = true
-			e.counters.Frames++
-			if e.losing = a.rng.Float64() < a.cfg.FrameLoss; e.losing {
-				e.counters.Lost++
+	for _, x := range b {
+		if x != a.cfg.Delimiter && !p.inFrame {
+			p.inFrame = true
+			p.losing = a.rng.Float64() < a.cfg.FrameLoss
+			if count {
+				c.Frames++
+			}
+			if p.losing {
+				c.Lost++
 			}
 		}
-		lost := e.losing
-		if c == a.cfg.Delimiter {
-			e.inFrame, e.losing = false, false
+		lost := p.losing
+		if x == a.cfg.Delimiter {
+			p.inFrame, p.losing = false, false
 		}
 		switch {
 		case lost && a.cfg.LossAs == Vanish:
 			continue
-		case lost && c != a.cfg.Delimiter:
-			c ^= byte(1 + a.rng.IntN(255)) // may make a delimiter: frames break in two, too
+		case lost && x != a.cfg.Delimiter:
+			x ^= byte(1 + a.rng.IntN(255)) // may make a delimiter: frames break in two, too
 		case a.cfg.BitErrors > 0:
 			for bit := range 8 {
 				if a.rng.Float64() < a.cfg.BitErrors {
-					c ^= 1 << bit
+					x ^= 1 << bit
 				}
 			}
 		}
-		out = append(out, c)
+		out = append(out, x)
 	}
 	return out
 }
 
 // Hear says at an arrival's End whether its receiver hears it.
 func (a *Air) Hear(r Arrival) bool {
-	if a.cut {
+	if a.cut || a.ends[r.From].paths[r.To].deaf {
 		return false
 	}
-	e := &a.ends[r.To]
-	if !a.cfg.FullDuplex && e.from.Before(r.End) && e.free.After(r.Begin) {
-		a.ends[1-r.To].counters.Collided++
-		return false
+	if a.cfg.FullDuplex {
+		return true
+	}
+	for i := range a.ends {
+		e := &a.ends[i]
+		if i == r.From || i != r.To && e.paths[r.To].deaf {
+			continue
+		}
+		if e.from.Before(r.End) && e.free.After(r.Begin) {
+			a.ends[r.From].counters.Collided++
+			return false
+		}
 	}
 	return true
 }

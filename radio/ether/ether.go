@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-// Package ether is a simulated medium between two ends: line rate, turn-around, lost frames, bit errors, half duplex
+// Package ether is a simulated medium between two ends, or among several that share it: line rate, turn-around, lost frames, bit errors, half duplex
 // with collisions, cuts; everything random comes from a seed.
 //
 // It comes in three forms. Air is the medium as a value, under a clock moved by hand. Ether gives two streams that can be
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -23,17 +24,20 @@ var ErrUnplugged = errors.New("unplugged")
 // tty is how many bytes an end takes before Write blocks, as a tty's buffer does.
 const tty = 4096
 
-// Ether is a live medium between two ends, 0 and 1.
+// Ether is a live medium; its ends are numbered from 0.
 type Ether struct {
 	mu        sync.Mutex
 	air       *Air
-	ends      [2]*End
-	unplugged [2]bool
-	pending   [2][]Arrival // by receiver, in the order of their End
+	ends      []*End
+	unplugged []bool
+	pending   [][]Arrival // by receiver, in the order of their End
 }
 
 // New makes a medium.
-func New(cfg Config) *Ether { return &Ether{air: NewAir(cfg)} }
+func New(cfg Config) *Ether {
+	cfg.fill()
+	return &Ether{air: NewAir(cfg), ends: make([]*End, cfg.Ends), unplugged: make([]bool, cfg.Ends), pending: make([][]Arrival, cfg.Ends)}
+}
 
 // Open plugs a stream into an end. An end that is open already is busy.
 func (e *Ether) Open(end int) (*End, error) {
@@ -61,7 +65,14 @@ func (e *Ether) Unplug(end int, out bool) {
 	}
 }
 
-// Cut takes the medium away in both directions, unnoticed by the ends, or gives it back.
+// SetReach says whether two ends can hear each other.
+func (e *Ether) SetReach(x, y int, reach bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.air.SetReach(x, y, reach)
+}
+
+// Cut takes the medium away in all directions, unnoticed by the ends, or gives it back.
 func (e *Ether) Cut(cut bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -80,6 +91,16 @@ func (e *Ether) Counters(end int) Counters {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.air.Counters(end)
+}
+
+// arrive puts an arrival among those that its receiver waits for. Called with mu held.
+func (e *Ether) arrive(a Arrival) {
+	q := e.pending[a.To]
+	i := len(q)
+	for i > 0 && q[i-1].End.After(a.End) {
+		i--
+	}
+	e.pending[a.To] = slices.Insert(q, i, a)
 }
 
 // hear hands over what has arrived at an end by now.
@@ -137,13 +158,12 @@ func (n *End) Write(b []byte) (int, error) {
 			continue
 		}
 		arrivals := e.air.Send(now, n.number, b)
-		to := 1 - n.number
-		e.pending[to] = append(e.pending[to], arrivals...)
-		e.mu.Unlock()
 		for _, a := range arrivals {
+			e.arrive(a)
 			// Ends by itself when the bytes have arrived, at most a tty's buffer from now.
-			time.AfterFunc(a.End.Sub(now), func() { e.hear(to) })
+			time.AfterFunc(a.End.Sub(now), func() { e.hear(a.To) })
 		}
+		e.mu.Unlock()
 		return len(b), nil
 	}
 }

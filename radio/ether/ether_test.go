@@ -162,3 +162,36 @@ func TestStreams(t *testing.T) {
 		time.Sleep(time.Minute) // what is on its way has come or gone
 	})
 }
+
+// Three ends on one channel: who transmits is heard by all in reach; two at once are heard by nobody who hears both.
+func TestSharedMedium(t *testing.T) {
+	now := time.Unix(1, 0)
+	heard := func(a *Air, arrivals []Arrival) (n [3]int) {
+		for _, r := range arrivals {
+			if a.Hear(r) {
+				n[r.To] += len(r.Bytes)
+			}
+		}
+		return n
+	}
+	a := NewAir(Config{Ends: 3, BitsPerSecond: 1200})
+	if got, want := heard(a, a.Send(now, 0, make([]byte, 50))), [3]int{0, 50, 50}; got != want {
+		t.Errorf("one speaks: heard %v, want %v", got, want)
+	}
+	now = now.Add(time.Minute)
+	both := append(a.Send(now, 0, make([]byte, 50)), a.Send(now, 1, make([]byte, 50))...)
+	if got := heard(a, both); got != [3]int{} {
+		t.Errorf("two speak at once: heard %v, want nothing", got)
+	}
+	a.SetReach(0, 2, false) // 2 hears 1 only, and 0 does not hear 2
+	now = now.Add(time.Minute)
+	both = append(a.Send(now, 0, make([]byte, 50)), a.Send(now, 1, make([]byte, 50))...)
+	if got, want := heard(a, both), [3]int{0, 0, 50}; got != want {
+		t.Errorf("two speak, one hidden from 2: heard %v, want %v", got, want)
+	}
+	now = now.Add(time.Minute)
+	hidden := append(a.Send(now, 0, make([]byte, 50)), a.Send(now, 2, make([]byte, 50))...)
+	if got := heard(a, hidden); got != [3]int{} {
+		t.Errorf("two hidden from each other speak to the one between: heard %v, want nothing", got)
+	}
+}
