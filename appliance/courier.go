@@ -53,6 +53,7 @@ func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 		},
 		Receipt: func(id peer.ID, k *parcel.Kept) { l.Receipt(id, k) },
 		Longer:  l.Longer, Ahead: l.Ahead,
+		Sealed:  func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
 		Observe: b.observeCourier, Log: b.log.With("room", "courier"),
 	})
 	b.exchange.parts.Courier = c

@@ -60,6 +60,7 @@ type CourierBox struct {
 	Again    int    `json:"again,omitempty"`
 	Refused  int    `json:"refused,omitempty"`
 	Waiting  int    `json:"waiting,omitempty"`
+	Carried  int    `json:"carried,omitempty"`
 	EDUs     int    `json:"edus,omitempty"`
 	Known    int    `json:"known,omitempty"`
 	Receipt  bool   `json:"receipt,omitempty"`

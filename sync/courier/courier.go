@@ -44,6 +44,8 @@ type Config struct {
 	// Receipt is told what a box says that it keeps; Longer, which logs have become longer by what a box gave. May be nil.
 	Receipt func(peer.ID, *parcel.Kept)
 	Longer  func(from peer.ID, logs []parcel.Vector)
+	// Sealed takes a parcel that is sealed to this box or is to be carried on, whoever brings it. It must not block. May be nil.
+	Sealed func(from peer.ID, p *parcel.Sealed)
 	// Ahead is told when a box has more of our logs than we. May be nil.
 	Ahead func()
 	// Observe is told what travels; it must not block. May be nil.
@@ -123,6 +125,7 @@ type BoxReport struct {
 	Again    int    `json:"again,omitempty"`   // events that were here already
 	Refused  int    `json:"refused,omitempty"` // events that the room did not take
 	Waiting  int    `json:"waiting,omitempty"` // segments of which something is still missing here
+	Carried  int    `json:"carried,omitempty"` // sealed parcels of others that came
 	EDUs     int    `json:"edus,omitempty"`    // messages between devices, receipts, device lists
 	Known    int    `json:"known,omitempty"`   // segments that had been taken before, or were there already
 	Receipt  bool   `json:"receipt,omitempty"` // the box told newly what it keeps

@@ -34,6 +34,9 @@
 // Names are never taken from the directory: a box looks for the two indexes of each box in its roster, and opens what these name, without following links, regular files
 // of the said size only. What does not verify changes nothing and is counted (Report.Bad). An old letter put back on a stick does nothing.
 //
+// Sealed parcels that the box carries for others go along, to their reader and, as copies, to paired boxes (custody.go). Only for these a box also looks at indexes of
+// boxes that it does not know, 64 at most.
+//
 // # Texts on paper
 //
 // A Sheet is the same kind of segment as text for QR codes (sheet.go).

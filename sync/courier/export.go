@@ -82,7 +82,10 @@ func (e *export) run(ctx context.Context) error {
 	if err := e.commit(ctx); err != nil || full != nil {
 		return errors.Join(err, full)
 	}
-	return e.allEvents(ctx, peers)
+	if err := e.allEvents(ctx, peers); err != nil {
+		return err
+	}
+	return e.sealed(ctx, peers)
 }
 
 // clear reads what this box has on the stick and drops what is kept by its reader, damaged or of another epoch.
@@ -113,6 +116,14 @@ func (e *export) clear(ctx context.Context, peers []peer.Peer) error {
 func (e *export) keep(ctx context.Context, old *index, peers []peer.Peer) error {
 	broken := map[peer.Brief]bool{}
 	for _, it := range old.entries {
+		if it.kind == kindSealed {
+			if keep, err := e.keepSealed(ctx, it); err != nil {
+				return err
+			} else if _, err := readSegment(e.d, e.c.self, &it); keep && err == nil {
+				e.x.entries = append(e.x.entries, it)
+			}
+			continue
+		}
 		p, ok := byBrief(peers, it.reader)
 		if !ok || broken[it.reader] {
 			continue

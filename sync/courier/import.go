@@ -38,8 +38,8 @@ func (c *Courier) Import(ctx context.Context, d Disk, note func(Progress)) (*Rep
 			return report, fmt.Errorf("import of %s: %w", p.Server, err)
 		}
 	}
-	report.Foreign = c.foreign(d)
-	return report, nil
+	report.Foreign = len(c.unknown(d))
+	return report, c.strangers(ctx, d, report)
 }
 
 // importBox takes in what one box has for this one, in the order of its index.
@@ -76,7 +76,7 @@ func (c *Courier) importBox(ctx context.Context, d Disk, p peer.Peer, report *Re
 			continue
 		}
 		report.Bytes += int64(len(raw))
-		if err := c.open(ctx, p, it.hash, raw, &box, report, it.name(p.ID)); err != nil {
+		if err := c.open(ctx, p, it, raw, &box, report, it.name(p.ID)); err != nil {
 			return err
 		}
 		note(Progress{Step: "import", Box: p.Server, Events: box.Events + box.Again, Bytes: report.Bytes})
@@ -84,9 +84,12 @@ func (c *Courier) importBox(ctx context.Context, d Disk, p peer.Peer, report *Re
 	return nil
 }
 
-// open takes in one segment.
-func (c *Courier) open(ctx context.Context, p peer.Peer, hash [32]byte, raw []byte, box *BoxReport, report *Report, name string) error {
+// open takes in one segment, which must be of the kind that the index says.
+func (c *Courier) open(ctx context.Context, p peer.Peer, it *entry, raw []byte, box *BoxReport, report *Report, name string) error {
 	s, err := unseal(raw, c.c.Codec, c.id, c.self, p.ID)
+	if err == nil && s.kind != it.kind {
+		err = errMalformed
+	}
 	if err != nil {
 		report.note(name, err)
 		return nil
@@ -103,34 +106,18 @@ func (c *Courier) open(ctx context.Context, p peer.Peer, hash [32]byte, raw []by
 	if err != nil {
 		return err
 	}
+	if s.kind == kindSealed {
+		return nil // read again as long as it lies there: who takes it knows it again
+	}
 	if !whole {
 		box.Waiting++
 		return nil
 	}
-	err = c.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.TakeSegment(hash, string(p.ID)) })
+	err = c.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.TakeSegment(it.hash, string(p.ID)) })
 	if err != nil {
 		return fmt.Errorf("note segment: %w", err)
 	}
 	return nil
-}
-
-// foreign counts the boxes on the stick that are not in the roster.
-func (c *Courier) foreign(d Disk) int {
-	names, err := d.Names(20_000)
-	if err != nil {
-		return 0
-	}
-	known := map[string]bool{brief(c.self): true}
-	for _, p := range c.c.Roster().All() {
-		known[brief(p.ID)] = true
-	}
-	found := map[string]bool{}
-	for _, n := range names {
-		if len(n) == len("0123456789abcdef-a.idx") && n[17:] != "" && n[18:] == ".idx" && !known[n[:16]] {
-			found[n[:16]] = true
-		}
-	}
-	return len(found)
 }
 
 // taking is one segment that is taken in.
@@ -172,6 +159,10 @@ func (t *taking) run(ctx context.Context) error {
 
 // take takes one parcel.
 func (t *taking) take(ctx context.Context, p parcel.Parcel) error {
+	if k := p.Kind(); t.s.kind == kindSealed && k != parcel.KindSealed { // it may be a stranger's: nothing else of it counts
+		t.bad++
+		return nil
+	}
 	if e, ok := p.(*parcel.Event); ok {
 		t.batch = append(t.batch, e)
 		if e.Log.Box != "" {
@@ -204,6 +195,11 @@ func (t *taking) take(ctx context.Context, p parcel.Parcel) error {
 		t.bad++
 		if p.What == parcel.KindEvent && p.Log.Box != "" {
 			t.ask(&parcel.Want{Raw: true, Ranges: []parcel.Range{{Room: p.Room, Box: p.Log.Box, Epoch: p.Log.Epoch, From: p.Log.Seq, To: p.Log.Seq}}})
+		}
+	case *parcel.Sealed:
+		if t.c.c.Sealed != nil && t.s.kind == kindSealed {
+			t.c.c.Sealed(t.p.ID, p)
+			t.box.Carried++
 		}
 	default:
 		t.bad++ // nothing else travels so

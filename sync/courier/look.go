@@ -40,7 +40,7 @@ func (c *Courier) Look(ctx context.Context, d Disk) (*Report, error) {
 			}
 		}
 	}
-	report.Foreign = c.foreign(d)
+	report.Foreign = len(c.unknown(d))
 	return report, nil
 }
 

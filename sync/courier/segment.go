@@ -37,6 +37,7 @@ const (
 	kindLetter byte = 1
 	kindEvents byte = 2
 	kindSheet  byte = 3
+	kindSealed byte = 4
 )
 
 // segment is what one exporter has for one reader.

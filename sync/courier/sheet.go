@@ -216,7 +216,7 @@ func (c *Courier) ReadSheet(ctx context.Context, text string) (*Report, error) {
 		if err == nil && known {
 			box.Known++
 		} else if err == nil {
-			err = c.open(ctx, p, hash, raw, &box, report, "sheet")
+			err = c.open(ctx, p, &entry{kind: kindSheet, hash: hash}, raw, &box, report, "sheet")
 		}
 		report.Boxes = append(report.Boxes, box)
 		if err != nil {
