@@ -3,12 +3,16 @@
 package federation
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,19 +72,19 @@ func (r *resyncs) wake() {
 
 // resyncAll starts with the rooms that lack members since before we were started.
 func (in *Intake) resyncAll(ctx context.Context) error {
-	in.c.Client.lacking.set(in.resync)
+	in.c.Client.lacking.set(func(id event.RoomID) { in.resync(id, true) })
 	rooms, err := in.c.Rooms.LackingRooms(ctx)
 	if err != nil {
 		return fmt.Errorf("look up rooms that lack members: %w", err)
 	}
 	for _, id := range rooms {
-		in.resync(id)
+		in.resync(id, false)
 	}
 	return nil
 }
 
-// resync starts the worker of a room.
-func (in *Intake) resync(id event.RoomID) {
+// resync starts the worker of a room; fresh says that nothing of what lacks has come yet.
+func (in *Intake) resync(id event.RoomID, fresh bool) {
 	in.mu.Lock()
 	ctx := in.ctx
 	in.mu.Unlock()
@@ -99,15 +103,15 @@ func (in *Intake) resync(id event.RoomID) {
 	}
 	c := make(chan struct{}, 1)
 	r.rooms[id] = c
-	in.wg.Go(func() { in.resyncRoom(ctx, id, c) }) // Run waits for it
+	in.wg.Go(func() { in.resyncRoom(ctx, id, c, fresh) }) // Run waits for it
 }
 
 // resyncRoom works until a room lacks nothing any more.
-func (in *Intake) resyncRoom(ctx context.Context, id event.RoomID, wake chan struct{}) {
+func (in *Intake) resyncRoom(ctx context.Context, id event.RoomID, wake chan struct{}, fresh bool) {
 	began := time.Now()
 	round := 0
 	for wait := resyncFirst; ctx.Err() == nil; wait = min(2*wait, resyncMost) {
-		done, err := in.resyncOnce(ctx, id, round < strictRounds)
+		done, err := in.resyncOnce(ctx, id, round < strictRounds, fresh && round == 0)
 		round++
 		if done && in.resynced(id, wake) {
 			in.log.Info("the members of a room are known", "room", id, "after", time.Since(began).Round(time.Millisecond))
@@ -143,7 +147,7 @@ func (in *Intake) resynced(id event.RoomID, wake chan struct{}) bool {
 }
 
 // resyncOnce asks each of the room's servers once.
-func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict bool) (done bool, err error) {
+func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict, fresh bool) (done bool, err error) {
 	p, err := in.c.Rooms.Lacking(ctx, id)
 	if p == nil || err != nil {
 		return err == nil, err
@@ -155,7 +159,7 @@ func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict bool) 
 			continue
 		}
 		asked++
-		err := in.membersFrom(ctx, server, p, strict)
+		err := in.membersFrom(ctx, server, p, strict, fresh && asked == 1)
 		if err == nil || ctx.Err() != nil {
 			return err == nil, ctx.Err()
 		}
@@ -174,8 +178,10 @@ func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict bool) 
 	return false, last
 }
 
-// membersFrom gets the state before our join from one server.
-func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking, strict bool) error {
+// membersFrom gets the state before our join from one server. The first time (fresh) it asks for the events themselves, as all
+// members lack: their ids alone, which cannot be compressed, would take a minute of a narrow line for two hundred members. Later
+// it asks for the ids, and for what lacks of them.
+func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking, strict, fresh bool) error {
 	release, err := in.ask(ctx, server)
 	if err != nil {
 		return err
@@ -186,18 +192,24 @@ func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lackin
 	if len(p.Prev) == 1 { // other servers than the one that was joined through know it for longer
 		at, w.At = p.Prev[0], p.Prev[0]
 	}
-	state, auth, err := in.c.Client.StateIDs(ctx, server, p.Room, at)
+	v, err := in.c.Rooms.Version(ctx, p.Room)
+	if err != nil {
+		return err
+	}
+	var state, auth []event.ID
+	var answer *spool
+	if fresh {
+		answer, state, auth, err = in.c.Client.stateLong(ctx, server, p.Room, v, at)
+	} else {
+		state, auth, err = in.c.Client.StateIDs(ctx, server, p.Room, at)
+	}
 	if err == nil {
 		err = in.founded(ctx, p.Room, state)
 	}
 	if err != nil {
 		return err
 	}
-	v, err := in.c.Rooms.Version(ctx, p.Room)
-	if err != nil {
-		return err
-	}
-	bad, later, err := in.learnState(ctx, server, v, p.Room, at, w.At, slices.Concat(auth, state))
+	bad, later, err := in.learnState(ctx, server, v, p.Room, at, w.At, slices.Concat(auth, state), answer)
 	if err != nil {
 		return err
 	}
@@ -208,9 +220,38 @@ func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lackin
 	return in.c.Rooms.Complete(ctx, w)
 }
 
+func stateOf(id event.RoomID, at event.ID) call {
+	return call{method: http.MethodGet, path: v1("state", string(id)), query: url.Values{"event_id": {string(at)}}, limit: maxJoin, patient: true}
+}
+
+// stateLong asks for the state before an event and its auth chain as events, and keeps the answer; the ids are those of the events in it.
+func (c *Client) stateLong(ctx context.Context, server string, id event.RoomID, v *event.Version, at event.ID) (answer *spool, state, auth []event.ID, err error) {
+	lists := map[string]*[]event.ID{"pdus": &state, "auth_chain": &auth}
+	answer, err = c.askLong(ctx, server, stateOf(id, at), slices.Collect(maps.Keys(lists)), nil, func(key string, n int, raw json.RawMessage) error {
+		list := lists[key]
+		if n < 0 {
+			*list = []event.ID{}
+			return nil
+		}
+		p, err := event.Parse(v, bytes.Clone(raw))
+		if err != nil || p.RoomID != id {
+			return nil // it is left out, and said so, when it is to be stored
+		}
+		*list = append(*list, event.ID(strings.Clone(string(p.ID)))) // and not all the texts of the event
+		return nil
+	})
+	if err == nil && (state == nil || auth == nil) {
+		err = fmt.Errorf("%s told no state", server)
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return answer, state, auth, nil
+}
+
 // learnState brings the events of a state, and the one that it is before, unless that is "". bad are those that nobody can verify or give, later as many of
-// them as lack a key.
-func (in *Intake) learnState(ctx context.Context, server string, v *event.Version, id event.RoomID, at, prev event.ID, ids []event.ID) (bad map[event.ID]bool, later int, err error) {
+// them as lack a key. answer holds the events where they have been asked for; else it is nil.
+func (in *Intake) learnState(ctx context.Context, server string, v *event.Version, id event.RoomID, at, prev event.ID, ids []event.ID, answer *spool) (bad map[event.ID]bool, later int, err error) {
 	c := in.c.Client
 	create, err := in.c.Rooms.StateEvent(ctx, id, "m.room.create", "")
 	if err != nil {
@@ -224,13 +265,13 @@ func (in *Intake) learnState(ctx context.Context, server string, v *event.Versio
 	if err != nil {
 		return nil, 0, err
 	}
-	if len(lack) > fewEvents {
+	if answer != nil || len(lack) > fewEvents {
 		slices.Sort(lack)
 		l.wanted = lack
-		q := call{method: http.MethodGet, path: v1("state", string(id)), query: url.Values{"event_id": {string(at)}}, limit: maxJoin, patient: true}
-		answer, err := c.askLong(ctx, server, q, nil, nil, nil)
-		if err != nil {
-			return nil, 0, err
+		if answer == nil {
+			if answer, err = c.askLong(ctx, server, stateOf(id, at), nil, nil, nil); err != nil {
+				return nil, 0, err
+			}
 		}
 		if err := l.learn(ctx, answer, "auth_chain", "pdus"); err != nil {
 			return nil, 0, err

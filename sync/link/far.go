@@ -268,6 +268,7 @@ func (f *far) say(w *way, h recon.Hello) {
 func (f *far) agreement() *parcel.Hello {
 	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
 		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
+	h.Features |= parcel.FeatureVersion2
 	if f.l.c.Relay != nil {
 		h.Features |= parcel.FeatureRelay
 	}
@@ -307,6 +308,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.session = f.l.codec.Session(f.mine, f.theirs)
 	f.seen, f.seenBusy = outbox.NewTold(), false
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
+	f.session.UseVersion2(h.Features&parcel.FeatureVersion2 != 0)
 	f.heard, f.lost, f.parts = 0, true, nil
 	clear(f.docs)
 	clear(f.told)

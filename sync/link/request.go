@@ -165,7 +165,7 @@ func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, hea
 		send(priority, head(content, false))
 		return
 	}
-	packed := f.l.codec.Pack(content)
+	packed := f.pack(content)
 	size := f.chunkSize()
 	first := min(size, len(packed))
 	send(priority, head(packed[:first], true))
@@ -173,6 +173,14 @@ func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, hea
 		end := min(at+size, len(packed))
 		send(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]})
 	}
+}
+
+// pack packs a body as the far end reads it.
+func (f *far) pack(content []byte) []byte {
+	if f.session == nil {
+		return f.l.codec.Pack(content)
+	}
+	return f.session.Pack(content)
 }
 
 // dropBodies forgets what waits to be sent of requests and responses: the far end has lost what came before.

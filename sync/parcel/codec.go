@@ -41,6 +41,8 @@ const (
 	moreHash       = 1 << 1
 	moreOrigin     = 1 << 2
 	moreRedacts    = 1 << 3
+	moreNoRoom     = 1 << 4 // the room id is the event's own: creations from version 12 on
+	moreExtra      = 1 << 5 // other top-level fields
 )
 
 // author is what seldom changes between the events of one sender in one room.
@@ -67,10 +69,24 @@ type parts struct {
 	hash     string // only where it is not that of the content: redacted events
 	sig      []byte
 	more     []event.Signature
+	noRoom   bool    // the room id is not in the event
+	extra    []field // top-level fields that have no place of their own here
 }
 
-// dissect takes an event apart; false when the compact form cannot hold it.
+// field is a member of a JSON object: a decoded key and a canonical value.
+type field struct {
+	key string
+	val string
+}
+
+// dissect takes an event apart; false when the compact form of version 1 cannot hold it.
 func dissect(p *event.PDU) (parts, bool) {
+	f, ok := dissectMore(p)
+	return f, ok && len(f.prev) > 0 && !f.noRoom && f.extra == nil
+}
+
+// dissectMore takes an event apart; false when no compact form can hold it.
+func dissectMore(p *event.PDU) (parts, bool) {
 	f := parts{author: author{version: p.Version.ID, sender: string(p.Sender)}, room: p.RoomID, prev: p.Prev, auth: p.Auth,
 		depth: p.Depth, ts: p.TS, typ: p.Type, stateKey: p.StateKey, content: p.Content}
 	for _, s := range p.Signatures() {
@@ -80,7 +96,7 @@ func dissect(p *event.PDU) (parts, bool) {
 		}
 		f.more = append(f.more, s)
 	}
-	if f.sig == nil || len(f.prev) == 0 || len(f.prev) > 20 || len(f.auth) > 20 || len(f.more) > 8 {
+	if f.sig == nil || len(f.prev) > 20 || len(f.auth) > 20 || len(f.more) > 8 {
 		return f, false
 	}
 	for _, id := range f.auth {
@@ -101,9 +117,41 @@ func dissect(p *event.PDU) (parts, bool) {
 	if same(f, p) {
 		return f, true
 	}
+	f.noRoom, f.extra = f.others(p.JSON())
+	if same(f, p) {
+		return f, true
+	}
 	f.hash = top.Hashes["sha256"]
 	return f, len(f.hash) == 43 && same(f, p)
 }
+
+// others finds the top-level fields of an event that have no place of their own in parts.
+func (f *parts) others(raw []byte) (noRoom bool, extra []field) {
+	noRoom = true
+	event.Each(raw, func(key, val []byte) bool {
+		switch string(key) {
+		case "room_id":
+			noRoom = false
+		case "redacts":
+			if f.redacts == "" || string(appendString(nil, string(f.redacts))) != string(val) {
+				f.redacts = ""
+				extra = append(extra, field{"redacts", string(val)})
+			}
+		case "origin":
+			if f.origin = string(appendString(nil, serverOf(f.sender))) == string(val); !f.origin {
+				extra = append(extra, field{"origin", string(val)})
+			}
+		case "auth_events", "content", "depth", "hashes", "origin_server_ts", "prev_events", "sender", "signatures", "state_key", "type":
+		default:
+			extra = append(extra, field{string(key), string(val)})
+		}
+		return len(extra) <= maxExtra
+	})
+	return noRoom, extra
+}
+
+// maxExtra bounds the top-level fields that an event may have besides those of the specification.
+const maxExtra = 16
 
 func same(f parts, p *event.PDU) bool { return bytes.Equal(rebuild(f), p.JSON()) }
 
@@ -370,71 +418,92 @@ func (r *reader) extras(f *parts, more byte) {
 	}
 }
 
-// rebuild writes the canonical JSON of an event from its parts. What it does not know of (other top-level keys) makes
-// it differ from the original, and so keeps such events out of the compact form.
+// rebuild writes the canonical JSON of an event from its parts. What parts cannot hold makes it differ from the original, and
+// so keeps such events out of the compact form.
 func rebuild(f parts) []byte {
 	hash := f.hash
 	if hash == "" {
-		hash = base64.RawStdEncoding.EncodeToString(contentHash(f))
+		sum := sha256Sum(f.append(make([]byte, 0, len(f.content)+1024), ""))
+		hash = base64.RawStdEncoding.EncodeToString(sum[:])
 	}
-	b := make([]byte, 0, len(f.content)+1024)
-	b = appendHead(b, f)
-	b = append(b, `"hashes":{"sha256":`...)
-	b = appendString(b, hash)
-	b = append(b, `},`...)
-	b = appendMiddle(b, f)
-	b = append(b, `"signatures":{`...)
-	b = appendSignatures(b, f)
-	b = append(b, `},`...)
-	return appendTail(b, f)
+	return f.append(make([]byte, 0, len(f.content)+1024), hash)
 }
 
-func contentHash(f parts) []byte {
-	b := make([]byte, 0, len(f.content)+1024)
-	sum := sha256Sum(appendTail(appendMiddle(appendHead(b, f), f), f))
-	return sum[:]
-}
-
-func appendHead(b []byte, f parts) []byte {
-	b = append(b, `{"auth_events":`...)
-	b = appendIDs(b, f.auth)
-	b = append(b, `,"content":`...)
-	b = append(b, f.content...)
-	b = append(b, `,"depth":`...)
-	b = appendInt(b, f.depth)
-	return append(b, ',')
-}
-
-func appendMiddle(b []byte, f parts) []byte {
+// append writes the event in canonical form; without hashes and signatures when hash is empty.
+func (f *parts) append(b []byte, hash string) []byte {
+	o := object{b: append(b, '{'), extra: f.extra}
+	o.key("auth_events")
+	o.b = appendIDs(o.b, f.auth)
+	o.key("content")
+	o.b = append(o.b, f.content...)
+	o.key("depth")
+	o.b = appendInt(o.b, f.depth)
+	if hash != "" {
+		o.key("hashes")
+		o.b = append(appendString(append(o.b, `{"sha256":`...), hash), '}')
+	}
 	if f.origin {
-		b = append(b, `"origin":`...)
-		b = append(appendString(b, serverOf(f.sender)), ',')
+		o.text("origin", serverOf(f.sender))
 	}
-	b = append(b, `"origin_server_ts":`...)
-	b = appendInt(b, f.ts)
-	b = append(b, `,"prev_events":`...)
-	b = append(appendIDs(b, f.prev), ',')
+	o.key("origin_server_ts")
+	o.b = appendInt(o.b, f.ts)
+	o.key("prev_events")
+	o.b = appendIDs(o.b, f.prev)
 	if f.redacts != "" {
-		b = append(b, `"redacts":`...)
-		b = append(appendString(b, string(f.redacts)), ',')
+		o.text("redacts", string(f.redacts))
 	}
-	b = append(b, `"room_id":`...)
-	b = appendString(b, string(f.room))
-	b = append(b, `,"sender":`...)
-	return append(appendString(b, f.sender), ',')
+	if !f.noRoom {
+		o.text("room_id", string(f.room))
+	}
+	o.text("sender", f.sender)
+	if hash != "" {
+		o.key("signatures")
+		o.b = append(appendSignatures(append(o.b, '{'), f), '}')
+	}
+	if f.stateKey != nil {
+		o.text("state_key", *f.stateKey)
+	}
+	o.text("type", f.typ)
+	o.before("\xff") // what is left
+	return append(o.b, '}')
 }
 
-func appendTail(b []byte, f parts) []byte {
-	if f.stateKey != nil {
-		b = append(b, `"state_key":`...)
-		b = append(appendString(b, *f.stateKey), ',')
+// object is a JSON object that is being written in the order of its keys; extra are fields to be put between.
+type object struct {
+	b     []byte
+	extra []field
+	some  bool
+}
+
+func (o *object) before(key string) {
+	for len(o.extra) > 0 && o.extra[0].key < key {
+		e := o.extra[0]
+		o.extra = o.extra[1:]
+		o.name(e.key)
+		o.b = append(o.b, e.val...)
 	}
-	b = append(b, `"type":`...)
-	return append(appendString(b, f.typ), '}')
+}
+
+func (o *object) name(key string) {
+	if o.some {
+		o.b = append(o.b, ',')
+	}
+	o.some = true
+	o.b = append(appendString(o.b, key), ':')
+}
+
+func (o *object) key(key string) {
+	o.before(key)
+	o.name(key)
+}
+
+func (o *object) text(key, val string) {
+	o.key(key)
+	o.b = appendString(o.b, val)
 }
 
 // appendSignatures writes the signatures in canonical order: by server, then by key.
-func appendSignatures(b []byte, f parts) []byte {
+func appendSignatures(b []byte, f *parts) []byte {
 	all := append([]event.Signature{{Server: serverOf(f.sender), KeyID: f.author.key, Sig: f.sig}}, f.more...)
 	slices.SortStableFunc(all, func(x, y event.Signature) int {
 		return strings.Compare(x.Server+"\x00"+x.KeyID, y.Server+"\x00"+y.KeyID)

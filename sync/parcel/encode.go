@@ -167,7 +167,7 @@ func (w *writer) httpRest(target string, body []byte, more bool) {
 		return
 	}
 	inner.raw(body)
-	w.raw(w.s.codec.Pack(inner.b))
+	w.raw(w.s.Pack(inner.b))
 }
 
 func (w *writer) kept(p *Kept) {

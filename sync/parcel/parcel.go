@@ -78,7 +78,8 @@ const (
 	FeatureZstd  uint32 = 1 << iota // reads zstd with the dictionary of this version
 	FeatureModel                    // reads texts coded by the model named in Hello.Model
 
-	FeatureSeen uint32 = 1 << 7 // takes Seen
+	FeatureVersion2 uint32 = 1 << 6 // reads version 2 of the codec; see Session.UseVersion2
+	FeatureSeen     uint32 = 1 << 7 // takes Seen
 )
 
 // LogRef is a position in the log of one box about one room: (box, epoch) says whose numbering, Seq counts from 1.

@@ -226,6 +226,7 @@ func newExchange(t *testing.T, loss float64) *exchange {
 	e := &exchange{t: t, ends: [2]*Session{c.Session(1, 2), c.Session(2, 1)}, loss: loss, rnd: rand.New(rand.NewPCG(3, 4))}
 	for _, s := range e.ends {
 		s.UseModel(true)
+		s.UseVersion2(true)
 	}
 	return e
 }

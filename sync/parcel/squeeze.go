@@ -51,28 +51,42 @@ func NewCodec() (*Codec, error) {
 // ModelVersion is what Hello.Model says.
 func (c *Codec) ModelVersion() [4]byte { return c.text.version }
 
-// Pack compresses a body if that makes it smaller. The first byte of the result says how: 0 as it is, 1 zstd with the
-// dictionary, without the four magic bytes.
+// How a body is packed: the first byte of Pack's and PackEvents' result.
+const (
+	methodPlain  = 0
+	methodZstd   = 1 // with the dictionary, without the four magic bytes
+	methodEvents = 2 // list.go
+)
+
+// Pack compresses a body if that makes it smaller. The first byte of the result says how.
 func (c *Codec) Pack(body []byte) []byte {
-	packed := c.packer.EncodeAll(body, []byte{1})
+	packed := c.packer.EncodeAll(body, []byte{methodZstd})
 	if len(packed) < 5 || len(packed)-4 >= 1+len(body) {
-		return append([]byte{0}, body...)
+		return append([]byte{methodPlain}, body...)
 	}
 	return append(packed[:1], packed[5:]...) // the magic number says nothing here
 }
 
-// Unpack undoes Pack, if the result is at most limit bytes long.
+// Unpack undoes Pack and PackEvents, if the result is at most limit bytes long.
 func (c *Codec) Unpack(packed []byte, limit int) ([]byte, error) {
+	if len(packed) > 0 && packed[0] == methodEvents {
+		return c.unpackList(packed[1:], limit)
+	}
+	return c.unpackPlain(packed, limit)
+}
+
+// unpackPlain undoes Pack.
+func (c *Codec) unpackPlain(packed []byte, limit int) ([]byte, error) {
 	if len(packed) == 0 {
 		return nil, errors.New("unpack body: empty")
 	}
 	switch method, data := packed[0], packed[1:]; method {
-	case 0:
+	case methodPlain:
 		if len(data) > limit {
 			return nil, fmt.Errorf("unpack body: %d bytes are more than %d", len(data), limit)
 		}
 		return data, nil
-	case 1:
+	case methodZstd:
 		frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd}, data...)
 		var h zstd.Header
 		if err := h.Decode(frame); err != nil {

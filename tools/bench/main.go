@@ -60,6 +60,7 @@ var measures = []measure{
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
 	{[]string{"codec_mean_percent", "codec_fallback_percent"}, codec},
 	{[]string{"courier_100k_s", "courier_bytes_per_event"}, courier},
+	{[]string{"join200_9600_s", "join200_1200_s"}, joinRoom},
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
 	{[]string{"goodput_wire_loss0", "goodput_wire_loss5", "goodput_wire_loss20"}, goodputWire},
 	{[]string{"eu868_share_percent", "eu868_violations"}, dutyCycle},
