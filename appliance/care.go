@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +23,6 @@ import (
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
 	"hallig/appliance/wayback"
-	"hallig/radio"
 	"hallig/sync/link"
 	"hallig/sync/relay"
 )
@@ -116,8 +114,8 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 		b.stewardFacts(s, &f)
 		f.Courier = b.courierFacts(s.Sticks)
 	}
-	for _, port := range b.exchange.ports {
-		f.Lines = append(f.Lines, lineFacts(port, s.Serial))
+	for i, port := range b.exchange.ports {
+		f.Lines = append(f.Lines, lineFacts(b.cfg.Serial[i], port, s.Serial))
 	}
 	b.notePeers(now)
 	f.Peers = b.peerFacts(ctx, now)
@@ -273,17 +271,6 @@ func kernelAddress(name string) bool {
 		n, ok := a.(*net.IPNet)
 		return ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil
 	})
-}
-
-func lineFacts(port *radio.Port, known []steward.Port) health.LineFacts {
-	name := strings.TrimPrefix(port.Name(), "serial:")
-	out := health.LineFacts{Name: port.Name(), Device: name, Open: port.Stats().PortOpen}
-	for _, p := range known {
-		if !p.Note.Empty() && (p.Name == name || filepath.Base(p.Device) == name || p.TTY == name) {
-			out.Trouble = health.Sentence{DE: p.Note.De, EN: p.Note.En}
-		}
-	}
-	return out
 }
 
 // notePeers keeps since when each paired box is out of reach, and by which ways it was ever in reach.

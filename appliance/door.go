@@ -115,6 +115,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	if b.exchange.host != nil {
 		s.Addresses = b.exchange.host.Addrs()
 	}
+	s.Lines = b.lines()
 	for _, p := range b.exchange.link.Status() {
 		out := b.peerStatus(p)
 		err := b.db.View(ctx, func(r *store.Read) (err error) {

@@ -4,11 +4,18 @@ package appliance
 
 import (
 	"fmt"
+	"io"
+	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"hallig/appliance/admin"
+	"hallig/appliance/health"
 	"hallig/radio/frame"
 	"hallig/radio/serial"
+	"hallig/radio/sham"
 )
 
 // TestModemsOfConfiguration: every kind that the radio knows can be configured and no other, and both have the same idea of a call sign.
@@ -70,6 +77,61 @@ func TestAirOfLines(t *testing.T) {
 		air := modemOf(c.line).Air()
 		if air.MTU != c.mtu || air.BitsPerSecond < c.least || air.BitsPerSecond > c.most || (air.TurnDelay-c.turn).Abs() > time.Millisecond || (air.Packet(200)-c.packet).Abs() > c.tolerance {
 			t.Errorf("%s: %+v, 200 bytes %v", c.line.Modem, air, air.Packet(200))
+		}
+	}
+}
+
+// TestLinesAreShown: two radio lines that hear each other and one whose modem will not: status, health and metrics say so.
+func TestLinesAreShown(t *testing.T) {
+	air := &sham.Air{}
+	cfg := Config{Data: t.TempDir(), ServerName: "a.test", P2P: P2PConfig{Off: true}}
+	for _, m := range []interface{ Serve(io.ReadWriter) error }{&sham.RNode{Air: air, SNR: -6}, &sham.RNode{Air: air, SNR: -6}, &sham.RNode{Air: air, MaxPower: 17}} {
+		far, err := serial.NewPTY()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var device sync.WaitGroup
+		device.Go(func() { _ = m.Serve(far) }) // it ends with the terminal
+		t.Cleanup(func() { far.Close(); device.Wait() })
+		cfg.Serial = append(cfg.Serial, SerialConfig{Device: far.Device, Modem: "rnode", FrequencyHz: 869_525_000, BandwidthHz: 250_000, SpreadingFactor: 5, TXPowerDBm: 22})
+	}
+	b := startWith(t, cfg)
+	var lines []admin.Line
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // the modems are set and find each other
+		lines = b.lines()
+		if lines[0].Up && lines[1].Up && !lines[2].Trouble.Empty() {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("lines: %+v", lines)
+		}
+	}
+	if l := lines[0]; l.Modem != "rnode" || l.Band != "eu868-10" || l.Signal() != "-97 dBm, SNR -6.0 dB" || l.Note != "RNode 1.80" || l.Frames == 0 {
+		t.Errorf("line: %+v", l)
+	}
+	if l := lines[2]; l.Open || !strings.Contains(l.Trouble.DE, "tx_power_dbm 22") || !strings.Contains(l.Trouble.EN, "it reports 17") {
+		t.Errorf("line: %+v", l)
+	}
+	said := map[string]health.Node{}
+	for _, n := range b.health(t.Context()).Nodes {
+		said[n.Name] = n
+	}
+	if n := said[lines[2].Name]; n.State != health.Look || !strings.Contains(n.Sentence.EN, "it reports 17") {
+		t.Errorf("node: %+v", n)
+	}
+	if n := said[lines[0].Name]; n.State != health.OK || !strings.Contains(n.Sentence.DE, "Pegel -97 dBm, Rauschabstand -6 dB") {
+		t.Errorf("node: %+v", n)
+	}
+	var m admin.Metrics
+	b.lineQuality(&m)
+	w := httptest.NewRecorder()
+	if err := m.Write(w); err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimPrefix(lines[0].Name, "serial:")
+	for _, want := range []string{`hallig_line_rssi_dbm{line="` + name + `"} -97`, `hallig_line_snr_db{line="` + name + `"} -6`, `hallig_line_frames_refused_total{`, `hallig_line_modem_refused_total{`} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("metrics lack %s:\n%s", want, w.Body)
 		}
 	}
 }

@@ -104,6 +104,7 @@ func (b *Box) lineMetrics(m *admin.Metrics) {
 		}
 	}
 	*m = append(*m, metrics...)
+	b.lineQuality(m)
 }
 
 // programMetrics are those of all programs of the box, as init counts them.

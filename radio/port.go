@@ -40,6 +40,7 @@ type Port struct {
 	tell    []channel.Event
 	unread  int // bytes of received messages in tell
 	in      struct{ bytes uint64 }
+	line    line
 	kick    chan struct{} // the loop should look again
 	told    chan struct{} // the teller has work
 }
@@ -126,12 +127,15 @@ func (p *Port) keepOpen(ctx context.Context) {
 	const first, most = 100 * time.Millisecond, time.Second
 	pause, said := first, ""
 	for ctx.Err() == nil {
+		p.dial()
 		port, err := p.cfg.Open(ctx)
+		p.opened(port, err)
 		if err == nil {
 			p.log.Info("radio port open", "bits_per_second", p.link.Config().BitsPerSecond)
 			said = ""
 			began := time.Now()
 			err = p.run(ctx, port)
+			p.broke(err)
 			if time.Since(began) > most {
 				pause = first
 			}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -42,6 +43,7 @@ type Status struct {
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
 	Peers    []Peer           `json:"peers"`
+	Lines    []Line           `json:"lines,omitempty"` // serial lines and radios
 	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
 	QuietUntil *time.Time `json:"quiet_until,omitempty"`
 	Servers    []Server   `json:"servers"`
@@ -98,6 +100,35 @@ type Link struct {
 	BitsPerSecond int    `json:"bits_per_second,omitempty"`
 	SentBytes     int64  `json:"sent_bytes"`
 	ReceivedBytes int64  `json:"received_bytes"`
+}
+
+// Line is a serial line or radio.
+type Line struct {
+	Name          string          `json:"name"`   // "serial:ttyUSB0"
+	Device        string          `json:"device"` // "/dev/ttyUSB0"
+	Modem         string          `json:"modem"`
+	Band          string          `json:"band,omitempty"`
+	Open          bool            `json:"open"`
+	Up            bool            `json:"up"` // the far end answers
+	BitsPerSecond int             `json:"bits_per_second"`
+	SentBytes     int64           `json:"sent_bytes"`
+	ReceivedBytes int64           `json:"received_bytes"`
+	Frames        int64           `json:"frames"`             // sent, repetitions included
+	Repeated      int64           `json:"repeated"`           //
+	Refused       int64           `json:"refused"`            // received ones that were not taken
+	ModemRefused  int64           `json:"modem_refused"`      // that the modem did not send
+	RSSI          *int            `json:"rssi_dbm,omitempty"` // of the last frame heard
+	SNR           *float64        `json:"snr_db,omitempty"`   //
+	Note          string          `json:"note,omitempty"`     // the modem in its own words
+	Trouble       health.Sentence `json:"trouble,omitzero"`
+}
+
+// Signal is how well the far end is heard; "" when the modem does not tell.
+func (l Line) Signal() string {
+	if l.RSSI == nil || l.SNR == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d dBm, SNR %.1f dB", *l.RSSI, *l.SNR)
 }
 
 // Server is another homeserver that shares rooms and is reached over HTTPS.

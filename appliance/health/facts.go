@@ -100,6 +100,16 @@ type LineFacts struct {
 	Device  string
 	Open    bool
 	Trouble Sentence // why not, when more is known, such as a chip that the kernel does not know
+	Err     string   // why not, in the words of the system
+
+	Modem   string  // "null", "rnode", ...
+	Opening bool    // its modem is being set, or dials, or waits for a call
+	Up      bool    // the far end answers
+	Signal  bool    // the modem has said how well it hears the far end:
+	RSSI    int     // dBm
+	SNR     float64 // dB
+	Sent    int     // frames in the last minutes
+	Again   int     // repetitions among them
 }
 
 // PeerFacts are of one paired box.

@@ -136,6 +136,24 @@ var stories = []story{
 	{"a chip that the kernel does not know", func(f *Facts) {
 		f.Lines[0].Open, f.Lines[0].Trouble = false, Sentence{"Baustein unbekannt: FTDI nehmen.", "Unknown chip: use FTDI."}
 	}, Look, "use FTDI", 0, "link:serial:radio0"},
+	{"a radio that hears well", func(f *Facts) {
+		f.Lines[0] = LineFacts{Name: "serial:radio0", Device: "radio0", Open: true, Up: true, Modem: "rnode", Signal: true, RSSI: -97, SNR: 6, Sent: 100, Again: 29}
+	}, OK, "All is well.", 0, ""},
+	{"a radio on which much is lost", func(f *Facts) {
+		f.Lines[0] = LineFacts{Name: "serial:radio0", Device: "radio0", Open: true, Up: true, Modem: "rnode", Signal: true, RSSI: -121, SNR: -11.75, Sent: 100, Again: 30}
+	}, Look, "Much is lost on the radio line radio0 (signal -121 dBm, -12 dB against the noise, 30 % repeated): check the antennas", 0, "link:serial:radio0"},
+	{"a few lost frames tell nothing", func(f *Facts) { f.Lines[0].Up, f.Lines[0].Sent, f.Lines[0].Again = true, 19, 18 }, OK, "All is well.", 0, ""},
+	{"a modem waits to be called", func(f *Facts) {
+		f.Lines[0] = LineFacts{Name: "serial:radio0", Device: "radio0", Modem: "at", Opening: true}
+	}, OK, "All is well.", 0, ""},
+	{"nobody has called for an hour", func(f *Facts) {
+		f.Lines[0] = LineFacts{Name: "serial:radio0", Device: "radio0", Modem: "at", Opening: true}
+		f.Peers[0].Network = false
+		away(f, 0, time.Hour)
+	}, Look, "box2.example is out of reach: check power", 0, "peer:box2.example"},
+	{"a modem is silent", func(f *Facts) {
+		f.Lines[0] = LineFacts{Name: "serial:radio0", Device: "radio0", Modem: "rnode", Opening: true, Trouble: Sentence{"Es antwortet nicht.", "It does not answer."}, Err: "timeout"}
+	}, Look, "It does not answer.", 0, "link:serial:radio0"},
 	{"the disk cannot be mounted", func(f *Facts) {
 		f.Trouble = []Sentence{{"Platte.", "The disk cannot be mounted."}, {"y", "another"}}
 		f.Database.Err = "x"
@@ -308,5 +326,21 @@ func TestOrder(t *testing.T) {
 	}
 	if blamed < 20 {
 		t.Errorf("only %d blames were seen", blamed)
+	}
+}
+
+// TestLineSentences: what a line that is well says, and what to check when nobody answers, for each modem.
+func TestLineSentences(t *testing.T) {
+	for modem, want := range map[string]string{
+		"transparent": "same frequency", "null": "crossed", "rs485": "A and B swapped", "at": "other box running", "kiss": "KISS mode", "rnode": "antenna", "meshcore": "spreading factor",
+	} {
+		n := line(LineFacts{Name: "serial:x", Device: "x", Open: true, Modem: modem})
+		if n.State != OK || !strings.Contains(n.Sentence.EN, want) || !strings.Contains(n.Sentence.EN, "looks for the other box") || n.Sentence.DE == "" {
+			t.Errorf("%s: %+v", modem, n)
+		}
+	}
+	n := line(LineFacts{Name: "serial:x", Device: "x", Open: true, Up: true, Signal: true, RSSI: -97, SNR: 6.25, Sent: 100, Again: 3})
+	if n.Sentence.DE != "Die Funkstrecke x steht (Pegel -97 dBm, Rauschabstand 6 dB, 3 % wiederholt)." || n.Sentence.EN != "The radio line x stands (signal -97 dBm, 6 dB against the noise, 3 % repeated)." {
+		t.Errorf("%+v", n.Sentence)
 	}
 }

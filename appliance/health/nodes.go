@@ -262,21 +262,6 @@ func links(f Facts) (Node, bool) {
 	return node(Links, OK, "Die Verbindungen zu anderen Boxen arbeiten.", "The links to other boxes work."), true
 }
 
-func line(l LineFacts) Node {
-	n := node(Line, OK, "Die Funkstrecke "+l.Device+" ist bereit.", "The radio line "+l.Device+" is ready.")
-	n.ID, n.Name = string(Line)+":"+l.Name, l.Name
-	if l.Open {
-		return n
-	}
-	n.State, n.Sentence = Look, Sentence{"Das Funkgerät an " + l.Device + " fehlt: Stecker und Strom des Geräts prüfen.",
-		"The radio at " + l.Device + " is missing: check its plug and its power."}
-	if !l.Trouble.Empty() {
-		n.Sentence = l.Trouble
-	}
-	n.blames = []string{string(Power), string(Provisioning), string(Links)}
-	return n
-}
-
 func peer(p PeerFacts, f Facts) Node {
 	n := node(Peer, OK, "Die Box "+p.Server+" ist verbunden.", "The box "+p.Server+" is connected.")
 	n.ID, n.Name = string(Peer)+":"+p.Server, p.Server

@@ -138,6 +138,30 @@ func lamp(s health.State) string {
 	return "[ !! ]"
 }
 
+// printLine tells of a serial line or radio.
+func printLine(out io.Writer, l admin.Line) {
+	state := "the far end answers"
+	switch {
+	case !l.Open:
+		state = "not open"
+	case !l.Up:
+		state = "ready, no answer yet"
+	}
+	fmt.Fprintf(out, "  line %s (%s): %s\n      %d bit/s, sent %d B, received %d B, %d of %d frames repeated, %d not taken", strings.TrimPrefix(l.Name, "serial:"), l.Modem, state, l.BitsPerSecond, l.SentBytes, l.ReceivedBytes, l.Repeated, l.Frames, l.Refused)
+	if l.ModemRefused > 0 {
+		fmt.Fprintf(out, ", %d refused by the modem", l.ModemRefused)
+	}
+	for _, more := range []string{l.Signal(), l.Note} {
+		if more != "" {
+			fmt.Fprintf(out, ", %s", more)
+		}
+	}
+	fmt.Fprintln(out)
+	if !l.Trouble.Empty() {
+		fmt.Fprintf(out, "      %s\n", l.Trouble.EN)
+	}
+}
+
 // printStatus is the rest, for whoever looks after the box.
 func printStatus(out io.Writer, s admin.Status) {
 	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
@@ -181,6 +205,9 @@ func printStatus(out io.Writer, s admin.Status) {
 		}
 	}
 	printCarried(out, s.Carried)
+	for _, l := range s.Lines {
+		printLine(out, l)
+	}
 	for _, srv := range s.Servers {
 		last := "never reached"
 		if !srv.LastOK.IsZero() {

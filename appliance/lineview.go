@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"hallig/appliance/admin"
+	"hallig/appliance/health"
+	"hallig/appliance/steward"
+	"hallig/radio"
+	"hallig/radio/serial"
+)
+
+// lineFacts are what health judges a line by. What init knows of the device comes before what opening it said.
+func lineFacts(line SerialConfig, port *radio.Port, known []steward.Port) health.LineFacts {
+	stats, q := port.Stats(), port.Quality()
+	name := lineName(line.Device)
+	out := health.LineFacts{
+		Name: port.Name(), Device: name, Modem: string(modemOf(line).Kind), Open: stats.PortOpen, Up: stats.Up, Opening: q.Opening,
+		Signal: q.Modem.Signal, RSSI: q.Modem.RSSI, SNR: q.Modem.SNR, Sent: q.Asked, Again: q.Again,
+	}
+	if stats.PortOpen {
+		return out
+	}
+	out.Trouble, out.Err = troubleOf(q.Trouble)
+	for _, p := range known {
+		if !p.Note.Empty() && (p.Name == name || filepath.Base(p.Device) == name || p.TTY == name) {
+			out.Trouble = health.Sentence{DE: p.Note.De, EN: p.Note.En}
+		}
+	}
+	return out
+}
+
+// troubleOf is what is wrong with a line, in sentences where its modem has some, and in the words of the system.
+func troubleOf(err error) (health.Sentence, string) {
+	if err == nil {
+		return health.Sentence{}, ""
+	}
+	var f *serial.Fault
+	if errors.As(err, &f) {
+		detail := ""
+		if f.Err != nil {
+			detail = f.Err.Error()
+		}
+		return health.Sentence{DE: f.DE, EN: f.EN}, detail
+	}
+	return health.Sentence{}, err.Error()
+}
+
+// lines are the serial lines for status and pages.
+func (b *Box) lines() []admin.Line {
+	var out []admin.Line
+	for i, port := range b.exchange.ports {
+		stats, q := port.Stats(), port.Quality()
+		l := admin.Line{
+			Name: port.Name(), Device: b.cfg.Serial[i].Device, Modem: string(modemOf(b.cfg.Serial[i]).Kind), Band: b.cfg.Serial[i].InBand(), Open: stats.PortOpen, Up: stats.Up,
+			BitsPerSecond: stats.BitsPerSecond, SentBytes: int64(stats.BytesSent), ReceivedBytes: int64(stats.BytesReceived),
+			Frames: int64(stats.FramesSent), Repeated: int64(stats.Retransmissions), Refused: int64(stats.FramesRefused), ModemRefused: int64(q.Modem.Refused), Note: q.Modem.Note,
+		}
+		if q.Modem.Signal {
+			l.RSSI, l.SNR = &q.Modem.RSSI, &q.Modem.SNR
+		}
+		if !stats.PortOpen {
+			trouble, detail := troubleOf(q.Trouble)
+			if trouble.Empty() {
+				trouble = health.Sentence{DE: detail, EN: detail}
+			}
+			l.Trouble = trouble
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// lineQuality are the metrics of what modems and far ends say.
+func (b *Box) lineQuality(m *admin.Metrics) {
+	metrics := []admin.Metric{
+		{Name: "hallig_line_frames_sent_total", Help: "Frames sent, repetitions included.", Counter: true},
+		{Name: "hallig_line_frames_refused_total", Help: "Received frames that were not taken: damaged, not ours, not of this contact.", Counter: true},
+		{Name: "hallig_line_modem_refused_total", Help: "Frames that the modem did not send: busy, full, failed.", Counter: true},
+		{Name: "hallig_line_rssi_dbm", Help: "Signal of the last frame heard, as its modem tells."},
+		{Name: "hallig_line_snr_db", Help: "Signal against noise of the last frame heard, as its modem tells."},
+	}
+	for _, l := range b.lines() {
+		label := []string{"line", strings.TrimPrefix(l.Name, "serial:")}
+		for i, v := range []int64{l.Frames, l.Refused, l.ModemRefused} {
+			metrics[i].Samples = append(metrics[i].Samples, admin.Sample{Labels: label, Value: float64(v)})
+		}
+		if l.RSSI != nil {
+			metrics[3].Samples = append(metrics[3].Samples, admin.Sample{Labels: label, Value: float64(*l.RSSI)})
+			metrics[4].Samples = append(metrics[4].Samples, admin.Sample{Labels: label, Value: *l.SNR})
+		}
+	}
+	*m = append(*m, metrics...)
+}
