@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
+	"hallig/sync/relay"
 )
 
 // tap remembers all that went over wires.
@@ -344,6 +346,137 @@ func TestRelayRestarts(t *testing.T) {
 			if len(s.Carrying) > 0 || len(s.Mail) > 0 {
 				t.Errorf("%s still carries %+v, %+v", b.name, s.Carrying, s.Mail)
 			}
+		}
+	})
+}
+
+// sentTo counts the events that a box has sent to another one in full since forgetSeen.
+func (b *box) sentTo(to *box) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.seen {
+		if e.What == "sent" && e.Peer.ID == to.peer.ID {
+			n++
+		}
+	}
+	return n
+}
+
+// Three boxes in a row that are all in the room pass events on by their logs: nobody writes by mail what a nearer neighbour has anyway.
+func TestRelayLeavesToLogs(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e5, "anna", "berta", "carla")
+		a, b, c := boxes[0], boxes[1], boxes[2]
+		pair(a, c)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		b.join(a, id, "berta")
+		c.join(b, id, "carla")
+		pass(5 * time.Minute)
+		a.forgetSeen()
+		c.forgetSeen()
+		var msgs []event.ID
+		for i := range 10 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a", i)), b.text(id, "berta", fmt.Sprint("b", i)), c.text(id, "carla", fmt.Sprint("c", i)))
+		}
+		a.edu(c, `{"to":"carla"}`)
+		pass(5 * time.Minute)
+		want(t, id, msgs, a, b, c)
+		if n, m := a.sentTo(c), c.sentTo(a); n+m > 0 {
+			t.Errorf("%d and %d events went by mail, too", n, m)
+		}
+		if len(c.took()) != 1 {
+			t.Errorf("carla's box took %q, want the one EDU", c.took())
+		}
+		// The middle one leaves the room: now it carries what it may not read.
+		b.state(id, "berta", "m.room.member", string(b.user("berta")), map[string]string{"membership": "leave"})
+		pass(5 * time.Minute)
+		for i := range 5 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("among two ", i)), c.text(id, "carla", fmt.Sprint("just us ", i)))
+		}
+		pass(10 * time.Minute)
+		want(t, id, msgs, a, c)
+		if n := a.sentTo(c); n < 5 || n > 6 { // the leaving may go as well
+			t.Errorf("%d events went by mail, want 5", n)
+		}
+		// And what was on its way when the way changed is there as well, once.
+		nets[0].setCut(true)
+		msgs = append(msgs, a.text(id, "anna", "alone"))
+		pass(time.Minute)
+		nets[0].setCut(false)
+		pass(10 * time.Minute)
+		want(t, id, msgs, a, c)
+	})
+}
+
+// A member, a member, a stranger, a member: the one next to the stranger writes for both.
+func TestRelayBesideAMember(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, _ := row(w, x, 1e5, "anna", "berta", "rosa", "carla")
+		a, b, c := boxes[0], boxes[1], boxes[3]
+		pair(a, c)
+		pair(b, c)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		b.join(a, id, "berta")
+		c.join(b, id, "carla")
+		pass(20 * time.Minute)
+		a.forgetSeen()
+		b.forgetSeen()
+		var msgs []event.ID
+		for i := range 10 {
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("a", i)), b.text(id, "berta", fmt.Sprint("b", i)), c.text(id, "carla", fmt.Sprint("c", i)))
+		}
+		pass(5 * time.Minute)
+		want(t, id, msgs, a, b, c)
+		if a.sentTo(c) > 0 || b.sentTo(c) != 20 {
+			t.Errorf("anna's box sent %d events to carla's, berta's %d; want 0 and 20", a.sentTo(c), b.sentTo(c))
+		}
+	})
+}
+
+// Flash goes to everybody, and a box that is not on the way at all carries it when the way is cut right after.
+func TestRelayFlash(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		x := &tap{}
+		boxes, nets := row(w, x, 1e5, "anna", "rosa", "dora")
+		a, d := boxes[0], boxes[2]
+		m := w.box("mia") // sometimes with anna, sometimes with dora
+		m.carries = true
+		pair(a, m)
+		pair(m, d)
+		pair(a, d)
+		with, there := x.on(newWire("with", 1e5, time.Millisecond)), x.on(newWire("there", 1e5, time.Millisecond))
+		a.on(with)
+		m.on(with).on(there)
+		d.on(there)
+		w.start()
+		there.setCut(true)
+		pass(30 * time.Second)
+		id := a.create("anna")
+		d.join(a, id, "dora")
+		pass(5 * time.Minute)
+		nets[1].setCut(true) // rosa has lost dora, and does not know yet
+		a.relay.Post(string(d.peer.ID), 0, 0, append(make([]byte, mailHead), 0), func(error) {})
+		pass(time.Minute)
+		s, err := m.relay.Status(t.Context())
+		if err != nil || len(s.Carrying) != 1 || s.Carrying[0].For != d.peer.ID {
+			t.Fatalf("mia carries %v, %v; want the flash", s.Carrying, err)
+		}
+		with.setCut(true)
+		there.setCut(false)
+		pass(time.Minute)
+		if s, err = d.relay.Status(t.Context()); err != nil || s.Counts.Read == 0 {
+			t.Errorf("dora's box has read %d messages, %v", s.Counts.Read, err)
+		}
+		nets[1].setCut(false)
+		pass(10 * time.Minute)
+		if s, err = m.relay.Status(t.Context()); err != nil || slices.ContainsFunc(s.Carrying, func(c relay.Carrying) bool { return c.For == d.peer.ID }) {
+			t.Errorf("mia still carries %v, %v", s.Carrying, err)
 		}
 	})
 }

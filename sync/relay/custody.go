@@ -75,7 +75,9 @@ func (c *carried) add(dest, source, giver []byte, count int, size int64) {
 	c.count += count
 	c.writer[string(source)] += size
 	c.giver[string(giver)] += size
-	c.dest[string(dest)] += count
+	if c.dest[string(dest)] += count; c.dest[string(dest)] <= 0 {
+		delete(c.dest, string(dest))
+	}
 }
 
 // keysOf gives the keys of a parcel's reader and writer.
@@ -223,6 +225,10 @@ func (r *Relay) takeForeign(tx *store.Tx, p *parcel.Sealed, dest, source []byte,
 	if p.From.Box == r.self || p.Hops >= parcel.MaxHops {
 		r.count1(func(c *Counts) { c.Circled++ })
 		return seenBefore, nil
+	}
+	if _, paired := r.c.Roster().ByID(from); !paired { // a stick of somebody's
+		r.count1(func(c *Counts) { c.Strange++ })
+		return noRoom, nil
 	}
 	stored, err := tx.MetOf(dest, source, p.From.Epoch)
 	if err != nil {

@@ -93,12 +93,13 @@ type letter struct {
 
 // part is one sealed parcel of ours.
 type part struct {
-	l      *letter
-	seq    uint64
-	body   []byte
-	given  map[peer.ID]bool
-	routed bool // a neighbour on a known way has it
-	read   bool
+	l       *letter
+	seq     uint64
+	body    []byte
+	given   map[peer.ID]bool // they have, or had it
+	offered map[peer.ID]bool // they are about to get it
+	routed  bool             // a neighbour on a known way has it
+	read    bool
 }
 
 func (r *Relay) mailbox(id peer.ID) (*mailbox, error) {
@@ -225,7 +226,7 @@ func (r *Relay) seal(b *mailbox, l *letter, flags byte, head, piece []byte) erro
 	if err != nil {
 		return fmt.Errorf("seal for %s: %w", b.id.Short(), err)
 	}
-	l.parts = append(l.parts, &part{l: l, seq: b.seq, body: body, given: map[peer.ID]bool{}})
+	l.parts = append(l.parts, &part{l: l, seq: b.seq, body: body, given: map[peer.ID]bool{}, offered: map[peer.ID]bool{}})
 	l.bytes += len(body)
 	return nil
 }

@@ -26,6 +26,7 @@ type offer struct {
 	p     parcel.Sealed
 	part  *part // ours
 	row   int64 // carried for others
+	of    store.Carried
 	ends  int64 // runTime at which it expires, 0: never
 	size  int64
 	until time.Time // under way: given up as unanswered then
@@ -36,6 +37,9 @@ type rowOf struct {
 	row int64
 	by  peer.ID
 }
+
+// fullFor is how long nothing is offered to a neighbour that had no room.
+const fullFor = 3 * time.Minute
 
 // neighbour is a box in direct reach that takes parcels.
 type neighbour struct {
@@ -168,6 +172,7 @@ func (r *Relay) Next(id peer.ID, priority, size int) (p parcel.Parcel, done func
 			r.poke()
 		}
 		if !r.live(o, now) {
+			n.takeBack(o)
 			continue
 		}
 		o.until = now.Add(24 * time.Hour) // done tells
@@ -240,25 +245,51 @@ func (r *Relay) gave(id peer.ID, n *neighbour, o *offer, arrived bool) {
 }
 
 func (n *neighbour) land(o *offer) {
+	n.takeBack(o)
 	delete(n.flight, o.name)
 	n.flying -= len(o.p.Body)
 }
 
+// takeBack notes that a neighbour is not about to get a part of ours any more.
+func (n *neighbour) takeBack(o *offer) {
+	if o.part != nil {
+		delete(o.part.offered, n.id)
+	}
+}
+
+// abandon takes everything back: the neighbour has gone.
+func (n *neighbour) abandon() {
+	n.drop(func(*offer) bool { return true })
+	for _, o := range n.flight {
+		n.land(o)
+	}
+}
+
 // timeouts takes back what a neighbour does not answer for.
-func (n *neighbour) timeouts(now time.Time) {
+func (n *neighbour) timeouts(now time.Time) (late bool) {
+	if !n.fullTo.IsZero() && !now.Before(n.fullTo) {
+		n.fullTo, n.hungry = time.Time{}, true
+	}
 	for _, o := range n.flight {
 		if !now.Before(o.until) {
 			n.land(o)
-			n.hungry = true
+			n.hungry, late = true, true
 		}
 	}
+	return late
 }
 
 // drop takes offers back that were not given yet.
 func (n *neighbour) drop(what func(*offer) bool) {
 	n.loaded = 0
 	for i := range n.loads {
-		n.loads[i] = slices.DeleteFunc(n.loads[i], what)
+		n.loads[i] = slices.DeleteFunc(n.loads[i], func(o *offer) bool {
+			if !what(o) {
+				return false
+			}
+			n.takeBack(o)
+			return true
+		})
 		for _, o := range n.loads[i] {
 			n.loaded += len(o.p.Body)
 		}
@@ -274,9 +305,12 @@ func (r *Relay) settled(n *neighbour, name parcelName, v verdict, now time.Time)
 	}
 	n.land(o)
 	n.hungry = true
+	if n.loaded > 0 {
+		r.call(n) // there is room in the window again
+	}
 	switch {
 	case v == noRoom:
-		n.fullTo = now.Add(10 * time.Minute)
+		n.fullTo = now.Add(fullFor)
 		return
 	case o.part != nil:
 		r.gavePart(n, o.part, v, now)
@@ -286,6 +320,7 @@ func (r *Relay) settled(n *neighbour, name parcelName, v verdict, now time.Time)
 	pending := rowOf{row, n.id}
 	if drop {
 		r.count.Passed++
+		r.carry.add(o.of.Dest, o.of.Source, o.of.Giver, -1, -o.size)
 		pending.by = ""
 		for _, other := range r.near {
 			other.drop(func(x *offer) bool { return x.row == row })
@@ -305,7 +340,6 @@ func (r *Relay) settled(n *neighbour, name parcelName, v verdict, now time.Time)
 		delete(r.settling, pending)
 		r.mu.Unlock()
 	})
-	r.carry.stale = true
 }
 
 // gavePart notes that a neighbour has, or had, a part of ours.
@@ -317,7 +351,8 @@ func (r *Relay) gavePart(n *neighbour, p *part, v verdict, now time.Time) {
 		l.given = now
 	}
 	l.routed = l.routed || p.routed
-	if b := r.boxes[l.to]; b != nil && l.done != nil {
+	under := !slices.ContainsFunc(l.parts, func(p *part) bool { return len(p.given) == 0 })
+	if b := r.boxes[l.to]; b != nil && l.done != nil && under {
 		l.until = l.given.Add(b.patience(l.routed))
 	}
 }
@@ -414,7 +449,7 @@ func (r *Relay) loadOwn(n *neighbour, now time.Time) {
 
 // gives says whether a neighbour should get a part of ours.
 func (r *Relay) gives(n *neighbour, b *mailbox, p *part, how fit) bool {
-	if p.read || p.given[n.id] {
+	if p.read || p.given[n.id] || p.offered[n.id] {
 		return false
 	}
 	switch {
@@ -425,14 +460,17 @@ func (r *Relay) gives(n *neighbour, b *mailbox, p *part, how fit) bool {
 	case how == fitNone:
 		// Another neighbour is on the way. If it has had parcels that were never answered, others get copies too.
 		best := r.routes.best[b.id]
-		return b.distrst[best.next] > 0 && b.distrst[n.id] <= b.distrst[best.next] && len(p.given) < copies
+		return b.distrst[best.next] > 0 && b.distrst[n.id] <= b.distrst[best.next] && len(p.given)+len(p.offered) < copies
 	}
-	return len(p.given) < copies
+	return len(p.given)+len(p.offered) < copies
 }
 
 func (n *neighbour) load(o *offer) {
 	if n.has(o.name) {
 		return
+	}
+	if o.part != nil {
+		o.part.offered[n.id] = true
 	}
 	n.loads[o.p.Priority] = append(n.loads[o.p.Priority], o)
 	n.loaded += len(o.p.Body)
@@ -460,6 +498,8 @@ func (r *Relay) loadCarried(n *neighbour, rows []store.Carried) {
 		}
 		o := &offer{row: c.N, ends: c.Until, size: int64(len(c.Body)) + overhead}
 		o.p = parcel.Sealed{To: peer.IDOf(c.Dest), From: parcel.Origin{Box: peer.IDOf(c.Source), Epoch: c.Epoch}, Seq: c.Seq, Priority: c.Priority, Hops: min(c.Hops, parcel.MaxHops), Body: c.Body}
+		o.of = c
+		o.of.Body = nil
 		o.name = parcelName{o.p.To, o.p.From, c.Seq}
 		if n.id == o.p.From.Box || r.settling[rowOf{c.N, ""}] || r.settling[rowOf{c.N, n.id}] {
 			continue // its writer has it, or somebody else since

@@ -161,19 +161,32 @@ func (r *Relay) Serve(ctx context.Context, up func(string, int, int), _ func(str
 			break
 		}
 		next := r.round(ctx)
-		if time.Since(kept) > keepTime {
+		if since := time.Since(kept); since > keepTime && r.holds() || since > keepIdle {
 			kept = time.Now()
 			r.keepTime(ctx)
 		}
 		timer.Reset(max(min(time.Until(next), time.Minute), 10*time.Millisecond))
 	}
-	r.keepTime(context.WithoutCancel(ctx))
+	if r.holds() {
+		r.keepTime(context.WithoutCancel(ctx))
+	}
 	r.close()
 	return ctx.Err()
 }
 
-// keepTime is how often it is noted how long the program has run, and what has expired is dropped.
-const keepTime = 10 * time.Minute
+// keepTime is how often it is noted how long the program has run, and what has expired is dropped; keepIdle the same while nothing is
+// carried: a box that is left alone writes nothing.
+const (
+	keepTime = 10 * time.Minute
+	keepIdle = 24 * time.Hour
+)
+
+// holds says whether anything is carried.
+func (r *Relay) holds() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.carry.count > 0
+}
 
 func (r *Relay) keepTime(ctx context.Context) {
 	now := r.runTime()
@@ -240,7 +253,9 @@ func (r *Relay) round(ctx context.Context) time.Time {
 	r.answer(now)
 	var fill []*neighbour
 	for _, n := range r.near {
-		n.timeouts(now)
+		if n.timeouts(now) {
+			r.call(n)
+		}
 		r.tell(n, now)
 		if n.hungry {
 			fill = append(fill, n)
@@ -321,6 +336,7 @@ func (r *Relay) next(now time.Time) time.Time {
 	earlier(r.routes.wake())
 	for _, n := range r.near {
 		earlier(n.tellAt)
+		earlier(n.fullTo)
 		if !n.called {
 			earlier(n.sayAt)
 		}
@@ -363,6 +379,9 @@ func (r *Relay) Neighbour(id peer.ID, bps int) {
 	r.mu.Lock()
 	defer r.poke()
 	defer r.mu.Unlock()
+	if old := r.near[id]; old != nil {
+		old.abandon()
+	}
 	if bps <= 0 {
 		if r.near[id] != nil {
 			delete(r.near, id)
