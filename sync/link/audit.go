@@ -262,6 +262,8 @@ func (f *far) receiveSketch(p *parcel.Sketch) {
 		f.takeSketch(v)
 	case recon.Found:
 		f.sketchFound(v)
+	case recon.Pull:
+		f.pulled(v)
 	}
 }
 

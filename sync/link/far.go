@@ -32,8 +32,15 @@ type far struct {
 	turn         bool // what is carried for others goes before our own of the same priority
 	agreed       bool // the far end is known to hold its side of session: only then may it be used
 	features     uint32
-	gen          int // raised whenever the feed counts anew: what was read from it before no longer fits
-	forgets      int // times that what was under way was taken back
+	vector       recon.Vector // where the far end stood when it greeted last
+	saidLogs     []recon.Log  // of our last greeting, as numbered in it
+	saidKept     []uint64
+	pull         struct { // what it wants in full, in answer to our greeting of that session
+		session uint32
+		upTo    map[recon.Log]uint64
+	}
+	gen     int // raised whenever the feed counts anew: what was read from it before no longer fits
+	forgets int // times that what was under way was taken back
 
 	// Greetings.
 	said     uint32    // session of our last greeting
@@ -220,6 +227,7 @@ func (f *far) begin(w *way) {
 			if w.gen != gen || f.closed || f.said != said {
 				return
 			}
+			f.note(h)
 			h.Session, h.Ack = said, ack
 			h.Serial, h.FarSerial = f.ownSerial(), f.p.Serial
 			f.say(w, h)
@@ -338,13 +346,23 @@ func (f *far) greeted(w *way, h recon.Hello) {
 	lost := f.lost || whole.Ack == 0
 	f.lost = false
 	gen := f.gen
+	pulls := f.features&parcel.FeatureSketch != 0
+	f.vector = outbox.VectorOf(whole)
+	var others []recon.Vector
+	for _, o := range f.l.fars {
+		if o != f && o.active != nil && o.heard != 0 {
+			others = append(others, o.vector)
+		}
+	}
 	f.l.work(func(ctx context.Context) func() {
-		err := f.feed.Start(ctx, whole, lost)
+		err := f.feed.Start(ctx, whole, lost, pulls)
 		ahead := errors.Is(err, outbox.ErrAhead)
 		if ahead {
 			err = nil
 		}
 		note, dropped, derr := f.l.out.Diverged(ctx, whole)
+		behind, pull, perr := f.l.out.Behind(ctx, f.p, whole, others)
+		derr = errors.Join(derr, perr)
 		return func() {
 			f.starting--
 			if err != nil || derr != nil {
@@ -366,6 +384,10 @@ func (f *far) greeted(w *way, h recon.Hello) {
 				f.gen++
 				f.items, f.edus, f.eduBusy, f.reading = nil, nil, false, false
 			}
+			if pulls && behind > 0 {
+				f.enqueue(parcel.Immediate, &parcel.Sketch{Body: pull.Append(nil)}, nil)
+			}
+			f.awaitPull(w)
 			f.started(w, whole, note)
 			f.auditGreeted(ahead, note.Heads)
 		}

@@ -48,7 +48,7 @@ func (f *far) giveMore(g *giving) {
 			g.list, g.next, g.window = true, 0, nil
 			continue
 		default:
-			n := min(max(16, g.next/32), f.sketchPart()/12, recon.MaxSymbols-g.next)
+			n := min(max(16, g.next/96), f.sketchPart()/12, recon.MaxSymbols-g.next)
 			if g.next+n > g.from+len(g.window) {
 				f.code(g, n)
 				return

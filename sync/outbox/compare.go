@@ -5,6 +5,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -108,6 +109,15 @@ func (o *Outbox) Diverged(ctx context.Context, h recon.Hello) (n recon.Note, sta
 func sameVector(a, b recon.RoomState) bool {
 	va, vb := vectorOf(a), vectorOf(b)
 	return va.Covers(vb) && vb.Covers(va)
+}
+
+// VectorOf is where a greeting's speaker stands.
+func VectorOf(h recon.Hello) recon.Vector {
+	v := recon.Vector{}
+	for _, s := range h.Rooms {
+		maps.Copy(v, vectorOf(s))
+	}
+	return v
 }
 
 func vectorOf(s recon.RoomState) recon.Vector {

@@ -27,6 +27,8 @@ type Feed struct {
 	cursors map[int64]*cursor
 	rooms   []event.RoomID // that may have something, in turn
 	epoch   uint32         // in which the peer numbers its own logs
+	holding bool           // the peer is about to say what it wants in full
+	full    map[int64]uint64
 	eduSent uint64
 	eduKept uint64
 	eduAt   time.Time // when EDUs were read last
@@ -62,8 +64,9 @@ func (o *Outbox) Feed(p peer.Peer) *Feed {
 var ErrAhead = errors.New("outbox: a peer has more of our logs than we")
 
 // Start takes a peer's greeting: the cursors stand where it says. lost says that what was under way may have been lost;
-// otherwise it is still counted as sent. ErrAhead comes when all is done.
-func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
+// otherwise it is still counted as sent. pulls says that the peer answers a greeting with a Pull: until it does, or Release,
+// nothing is due when it is behind in others' logs. ErrAhead comes when all is done.
+func (f *Feed) Start(ctx context.Context, h recon.Hello, lost, pulls bool) error {
 	kept := make(map[recon.Log]uint64)
 	for _, s := range h.Rooms {
 		for _, l := range s.Logs {
@@ -71,7 +74,7 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 		}
 	}
 	var rooms []event.RoomID
-	var ahead bool
+	var ahead, behind bool
 	said := make(map[int64]uint64)
 	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
 		if rooms, err = r.DueRooms(f.p.Server); err != nil {
@@ -85,7 +88,10 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 			for _, l := range logs {
 				claim := kept[reconLog(id, l)]
 				ahead = ahead || l.Own && claim > l.Top
-				said[l.N] = min(claim, l.Top) // of what is not here nobody can be done with more
+				behind = behind || !l.Own && l.Box != string(f.p.ID) && claim < l.Top
+				if said[l.N] = min(claim, store.MaxSeq); l.Own { // of others' logs it may have more than we
+					said[l.N] = min(claim, l.Top)
+				}
 			}
 		}
 		return nil
@@ -99,7 +105,7 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 			edus = min(e.Kept, store.MaxSeq)
 		}
 	}
-	f.start(said, rooms, edus, lost, h.Epoch)
+	f.start(said, rooms, edus, lost, h.Epoch, behind && pulls)
 	f.remember(said, edus, true)
 	if ahead {
 		return ErrAhead
@@ -107,11 +113,11 @@ func (f *Feed) Start(ctx context.Context, h recon.Hello, lost bool) error {
 	return nil
 }
 
-func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, lost bool, epoch uint32) {
+func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, lost bool, epoch uint32, hold bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.gen++
-	f.epoch = epoch
+	f.epoch, f.holding, f.full = epoch, hold, nil
 	f.eduKept = edus
 	if lost || f.eduSent < edus {
 		f.eduSent = edus
@@ -304,4 +310,101 @@ func (f *Feed) RewindEDUs() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.eduSent = f.eduKept
+}
+
+// Holding says whether the feed waits for the peer's Pull.
+func (f *Feed) Holding() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.holding
+}
+
+// Release ends the wait for a Pull.
+func (f *Feed) Release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holding = false
+}
+
+// Pull notes which logs of others the peer wants in full, and up to where: it has said that nobody else brings it those events.
+func (f *Feed) Pull(ctx context.Context, upTo map[recon.Log]uint64) error {
+	full := make(map[int64]uint64, len(upTo))
+	if len(upTo) > 0 {
+		err := f.o.db.View(ctx, func(r *store.Read) error {
+			rooms, err := r.DueRooms(f.p.Server)
+			if err != nil {
+				return err
+			}
+			for _, id := range rooms {
+				logs, err := r.Logs(id)
+				if err != nil {
+					return err
+				}
+				for _, l := range logs {
+					if to := upTo[reconLog(id, l)]; to > 0 && !l.Own {
+						full[l.N] = to
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("look up what %s pulls: %w", f.p.ID.Short(), err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full, f.holding = full, false
+	return nil
+}
+
+// whole says whether an entry of another box's log goes in full.
+func (f *Feed) whole(log int64, seq uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return seq <= f.full[log]
+}
+
+// Behind says in which logs of a peer's greeting the peer is ahead of us and is not the log's own box, and which of those nobody of
+// others is ahead in; others are the greetings of the boxes that are in reach besides.
+func (o *Outbox) Behind(ctx context.Context, p peer.Peer, h recon.Hello, others []recon.Vector) (ahead int, pull recon.Pull, err error) {
+	pull.Session = h.Session
+	self, far := recon.Box(o.self.Brief()), recon.Box(p.ID.Brief())
+	err = o.db.View(ctx, func(r *store.Read) error {
+		rooms, err := r.DueRooms(p.Server)
+		if err != nil {
+			return err
+		}
+		have := recon.Vector{}
+		mine := make(map[recon.Room]bool, len(rooms))
+		for _, id := range rooms {
+			logs, err := r.Logs(id)
+			if err != nil {
+				return err
+			}
+			mine[recon.RoomOf(id)] = true
+			for _, l := range logs {
+				have.Raise(reconLog(id, l), l.Top)
+			}
+		}
+		n := -1
+		for _, s := range h.Rooms {
+			for _, l := range s.Logs {
+				n++
+				log := recon.Log{Room: s.Room, Box: l.Box, Epoch: l.Epoch}
+				if !mine[s.Room] || l.Box == self || l.Box == far || l.Kept <= have[log] {
+					continue
+				}
+				ahead++
+				if !slices.ContainsFunc(others, func(o recon.Vector) bool { return o[log] > have[log] }) {
+					pull.Logs = append(pull.Logs, n)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, pull, fmt.Errorf("compare vectors: %w", err)
+	}
+	return ahead, pull, nil
 }

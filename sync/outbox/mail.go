@@ -51,7 +51,7 @@ func (f *Feed) Speaks(epoch uint32) {
 // Raise takes a peer's greeting that may be old: cursors move forward only, unless the peer has lost what it had.
 func (f *Feed) Raise(ctx context.Context, h recon.Hello, lost bool) error {
 	if lost {
-		return f.Start(ctx, h, true)
+		return f.Start(ctx, h, true, false)
 	}
 	said := make(map[recon.Log]uint64)
 	for _, s := range h.Rooms {
@@ -129,5 +129,5 @@ func (f *Feed) named(l store.Log, seq uint64, row *store.Event) bool {
 	if f.ByMail() {
 		return row.Sender.Server() == f.p.Server
 	}
-	return !f.carry && (!l.Own || row.Sender.Server() != f.o.server || adopted(seq, row))
+	return !f.carry && !f.whole(l.N, seq) && (!l.Own || row.Sender.Server() != f.o.server || adopted(seq, row))
 }

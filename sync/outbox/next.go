@@ -22,6 +22,9 @@ func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 	if !f.carry {
 		limit = min(limit, maxFlight+f.extra-f.flight)
 	}
+	if f.holding {
+		limit = 0
+	}
 	rooms := f.rooms
 	if limit > 0 {
 		f.rooms, f.extra = nil, 0 // what is touched from now on is looked at again

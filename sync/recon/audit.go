@@ -122,12 +122,23 @@ type Found struct {
 	Wants  []Element
 }
 
+// Pull answers a greeting: of logs that are neither its speaker's nor ours, and in which the speaker is ahead of us, it names those that
+// we have nobody else for: their events come in full, the others are named first. Logs are numbered as they stand in
+// the greeting.
+//
+// Bytes behind the type: session(4) and a bit for each log, the first in the lowest bit; zeros at the end are left out.
+type Pull struct {
+	Session uint32
+	Logs    []int // in rising order
+}
+
 // The types of what stands in a parcel of kind sketch.
 const (
 	typeAsk    = 1
 	typeAnswer = 2
 	typeSketch = 3
 	typeFound  = 4
+	typePull   = 5
 
 	flagList   = 1
 	flagLast   = 2
@@ -230,7 +241,32 @@ func (f Found) Append(b []byte) []byte {
 	return appendElements(append(b, flags), f.Wants)
 }
 
-// ParseSketch decodes what a parcel of kind sketch holds: an Audit, a Sketch or a Found.
+// Append encodes the answer. Logs must rise.
+func (p Pull) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, typePull), p.Session)
+	if len(p.Logs) == 0 {
+		return b
+	}
+	set := make([]byte, p.Logs[len(p.Logs)-1]/8+1)
+	for _, i := range p.Logs {
+		set[i/8] |= 1 << (i % 8)
+	}
+	return append(b, set...)
+}
+
+func (r *reader) pull() Pull {
+	p := Pull{Session: r.uint32()}
+	for i, c := range r.take(len(r.b)) {
+		for bit := range 8 {
+			if c>>bit&1 != 0 {
+				p.Logs = append(p.Logs, 8*i+bit)
+			}
+		}
+	}
+	return p
+}
+
+// ParseSketch decodes what a parcel of kind sketch holds: an Audit, a Sketch, a Found or a Pull.
 func ParseSketch(b []byte) (any, error) {
 	v, err := parseSketch(b)
 	if err != nil {
@@ -258,6 +294,8 @@ func parseSketch(b []byte) (v any, err error) {
 		f.Failed, f.More = flags&flagFailed != 0, flags&flagMore != 0
 		f.Wants, err = r.elements()
 		v = f
+	case typePull:
+		v = r.pull()
 	default:
 		return nil, errors.New("an unknown type")
 	}

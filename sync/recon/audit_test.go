@@ -20,6 +20,8 @@ func sketchSamples() map[string]interface{ Append([]byte) []byte } {
 		"rest":    Sketch{ID: 9, First: 3, List: true, Last: true, All: []Element{1, 2}},
 		"found":   Found{ID: 9, More: true, Wants: []Element{7, 8}},
 		"failed":  Found{ID: 9, Failed: true},
+		"pull":    Pull{Session: 77, Logs: []int{0, 7, 8, 100}},
+		"no pull": Pull{Session: 77},
 	}
 }
 

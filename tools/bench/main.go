@@ -58,6 +58,7 @@ var measures = []measure{
 	{[]string{"state_cold_10k_ms"}, stateCold},
 	{[]string{"join_big_talk_s", "join_big_resync_s", "join_big_rss_mb", "tell_big_s", "tell_big_rss_mb"}, joinBig},
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
+	{[]string{"recon_bytes_10000", "recon_rtt", "recon_bytes_per_difference"}, reconcile},
 	{[]string{"codec_mean_percent", "codec_fallback_percent"}, codec},
 	{[]string{"courier_100k_s", "courier_bytes_per_event"}, courier},
 	{[]string{"join200_9600_s", "join200_1200_s"}, joinRoom},
