@@ -41,6 +41,7 @@ type performance struct {
 	wrote  int
 
 	redacted string // the message that was taken back
+	last     string // the first person's last message
 }
 
 func (p *performance) acts(ctx context.Context) (*outcome, error) {
@@ -105,12 +106,18 @@ func (p *performance) story(ctx context.Context) (*outcome, error) {
 	if err := p.rule(ctx); err != nil {
 		return nil, err
 	}
+	if err := p.howFar(ctx); err != nil {
+		return nil, err
+	}
 	say("written: %d on the boxes, %d at the centre; the boxes exchange theirs over the line", apart[0]+apart[1], apart[2])
 	if err := p.settleBoxes(ctx, 240*time.Second); err != nil {
 		return nil, err
 	}
 	a1, b1 := p.cable.bytes()
 	say("both boxes have everything of each other: %d + %d bytes on the line in %.0f s", a1-a0, b1-b0, time.Since(begin).Seconds())
+	if err := p.howFar(ctx); err != nil {
+		return nil, err
+	}
 	before := p.httpsBytes()
 	p.cut(false)
 	say("— the ways to the centre are back —")
@@ -121,6 +128,9 @@ func (p *performance) story(ctx context.Context) (*outcome, error) {
 	err := p.settle(ctx, 120*time.Second, p.people[:])
 	now := p.httpsBytes()
 	say("after %.1f s everybody has everything; HTTPS carried %d and %d bytes", time.Since(back).Seconds(), now[0]-before[0], now[1]-before[1])
+	if err == nil {
+		err = errors.Join(p.keptByAll(ctx), p.howFar(ctx))
+	}
 	return p.judge(ctx, err)
 }
 
@@ -142,6 +152,9 @@ func (p *performance) write(ctx context.Context, counts [3]int) error {
 					return fmt.Errorf("%s writes: %w", who.name, err)
 				}
 				p.tally.acknowledged(id, who.place, who.name+": "+text)
+				if i == 0 {
+					p.last = id
+				}
 				if n == 0 || (n+1)%100 == 0 || n+1 == len(texts[i]) {
 					say("%-10s at %-14s (%d/%d) %s", who.name, who.place, n+1, len(texts[i]), text)
 				}
