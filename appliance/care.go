@@ -316,6 +316,14 @@ func (b *Box) peerFacts(ctx context.Context, now time.Time) []health.PeerFacts {
 		server := p.Peer.Server
 		facts := health.PeerFacts{Server: server, InReach: p.Carries != "", Twin: !p.Twin.IsZero() && now.Sub(p.Twin) < twinLife}
 		err := b.db.View(ctx, func(r *store.Read) (err error) {
+			for _, id := range p.Withheld {
+				name, err := nameOf(r, id)
+				if err != nil {
+					return err
+				}
+				facts.Withheld = append(facts.Withheld, name)
+			}
+			facts.WithheldKeys = p.WithheldKeys
 			facts.Queued, err = r.Queued(server, string(p.Peer.ID), 10_000)
 			return err
 		})

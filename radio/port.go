@@ -29,11 +29,13 @@ type Port struct {
 	cfg Config
 	log *slog.Logger
 
-	known bool // the band
+	known    bool // the band
+	onlyOpen bool // open language only: nothing is encrypted, and the call sign is told
 
 	mu      sync.Mutex // guards all below; never held during a callback or an operation on the port
 	link    wire
 	budget  *airtime.Budget
+	calls   calls
 	serving bool
 	open    bool
 	starved [channel.MostStations]bool // who sends to it was told "no room", and waits for ready
@@ -59,11 +61,11 @@ func New(cfg Config) *Port {
 	}
 	band, known := airtime.Lookup(cfg.Band)
 	budget := airtime.New(band)
-	p := &Port{cfg: cfg, log: cfg.Log, budget: budget, known: known, kick: make(chan struct{}, 1), told: make(chan struct{}, 1)}
+	p := &Port{cfg: cfg, log: cfg.Log, budget: budget, known: known, onlyOpen: band.OpenLanguageOnly, kick: make(chan struct{}, 1), told: make(chan struct{}, 1)}
 	link := arq.Config{
 		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
 		MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
-		Budget: budget, Air: cfg.Air,
+		Budget: budget, Air: cfg.Air, Open: band.OpenLanguageOnly,
 	}
 	if cfg.Shared {
 		if cfg.Station == 0 {
@@ -169,6 +171,9 @@ func (p *Port) run(ctx context.Context, port io.ReadWriteCloser) error {
 	p.link.Start(time.Now())
 	p.mu.Unlock()
 	err := p.loop(ctx, chunks, out, failed)
+	if err == nil {
+		p.signOff(out)
+	}
 
 	close(done)
 	if cerr := port.Close(); err == nil && cerr != nil {
@@ -231,6 +236,7 @@ func (p *Port) next() ([]byte, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.collect()
+	p.announce(time.Now())
 	wire, wake := p.link.Next(time.Now())
 	p.collect()
 	return wire, wake
@@ -242,7 +248,10 @@ func (p *Port) hear(b []byte, d *frame.Decoder) {
 	now := time.Now()
 	p.in.bytes += uint64(len(b))
 	p.link.Heard(now)
-	d.Feed(b, func(raw []byte) { p.link.Receive(now, raw) })
+	d.Feed(b, func(raw []byte) {
+		p.callHeard(raw)
+		p.link.Receive(now, raw)
+	})
 	p.collect()
 }
 
@@ -250,6 +259,9 @@ func (p *Port) hear(b []byte, d *frame.Decoder) {
 func (p *Port) collect() {
 	events := p.link.Events()
 	for _, e := range events {
+		if e.Kind == arq.Up || e.Kind == arq.Down {
+			p.calls.due = time.Time{} // a contact begins or ends
+		}
 		p.unread += len(e.Message)
 	}
 	p.tell = append(p.tell, events...)
@@ -414,7 +426,7 @@ func (p *Port) Stats() Stats {
 		Retransmissions: s.Retransmissions, FramesRefused: s.FramesRefused, MessagesSent: s.MessagesSent,
 		MessagesReceived: s.MessagesReceived, Contacts: s.Contacts, Airtime: s.Airtime,
 		BitsPerSecond: p.link.Config().BitsPerSecond, Up: s.Stations > 0, PortOpen: p.open, Keyed: p.link.Keyed(),
-		Stations: s.Stations, Overheard: s.Overheard, Exchanges: s.Exchanges, Unanswered: s.Unanswered,
+		Stations: s.Stations, Overheard: s.Overheard, Exchanges: s.Exchanges, Unanswered: s.Unanswered, Unlike: s.Unlike,
 	}
 }
 

@@ -53,6 +53,9 @@ type Config struct {
 	Station uint32
 	Polls   bool
 
+	// CallSign is the station's own, DL1ABC-7; told in clear on bands of open language.
+	CallSign string
+
 	Seed uint64       // mixed into back-off and epochs, for tests; 0: random
 	Log  *slog.Logger // with the port's name in it; nil: silent
 }
@@ -72,6 +75,7 @@ type Stats struct {
 	Stations                   int           // far ends with contact
 	Overheard, Exchanges       uint64        // of a shared channel: frames between others; exchanges begun here
 	Unanswered                 uint64        // questions without an answer
+	Unlike                     uint64        // hellos of a far end whose band allows encryption where ours does not, or the other way round
 
 	// The band's duty cycle, if it has one: what each hour allows, what may be sent at once, and how long the next frame has to wait.
 	AirLimited                bool

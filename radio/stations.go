@@ -29,6 +29,8 @@ type wire interface {
 	Config() arq.Config
 	Stats() channel.Stats
 	Air(now time.Time) arq.Air
+	Announce(wire []byte)
+	Announced() bool
 }
 
 // single is one link as a wire: its far end has the number 0.

@@ -118,9 +118,12 @@ type PeerFacts struct {
 	InReach bool
 	Away    time.Duration // for how long it has not been in reach
 	Queued  int
-	Twin    bool     // two boxes speak under its name
-	Network bool     // it can be reached over the network
-	Lines   []string // names of lines that may lead to it
+	// Withheld names the rooms of which something waits because the only way is amateur radio; WithheldKeys: messages between devices do.
+	Withheld     []string
+	WithheldKeys bool
+	Twin         bool     // two boxes speak under its name
+	Network      bool     // it can be reached over the network
+	Lines        []string // names of lines that may lead to it
 }
 
 // ServerFacts are of a server that is no box.

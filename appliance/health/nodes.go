@@ -271,6 +271,19 @@ func peer(p PeerFacts, f Facts) Node {
 		n.Sentence = Sentence{"Zwei Boxen heißen " + p.Server + ": die alte, für die eine Ersatzbox übernommen hat, ausschalten und nie wieder einschalten.",
 			"Two boxes are called " + p.Server + ": switch off the old one, for which a spare box has taken over, and never switch it on again."}
 		return n
+	case p.InReach && len(p.Withheld) > 0:
+		n.State = Look
+		rooms := strings.Join(p.Withheld[:min(len(p.Withheld), 5)], ", ")
+		if len(p.Withheld) > 5 {
+			rooms += ", ..."
+		}
+		n.Sentence = Sentence{"Die Box " + p.Server + " ist nur über Amateurfunk verbunden; Ende-zu-Ende-verschlüsselte Räume dürfen da nicht hinüber und warten auf einen anderen Weg: " + rooms + ". Für den Funk einen unverschlüsselten Raum nehmen.",
+			"The box " + p.Server + " is connected over amateur radio only; end-to-end encrypted rooms must not go over it and wait for another way: " + rooms + ". Use an unencrypted room for the radio."}
+		return n
+	case p.InReach && p.WithheldKeys:
+		n.Sentence = Sentence{"Die Box " + p.Server + " ist über Amateurfunk verbunden; Schlüssel für verschlüsselte Räume warten auf einen anderen Weg.",
+			"The box " + p.Server + " is connected over amateur radio; keys for encrypted rooms wait for another way."}
+		return n
 	case p.InReach:
 		return n
 	case p.Away < awayPeer || f.Up < settle:

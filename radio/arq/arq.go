@@ -82,6 +82,9 @@ type Config struct {
 	// Air, if set, is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
 	Air func(n int) time.Duration
 
+	// Open: frames are authenticated and never encrypted (amateur radio). Both ends must agree.
+	Open bool
+
 	// Shared: more than these two ends hear each other. Who may begin is decided above (radio/channel); hellos name both.
 	Shared       bool
 	Station, Far uint32 // Shared: our name and that of the far end
@@ -167,6 +170,7 @@ type Event struct {
 type Stats struct {
 	FramesSent, FramesReceived, FramesRefused, Retransmissions uint64
 	MessagesSent, MessagesReceived, Contacts, Unanswered       uint64
+	Unlike                                                     uint64 // hellos of a far end that encrypts where we may not, or the other way round
 	BytesSent                                                  uint64
 	Airtime                                                    time.Duration
 }
@@ -252,10 +256,11 @@ type Link struct {
 	owe        bool
 	answerAt   time.Time // when the answer goes even if nothing rides along
 	notBefore  time.Time
-	askedMore  bool // our question said that more is coming
-	inBurst    bool // the far end is in the middle of a transmission
-	twice      bool // its last frame comes a second time
-	held       bool // our data wait (Hold)
+	askedMore  bool   // our question said that more is coming
+	inBurst    bool   // the far end is in the middle of a transmission
+	twice      bool   // its last frame comes a second time
+	held       bool   // our data wait (Hold)
+	announce   []byte // goes before the next transmission
 	frameAt    time.Time
 	heardAt    time.Time
 	holdUntil  time.Time // the far end goes first
@@ -389,12 +394,18 @@ func (l *Link) helloFrame(poll bool) frame.Frame {
 	b[0] = helloVersion
 	binary.LittleEndian.PutUint32(b[1:], l.my)
 	binary.LittleEndian.PutUint32(b[5:], l.peer)
-	return frame.Frame{Type: frame.Hello, Poll: poll, Body: l.named(b)}
+	return frame.Frame{Type: frame.Hello, Poll: poll, Body: l.declare(l.named(b))}
 }
 
 func (l *Link) hello(now time.Time, f *frame.Frame) {
 	if len(f.Body) < helloSize || f.Body[0] != helloVersion || !l.forUs(f.Body) {
-		l.stats.FramesRefused++
+		if _, call := frame.CallOf(f); !call {
+			l.stats.FramesRefused++
+		}
+		return
+	}
+	if isOpen(f.Body) != l.cfg.Open {
+		l.stats.Unlike++
 		return
 	}
 	theirs, ours := binary.LittleEndian.Uint32(f.Body[1:]), binary.LittleEndian.Uint32(f.Body[5:])

@@ -25,11 +25,15 @@ func (l *Link) SetKeys(send, receive []byte) error {
 		l.clearKeys()
 		return nil
 	}
-	s, err := frame.NewKey(send)
+	key := frame.NewKey
+	if l.cfg.Open {
+		key = frame.NewOpenKey
+	}
+	s, err := key(send)
 	if err != nil {
 		return fmt.Errorf("set send key: %w", err)
 	}
-	r, err := frame.NewKey(receive)
+	r, err := key(receive)
 	if err != nil {
 		return fmt.Errorf("set receive key: %w", err)
 	}

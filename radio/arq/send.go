@@ -276,6 +276,9 @@ func (l *Link) transmit(now time.Time, f *frame.Frame, k *frame.Key) []byte {
 	if l.fresh && (l.fails > 0 || f.Type == frame.Hello) {
 		wire = append(wire, l.cfg.Framing.Resync()...)
 	}
+	if l.announce != nil && (l.fresh || l.cfg.FullDuplex) {
+		wire, l.announce = append(wire, l.announce...), nil
+	}
 	wire = l.cfg.Framing.Append(wire, raw)
 	air := l.cfg.airtime(len(wire))
 	if l.cfg.Air != nil {

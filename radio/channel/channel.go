@@ -104,6 +104,7 @@ type Channel struct {
 	beacons  int
 	speak    []byte    // a frame of the channel's own that goes next, without contention
 	speakAt  time.Time // when
+	announce []byte    // goes before the next transmission
 }
 
 // New makes a channel without a port; Start begins.
@@ -226,6 +227,10 @@ func (c *Channel) Up(number int) bool {
 	return s != nil && s.link.Up()
 }
 
+// Announce puts bytes, framed, before the next transmission; Announced says whether that has happened.
+func (c *Channel) Announce(wire []byte) { c.announce = wire }
+func (c *Channel) Announced() bool      { return c.announce == nil }
+
 // Keyed says whether all stations with contact protect their frames with keys, and there is one.
 func (c *Channel) Keyed() bool {
 	keyed := false
@@ -275,6 +280,7 @@ func add(a, b arq.Stats) arq.Stats {
 	a.MessagesReceived += b.MessagesReceived
 	a.Contacts += b.Contacts
 	a.Unanswered += b.Unanswered
+	a.Unlike += b.Unlike
 	a.BytesSent += b.BytesSent
 	a.Airtime += b.Airtime
 	return a

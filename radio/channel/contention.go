@@ -286,7 +286,16 @@ func (c *Channel) call(now time.Time, s *station) ([]byte, time.Time) {
 
 // let asks a link for its next frame.
 func (c *Channel) let(now time.Time, s *station) ([]byte, time.Time) {
+	if c.announce != nil {
+		s.link.Announce(c.announce)
+	}
 	wire, wake := s.link.Next(now)
+	if c.announce != nil {
+		if s.link.Announced() {
+			c.announce = nil
+		}
+		s.link.Announce(nil)
+	}
 	c.drain(s)
 	if wire == nil {
 		return nil, wake
@@ -296,6 +305,9 @@ func (c *Channel) let(now time.Time, s *station) ([]byte, time.Time) {
 
 // sent keeps count of the line; own: the frame is not a link's, which counts itself.
 func (c *Channel) sent(now time.Time, wire []byte, own bool) []byte {
+	if own && c.announce != nil {
+		wire, c.announce = append(c.announce, wire...), nil
+	}
 	air := c.cfg.Link.Airtime(len(wire))
 	fresh := c.medium.txFree.Before(now)
 	if fresh {

@@ -126,7 +126,9 @@ func (c *Channel) hello(now time.Time, raw []byte, f *frame.Frame) {
 		return
 	}
 	o, ok := parseOwn(f.Body)
+	_, call := frame.CallOf(f)
 	switch {
+	case call: // another station tells who it is; more follows
 	case !ok:
 		c.stats.FramesRefused++
 	case o.from == c.cfg.Station:

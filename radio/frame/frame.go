@@ -15,7 +15,7 @@
 //
 // The context is never sent: both epochs and the full 32-bit numbers behind seq and next. So a frame of another epoch,
 // an echo of our own, or an old frame whose short number has come round again carries a wrong tag. The tag is CRC-32C,
-// or, when the keyed bit is set, a BLAKE2s MAC cut to 4 bytes over the encrypted body (ChaCha20; nonce = epochs, seq;
+// or, when the keyed bit is set, a BLAKE2s MAC cut to 4 bytes over the body, encrypted unless the key is an open one (ChaCha20; nonce = epochs, seq;
 // a number always carries the same body, so a repetition shows nothing new). Framing adds 2 bytes: 9 in all for data,
 // 8 for a bare acknowledgement.
 package frame

@@ -20,21 +20,34 @@ var ErrTag = errors.New("frame tag does not fit")
 type Context struct{ Sender, Receiver uint32 }
 
 // Key protects frames of one direction. It is immutable.
-type Key struct{ encrypt, mac [32]byte }
+type Key struct {
+	encrypt, mac [32]byte
+	open         bool // frames are authenticated only
+}
 
 // KeySize is the length of the secret a Key is made from.
 const KeySize = 32
 
 // NewKey derives the two keys of a direction from one 32-byte secret.
-func NewKey(secret []byte) (*Key, error) {
+func NewKey(secret []byte) (*Key, error) { return newKey(secret, false) }
+
+// NewOpenKey is a key whose frames carry a tag that only its holders can make, and bodies that everybody can read: for amateur radio.
+// It takes no frame of a key that encrypts.
+func NewOpenKey(secret []byte) (*Key, error) { return newKey(secret, true) }
+
+func newKey(secret []byte, open bool) (*Key, error) {
 	if len(secret) != KeySize {
 		return nil, fmt.Errorf("frame key of %d bytes, want %d", len(secret), KeySize)
 	}
-	k := new(Key)
+	k := &Key{open: open}
+	tagLabel := "hallig frame tag"
+	if open {
+		tagLabel = "hallig open frame tag"
+	}
 	for _, d := range []struct {
 		to    *[32]byte
 		label string
-	}{{&k.encrypt, "hallig frame body"}, {&k.mac, "hallig frame tag"}} {
+	}{{&k.encrypt, "hallig frame body"}, {&k.mac, tagLabel}} {
 		h, err := blake2s.New256(secret)
 		if err != nil {
 			return nil, fmt.Errorf("derive frame key: %w", err)
@@ -47,7 +60,7 @@ func NewKey(secret []byte) (*Key, error) {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Seal appends the frame with its tag. With a key the body is encrypted and the keyed bit set.
+// Seal appends the frame with its tag. With a key the body is encrypted (with an open key it is not) and the keyed bit set.
 func Seal(dst []byte, f *Frame, c Context, k *Key) []byte {
 	g := *f
 	g.Keyed = k != nil && f.Type != Hello
@@ -89,7 +102,7 @@ func (f *Frame) cipherBody() []byte {
 }
 
 func crypt(b []byte, f *Frame, c Context, k *Key) {
-	if len(b) == 0 {
+	if len(b) == 0 || k.open {
 		return
 	}
 	var nonce [chacha20.NonceSize]byte

@@ -161,7 +161,7 @@ func (f *far) leave(w *way) {
 func (f *far) choose() {
 	var best *way
 	for _, w := range f.ways {
-		if best == nil || w.mail == nil && best.mail != nil || (w.mail == nil) == (best.mail == nil) && (w.bps > best.bps || w.bps == best.bps && w == f.active) {
+		if w.better(best, f.active) {
 			best = w
 		}
 	}
@@ -172,6 +172,10 @@ func (f *far) choose() {
 		f.l.c.Observe(Event{What: "stands by", Peer: f.p, Transport: f.active.t.Name()})
 	}
 	f.active = best
+	f.feed.SetOpen(best != nil && best.open)
+	if best != nil && best.open {
+		f.opened()
+	}
 	f.heard = 0
 	f.forget()
 	f.audit.interrupted()

@@ -334,6 +334,12 @@ type PeerStatus struct {
 	Greeted bool
 
 	BitsPerSecond int // of the way that carries
+
+	// Open: that way allows open language only. Withheld are the rooms of which something waits for another way; WithheldKeys: so do messages
+	// between devices.
+	Open         bool
+	Withheld     []event.RoomID
+	WithheldKeys bool
 }
 
 // Status tells where the link stands with each paired box.
@@ -353,7 +359,8 @@ func (l *Link) publish() {
 			switch {
 			case w.mail != nil && (w != f.active || !w.near()): // it leads nowhere now, or is no way besides
 			case w == f.active:
-				s.Carries, s.BitsPerSecond = w.t.Name(), w.bps
+				s.Carries, s.BitsPerSecond, s.Open = w.t.Name(), w.bps, w.open
+				s.Withheld, s.WithheldKeys = f.feed.Withheld()
 			case w.up:
 				s.StandsBy = append(s.StandsBy, w.t.Name())
 			}

@@ -38,6 +38,7 @@ type ask struct {
 	request  *parcel.Request
 	priority int
 	sent     bool
+	clear    bool // may be asked over open language
 	answer   chan *parcel.Response // capacity 1
 	err      chan error            // capacity 1
 }
@@ -133,6 +134,10 @@ func (f *far) ask() {
 			continue
 		}
 		a.sent = true
+		if f.active != nil && f.active.open && !a.clear {
+			f.askOpenly(id, a)
+			continue
+		}
 		f.sendBody(a.priority, id, false, a.request.Body, func(first []byte, more bool) parcel.Parcel {
 			q := *a.request
 			q.Body, q.More = first, more
@@ -192,7 +197,7 @@ func (f *far) dropBodies() {
 		})
 	}
 	for _, a := range f.asks {
-		a.sent = false
+		a.sent, a.clear = false, false
 	}
 }
 
@@ -312,6 +317,7 @@ func (f *far) answered(p *parcel.Response) {
 // served is a request of the far end: asked once more, it gets the same answer.
 type served struct {
 	response *parcel.Response // nil: still being worked on
+	open     bool             // made for open language
 	priority int
 	at       time.Time
 }
@@ -335,10 +341,14 @@ func (f *far) serve(q *parcel.Request) {
 			delete(f.serving, id)
 		}
 	}
-	s := &served{priority: urgency(q.Method, pathOf(q.Target))}
+	s := &served{priority: urgency(q.Method, pathOf(q.Target)), open: f.active != nil && f.active.open}
 	f.serving[q.ID] = s
 	f.l.work(func(ctx context.Context) func() {
-		r := f.handle(ctx, q)
+		handle := f.handle
+		if s.open {
+			handle = f.handleOpenly
+		}
+		r := handle(ctx, q)
 		return func() {
 			if f.closed {
 				return
@@ -351,6 +361,10 @@ func (f *far) serve(q *parcel.Request) {
 }
 
 func (f *far) respond(s *served) {
+	if f.active != nil && f.active.open && !s.open {
+		delete(f.serving, s.response.ID) // it was made for another way; it will be asked for again
+		return
+	}
 	f.sendBody(s.priority, s.response.ID, true, s.response.Body, func(first []byte, more bool) parcel.Parcel {
 		r := *s.response
 		r.Body, r.More = first, more

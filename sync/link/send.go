@@ -160,6 +160,10 @@ type message struct {
 
 // transmit encodes parcels, as many as fit, and sends them; it says how many went.
 func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel) (took, size int) {
+	if parcels = f.clearParcels(w, parcels); len(parcels) == 0 {
+		f.l.log.Error("parcel is encrypted and must not go over open language; it is dropped here", "peer", f.p.Server, "transport", w.t.Name())
+		return 1, 0
+	}
 	own := len(parcels)
 	if k := f.takeKept(); k != nil { // a receipt rides along
 		parcels = append(parcels, k)

@@ -20,6 +20,7 @@ type way struct {
 	bps    int
 	mtu    int
 	up     bool
+	open   bool // open language only (open.go)
 	far    *far // nil: nobody we know (yet)
 	proved bool // the far end is who it says
 
@@ -72,7 +73,7 @@ func (l *Link) up(t Transport, addr string, bps, mtu int) {
 	if w.up {
 		l.lose(w) // an outage that nobody told us of
 	}
-	w.bps, w.mtu, w.up = bps, mtu, true
+	w.bps, w.mtu, w.up, w.open = bps, mtu, true, openOnly(t, addr)
 	l.log.Info("far end in reach", "transport", t.Name(), "addr", addr, "bps", bps)
 	l.greet(w)
 }

@@ -37,6 +37,9 @@ type Feed struct {
 	extra   int       // that may be under way beyond maxFlight: something urgent waits
 	nearer  []string  // servers that are nearer to the peer
 	mail    bool      // the peer is written to by mail
+	open    bool      // the peer is reached over open language only (open.go)
+	sealed  map[event.RoomID]bool
+	letters bool // messages between devices wait for another way
 }
 
 // cursor is where the peer is in one log.
@@ -275,7 +278,12 @@ func (f *Feed) NextEDUs(ctx context.Context, limit int, transient bool) ([]*parc
 	}
 	out := make([]*parcel.EDU, 0, len(rows))
 	var stale []int64
+	open := f.onlyOpen()
 	for _, e := range rows {
+		if open && !readable(e) {
+			f.hold("")
+			break // the peer's receipt is cumulative: what follows waits, too
+		}
 		if Transient(e.Kind) && !transient {
 			stale = append(stale, e.Seq)
 			continue

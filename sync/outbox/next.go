@@ -99,6 +99,9 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	if left, err := f.left(r, id); left || err != nil {
 		return nil, false, err
 	}
+	if kept, err := f.withheld(r, id); kept || err != nil {
+		return nil, false, err
+	}
 	logs, err := r.Logs(id)
 	if err != nil {
 		return nil, false, err
@@ -327,6 +330,9 @@ func (f *Feed) wanted(r *store.Read, items []Item, row *store.Event, at parcel.L
 // may says whether the peer's server may see an event: it is in the room, and a message from before its time only if
 // the room shows its history.
 func (f *Feed) may(r *store.Read, row *store.Event) (bool, error) {
+	if kept, err := f.withheld(r, row.Room); kept || err != nil {
+		return false, err
+	}
 	d, err := f.due(r, row.Room)
 	if d == nil || err != nil {
 		return false, err
