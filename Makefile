@@ -7,6 +7,7 @@ export CGO_ENABLED := 1
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -linkmode external -extldflags -static -s -w -X main.version=$(VERSION)
 SEED    ?= 1
+RATE    ?= 1200
 N       ?= 20000
 ACTIONS ?= 5000
 DATA    ?= data
@@ -60,8 +61,9 @@ test: check vet staticcheck dendrite pebble
 oracle: check
 	@$(MAKE) --no-print-directory -C tools/oracle run N=$(N) SEED=$(SEED)
 
+# demo plays the main job over a line of RATE bit/s: about two minutes at 1200, ten at 300.
 demo: build dendrite
-	go run ./tools/demo -hallig bin/hallig -seed $(SEED)
+	go run ./tools/demo -hallig bin/hallig -rate $(RATE) -seed $(SEED)
 
 # chaos lets two boxes and Dendrite live through a random schedule of ACTIONS with partitions and crashes, and compares them.
 chaos: build dendrite

@@ -36,9 +36,9 @@ type Serial struct {
 	Polls    bool   `json:"polls,omitempty"` // shared: this box gives out the turns, as the master of an RS-485 bus; one box only
 
 	TNCPort     int `json:"tnc_port,omitempty"`     // kiss: which radio of the TNC
-	Persistence int `json:"persistence,omitempty"`  // kiss, meshcore: chance of 256 to send on a free channel; 0: 255
+	Persistence int `json:"persistence,omitempty"`  // kiss, meshcore: chance of 256 to send on a free channel; 0: 250
 	SlotTimeMS  int `json:"slot_time_ms,omitempty"` // kiss, meshcore: between two tries; 0: 100
-	TXTailMS    int `json:"tx_tail_ms,omitempty"`   // kiss: keyed after the last bit
+	TXTailMS    int `json:"tx_tail_ms,omitempty"`   // kiss: keyed after the last bit; 0: 50
 
 	Init   string `json:"init,omitempty"`   // at, kiss: commands at the start, separated by blanks
 	Number string `json:"number,omitempty"` // at: whom to call; "": wait for calls

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-// Command demo plays the main job on one machine: two boxes, a serial line of 1200 bit/s between them, and a central
+// Command demo plays the main job on one machine: two boxes, a serial line of -rate bit/s (1200) between them, and a central
 // server that nobody here wrote. All three share one room; both boxes' ways to the centre are cut, everybody writes on,
 // the ways come back. It comments on what travels, counts every event that some server has acknowledged on all three
 // servers, compares their state, and ends with one line that says what was lost. The exit status says the same.
@@ -29,20 +29,25 @@ func say(format string, args ...any) {
 
 func main() {
 	hallig := flag.String("hallig", "bin/hallig", "the box's program")
+	rate := flag.Int("rate", 1200, "bit/s of the line between the boxes: a cable that lets no more through in each direction, both at once")
 	seed := flag.Uint64("seed", 1, "chooses names and texts")
 	keep := flag.String("keep", "", "directory to keep data and logs in (default: a temporary one, removed when all went well)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, done := context.WithTimeout(ctx, 10*time.Minute)
+	if *rate < 50 || *rate > 1_000_000 {
+		fmt.Fprintf(os.Stderr, "demo: -rate %d: want 50 to 1000000 bit/s\n", *rate)
+		os.Exit(2)
+	}
+	ctx, done := context.WithTimeout(ctx, slower(10*time.Minute, *rate))
 	defer done()
-	if err := run(ctx, *hallig, *seed, *keep); err != nil {
+	if err := run(ctx, *hallig, *rate, *seed, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, hallig string, seed uint64, keep string) error {
+func run(ctx context.Context, hallig string, rate int, seed uint64, keep string) error {
 	hallig, err := filepath.Abs(hallig)
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func run(ctx context.Context, hallig string, seed uint64, keep string) error {
 		return err
 	}
 	tale := newStory(seed)
-	result, err := play(ctx, hallig, dir, tale)
+	result, err := play(ctx, hallig, dir, rate, tale)
 	if err == nil {
 		err = result.verdict()
 	}

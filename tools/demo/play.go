@@ -21,12 +21,12 @@ var (
 )
 
 // play tells the story from beginning to end.
-func play(ctx context.Context, hallig, dir string, tale *story) (*outcome, error) {
-	s, err := build(ctx, hallig, dir, tale.distinct(islands, 2))
+func play(ctx context.Context, hallig, dir string, rate int, tale *story) (*outcome, error) {
+	s, err := build(ctx, hallig, dir, rate, tale.distinct(islands, 2))
 	if err != nil {
 		return nil, err
 	}
-	p := &performance{stage: s, tale: tale, tally: newTally()}
+	p := &performance{stage: s, tale: tale, tally: newTally(), rate: rate}
 	result, err := p.acts(ctx)
 	return result, errors.Join(err, s.close())
 }
@@ -39,6 +39,7 @@ type performance struct {
 	people [3]*person
 	room   string
 	wrote  int
+	rate   int // bit/s of the line
 
 	redacted string // the message that was taken back
 	last     string // the first person's last message
@@ -93,7 +94,7 @@ func (p *performance) story(ctx context.Context) (*outcome, error) {
 	if err := p.write(ctx, together); err != nil {
 		return nil, err
 	}
-	if err := p.settle(ctx, 90*time.Second, p.people[:]); err != nil {
+	if err := p.settle(ctx, slower(90*time.Second, p.rate), p.people[:]); err != nil {
 		return nil, err
 	}
 	p.cut(true)
@@ -110,11 +111,13 @@ func (p *performance) story(ctx context.Context) (*outcome, error) {
 		return nil, err
 	}
 	say("written: %d on the boxes, %d at the centre; the boxes exchange theirs over the line", apart[0]+apart[1], apart[2])
-	if err := p.settleBoxes(ctx, 240*time.Second); err != nil {
+	if err := p.settleBoxes(ctx, slower(240*time.Second, p.rate)); err != nil {
 		return nil, err
 	}
 	a1, b1 := p.cable.bytes()
-	say("both boxes have everything of each other: %d + %d bytes on the line in %.0f s", a1-a0, b1-b0, time.Since(begin).Seconds())
+	took := time.Since(begin)
+	say("both boxes have everything of each other: %d + %d bytes on the line in %.0f s", a1-a0, b1-b0, took.Seconds())
+	say("the line was busy for %.0f %% of that time one way and %.0f %% the other; a byte is 10 bits at %d bit/s", busy(a1-a0, p.rate, took), busy(b1-b0, p.rate, took), p.rate)
 	if err := p.howFar(ctx); err != nil {
 		return nil, err
 	}
@@ -125,13 +128,21 @@ func (p *performance) story(ctx context.Context) (*outcome, error) {
 	if err := p.write(ctx, after); err != nil {
 		return nil, err
 	}
-	err := p.settle(ctx, 120*time.Second, p.people[:])
+	err := p.settle(ctx, slower(120*time.Second, p.rate), p.people[:])
 	now := p.httpsBytes()
 	say("after %.1f s everybody has everything; HTTPS carried %d and %d bytes", time.Since(back).Seconds(), now[0]-before[0], now[1]-before[1])
 	if err == nil {
 		err = errors.Join(p.keptByAll(ctx), p.howFar(ctx))
 	}
 	return p.judge(ctx, err)
+}
+
+// slower is how patient one must be on a slow line: what is right for 1200 bit/s, and more in proportion below.
+func slower(d time.Duration, rate int) time.Duration { return max(d, d*1200/time.Duration(rate)) }
+
+// busy is the share of the time for which n bytes kept one direction of the line busy, in percent.
+func busy(n int64, rate int, d time.Duration) float64 {
+	return float64(n) * 10 / float64(rate) / d.Seconds() * 100
 }
 
 // write lets everybody write at the same time, each in order.

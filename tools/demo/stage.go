@@ -13,8 +13,6 @@ import (
 	"hallig/tools/testpeer"
 )
 
-const lineRate = 1200 // bit/s
-
 // stage is everything that runs: two boxes, the central server, the line, and the ways between them.
 type stage struct {
 	central *testpeer.Peer
@@ -24,7 +22,7 @@ type stage struct {
 
 // build starts everything: the boxes pair over a network first, as they would at home, and then know each other by the
 // line alone.
-func build(ctx context.Context, hallig, dir string, names []string) (s *stage, err error) {
+func build(ctx context.Context, hallig, dir string, rate int, names []string) (s *stage, err error) {
 	s = &stage{}
 	defer func() {
 		if err != nil {
@@ -39,7 +37,7 @@ func build(ctx context.Context, hallig, dir string, names []string) (s *stage, e
 	if s.central, err = testpeer.Start(ctx, testpeer.Options{Dir: filepath.Join(dir), CA: ca}); err != nil {
 		return s, err
 	}
-	if s.cable, err = layCable(ctx, lineRate); err != nil {
+	if s.cable, err = layCable(ctx, rate); err != nil {
 		return s, err
 	}
 	for i, name := range names {
@@ -60,11 +58,11 @@ func build(ctx context.Context, hallig, dir string, names []string) (s *stage, e
 			return s, err
 		}
 		b.Config["p2p"] = map[string]any{"off": true}
-		b.Config["serial"] = []map[string]any{{"device": s.cable.ends[i].Device, "baud": 9600, "bits_per_second": lineRate}}
+		b.Config["serial"] = []map[string]any{{"device": s.cable.ends[i].Device, "modem": "null", "bits_per_second": rate}}
 		if err := b.Start(ctx); err != nil {
 			return s, err
 		}
-		say("%s is up again without libp2p; its way to the other box is the line of %d bit/s", b.Name, lineRate)
+		say("%s is up again without libp2p; its way to the other box is the line of %d bit/s", b.Name, rate)
 	}
 	return s, nil
 }
