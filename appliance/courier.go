@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
@@ -14,6 +15,7 @@ import (
 
 	"hallig/appliance/admin"
 	"hallig/appliance/health"
+	"hallig/appliance/media"
 	"hallig/sync/courier"
 	"hallig/sync/federation"
 	"hallig/sync/inbox"
@@ -53,7 +55,17 @@ func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 		},
 		Receipt: func(id peer.ID, k *parcel.Kept) { l.Receipt(id, k) },
 		Longer:  l.Longer, Ahead: l.Ahead,
-		Sealed:  func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
+		Sealed: func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
+		OpenMedia: func(ctx context.Context, id string) (*courier.MediaFile, error) {
+			f, err := b.media.Get(ctx, b.id.server, id)
+			if err != nil {
+				return nil, err
+			}
+			return &courier.MediaFile{Type: f.Info.Type, Name: f.Info.Name, Size: f.Info.Size, ReadCloser: f}, nil
+		},
+		KeepMedia: func(ctx context.Context, server, id, typ, name string, body io.Reader) error {
+			return b.media.Cache(ctx, server, id, media.Info{Type: typ, Name: name}, body)
+		},
 		Observe: b.observeCourier, Log: b.log.With("room", "courier"),
 	})
 	b.exchange.parts.Courier = c
@@ -88,7 +100,7 @@ func (b *Box) courier(ctx context.Context, order admin.CourierOrder, note func(a
 	var err error
 	switch order.Do {
 	case "export":
-		r, err = b.courierExport(ctx, order.Place, step)
+		r, err = b.courierExport(ctx, order.Place, courier.Options{Media: order.Media}, step)
 	case "import":
 		r, err = b.courierImport(ctx, order.Place, step)
 	case "status":
@@ -120,7 +132,7 @@ func courierRefusal(err error) error {
 	return &admin.Refusal{Text: err.Error() + "; nothing is lost: try again, or take another stick", DE: "Das ging nicht: " + err.Error() + ". Es ist nichts verloren: noch einmal versuchen oder einen anderen Stick nehmen."}
 }
 
-func (b *Box) courierExport(ctx context.Context, place string, note func(courier.Progress)) (*courier.Report, error) {
+func (b *Box) courierExport(ctx context.Context, place string, o courier.Options, note func(courier.Progress)) (*courier.Report, error) {
 	done, err := b.writable(ctx, place)
 	if err != nil {
 		return nil, err
@@ -131,7 +143,7 @@ func (b *Box) courierExport(ctx context.Context, place string, note func(courier
 		return nil, err
 	}
 	defer debug.FreeOSMemory() // a small machine has better use for what this took
-	r, err := b.exchange.parts.Export(ctx, d, note)
+	r, err := b.exchange.parts.ExportWith(ctx, d, o, note)
 	return r, errors.Join(err, d.Close())
 }
 
@@ -165,31 +177,35 @@ func reportOf(r *courier.Report) admin.CourierReport {
 // sentenceOf says the most important of a report.
 func sentenceOf(do string, r *courier.Report) (s health.Sentence) {
 	events, known, refused, waiting, bad := 0, 0, 0, 0, 0
+	files, large := 0, 0
 	for _, x := range r.Boxes {
 		events, known, refused, waiting = events+x.Events, known+x.Again, refused+x.Refused, waiting+x.Waiting
+		files, large = files+x.Files, large+x.Large
 	}
 	for _, n := range r.Bad {
 		bad += n
 	}
 	switch do {
 	case "export":
-		s = health.Sentence{DE: fmt.Sprintf("%d neue Nachrichten sind auf dem Stick.", events), EN: fmt.Sprintf("%d new messages are on the stick.", events)}
+		s = health.Sentence{DE: fmt.Sprintf("Neue Nachrichten auf dem Stick: %d.", events), EN: fmt.Sprintf("New messages on the stick: %d.", events)}
 		if len(r.Boxes) == 0 {
 			s = health.Sentence{DE: "Es ist keine Box gekoppelt, für die etwas mitzugeben wäre.", EN: "No box is paired that something could be carried to."}
 		}
 	case "import":
-		s = health.Sentence{DE: fmt.Sprintf("%d neue Nachrichten sind übernommen.", events), EN: fmt.Sprintf("%d new messages are taken in.", events)}
+		s = health.Sentence{DE: fmt.Sprintf("Neue Nachrichten übernommen: %d.", events), EN: fmt.Sprintf("New messages taken in: %d.", events)}
 	default:
-		s = health.Sentence{DE: fmt.Sprintf("Auf dem Stick liegt etwas von oder für %d Boxen.", len(r.Boxes)), EN: fmt.Sprintf("The stick carries something from or for %d boxes.", len(r.Boxes))}
+		s = health.Sentence{DE: fmt.Sprintf("Wege, für die etwas auf dem Stick liegt: %d.", len(r.Boxes)), EN: fmt.Sprintf("Ways for which something lies on the stick: %d.", len(r.Boxes))}
 	}
 	for _, more := range []struct {
 		when   bool
 		de, en string
 	}{
+		{files > 0, fmt.Sprintf("Bilder und Dateien: %d.", files), fmt.Sprintf("Pictures and files: %d.", files)},
+		{large > 0, fmt.Sprintf("Dateien, die zu groß sind und hier bleiben: %d.", large), fmt.Sprintf("Files that are too large and stay here: %d.", large)},
 		{r.Full, "Für den Rest ist kein Platz auf dem Stick.", "There is no room on the stick for the rest."},
 		{r.ReadOnly, "Der Stick ist schreibgeschützt: es wurde nichts mitgegeben.", "The stick is write-protected: nothing was put on it."},
-		{bad > 0, fmt.Sprintf("%d Dateien waren beschädigt oder gefälscht und zählen nicht.", bad), fmt.Sprintf("%d files were damaged or forged and do not count.", bad)},
-		{refused > 0, fmt.Sprintf("%d Nachrichten wurden abgelehnt.", refused), fmt.Sprintf("%d messages were refused.", refused)},
+		{bad > 0, fmt.Sprintf("Beschädigte oder gefälschte Pakete, die nicht zählen: %d.", bad), fmt.Sprintf("Damaged or forged packets that do not count: %d.", bad)},
+		{refused > 0, fmt.Sprintf("Abgelehnte Nachrichten: %d.", refused), fmt.Sprintf("Refused messages: %d.", refused)},
 		{waiting > 0, "Ein Teil wartet auf etwas, das noch fehlt.", "A part waits for something that is still missing."},
 	} {
 		if more.when {

@@ -113,8 +113,16 @@ func TestStickBetweenBoxes(t *testing.T) {
 	}
 	anna.call("PUT", matrixclient.Path("sendToDevice", "m.room_key", "t1"), fmt.Sprintf(`{"messages":{%q:{%q:{"secret":"geheim"}}}}`, bert.UserID, bert.DeviceID))
 
-	out := a.order(admin.CourierOrder{Do: "export", Place: stick})
-	if len(out.Boxes) != 1 || out.Boxes[0].Events < 5 || out.Boxes[0].EDUs == 0 || out.Sentence.Empty() {
+	var upload struct {
+		URI string `json:"content_uri"`
+	}
+	if err := json.Unmarshal(anna.call("POST", "/_matrix/media/v3/upload?filename=deich.txt", strings.Repeat("Deichbruch! ", 1000)), &upload); err != nil {
+		t.Fatal(err)
+	}
+	anna.call("PUT", matrixclient.Path("rooms", room, "send", "m.room.message", "p1"), fmt.Sprintf(`{"msgtype":"m.file","body":"deich.txt","url":%q}`, upload.URI))
+
+	out := a.order(admin.CourierOrder{Do: "export", Place: stick, Media: 1 << 20})
+	if len(out.Boxes) != 1 || out.Boxes[0].Files != 1 || out.Boxes[0].Events < 5 || out.Boxes[0].EDUs == 0 || out.Sentence.Empty() {
 		t.Errorf("export: %+v", out)
 	}
 	if s := b.order(admin.CourierOrder{Do: "status", Place: stick}); len(s.Boxes) != 1 || s.Boxes[0].Segments < 2 {
@@ -130,10 +138,15 @@ func TestStickBetweenBoxes(t *testing.T) {
 	bert.until(10*time.Second, "the message between devices", bert.heard("geheim"))
 	bert.until(10*time.Second, "the word that the stick can be pulled", func() bool {
 		n, _ := b.health(ctx).Node(string(health.Courier))
-		return strings.Contains(n.Sentence.DE, "kann abgezogen werden") && strings.Contains(n.Sentence.DE, "5 neue Nachrichten sind übernommen")
+		return strings.Contains(n.Sentence.DE, "kann abgezogen werden") && strings.Contains(n.Sentence.DE, "Neue Nachrichten übernommen: 6. Bilder und Dateien: 1.")
 	})
 	if wrote, ejected := hands.said(); wrote == 0 || ejected != 1 {
 		t.Errorf("made writable %d times, ejected %d times", wrote, ejected)
+	}
+	if f, err := b.media.Get(ctx, "a.test", strings.TrimPrefix(upload.URI, "mxc://a.test/")); err != nil {
+		t.Errorf("the file did not come: %v", err)
+	} else if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 	plugged = filepath.Join(run, "out")
 	in := a.order(admin.CourierOrder{Do: "import", Place: plugged})

@@ -55,8 +55,8 @@ func (b *Box) makeSheet(ctx context.Context, order admin.CourierOrder) (admin.Co
 		return admin.CourierReport{}, err
 	}
 	out := admin.CourierReport{Boxes: []admin.CourierBox{{Server: p.Server, Events: events}}, Codes: texts, Left: left, Sentence: health.Sentence{
-		DE: fmt.Sprintf("%d Nachrichten für %s. An der anderen Box einlesen: Verwaltung, Boxen, Blatt.", events, p.Server),
-		EN: fmt.Sprintf("%d messages for %s. Read it in at the other box: administration, boxes, sheet.", events, p.Server),
+		DE: fmt.Sprintf("Nachrichten für %[2]s: %[1]d. An der anderen Box einlesen: Verwaltung, Boxen, Blatt.", events, p.Server),
+		EN: fmt.Sprintf("Messages for %[2]s: %[1]d. Read it in at the other box: administration, boxes, sheet.", events, p.Server),
 	}}
 	if left {
 		out.Sentence.DE += " Es gibt noch mehr: erst dieses Blatt einlesen lassen, dann mehr Codes nehmen oder einen Stick."

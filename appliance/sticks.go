@@ -25,6 +25,9 @@ const (
 	stickLook  = 2 * time.Second  // how often the box looks for sticks; it costs one directory
 	stickTold  = 10 * time.Minute // what was done is shown so long
 	stickAgain = time.Minute      // after a failure, while the stick is still there
+
+	stickFile  = 8 << 20   // bytes of a file that goes along by itself
+	stickFiles = 256 << 20 // of all of them: somebody stands there and waits
 )
 
 // plugged is a stick that was seen, and what it is: another one in the same place has another number.
@@ -115,7 +118,7 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 	if err != nil {
 		return done, false, err
 	}
-	out, err := b.courierExport(ctx, place, quiet)
+	out, err := b.courierExport(ctx, place, courier.Options{Media: stickFile, MediaTotal: stickFiles}, quiet)
 	if t := (steward.Text{}); errors.As(err, &t) { // a write-protected one
 		b.log.Info("stick cannot be written to", "err", err)
 		out, err = &courier.Report{ReadOnly: true}, nil

@@ -14,6 +14,7 @@ import (
 type CourierOrder struct {
 	Do    string `json:"do"`              // "export", "import", "status", "sheet", "read", "rooms"
 	Place string `json:"place,omitempty"` // whole path of a folder on the box: the stick
+	Media int64  `json:"media,omitempty"` // export: files up to so many bytes go along
 	Box   string `json:"box,omitempty"`   // sheet: for whom; server name or id
 	Room  string `json:"room,omitempty"`  // sheet: of which room
 	Codes int    `json:"codes,omitempty"` // sheet: at most so many QR codes; 0: one
@@ -60,6 +61,8 @@ type CourierBox struct {
 	Again    int    `json:"again,omitempty"`
 	Refused  int    `json:"refused,omitempty"`
 	Waiting  int    `json:"waiting,omitempty"`
+	Files    int    `json:"files,omitempty"`
+	Large    int    `json:"large,omitempty"`
 	Carried  int    `json:"carried,omitempty"`
 	EDUs     int    `json:"edus,omitempty"`
 	Known    int    `json:"known,omitempty"`

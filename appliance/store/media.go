@@ -34,6 +34,16 @@ func (r *Read) Media(server, id string) (*Media, error) {
 	return &m, nil
 }
 
+// MediaOf tells the ids of a server's media of which there are copies here, the newest first, at most so many.
+func (r *Read) MediaOf(server string, most int, f func(id string)) error {
+	return r.each(`SELECT id FROM media WHERE server = ? AND hash IS NOT NULL ORDER BY created DESC LIMIT ?`, args(server, most), func(row *Row) error {
+		var id string
+		err := row.Scan(&id)
+		f(id)
+		return err
+	})
+}
+
 // HasMediaFile says whether a file with this hash is kept.
 func (r *Read) HasMediaFile(hash []byte) (bool, error) {
 	var n int

@@ -21,6 +21,7 @@ const courierUse = "hallig courier export FOLDER, import FOLDER or status FOLDER
 func courierVerb(ctx context.Context, args []string, out, errOut io.Writer) error {
 	f, dir := flags("courier", errOut)
 	asJSON := f.Bool("json", false, "for scripts: the whole report")
+	media := f.Int64("media", 8, "with export: pictures and files up to so many MB go along; 0: none")
 	room := f.String("room", "", "with qr: id of the room")
 	to := f.String("to", "", "with qr: server name or id of the box")
 	codes := f.Int("codes", 2, "with qr: at most so many codes, up to 16")
@@ -44,7 +45,7 @@ func courierVerb(ctx context.Context, args []string, out, errOut io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("find the folder: %w", err)
 	}
-	r, err := askCourier(ctx, *dir, admin.CourierOrder{Do: words[0], Place: place}, errOut)
+	r, err := askCourier(ctx, *dir, admin.CourierOrder{Do: words[0], Place: place, Media: *media << 20}, errOut)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER
   hallig backup export SERVER --data DIR --to FOLDER   the backup that this box keeps for another one, onto a stick
   hallig restore FOLDER --data DIR --identity KEYFILE   a spare box takes over from a backup
-  hallig courier export FOLDER | import FOLDER | status FOLDER  --data DIR [--json]   carry messages to and from other boxes on a stick
+  hallig courier export FOLDER [--media MB] | import FOLDER | status FOLDER  --data DIR [--json]   carry messages to and from other boxes on a stick
   hallig courier qr --room ROOM --to BOX [--codes N] [--out FILE.html|FILE.png] --data DIR   the same on paper; hallig courier import-qr FILE|- reads it in
   hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en] [--lock]   files and sheets for many boxes; hallig fleet: columns, options

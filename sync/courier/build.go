@@ -194,6 +194,15 @@ func (c *Courier) greet(ctx context.Context, p peer.Peer) (*builder, error) {
 			ps = append(ps, &parcel.Keys{Document: doc})
 		}
 	}
+	if c.c.KeepMedia != nil {
+		edu, err := c.tellMedia(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if edu != nil {
+			ps = append(ps, edu)
+		}
+	}
 	for _, w := range c.asks[p.ID] {
 		ps = append(ps, w)
 	}

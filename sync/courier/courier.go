@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"sync"
@@ -46,6 +47,9 @@ type Config struct {
 	Longer  func(from peer.ID, logs []parcel.Vector)
 	// Sealed takes a parcel that is sealed to this box or is to be carried on, whoever brings it. It must not block. May be nil.
 	Sealed func(from peer.ID, p *parcel.Sealed)
+	// OpenMedia opens a file of this box's users; KeepMedia keeps a copy of another server's. May be nil: no files travel.
+	OpenMedia func(ctx context.Context, id string) (*MediaFile, error)
+	KeepMedia func(ctx context.Context, server, id, typ, name string, body io.Reader) error
 	// Ahead is told when a box has more of our logs than we. May be nil.
 	Ahead func()
 	// Observe is told what travels; it must not block. May be nil.
@@ -85,6 +89,7 @@ type Courier struct {
 	busy sync.Mutex // held while one is under way; it protects the rest
 	asks map[peer.ID][]*parcel.Want
 	owed map[peer.ID][]*parcel.Want
+	has  map[peer.ID]map[mediaShort]bool // files of ours that a box has, as it said last
 }
 
 // New makes a courier.
@@ -103,7 +108,8 @@ func New(c Config) (*Courier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make courier: %w", err)
 	}
-	return &Courier{c: c, log: c.Log, self: peer.IDOf(public), id: id, asks: map[peer.ID][]*parcel.Want{}, owed: map[peer.ID][]*parcel.Want{}}, nil
+	return &Courier{c: c, log: c.Log, self: peer.IDOf(public), id: id, asks: map[peer.ID][]*parcel.Want{}, owed: map[peer.ID][]*parcel.Want{},
+		has: map[peer.ID]map[mediaShort]bool{}}, nil
 }
 
 // Report is what an export or import did.
@@ -125,6 +131,8 @@ type BoxReport struct {
 	Again    int    `json:"again,omitempty"`   // events that were here already
 	Refused  int    `json:"refused,omitempty"` // events that the room did not take
 	Waiting  int    `json:"waiting,omitempty"` // segments of which something is still missing here
+	Files    int    `json:"files,omitempty"`   // that people sent
+	Large    int    `json:"large,omitempty"`   // files that stay here for their size
 	Carried  int    `json:"carried,omitempty"` // sealed parcels of others that came
 	EDUs     int    `json:"edus,omitempty"`    // messages between devices, receipts, device lists
 	Known    int    `json:"known,omitempty"`   // segments that had been taken before, or were there already

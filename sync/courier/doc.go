@@ -37,6 +37,8 @@
 // Sealed parcels that the box carries for others go along, to their reader and, as copies, to paired boxes (custody.go). Only for these a box also looks at indexes of
 // boxes that it does not know, 64 at most.
 //
+// Files that people sent go along up to a size (media.go), cut into segments that follow each other.
+//
 // # Texts on paper
 //
 // A Sheet is the same kind of segment as text for QR codes (sheet.go).

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hallig/appliance/store"
@@ -28,6 +29,8 @@ type export struct {
 	report *Report
 	note   func(Progress)
 	events int
+	opt    Options
+	media  int64 // bytes of files
 
 	answers map[peer.ID][]outbox.Item // to what a box asked for
 }
@@ -35,6 +38,17 @@ type export struct {
 // Export writes what is due to the paired boxes onto a stick, and takes off what is kept. It changes nothing in the store but its own counter. What it
 // could not write for want of room is told in the report; an error means that the stick is in no worse state than before.
 func (c *Courier) Export(ctx context.Context, d Disk, note func(Progress)) (*Report, error) {
+	return c.ExportWith(ctx, d, Options{}, note)
+}
+
+// Options of an export.
+type Options struct {
+	Media      int64 // files that people sent go along up to so many bytes; 0: none
+	MediaTotal int64 // all of them together; 0: as much as there is room for
+}
+
+// ExportWith is Export with files.
+func (c *Courier) ExportWith(ctx context.Context, d Disk, o Options, note func(Progress)) (*Report, error) {
 	if !c.busy.TryLock() {
 		return nil, ErrBusy
 	}
@@ -42,7 +56,10 @@ func (c *Courier) Export(ctx context.Context, d Disk, note func(Progress)) (*Rep
 	if note == nil {
 		note = func(Progress) {}
 	}
-	e := &export{c: c, d: d, report: &Report{}, note: note, answers: map[peer.ID][]outbox.Item{}}
+	if o.MediaTotal == 0 {
+		o.MediaTotal = 1 << 62
+	}
+	e := &export{c: c, d: d, opt: o, report: &Report{}, note: note, answers: map[peer.ID][]outbox.Item{}}
 	err := e.run(ctx)
 	switch {
 	case isFull(err):
@@ -85,7 +102,15 @@ func (e *export) run(ctx context.Context) error {
 	if err := e.allEvents(ctx, peers); err != nil {
 		return err
 	}
-	return e.sealed(ctx, peers)
+	if err := e.sealed(ctx, peers); err != nil || e.opt.Media == 0 || e.c.c.OpenMedia == nil {
+		return err
+	}
+	for i, p := range peers {
+		if err := e.files(ctx, p, &e.report.Boxes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clear reads what this box has on the stick and drops what is kept by its reader, damaged or of another epoch.
@@ -114,7 +139,13 @@ func (e *export) clear(ctx context.Context, peers []peer.Peer) error {
 
 // keep takes over from an old index the segments that go on counting: of each reader those up to the first that is damaged.
 func (e *export) keep(ctx context.Context, old *index, peers []peer.Peer) error {
-	broken := map[peer.Brief]bool{}
+	broken, damaged := map[peer.Brief]bool{}, map[string]bool{}
+	defer func() { // of a file, all parts or none
+		e.x.entries = slices.DeleteFunc(e.x.entries, func(it entry) bool {
+			id, ok := it.media()
+			return ok && damaged[id]
+		})
+	}()
 	for _, it := range old.entries {
 		if it.kind == kindSealed {
 			if keep, err := e.keepSealed(ctx, it); err != nil {
@@ -125,6 +156,15 @@ func (e *export) keep(ctx context.Context, old *index, peers []peer.Peer) error 
 			continue
 		}
 		p, ok := byBrief(peers, it.reader)
+		if id, media := it.media(); media && ok {
+			if _, err := readSegment(e.d, e.c.self, &it); err != nil {
+				damaged[id] = true
+			}
+			if !e.c.has[p.ID][shortMedia(id)] {
+				e.x.entries = append(e.x.entries, it)
+			}
+			continue
+		}
 		if !ok || broken[it.reader] {
 			continue
 		}

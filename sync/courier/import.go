@@ -50,7 +50,7 @@ func (c *Courier) importBox(ctx context.Context, d Disk, p peer.Peer, report *Re
 	}
 	box := BoxReport{Server: p.Server}
 	defer func() { report.Boxes = append(report.Boxes, box) }()
-	for i := range x.entries {
+	for i := 0; i < len(x.entries); i++ {
 		it := &x.entries[i]
 		if it.reader != c.self.Brief() {
 			continue
@@ -68,6 +68,18 @@ func (c *Courier) importBox(ctx context.Context, d Disk, p peer.Peer, report *Re
 		}
 		if known {
 			box.Known++
+			continue
+		}
+		if it.kind == kindMedia {
+			if c.c.KeepMedia == nil {
+				continue
+			}
+			used, err := c.importFile(ctx, d, p, x.entries[i:], &box, report)
+			if err != nil {
+				return err
+			}
+			i += used - 1
+			note(Progress{Step: "files", Box: p.Server, Events: box.Events + box.Again, Bytes: report.Bytes})
 			continue
 		}
 		raw, err := readSegment(d, p.ID, it)
@@ -279,6 +291,10 @@ func (t *taking) edu(ctx context.Context, e *parcel.EDU) error {
 		}
 		if t.c.c.Learn != nil && p.Serial > t.p.Serial {
 			t.c.c.Learn(p)
+		}
+	case eduMedia:
+		if !t.c.heardMedia(t.p.ID, e.Content) {
+			t.bad++
 		}
 	case eduNote:
 		n, err := recon.ParseNote(e.Content)

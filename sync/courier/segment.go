@@ -38,6 +38,7 @@ const (
 	kindEvents byte = 2
 	kindSheet  byte = 3
 	kindSealed byte = 4
+	kindMedia  byte = 5
 )
 
 // segment is what one exporter has for one reader.
