@@ -57,6 +57,8 @@ var measures = []measure{
 	{[]string{"resolve_2x1000_ms", "resolve_10000_members_ms"}, resolution},
 	{[]string{"state_cold_10k_ms"}, stateCold},
 	{[]string{"join_big_talk_s", "join_big_resync_s", "join_big_rss_mb", "tell_big_s", "tell_big_rss_mb"}, joinBig},
+	{[]string{"links_rss_bytes"}, linksMemory},
+	{[]string{"lan_first_event_s"}, lanFirstEvent},
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
 	{[]string{"recon_bytes_10000", "recon_rtt", "recon_bytes_per_difference"}, reconcile},
 	{[]string{"codec_mean_percent", "codec_fallback_percent"}, codec},
