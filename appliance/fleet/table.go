@@ -40,6 +40,10 @@ var columns = []column{
 	{"serial", []string{"funk", "seriell", "anschluss", "device"}, provision.Error{De: "Anschluss des Funkgeräts, /dev/hallig/...", En: "port of the radio, /dev/hallig/..."}},
 	{"serial_baud", []string{"baud"}, provision.Error{De: "Bit/s des Anschlusses", En: "bit/s of the port"}},
 	{"serial_bits_per_second", []string{"bitspersecond", "funkrate"}, provision.Error{De: "Bit/s in der Luft", En: "bit/s on the air"}},
+	{"serial_modem", []string{"modem"}, provision.Error{De: "Art des Modems: transparent, null, rs485, at, kiss, rnode, meshcore", En: "kind of modem: transparent, null, rs485, at, kiss, rnode, meshcore"}},
+	{"serial_band", []string{"band"}, provision.Error{De: "Band: eu868-10, amateur, licensed, ...", En: "band: eu868-10, amateur, licensed, ..."}},
+	{"serial_call_sign", []string{"rufzeichen", "callsign"}, provision.Error{De: "Rufzeichen dieser Box", En: "call sign of this box"}},
+	{"serial_number", []string{"rufnummer", "telefon"}, provision.Error{De: "Nummer, die ein AT-Modem anruft", En: "number that an AT modem calls"}},
 	{"serial_half_duplex", []string{"halbduplex", "halfduplex"}, provision.Error{De: "ja: ein Kanal für beide Richtungen", En: "yes: one channel for both directions"}},
 	{"note", []string{"bemerkung", "notiz", "ort", "einsatzort"}, provision.Error{De: "steht nur auf dem Blatt", En: "only on the sheet"}},
 }
@@ -206,7 +210,22 @@ func (r row) lay(f *provision.File) error {
 			*into = strings.Fields(strings.ReplaceAll(v, ",", " "))
 		}
 	}
-	line := provision.Serial{Device: r.value["serial"]}
+	return r.layLine(f)
+}
+
+// layLine lays the columns of the radio over the one line that all boxes have, or makes it.
+func (r row) layLine(f *provision.File) error {
+	line, given := provision.Serial{}, false
+	if len(f.Serial) == 1 {
+		line = f.Serial[0]
+	}
+	for name, into := range map[string]*string{
+		"serial": &line.Device, "serial_modem": &line.Modem, "serial_band": &line.Band, "serial_call_sign": &line.CallSign, "serial_number": &line.Number,
+	} {
+		if v := r.value[name]; v != "" {
+			*into, given = v, true
+		}
+	}
 	for name, into := range map[string]*int{"serial_baud": &line.Baud, "serial_bits_per_second": &line.BitsPerSecond} {
 		v, ok := r.value[name]
 		if !ok {
@@ -216,19 +235,23 @@ func (r row) lay(f *provision.File) error {
 		if err != nil {
 			return r.wrong(name, "muss eine ganze Zahl sein, nicht „"+v+"“", "must be a whole number, not \""+v+"\"")
 		}
-		*into = n
+		*into, given = n, true
 	}
 	switch v := strings.ToLower(r.value["serial_half_duplex"]); v {
 	case "ja", "j", "yes", "y", "x", "1", "true", "wahr":
-		line.HalfDuplex = true
-	case "", "nein", "n", "no", "0", "false", "falsch":
+		line.HalfDuplex, given = true, true
+	case "nein", "n", "no", "0", "false", "falsch":
+		line.HalfDuplex, given = false, true
+	case "":
 	default:
 		return r.wrong("serial_half_duplex", "muss ja oder nein sein", "must be yes or no")
 	}
-	if line.Device != "" {
-		f.Serial = []provision.Serial{line}
-	} else if line != (provision.Serial{}) {
+	switch {
+	case !given:
+	case line.Device == "":
 		return r.wrong("serial", "fehlt; ohne Anschluss hat das Funkgerät keine Leitung", "is missing; without a port the radio has no line")
+	default:
+		f.Serial = []provision.Serial{line}
 	}
 	return nil
 }

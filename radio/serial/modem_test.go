@@ -160,6 +160,21 @@ func TestParametersOfTNC(t *testing.T) {
 			t.Errorf("packet %+v %q %v", u, raw, ok)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) {
+		tnc := &sham.TNC{Air: &sham.Air{}}
+		s, err := plug(t, Modem{Kind: KISS}, tnc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		tnc.Forget() // switched off and on
+		time.Sleep(6 * time.Minute)
+		put(t, s, every(20))
+		synctest.Wait()
+		if tnc.Set[1] != 30 {
+			t.Errorf("parameters after it was switched off and on: %v", tnc.Set)
+		}
+	})
 	if _, err := plug(t, Modem{Kind: KISS, CallSign: "dl1abc"}, &sham.TNC{Air: &sham.Air{}}); err == nil || !strings.Contains(err.Error(), "dl1abc") {
 		t.Errorf("a call sign that is none: %v", err)
 	}

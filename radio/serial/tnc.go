@@ -13,7 +13,8 @@ import (
 const (
 	kissData, kissDelay, kissPersist, kissSlot, kissTail, kissDuplex = 0, 1, 2, 3, 4, 5
 
-	tick = 10 * time.Millisecond // unit of its times
+	tick     = 10 * time.Millisecond // unit of its times
+	setAgain = 5 * time.Minute       // a TNC that was switched off and on forgets, and cannot be asked
 )
 
 // called is whom packets are addressed to: not a station, as in APRS, but what is spoken.
@@ -24,6 +25,7 @@ type tnc struct {
 	address frame.UI
 	radio   byte
 	packet  []byte
+	isSet   time.Time // under writing
 }
 
 func openKISS(m Modem, port Stream) (Stream, error) {
@@ -40,6 +42,16 @@ func openKISS(m Modem, port Stream) (Stream, error) {
 			return nil, err
 		}
 	}
+	if err := t.set(p); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// set gives the TNC its parameters.
+func (t *tnc) set(p *pipe) error {
+	m := p.modem
 	for _, c := range []struct {
 		kind  byte
 		value int
@@ -47,11 +59,11 @@ func openKISS(m Modem, port Stream) (Stream, error) {
 		{kissDelay, int(m.TurnDelay / tick)}, {kissPersist, m.Persist}, {kissSlot, int(m.Slot / tick)}, {kissTail, int(m.Tail / tick)}, {kissDuplex, 0},
 	} {
 		if err := p.command(t.radio|c.kind, byte(min(max(c.value, 0), 255))); err != nil {
-			p.Close()
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	t.isSet = time.Now()
+	return nil
 }
 
 func (t *tnc) heard(p *pipe, kind byte, body []byte) error {
@@ -67,6 +79,11 @@ func (t *tnc) heard(p *pipe, kind byte, body []byte) error {
 }
 
 func (t *tnc) send(p *pipe, raw []byte, _ time.Time) error {
+	if time.Since(t.isSet) > setAgain {
+		if err := t.set(p); err != nil {
+			return err
+		}
+	}
 	var err error
 	if t.packet, err = t.address.Append(t.packet[:0], raw); err != nil {
 		return err

@@ -23,6 +23,13 @@ type TNC struct {
 	Packets [][]byte // what it was given to send
 }
 
+// Forget is what happens when it is switched off and on: nobody is told.
+func (t *TNC) Forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.Set)
+}
+
 // Serve runs it until the stream ends.
 func (t *TNC) Serve(s io.ReadWriter) error {
 	t.mu.Lock()
