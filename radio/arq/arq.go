@@ -25,6 +25,8 @@
 //   - Priorities. Before each frame the most urgent work is chosen; a repetition goes before new data of its own priority.
 //     A frame names the previous one of its priority, so an urgent message is delivered although an older frame of a
 //     file is still missing.
+//   - Length of frames. It follows from what became of earlier ones: weather.go tells bit errors from fades.
+//   - Flash. Where frames are being lost, a flash frame goes two or three times in one transmission, other frames in between.
 //   - Air time. With a Budget nothing is sent that it does not allow; see budget.go.
 //   - No fixed timers: every deadline is computed from the airtime of what was sent and of what may come back, the turn-around
 //     and what answers took lately.
@@ -54,6 +56,8 @@ const (
 	window   = 64 // frames under way; the 8-bit number allows 127
 	maxFails = 16 // unanswered questions before the contact counts as lost
 
+	mostKeyDown = 8200 * time.Millisecond // unless told otherwise; the far end's flash has to wait so long
+
 	tiny      = 8           // bytes: an acknowledgement of its own would cost as much as the message
 	calmAfter = 16          // frames in a row without trouble: then tiny messages wait for their acknowledgement
 	tinyWait  = time.Minute // at most so long
@@ -71,11 +75,13 @@ type Config struct {
 	MTU           int           // longest frame body; 0: 239 up to 9600 bit/s or with a TurnDelay, else 503
 	TurnDelay     time.Duration // from the last byte of one end to the first of the other, on the air
 	AnswerDelay   time.Duration // how long an answer waits for data to ride along; 0: by rate, 15..80 ms
-	KeyDown       time.Duration // longest transmission; 0: by rate, 8.3 s at 1200 bit/s with 300 ms TurnDelay
+	KeyDown       time.Duration // longest transmission, without the TurnDelay before it; 0: by rate, 8.2 s at 1200 bit/s
 	Beacon        time.Duration // between hellos without contact; 0: by rate, 1..10 s
 	KeepAlive     time.Duration // a question after so much silence; 0: 15 s on fast wires, 60 s otherwise
 	Lead          time.Duration // how long before the line falls silent the next frame is handed over; 0: 20 ms
 	Seed          uint64        // of epochs and back-off; must differ between the ends
+
+	calmMTU int // at most so long while little is lost
 
 	// Budget is the book of the transmitter's air time; nil: no limit. Several links of one transmitter share it.
 	Budget *airtime.Budget
@@ -100,12 +106,13 @@ func (c *Config) fill() {
 	if c.BitsPerByte <= 0 {
 		c.BitsPerByte = 10
 	}
-	if c.MTU <= 0 {
+	fitted := c.MTU <= 0
+	if fitted {
 		c.MTU = 503
 		switch {
 		case c.BitsPerSecond < 600:
 			c.MTU = 120
-		case c.slow():
+		case c.slow() && !(c.FullDuplex && c.TurnDelay == 0 && c.BitsPerSecond == 9600):
 			c.MTU = 239
 		}
 	}
@@ -118,8 +125,14 @@ func (c *Config) fill() {
 	}
 	if c.KeyDown <= 0 {
 		// An exchange of turns costs two turn-arounds and an acknowledgement; it may be some 4 % of the time.
-		c.KeyDown = min(40*(c.TurnDelay+c.airtime(16)+20*time.Millisecond), 8300*time.Millisecond)
-		c.KeyDown = max(c.KeyDown, 4*c.frameAir())
+		c.KeyDown = min(40*(c.TurnDelay+c.airtime(16)+20*time.Millisecond), mostKeyDown)
+		c.KeyDown = max(c.KeyDown, 3*c.frameAir())
+		if fitted && !c.FullDuplex && c.BitsPerSecond >= 600 {
+			c.fitMTU()
+		}
+	}
+	if c.calmMTU <= 0 {
+		c.calmMTU = c.MTU
 	}
 	if c.Beacon <= 0 {
 		c.Beacon = min(max(30*c.airtime(16), time.Second), 10*time.Second)
@@ -131,6 +144,23 @@ func (c *Config) fill() {
 		}
 	}
 	c.fillBudget()
+}
+
+// fitMTU makes a whole number of frames fill a transmission on lines so slow that a frame's length is felt. While little is lost, five:
+// flash, which waits for the end of a frame and at worst for an exchange of turns behind it, then comes in three seconds at 1200 bit/s.
+// Where much is lost, the repetitions outweigh that, and it is three for less overhead.
+func (c *Config) fitMTU() {
+	if c.frameAir() <= c.KeyDown/5 {
+		return
+	}
+	overhead := c.Framing.Size(frame.HeaderSize + frame.TagSize)
+	c.calmMTU = c.bytes(c.KeyDown/5) - overhead
+	c.MTU = c.bytes(c.KeyDown/3) - overhead - 1
+}
+
+// bytes on the line in a time.
+func (c *Config) bytes(d time.Duration) int {
+	return int(d * time.Duration(c.BitsPerSecond) / time.Duration(c.BitsPerByte) / time.Second)
 }
 
 func (c *Config) slow() bool { return c.BitsPerSecond <= 9600 || c.TurnDelay > 0 }
@@ -225,14 +255,17 @@ type Link struct {
 	lastSeq  [frame.Priorities]uint32 // last number used, by priority
 	unacked  [frame.Priorities]int    // frames under way, by priority
 	order    uint64                   // counts transmissions
+	weather  weather                  // what becomes of frames; outlives the contact
 
 	// receiving
 	rnext    uint32
 	in       [window]inFrame
 	asm      [frame.Priorities]assembly
 	full     bool
-	ackDue   bool // something came since our last acknowledgement
-	rideDue  bool // full duplex: a tiny message came that did not ask
+	newest   uint32  // the highest number that has come
+	missed   float64 // share of the far end's frames that did not come at first
+	ackDue   bool    // something came since our last acknowledgement
+	rideDue  bool    // full duplex: a tiny message came that did not ask
 	peerMore bool
 
 	// the line
@@ -240,6 +273,7 @@ type Link struct {
 	txFree     time.Time // when all our bytes have left
 	keyDownTo  time.Time
 	waited     bool      // the transmission had to wait for air time
+	room       int       // longest body of the next new frame, at the end of a transmission; 0: as usual
 	ackOnly    bool      // there is air time for no more than the answer
 	fresh      bool      // nothing of this transmission has been sent
 	askOnly    bool      // this transmission is a bare question
@@ -270,7 +304,7 @@ type Link struct {
 // New makes a link without a port; Start begins.
 func New(cfg Config) *Link {
 	cfg.fill()
-	return &Link{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x68616c6c6967))}
+	return &Link{cfg: cfg, newest: ^uint32(0), rng: rand.New(rand.NewPCG(cfg.Seed, 0x68616c6c6967))}
 }
 
 // Config is the configuration in force, with all that was computed.
@@ -350,7 +384,7 @@ func (l *Link) lose() {
 		}
 	}
 	l.out, l.in = [window]outFrame{}, [window]inFrame{}
-	l.una, l.nxt, l.rnext = 0, 0, 0
+	l.una, l.nxt, l.rnext, l.newest = 0, 0, 0, ^uint32(0)
 	l.clearKeys()
 	l.suspect = 0
 	l.turn, l.owe, l.inBurst, l.asked, l.ackDue, l.rideDue, l.peerMore, l.helloOwed = idle, false, false, false, false, false, false, false

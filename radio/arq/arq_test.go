@@ -94,7 +94,7 @@ func (s *story) want(t *testing.T, want string) {
 	}
 }
 
-var radio1200 = goodput.Setup{BitsPerSecond: 1200, TurnDelay: 300 * time.Millisecond, Seed: 1}
+var radio1200 = goodput.Setup{BitsPerSecond: 1200, MTU: 239, TurnDelay: 300 * time.Millisecond, Seed: 1}
 
 func TestStoryLoneMessage(t *testing.T) {
 	s := tell(t, radio1200)

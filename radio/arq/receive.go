@@ -74,6 +74,11 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 	l.peerMore = f.More
 	if f.Ack {
 		l.acknowledge(f.Next, f.Bitmap, answer)
+		if l.hopeless(now) {
+			l.lose()
+			l.seek(now)
+			return
+		}
 	}
 	if f.Type != frame.Control {
 		l.ackDue, l.rideDue = true, l.rideDue || f.End
@@ -111,6 +116,8 @@ func (l *Link) pass(now time.Time, f *frame.Frame, answer bool) {
 	switch {
 	case f.Poll:
 		l.oweAnswer(now, f.More, f.Type == frame.Control)
+	case f.Type == frame.Control && f.Odd:
+		l.inBurst = true
 	case f.Type == frame.Control:
 		l.holdUntil, l.owe = now, false // the turn is given back
 		second := l.twice
@@ -141,6 +148,19 @@ func (l *Link) oweAnswer(now time.Time, more, bare bool) {
 	}
 }
 
+// gaps notes how many of the far end's new frames did not come, which tells what becomes of ours as long as we have sent few.
+func (l *Link) gaps(seq uint32) {
+	missed := int32(seq - l.newest - 1)
+	if missed < 0 {
+		return // a repetition
+	}
+	l.newest = seq
+	for range missed {
+		l.missed += (1 - l.missed) / 32
+	}
+	l.missed -= l.missed / 32
+}
+
 // accept takes a data frame into the window and delivers what can be delivered.
 func (l *Link) accept(f *frame.Frame) {
 	d := int32(f.Seq - l.rnext)
@@ -151,6 +171,7 @@ func (l *Link) accept(f *frame.Frame) {
 	if slot.have {
 		return
 	}
+	l.gaps(f.Seq)
 	*slot = inFrame{have: true, typ: f.Type, priority: f.Priority, after: f.After, body: append([]byte(nil), f.Body...)}
 	for s := l.rnext; s != l.rnext+window; s++ {
 		i := &l.in[s%window]

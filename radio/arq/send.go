@@ -47,8 +47,11 @@ type outFrame struct {
 	messages   []*message
 	generation int
 	tries      int
-	order      uint64 // of its last transmission
-	quiet      bool   // sent without asking for an answer
+	order      uint64    // of its last transmission
+	bound      time.Time // when it was first sent
+	quiet      bool      // sent without asking for an answer
+	copies     int       // still to be sent in this go
+	copied     bool      // there were any
 }
 
 // Send queues a message. It is kept, not copied. The Done event with its token comes exactly once.
@@ -75,11 +78,19 @@ func (l *Link) choose() (again *outFrame, fresh int) {
 	if l.nxt-l.una < window {
 		fresh = l.freshest()
 	}
+	var copied *outFrame
 	for s := l.una; s != l.nxt; s++ {
 		o := &l.out[s%window]
 		if o.state == lost && (again == nil || o.frame.Priority < again.frame.Priority) {
 			again = o
 		}
+		if o.state == sent && o.copies > 0 {
+			copied = o
+		}
+	}
+	// A copy goes behind another frame, if there is one: what hits the one may miss the other.
+	if copied != nil && (copied.order < l.order || again == nil && fresh < 0) {
+		return copied, -1
 	}
 	if again != nil && fresh >= 0 && fresh < int(again.frame.Priority) {
 		again = nil
@@ -90,13 +101,36 @@ func (l *Link) choose() (again *outFrame, fresh int) {
 	return again, fresh
 }
 
+// splinter is the body of a frame that fills what is left of a transmission, if the next new frame may be shorter than usual; 0: no.
+func (l *Link) splinter(left time.Duration) int {
+	again, p := l.choose()
+	if again != nil || p < 0 || l.cfg.Air != nil {
+		return 0
+	}
+	bytes := int(left * time.Duration(l.cfg.BitsPerSecond) / time.Duration(l.cfg.BitsPerByte) / time.Second)
+	n := bytes - l.cfg.Framing.Size(frame.HeaderSize+l.mtu()+frame.TagSize) + l.mtu()
+	m := l.queue[p][0]
+	if whole := m.framed == 0 && len(m.data) < l.mtu(); whole || n < l.mtu()/2 || n < leastMTU {
+		return 0
+	}
+	return n
+}
+
 // take returns the frame to send next, making it if it is new.
 func (l *Link) take() *outFrame {
-	again, p := l.choose()
-	if again != nil || p < 0 {
-		return again
+	o, p := l.choose()
+	if o == nil && p >= 0 {
+		o = l.bind(p)
 	}
-	return l.bind(p)
+	switch {
+	case o == nil:
+	case o.state == sent:
+		o.copies--
+	default:
+		o.copies = l.copies(o) - 1
+		o.copied = o.copies > 0
+	}
+	return o
 }
 
 // pending says whether there is anything to send, and the size on the wire of the next frame (at most).
@@ -112,10 +146,10 @@ func (l *Link) upcoming() (priority, size int, ok bool) {
 	case again != nil:
 		return int(again.frame.Priority), again.size(&l.cfg), true
 	case p >= 0:
-		n := 0
+		n, mtu := 0, l.mtu()
 		for _, m := range l.queue[p] {
-			if n += len(m.data) - m.framed + 1; n >= l.cfg.MTU {
-				n = l.cfg.MTU
+			if n += len(m.data) - m.framed + 1; n >= mtu {
+				n = mtu
 				break
 			}
 		}
@@ -142,23 +176,27 @@ func (l *Link) bind(p int) *outFrame {
 	l.nxt++
 	l.account(p, l.cfg.MTU)
 
-	q := l.queue[p]
-	if m := q[0]; m.framed == 0 && len(m.data) <= l.cfg.MTU && !l.shares(q) {
+	q, mtu := l.queue[p], l.mtu()
+	if whole := q[0].framed == 0 && len(q[0].data) < mtu; l.room > 0 && !whole {
+		mtu = min(mtu, l.room)
+	}
+	l.room = 0
+	if m := q[0]; m.framed == 0 && len(m.data) <= mtu && !shares(q, mtu) {
 		o.frame.Type, o.frame.Body = frame.Whole, m.data
 		l.consume(p, o, len(m.data))
 		return o
 	}
-	body := make([]byte, 0, l.cfg.MTU)
+	body := make([]byte, 0, mtu)
 	for len(l.queue[p]) > 0 {
 		q := l.queue[p]
-		m, room := q[0], l.cfg.MTU-len(body)
+		m, room := q[0], mtu-len(body)
 		rest := len(m.data) - m.framed
-		if len(body) > 0 && (m.generation != o.generation || !fits(m, room, l.cfg.MTU)) {
+		if len(body) > 0 && (m.generation != o.generation || !fits(m, room, mtu)) {
 			break
 		}
 		n := min(rest, room-1)
 		r := record{first: m.framed == 0, last: n == rest, toEnd: true}
-		if head := recordHead(rest); len(q) > 1 && q[1].generation == o.generation && fits(q[1], room-head-rest, l.cfg.MTU) {
+		if head := recordHead(rest); len(q) > 1 && q[1].generation == o.generation && fits(q[1], room-head-rest, mtu) {
 			r.toEnd = false
 		}
 		body = r.append(body, m.data[m.framed:m.framed+n])
@@ -172,9 +210,9 @@ func (l *Link) bind(p int) *outFrame {
 }
 
 // shares says whether the second message of the queue fits behind the first in one frame.
-func (l *Link) shares(q []*message) bool {
+func shares(q []*message, mtu int) bool {
 	n := len(q[0].data)
-	return len(q) > 1 && q[0].generation == q[1].generation && fits(q[1], l.cfg.MTU-recordHead(n)-n, l.cfg.MTU)
+	return len(q) > 1 && q[0].generation == q[1].generation && fits(q[1], mtu-recordHead(n)-n, mtu)
 }
 
 // fits says whether a record of m may go into the room left in a frame: a message that one frame can hold is never
@@ -218,10 +256,12 @@ func (l *Link) acknowledge(next uint32, bitmap uint64, answer bool) {
 		p := o.frame.Priority
 		switch {
 		case arrived && o.state != acked:
+			l.fate(o, false)
 			o.state, o.frame.Body = acked, nil
 			l.unacked[p]--
 		case answer && !arrived && o.state == sent && o.order <= l.askedAt:
-			o.state, o.quiet, l.calm = lost, false, 0
+			l.fate(o, true)
+			o.state, o.quiet, o.copies, l.calm = lost, false, 0, 0
 		}
 		if blocked[p] = blocked[p] || o.state != acked; blocked[p] {
 			continue // the far end holds it back until what comes before it is there
@@ -239,6 +279,13 @@ func (l *Link) acknowledge(next uint32, bitmap uint64, answer bool) {
 	}
 	if l.una == l.nxt {
 		l.tinyAt = time.Time{}
+	}
+}
+
+// fate tells the weather what became of a frame's latest transmission. One that was sent several times in one go says nothing of one.
+func (l *Link) fate(o *outFrame, lost bool) {
+	if o.state == sent && !o.copied {
+		l.weather.note(o.size(&l.cfg), lost)
 	}
 }
 

@@ -16,8 +16,8 @@ const usualLead = 20 * time.Millisecond
 // slack is what a deadline allows for schedulers, USB adapters and buffers before any of it has been measured.
 const slack = 50 * time.Millisecond
 
-// carrierGap is the silence after which somebody who was sending has stopped.
-func (l *Link) carrierGap() time.Duration { return l.cfg.airtime(4) + slack }
+// carrierGap is the silence after which somebody who was sending has stopped. UARTs hand over up to 8 bytes at once.
+func (l *Link) carrierGap() time.Duration { return l.cfg.airtime(8) + slack }
 
 // burstGap is the silence after which a transmission is over although its last frame has not been seen: a frame may
 // have been lost whole in the middle. Bytes behind the last good frame show a line on which nothing vanishes unheard.
@@ -128,7 +128,7 @@ func (l *Link) question(now time.Time) {
 
 func (l *Link) begin(now time.Time, askOnly bool) {
 	l.turn, l.fresh, l.askOnly, l.contended = mine, true, askOnly, false
-	l.waited, l.ackOnly, l.inBurst = false, false, false
+	l.waited, l.ackOnly, l.inBurst, l.room = false, false, false, 0
 }
 
 func (l *Link) nextHello(now time.Time) ([]byte, time.Time) {
@@ -240,18 +240,51 @@ func (l *Link) burst(now time.Time) ([]byte, time.Time) {
 	if o == nil || l.owe && l.fresh && l.ackApart(o) {
 		return l.bare(now), now
 	}
-	o.state = sent // so that pending looks past it
-	priority, size, work := l.upcoming()
-	start := later(now, l.txFree)
-	air := l.cfg.airtime(o.size(&l.cfg)) + l.cfg.airtime(size)
-	if l.fresh {
-		air += l.cfg.TurnDelay
+	if l.fresh && l.owe && o.copies > 0 {
+		o.state = lost // the next one
+		return l.herald(now), now
 	}
-	if !work && l.mayEnd(o) {
+	o.state = sent // so that pending looks past it
+	if _, work := l.pending(); !work && l.mayEnd(o) {
 		return l.quietly(now, o), now
 	}
-	last := !work || start.Add(air).After(l.keyDownTo) || !l.cfg.Budget.Fits(start, class(priority), air)
-	return l.emit(now, o, last, l.ackDue && (l.fresh || last), work), now
+	more, last := l.goesOn(now, o)
+	return l.emit(now, o, last, l.ackDue && (l.fresh || last), more), now
+}
+
+// herald opens an answer with flash on a lossy line: an acknowledgement that says that data follow, twice. If the first frame were
+// the flash, and lost, the far end would hear nothing and begin to speak itself, into the copies.
+func (l *Link) herald(now time.Time) []byte {
+	f := frame.Frame{Type: frame.Control, Ack: true, Next: l.rnext, Bitmap: l.bitmap(), Heard: l.heard, More: true, Odd: true}
+	l.owe, l.ackDue = false, false
+	key := l.controlKey(false)
+	wire := l.transmit(now, &f, key)
+	return append(wire, l.transmit(now, &f, key)...)
+}
+
+// goesOn says whether there is more to send behind o, and whether o is the last of this transmission all the same, as time is up.
+func (l *Link) goesOn(now time.Time, o *outFrame) (more, last bool) {
+	priority, size, work := l.upcoming()
+	if !work {
+		return false, true
+	}
+	start := later(now, l.txFree)
+	air := l.cfg.airtime(o.size(&l.cfg))
+	if l.fresh {
+		air += l.cfg.TurnDelay
+		if l.ackDue {
+			air += l.cfg.airtime(frame.AckSize(l.bitmap()))
+		}
+	}
+	if !l.cfg.Budget.Fits(start, class(priority), air+l.cfg.airtime(size)) {
+		return true, true
+	}
+	left := l.keyDownTo.Sub(start.Add(air))
+	if left >= l.cfg.airtime(size) {
+		return true, false
+	}
+	l.room = l.splinter(left)
+	return true, l.room == 0
 }
 
 // bare sends a control frame: a question if something is open, otherwise the turn goes back.
@@ -312,6 +345,8 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	key := l.dataKey(o)
 	if o.tries++; o.tries > 1 {
 		l.stats.Retransmissions++
+	} else {
+		o.bound = now
 	}
 	wire := l.transmit(now, &f, key)
 	if poll {

@@ -26,6 +26,8 @@ type Config struct {
 	FrameLoss     float64       // 0..1, for each frame (what stands between two delimiters)
 	LossAs        Loss
 	BitErrors     float64 // 0..1, for each bit
+	BurstEvery    int     // bytes from one burst of errors to the next, on average; 0: none
+	BurstLength   int     // bytes of a burst, on average; half of its bits are wrong
 	Delimiter     byte    // what ends a frame: 0 for COBS, 0xC0 for KISS
 	Seed          uint64
 }
@@ -69,6 +71,7 @@ type path struct {
 	deaf    bool // out of reach
 	inFrame bool
 	losing  bool
+	burst   bool
 }
 
 // Arrival is a piece of a transmission at its receiver.
@@ -99,6 +102,9 @@ func (a *Air) Cut(cut bool) { a.cut = cut }
 
 // SetFrameLoss changes the rate of loss.
 func (a *Air) SetFrameLoss(p float64) { a.cfg.FrameLoss = p }
+
+// SetBitErrors changes the rate of errors.
+func (a *Air) SetBitErrors(p float64) { a.cfg.BitErrors = p }
 
 // Counters of what one end has sent.
 func (a *Air) Counters(from int) Counters { return a.ends[from].counters }
@@ -147,6 +153,7 @@ func (a *Air) Send(now time.Time, from int, b []byte) []Arrival {
 func (a *Air) weather(p *path, c *Counters, count bool, b []byte) []byte {
 	out := make([]byte, 0, len(b))
 	for _, x := range b {
+		p.burst = a.bursts(p.burst)
 		if x != a.cfg.Delimiter && !p.inFrame {
 			p.inFrame = true
 			p.losing = a.rng.Float64() < a.cfg.FrameLoss
@@ -166,6 +173,8 @@ func (a *Air) weather(p *path, c *Counters, count bool, b []byte) []byte {
 			continue
 		case lost && x != a.cfg.Delimiter:
 			x ^= byte(1 + a.rng.IntN(255)) // may make a delimiter: frames break in two, too
+		case p.burst:
+			x ^= byte(a.rng.IntN(256))
 		case a.cfg.BitErrors > 0:
 			for bit := range 8 {
 				if a.rng.Float64() < a.cfg.BitErrors {
@@ -176,6 +185,17 @@ func (a *Air) weather(p *path, c *Counters, count bool, b []byte) []byte {
 		out = append(out, x)
 	}
 	return out
+}
+
+// bursts says whether the next byte is in a burst (the model of Gilbert and Elliott).
+func (a *Air) bursts(in bool) bool {
+	switch {
+	case a.cfg.BurstEvery <= 0:
+		return false
+	case in:
+		return a.rng.Float64() >= 1/float64(max(1, a.cfg.BurstLength))
+	}
+	return a.rng.Float64() < 1/float64(a.cfg.BurstEvery)
 }
 
 // Hear says at an arrival's End whether its receiver hears it.

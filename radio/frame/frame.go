@@ -7,7 +7,7 @@
 //
 //	byte 0   type:2  poll:1  ack:1  keyed:1  more:1  priority:2 (its upper bits)
 //	data, whole:   seq:8   priority:1 (its lowest bit)  end:1  after:6   [next:8  heard:1  n:7  bitmap:n bytes, when ack]  body
-//	control:       next:8  bitmap to the end; instead of the priority: odd:1  heard:1
+//	control:       next:8  bitmap to the end; instead of the priority: odd:1  heard:1; without poll, odd says that data follow
 //	hello:         body
 //	tag      4 bytes over the context and all of the above
 //
@@ -61,7 +61,7 @@ var ErrMalformed = errors.New("malformed frame")
 type Frame struct {
 	Type  Type
 	Poll  bool // the sender asks for an answer
-	Odd   bool // with Poll: this question bears the number 1, otherwise 0
+	Odd   bool // with Poll: this question bears the number 1, otherwise 0; control without Poll: data of this transmission follow
 	Keyed bool // tag is a MAC, body is encrypted
 	More  bool // the sender has more to send after this transmission
 
@@ -83,7 +83,7 @@ func (f *Frame) Append(dst []byte) []byte {
 	if f.Priority >= Priorities || f.After > MaxAfter || len(f.Body) > MaxBody {
 		panic(fmt.Sprintf("frame out of range: priority %d, after %d, body %d", f.Priority, f.After, len(f.Body)))
 	}
-	odd := f.Poll && f.Odd
+	odd := (f.Poll || f.Type == Control) && f.Odd
 	b0 := byte(f.Type)<<6 | bit(f.Poll)<<5 | bit(f.Ack)<<4 | bit(f.Keyed)<<3 | bit(f.More)<<2
 	switch f.Type {
 	case Hello:
@@ -115,7 +115,7 @@ func Parse(raw []byte) (Frame, error) {
 		f.Body = rest
 		return f, nil
 	case Control:
-		if !f.Ack || !f.Poll && b&2 != 0 || len(rest) > 9 {
+		if !f.Ack || len(rest) > 9 {
 			return Frame{}, fmt.Errorf("control frame %08b of %d bytes: %w", b, len(raw), ErrMalformed)
 		}
 		f.Odd, f.Heard, f.Next = b&2 != 0, b&1 != 0, uint32(rest[0])

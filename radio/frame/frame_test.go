@@ -140,7 +140,6 @@ func TestParseRefuses(t *testing.T) {
 		"30 00 00000000",                         // hello with an acknowledgement
 		"28 00 00000000",                         // hello with keys
 		"c0 07 00000000",                         // control without acknowledgement
-		"d2 07 00000000",                         // a number without a question
 		"d0 07 00 00000000",                      // bitmap that ends in zero
 		"d0 07 010101010101010101 00000000",      // bitmap of nine bytes
 		"83 00 80 00000000", "82 00 80 00000000", // priorities 7 and 5

@@ -45,9 +45,12 @@ type Setup struct {
 	FrameLoss     float64
 	LossAs        ether.Loss
 	BitErrors     float64
+	BurstEvery    int // of ether.Config
+	BurstLength   int
 	KeyDown       time.Duration // 0: the link's own choice
 	Delay         time.Duration // propagation
 	Lag           time.Duration // an end acts late by up to so much, as on a busy machine
+	MTU           int           // 0: the link's own choice
 	Band          string        // of radio/airtime; "": without a duty cycle
 	Watch         bool          // OnAir is kept
 	Seed          uint64
@@ -76,7 +79,7 @@ func New(s Setup) *Sim {
 	sim := &Sim{
 		Now: time.Unix(1, 0),
 		Air: ether.NewAir(ether.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
-			FrameLoss: s.FrameLoss, LossAs: s.LossAs, BitErrors: s.BitErrors, Delay: s.Delay, Seed: s.Seed}),
+			FrameLoss: s.FrameLoss, LossAs: s.LossAs, BitErrors: s.BitErrors, BurstEvery: s.BurstEvery, BurstLength: s.BurstLength, Delay: s.Delay, Seed: s.Seed}),
 		lag: s.Lag, rng: rand.New(rand.NewPCG(s.Seed, 2)), watch: s.Watch,
 	}
 	band, known := airtime.Lookup(s.Band)
@@ -85,7 +88,7 @@ func New(s Setup) *Sim {
 	}
 	for i := range sim.Ends {
 		sim.Ends[i] = arq.New(arq.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
-			KeyDown: s.KeyDown, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
+			KeyDown: s.KeyDown, MTU: s.MTU, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
 		sim.Ends[i].Start(sim.Now)
 		sim.Kick(i)
 	}
