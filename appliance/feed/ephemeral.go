@@ -155,6 +155,9 @@ func (s *syncer) ephemeral(id event.RoomID, full bool, typing []event.UserID, ne
 			out.Ephemeral.Events = append(out.Ephemeral.Events, typed("m.receipt", raw))
 		}
 	}
+	if err := s.notices(id, after, out); err != nil {
+		return own, err
+	}
 	if news && x.room(id) && x.kind("m.typing") {
 		list := make([]event.UserID, 0, len(typing))
 		for _, u := range typing {

@@ -248,6 +248,9 @@ func (tx *Tx) MarkEntry(room event.RoomID, box string, epoch uint32, seq, gap ui
 		SET event = CASE WHEN event = 0 OR excluded.event <> 0 AND `+lostEvent+` THEN excluded.event ELSE event END, gap = max(gap, excluded.gap)`, log, seq, nid, gap); err != nil {
 		return 0, fmt.Errorf("mark log entry: %w", err)
 	}
+	if err := tx.settleNotice(room, log, seq); err != nil {
+		return 0, err
+	}
 	return tx.raiseKept(log)
 }
 

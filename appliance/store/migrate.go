@@ -165,7 +165,21 @@ CREATE TABLE left_by (
 	at    INTEGER NOT NULL,
 	PRIMARY KEY (box, log, last)
 ) STRICT, WITHOUT ROWID;`,
-	`-- 12: texts ahead of their signature.`,
+	`-- 12: texts ahead of their signature.
+CREATE TABLE notice (
+	log     INTEGER NOT NULL REFERENCES log (n),
+	seq     INTEGER NOT NULL,
+	sender  TEXT NOT NULL,
+	ts      INTEGER NOT NULL,
+	content BLOB NOT NULL,
+	since   INTEGER NOT NULL,
+	expired INTEGER NOT NULL DEFAULT 0,
+	PRIMARY KEY (log, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE notice_change (
+	room INTEGER PRIMARY KEY,
+	pos  INTEGER NOT NULL
+) STRICT;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

@@ -12,6 +12,7 @@ import (
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
+	"hallig/sync/precedence"
 	"hallig/sync/recon"
 )
 
@@ -55,11 +56,12 @@ type far struct {
 	// What waits to be sent, the most urgent first.
 	queues   [parcel.Bulk + 1][]entry
 	feed     *outbox.Feed
-	items    []outbox.Item // read from the feed
-	more     bool          // the feed may have more
-	urgent   bool          // and what it has may be urgent
-	owed     int           // bytes that the least urgent may have before others
-	asIf     int           // priority for the transport of what goes by that right; 0: its own
+	items    []outbox.Item     // read from the feed
+	more     bool              // the feed may have more
+	urgent   bool              // and what it has may be urgent
+	owed     int               // bytes that the least urgent may have before others
+	news     []precedence.News // flash that is not read from the feed yet
+	asIf     int               // priority for the transport of what goes by that right; 0: its own
 	reading  bool
 	starting int           // greetings that are being taken
 	edus     []*parcel.EDU // read from the queue; sent one message at a time
@@ -95,7 +97,9 @@ type far struct {
 	nextAsk uint32
 	serving map[uint32]*served
 	bodies  map[chunkName]*body
-	docs    map[string]bool // servers whose key document was sent in this session
+
+	noticesRefused int
+	docs           map[string]bool // servers whose key document was sent in this session
 
 	audit audit
 }
@@ -280,7 +284,7 @@ func (f *far) say(w *way, h recon.Hello) {
 func (f *far) agreement() *parcel.Hello {
 	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
 		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
-	h.Features |= parcel.FeatureVersion2
+	h.Features |= parcel.FeatureVersion2 | parcel.FeatureDeferred
 	if f.l.c.Relay != nil {
 		h.Features |= parcel.FeatureRelay
 	}

@@ -300,6 +300,9 @@ func (l *Link) sweep() {
 			}
 		}
 		l.work(func(ctx context.Context) func() {
+			if err := l.expireNotices(ctx); err != nil && ctx.Err() == nil {
+				l.log.Warn("notices could not be looked over", "err", err)
+			}
 			if err := l.c.Inbox.Sweep(ctx, most); err != nil && ctx.Err() == nil {
 				l.log.Warn("held events could not be looked over", "err", err)
 			}
@@ -333,6 +336,8 @@ type PeerStatus struct {
 	Twin    time.Time
 	Greeted bool
 
+	NoticesRefused int // texts ahead of their event that could not be shown
+
 	BitsPerSecond int // of the way that carries
 
 	// Open: that way allows open language only. Withheld are the rooms of which something waits for another way; WithheldKeys: so do messages
@@ -353,7 +358,7 @@ func (l *Link) Status() []PeerStatus {
 func (l *Link) publish() {
 	status := make([]PeerStatus, 0, len(l.fars))
 	for _, f := range l.fars {
-		s := PeerStatus{Peer: f.p, Greeted: f.heard != 0, Twin: f.twin}
+		s := PeerStatus{Peer: f.p, Greeted: f.heard != 0, Twin: f.twin, NoticesRefused: f.noticesRefused}
 		s.InFlight, _ = f.feed.Flight()
 		for _, w := range f.ways {
 			switch {

@@ -75,6 +75,13 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 	switch p := p.(type) {
 	case *parcel.Event:
 		f.laterEvent(p)
+	case *parcel.Notice:
+		f.later(func(ctx context.Context) func() { return f.takeNotice(ctx, p) })
+		if f.session != nil {
+			if early := f.session.Early(p); early != nil {
+				f.receive(w, early)
+			}
+		}
 	case *parcel.EDU:
 		f.receiveEDU(w, p)
 	case *parcel.Kept:
@@ -122,7 +129,10 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 // broken asks again for what could not be read.
 func (f *far) broken(p *parcel.Broken) {
 	f.l.log.Debug("parcel could not be read", "peer", f.p.Server, "kind", p.What, "err", p.Err)
-	if p.What == parcel.KindEvent && p.Log.Box != "" {
+	if errors.Is(p.Err, parcel.ErrEarly) {
+		return // its notice is under way; where that is lost, all comes again
+	}
+	if (p.What == parcel.KindEvent || p.What == parcel.KindSignature) && p.Log.Box != "" {
 		f.enqueue(parcel.Immediate, &parcel.Want{Raw: true,
 			Ranges: []parcel.Range{{Room: p.Room, Box: p.Log.Box, Epoch: p.Log.Epoch, From: p.Log.Seq, To: p.Log.Seq}}}, nil)
 		f.pump()

@@ -107,7 +107,10 @@ func (f *far) read(w *way) {
 				return // Rewind or Start came between: the feed counts anew
 			}
 			f.reading = false
-			f.items = outbox.Arrange(append(f.items, items...))
+			f.items = append(f.items, items...)
+			f.heraldItems()
+			outbox.Arrange(f.items)
+			f.heraldNews()
 			f.more = f.more || len(items) > 0
 			f.watch()
 			f.pump()
@@ -221,6 +224,9 @@ func (m *message) done(err error) {
 	}
 	if err != nil {
 		f.l.log.Debug("message did not arrive", "peer", f.p.Server, "transport", m.w.t.Name(), "err", err)
+		if f.session != nil {
+			f.session.ForgetNotices()
+		}
 		if m.feed && m.forgets == f.forgets { // whether it arrived is not known: all that is not kept goes again
 			f.again()
 		}
@@ -426,7 +432,7 @@ func (f *far) itemParcels(items []outbox.Item) (parcels []parcel.Parcel, ends []
 			flush()
 		}
 		if it.Event != nil {
-			parcels = append(parcels, it.Event)
+			parcels = append(parcels, f.asSent(it.Event))
 		}
 		ends = append(ends, len(parcels))
 		if !note.Empty() {

@@ -31,6 +31,9 @@ func (l *Link) raised(upTo int64) {
 		for _, f := range l.fars {
 			f.feed.TouchFirst(n.Room)
 			f.more, f.urgent = true, true
+			if n.Level == priority.Flash && len(f.news) < mostNotices {
+				f.news = append(f.news, n)
+			}
 			f.pump()
 		}
 	}
@@ -79,7 +82,9 @@ func (l *Link) hush(d time.Duration) {
 }
 
 // hushed says whether routine and bulk keep off a way now.
-func (l *Link) hushed(w *way) bool { return w.slow() && time.Now().Before(l.quiet.until) }
+func (l *Link) hushed(w *way) bool {
+	return w.mail == nil && w.slow() && time.Now().Before(l.quiet.until)
+}
 
 // Quiet says until when routine and bulk keep off narrow links; zero when they do not.
 func (l *Link) Quiet() time.Time {

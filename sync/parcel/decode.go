@@ -90,6 +90,10 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		p = r.want()
 	case KindKeys:
 		p = &Keys{Document: r.unpack(r.rest(), event.MaxSize)}
+	case KindNotice:
+		p = r.notice()
+	case KindSignature:
+		return s.decodeSignature(r)
 	case KindBye:
 		p = &Bye{Lost: r.bool(), Reason: string(r.rest())}
 	case KindSketch:

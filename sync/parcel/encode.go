@@ -26,6 +26,7 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 	var lent Ticket
 	defer func() { s.takeBack(lent) }()
 	for i, p := range parcels {
+		p = s.settled(p, &ticket)
 		w := &writer{s: s, inline: s.tag == 0, before: &ticket}
 		form, err := s.encode(w, p)
 		if err != nil {
@@ -56,6 +57,7 @@ func (s *Session) Encode(limit int, parcels ...Parcel) (msg []byte, took int, ti
 		ticket.told = append(ticket.told, w.told...)
 		ticket.sent = append(ticket.sent, w.sent...)
 		took++
+		s.went(p)
 		s.lend(&lent, w) // whoever reads the next parcel of this message has read this one
 	}
 	if lastAt < 0 {
@@ -120,6 +122,13 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 		w.kept(p)
 	case *Want:
 		w.want(p)
+	case *Notice:
+		return 0, w.notice(p)
+	case *Signature:
+		if !s.signs(w, p.Event) {
+			return 0, errors.New("the event does not come out of its notice")
+		}
+		s.sent(w, p.Event)
 	case *Keys:
 		w.raw(s.codec.Pack(p.Document))
 	case *Bye:

@@ -211,7 +211,9 @@ func (b *Broken) Kind() Kind { return b.What }
 // its parcels, so bulk should not share one with flash.
 func UrgencyOf(p Parcel) int {
 	switch p := p.(type) {
-	case *Hello, *Bye, *Want:
+	case *Notice:
+		return Flash
+	case *Hello, *Bye, *Want, *Signature:
 		return Immediate
 	case *Request, *Response, *Keys, *Kept:
 		return Priority

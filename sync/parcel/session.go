@@ -24,7 +24,9 @@ type Session struct {
 	size  [2]int // bytes of the names in out and in
 	trail map[logName]*trail
 	byID  map[event.ID]place // of the events in trail
-	dry   bool               // a reader that only proves what was written: nothing is remembered
+
+	notices notices
+	dry     bool // a reader that only proves what was written: nothing is remembered
 }
 
 // The tables of names. Each direction numbers on its own; each side may also use the other's numbers.

@@ -29,6 +29,7 @@ type Judge struct {
 	rooms  map[event.RoomID]*standing
 	raised map[event.ID]grant
 	meter  priority.Meter
+	ahead  priority.Meter // of what comes ahead of its event, which is counted again when it is there
 	news   []News
 }
 
@@ -252,6 +253,21 @@ func read(r *store.Read, row *store.Room) (*standing, error) {
 		s.law[rules.Key{Type: typ}] = thin
 	}
 	return s, nil
+}
+
+// Ahead is how urgent a message is of which only the text is here, and how long it keeps narrow links quiet. Each call counts as one message.
+func (j *Judge) Ahead(r *store.Read, id event.RoomID, sender event.UserID, typ string, content []byte) (priority.Level, time.Duration, error) {
+	s, err := j.standing(r, id)
+	if err != nil || s == nil {
+		return priority.Routine, 0, err
+	}
+	l := s.may(typ, content, sender)
+	if l >= priority.Routine {
+		return l, 0, nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ahead.Take(time.Now(), string(id), string(sender), &s.policy, l, s.power(sender)), s.policy.Quiet, nil
 }
 
 // Know reads a room's policy, so that its default is known before the first message.

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package link
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"hallig/appliance/priority"
+	"hallig/appliance/store"
+	"hallig/sync/parcel"
+)
+
+// On a narrow link a flash text goes ahead of its signature, and of all that has to come before it in its room, as a notice. At the far end it is shown as not yet verified and
+// kept in a table of its own; it enters the room, by room.Accept like everything else, only as an event with its signature. A box takes notices of the users of the box that
+// gives them alone, in rooms where they are and may send a flash, and only so many.
+
+const (
+	mostNotices   = 32             // of one box, waiting for their signature
+	noticeOverdue = time.Hour      // then people are told that the signature does not come
+	noticeGone    = 24 * time.Hour // then they are told no more
+)
+
+// defers says whether flash texts go ahead over a way.
+func (f *far) defers(w *way) bool {
+	return w != nil && w.mail == nil && w.slow() && f.features&parcel.FeatureDeferred != 0 && f.session != nil
+}
+
+// herald lets a notice of an event go ahead, if there can be one and none has gone; it says whether the event itself may follow behind.
+func (f *far) herald(e *parcel.Event) bool {
+	if e == nil || e.Raw || parcel.UrgencyOf(e) != parcel.Flash || e.PDU.Sender.Server() != f.l.c.Server || !f.defers(f.active) {
+		return false
+	}
+	if f.session.Noticed(e) {
+		return true
+	}
+	n, ok := parcel.NoticeOf(e)
+	if !ok {
+		return false
+	}
+	f.enqueue(parcel.Flash, n, func(arrived bool) {}) // what is lost comes again as the whole event
+	return true
+}
+
+// heraldItems lets notices of the flash texts among items go ahead; what they belong to follows at once, behind the flash.
+func (f *far) heraldItems() {
+	for i, it := range f.items {
+		if it.Priority == parcel.Flash && f.herald(it.Event) {
+			f.items[i].Priority = parcel.Immediate
+		}
+	}
+}
+
+// heraldNews lets notices go ahead of flash texts that are not among the items: too much of their room has to go before.
+func (f *far) heraldNews() {
+	news := f.news
+	f.news = nil
+	if len(news) == 0 || !f.defers(f.active) {
+		return
+	}
+	gen := f.gen
+	f.l.work(func(ctx context.Context) func() {
+		var es []*parcel.Event
+		for _, n := range news {
+			e, err := f.feed.Ahead(ctx, n.Room, n.Event)
+			if err != nil && ctx.Err() == nil {
+				f.l.log.Error("a flash could not be told ahead; it comes in its turn", "peer", f.p.Server, "event", n.Event, "err", err)
+			}
+			if e != nil {
+				es = append(es, e)
+			}
+		}
+		return func() {
+			if f.gen != gen || f.closed || f.session == nil {
+				return
+			}
+			for _, e := range es {
+				f.herald(e)
+			}
+			f.pump()
+		}
+	})
+}
+
+// asSent is the parcel that an event goes as: what completes its notice where that has gone ahead.
+func (f *far) asSent(e *parcel.Event) parcel.Parcel {
+	if f.session != nil && f.session.Noticed(e) {
+		return &parcel.Signature{Event: e}
+	}
+	return e
+}
+
+// takeNotice takes a text that came ahead of its event.
+func (f *far) takeNotice(ctx context.Context, n *parcel.Notice) func() {
+	quiet, why, err := f.keepNotice(ctx, n)
+	return func() {
+		switch {
+		case err != nil && ctx.Err() == nil:
+			f.l.log.Error("notice could not be kept; its event will come", "peer", f.p.Server, "err", err)
+		case why != "":
+			f.noticesRefused++
+			f.l.log.Warn("notice refused", "peer", f.p.Server, "why", why)
+		case err == nil:
+			f.l.c.Observe(Event{What: "noticed", Peer: f.p, Room: n.Room, Note: "not yet verified"})
+			f.l.hush(quiet)
+		}
+	}
+}
+
+// keepNotice keeps a notice; why says why it may not be.
+func (f *far) keepNotice(ctx context.Context, n *parcel.Notice) (quiet time.Duration, why string, err error) {
+	var text struct {
+		Body *string `json:"body"`
+		Type *string `json:"msgtype"`
+	}
+	switch {
+	case n.Log.Box != f.p.ID || n.Sender.Server() != f.p.Server:
+		return 0, "a box speaks for its own users alone", nil
+	case json.Unmarshal(n.Content, &text) != nil || text.Body == nil || text.Type == nil:
+		return 0, "it is no text", nil
+	}
+	there := false
+	err = f.l.c.DB.View(ctx, func(r *store.Read) (err error) {
+		if there, err = r.HasEntry(n.Room, string(n.Log.Box), n.Log.Epoch, n.Log.Seq, 0); there || err != nil {
+			return err
+		}
+		why, quiet, err = f.mayNotice(r, n)
+		return err
+	})
+	if there || why != "" || err != nil {
+		return 0, why, err // the event was faster, or it may not be
+	}
+	kept := false
+	err = f.l.c.DB.Do(ctx, func(tx *store.Tx) (err error) {
+		kept, err = tx.PutNotice(store.Notice{Room: n.Room, Box: string(n.Log.Box), Epoch: n.Log.Epoch, Seq: n.Log.Seq, Sender: n.Sender, TS: n.TS,
+			Content: n.Content, Since: time.Now().UnixMilli()}, mostNotices)
+		return err
+	})
+	if err == nil && !kept {
+		return 0, "there are too many, or it is there", nil
+	}
+	return quiet, "", err
+}
+
+// mayNotice says why a text may not be shown ahead of its event.
+func (f *far) mayNotice(r *store.Read, n *parcel.Notice) (why string, quiet time.Duration, err error) {
+	row, err := r.Room(n.Room)
+	if err != nil {
+		return "", 0, err
+	}
+	if row == nil || row.Cur == 0 {
+		return "we are not in its room", 0, nil
+	}
+	member, err := r.CurrentStateEvent(n.Room, "m.room.member", string(n.Sender))
+	if err != nil {
+		return "", 0, err
+	}
+	if member == nil || !joins(member.JSON) {
+		return "its sender is not in the room", 0, nil
+	}
+	encrypted, err := r.CurrentStateEvent(n.Room, "m.room.encryption", "")
+	if err != nil {
+		return "", 0, err
+	}
+	if encrypted != nil {
+		return "its room is encrypted", 0, nil
+	}
+	l, quiet, err := f.l.judge.Ahead(r, n.Room, n.Sender, "m.room.message", n.Content)
+	if err == nil && l != priority.Flash {
+		why = fmt.Sprintf("its sender may not send a flash now, but %s", l)
+	}
+	return why, quiet, err
+}
+
+// joins reads an m.room.member event.
+func joins(raw []byte) bool {
+	var e struct {
+		Content struct {
+			Membership string `json:"membership"`
+		} `json:"content"`
+	}
+	return json.Unmarshal(raw, &e) == nil && e.Content.Membership == "join"
+}
+
+// expireNotices marks notices whose signature does not come, and forgets them in the end.
+func (l *Link) expireNotices(ctx context.Context) error {
+	overdue, gone := time.Now().Add(-noticeOverdue).UnixMilli(), time.Now().Add(-noticeGone).UnixMilli()
+	some := false
+	err := l.c.DB.View(ctx, func(r *store.Read) (err error) {
+		some, err = r.OverdueNotices(overdue, gone)
+		return err
+	})
+	if err != nil || !some {
+		return err
+	}
+	return l.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.ExpireNotices(overdue, gone) })
+}
