@@ -339,6 +339,10 @@ func (p *Port) tellAll(c callbacks, over bool) {
 				}
 				p.read(len(e.Message))
 			case arq.Done:
+				if to, ok := e.Token.(castTo); ok {
+					to(e.Station, downOr(e.Err))
+					continue
+				}
 				finish(e.Token.(func(error)), e.Err)
 			}
 		}
@@ -377,10 +381,14 @@ func finish(done func(error), err error) {
 	if done == nil {
 		return
 	}
+	done(downOr(err))
+}
+
+func downOr(err error) error {
 	if errors.Is(err, arq.ErrDown) {
-		err = ErrDown
+		return ErrDown
 	}
-	done(err)
+	return err
 }
 
 // Free says how many bytes the port would take now at that priority without building a queue of more than about one

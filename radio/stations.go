@@ -30,6 +30,8 @@ type wire interface {
 	Stats() channel.Stats
 	Air(now time.Time) arq.Air
 	Announce(wire []byte)
+	CastRoom(stations []int) int
+	Cast(stations []int, priority int, message []byte, token any)
 	Announced() bool
 }
 
@@ -47,6 +49,9 @@ func (s single) Send(_, priority int, data []byte, token any) { s.Link.Send(prio
 func (s single) Free(_, priority int) int                     { return s.Link.Free(priority) }
 func (s single) SetKeys(_ int, send, receive []byte) error    { return s.Link.SetKeys(send, receive) }
 func (s single) Up(int) bool                                  { return s.Link.Up() }
+
+func (s single) CastRoom([]int) int           { return 0 }
+func (s single) Cast([]int, int, []byte, any) {} // nobody asks where there is no room
 
 func (s single) Stats() channel.Stats {
 	out := channel.Stats{Stats: s.Link.Stats()}
@@ -78,4 +83,50 @@ func (p *Port) station(addr string) (int, error) {
 		return 0, fmt.Errorf("%s on %s: no such station", addr, p.Name())
 	}
 	return n - 1, nil
+}
+
+// Together says how long a message may be that is sent to several far ends at once now (sync/link.Broadcaster); 0: it cannot be.
+func (p *Port) Together(addrs []string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	stations, err := p.places(addrs)
+	if err != nil || !p.cfg.Shared {
+		return 0
+	}
+	return p.link.CastRoom(stations)
+}
+
+// places are the stations of addresses.
+func (p *Port) places(addrs []string) (out []int, err error) {
+	for _, a := range addrs {
+		n, err := p.station(a)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// castTo is the token of a broadcast.
+type castTo func(station int, err error)
+
+// Broadcast sends one message to several far ends at once. done is called exactly once for each of them, never from within Broadcast. Whoever
+// can hear the channel can read it, whatever keys there are: what must not be read is to be encrypted above.
+func (p *Port) Broadcast(addrs []string, priority int, message []byte, done func(addr string, err error)) {
+	p.mu.Lock()
+	stations, err := p.places(addrs)
+	if err != nil || !p.serving || !p.cfg.Shared {
+		p.mu.Unlock()
+		go func() { // ends with the callbacks
+			for _, a := range addrs {
+				done(a, fmt.Errorf("broadcast over %s: %w", p.Name(), ErrDown))
+			}
+		}()
+		return
+	}
+	p.link.Cast(stations, priority, message, castTo(func(n int, err error) { done(p.addr(n), err) }))
+	p.collect()
+	p.mu.Unlock()
+	poke(p.kick)
 }

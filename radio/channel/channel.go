@@ -19,6 +19,7 @@
 //     that the answerer is about to listen.
 //   - Beginning (contention.go). Bytes are heard: the channel is busy. Otherwise p-persistence in slots; who got no answer begins less often, and waits longer for
 //     that station.
+//   - Several at once (cast.go). A message for several stations goes out once, with parity for what each of them lacks.
 //   - Turns given out (polled.go). Where one station is the master (an RS-485 bus), the others begin only when it lets them.
 //
 // Hostile input costs at most the table: sixteen stations, each with one Link. A station that has proved itself by keys is
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"hallig/radio/arq"
+	"hallig/radio/cast"
 	"hallig/radio/frame"
 )
 
@@ -75,6 +77,7 @@ type station struct {
 	failedAt time.Time // an answer failed to come
 	served   uint64    // when it was served last
 	turn     turn      // polled.go
+	cast     cast.Receiver
 }
 
 // Channel is one station's view. It must not be used concurrently.
@@ -104,7 +107,10 @@ type Channel struct {
 	beacons  int
 	speak    []byte    // a frame of the channel's own that goes next, without contention
 	speakAt  time.Time // when
-	announce []byte    // goes before the next transmission
+	cast     *outCast
+	castTo   time.Time // its transmission ends
+	castID   uint16
+	announce []byte // goes before the next transmission
 }
 
 // New makes a channel without a port; Start begins.
@@ -137,6 +143,7 @@ func (c *Channel) Stop() {
 			c.drop(s)
 		}
 	}
+	c.castDone(true)
 	c.open, c.ex, c.speak = false, nil, nil
 }
 
@@ -379,11 +386,14 @@ type own struct {
 	rest        []byte
 }
 
-func (o own) wire(g frame.Framing) []byte {
+func (o own) wire(g frame.Framing) []byte { return append(g.Resync(), o.bare(g)...) }
+
+// bare is the frame without what keeps it apart from noise before it.
+func (o own) bare(g frame.Framing) []byte {
 	b := []byte{ownVersion, o.kind, o.flags}
 	b = binary.LittleEndian.AppendUint32(b, o.from)
 	f := frame.Frame{Type: frame.Hello, Body: append(b, o.rest...)}
-	return g.Append(g.Resync(), frame.Seal(nil, &f, frame.Context{}, nil))
+	return g.Append(nil, frame.Seal(nil, &f, frame.Context{}, nil))
 }
 
 func parseOwn(b []byte) (own, bool) {

@@ -46,6 +46,9 @@ func (c *Channel) next(now time.Time) ([]byte, time.Time) {
 		c.speak = nil
 		return c.sent(now, wire, true), now
 	}
+	if wire, wake, busy := c.casting(now); busy {
+		return wire, wake
+	}
 	if wire, wake, busy := c.engaged(now); busy {
 		return wire, wake
 	}
@@ -175,12 +178,17 @@ func (c *Channel) contend(now time.Time) ([]byte, time.Time) {
 	if beacon && !c.cfg.Link.Budget.Fits(now, airtime.Bulk, c.cfg.Link.TurnDelay+c.cfg.Link.Airtime(ownSize+8)) {
 		c.beaconAt, beacon = now.Add(time.Minute), false // the air time is for messages
 	}
-	if s == nil && !beacon {
-		return nil, earliest(wake, c.beaconAt)
+	due := c.castDue(now)
+	casts := !due.IsZero() && !due.After(now) && (s == nil || c.cast.priority <= priority)
+	if casts {
+		priority = c.cast.priority
+	}
+	if s == nil && !beacon && !casts {
+		return nil, earliest(earliest(wake, c.beaconAt), due)
 	}
 	idle, p := c.medium.heardAt.Add(c.medium.quiet), c.medium.p
 	switch {
-	case priority <= urgent && s != nil:
+	case priority <= urgent && (s != nil || casts):
 		p = 0.7
 	case !c.crowded(now):
 		p = max(p, 0.5)
@@ -200,6 +208,9 @@ func (c *Channel) contend(now time.Time) ([]byte, time.Time) {
 	if c.rng.Float64() >= p {
 		c.medium.slotAt = now.Add(c.slot())
 		return nil, c.medium.slotAt
+	}
+	if casts {
+		return c.castBegin(now)
 	}
 	if s == nil {
 		return c.beacon(now), now

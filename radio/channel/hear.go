@@ -169,5 +169,11 @@ func (c *Channel) ownFrame(now time.Time, o own) {
 		s.calls = 0
 		s.retryAt = now.Add(c.random(8 * c.slot())) // others have heard it, too
 	}
+	switch o.kind {
+	case kindPiece:
+		c.pieceFrame(now, s, o)
+	case kindReport:
+		c.reportFrame(now, s, o)
+	}
 	c.polledFrame(now, s, o)
 }

@@ -123,6 +123,9 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{9}, ownFrame(3, 1, 77, 1, 0, 0, 0, 0xFF, 0xFF), uint8(1))
 	f.Add([]byte{0, 0, 255}, call(77, 1, 5, 0), uint8(2))
 	f.Fuzz(func(t *testing.T, steps, raw []byte, mode uint8) {
+		if len(steps) > 300 {
+			return
+		}
 		c := channel.New(channel.Config{Station: 1, Polls: mode&1 != 0, Link: arq.Config{BitsPerSecond: 1200, Seed: 1}})
 		now := time.Unix(1, 0)
 		c.Start(now)

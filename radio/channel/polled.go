@@ -124,6 +124,11 @@ func (c *Channel) polledNext(now time.Time) ([]byte, time.Time, bool) {
 		return nil, c.wait(now), true
 	}
 	if p.turnTo.After(now) {
+		if due := c.castDue(now); !due.IsZero() && !due.After(now) {
+			if wire, wake := c.castBegin(now); wire != nil {
+				return wire, wake, true
+			}
+		}
 		if s, _, _ := c.candidate(now); s != nil {
 			if wire, wake := c.begin(now, s); wire != nil {
 				return wire, wake, true
@@ -145,6 +150,9 @@ func (c *Channel) backlog() (n int) {
 			n += bytes
 		}
 	}
+	if c.cast != nil {
+		n += max(c.cast.left, 0) * c.cast.sender.Size()
+	}
 	return n
 }
 
@@ -165,6 +173,12 @@ func (c *Channel) master(now time.Time) ([]byte, time.Time) {
 		return nil, at
 	}
 	if p.ownTo.After(now) {
+		if due := c.castDue(now); !due.IsZero() && !due.After(now) {
+			if wire, wake := c.castBegin(now); wire != nil {
+				p.had = true
+				return wire, wake
+			}
+		}
 		if s, _, _ := c.candidate(now); s != nil {
 			if wire, wake := c.begin(now, s); wire != nil {
 				p.had = true

@@ -37,6 +37,7 @@ type end struct {
 	bytes   map[int]int
 	downs   int
 	failed  int
+	cast    map[bool]int
 	flashes int // messages of 60 bytes
 	spy     func(raw []byte)
 	// traffic: keeps the queues filled
@@ -59,7 +60,7 @@ func newSim(t *testing.T, s setup) *sim {
 	}
 	m := &sim{t: t, now: time.Unix(1, 0), air: ether.NewAir(s.air)}
 	for i := range s.stations {
-		e := &end{name: uint32(1000 + i), got: map[int]int{}, bytes: map[int]int{}}
+		e := &end{name: uint32(1000 + i), got: map[int]int{}, cast: map[bool]int{}, bytes: map[int]int{}}
 		e.Channel = channel.New(channel.Config{Station: e.name, Polls: s.polls && i == 0, Link: arq.Config{
 			BitsPerSecond: s.air.BitsPerSecond, TurnDelay: s.air.TurnDelay, KeyDown: s.keyDown, Seed: s.air.Seed<<8 | uint64(i)}})
 		for k := range e.names {
@@ -125,7 +126,9 @@ func (m *sim) events(i int) {
 				m.t.Errorf("a message of %d came to %d as one of station %d, which is %d", from, i, ev.Station, e.names[ev.Station])
 			}
 		case arq.Done:
-			if ev.Err != nil && ev.Token != "greeting" {
+			if ev.Token == "cast" {
+				e.cast[ev.Err == nil]++
+			} else if ev.Err != nil && ev.Token != "greeting" {
 				e.failed++
 			}
 		}

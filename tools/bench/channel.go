@@ -14,7 +14,7 @@ import (
 
 // channelUse runs the measurement that stands beside radio/channel: several stations that all want to send without end, in virtual time.
 func channelUse(ctx context.Context, b *bench) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestUse$", "hallig/radio/channel")
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^(TestUse|TestBroadcast)$", "hallig/radio/channel")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -29,7 +29,7 @@ func channelUse(ctx context.Context, b *bench) error {
 		if err != nil {
 			return fmt.Errorf("read measurement: %w", err)
 		}
-		b.say(f[1], value, "share", strings.Join(f[3:], " "))
+		b.say(f[1], value, "x", strings.Join(f[3:], " "))
 	}
 	return nil
 }

@@ -67,7 +67,8 @@ var measures = []measure{
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
 	{[]string{"goodput_wire_loss0", "goodput_wire_loss5", "goodput_wire_loss20"}, goodputWire},
 	{[]string{"eu868_share_percent", "eu868_violations"}, dutyCycle},
-	{[]string{"channel_use_4_loss0", "channel_use_4_loss5", "channel_use_4_loss20", "channel_use_8_loss5", "bus_use_4_loss0", "bus_use_4_loss20"}, channelUse},
+	{[]string{"channel_use_4_loss0", "channel_use_4_loss5", "channel_use_4_loss20", "channel_use_8_loss5", "bus_use_4_loss0", "bus_use_4_loss20",
+		"cast_gain_4_loss0_polls_false", "cast_gain_4_loss5_polls_false", "cast_gain_4_loss20_polls_false", "cast_gain_4_loss0_polls_true", "cast_gain_4_loss20_polls_true"}, channelUse},
 }
 
 func main() {
