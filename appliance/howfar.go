@@ -26,6 +26,12 @@ func (b *Box) openDelivery(ctx context.Context) error {
 			}
 			return out
 		},
+		Expect: func(server string, ahead, size int) (time.Duration, bool) {
+			if b.exchange == nil || b.exchange.link == nil {
+				return 0, false
+			}
+			return b.exchange.link.Expect(server, ahead, size/5) // the codec's mean, with frames and answers
+		},
 		Moved: func() {
 			if b.exchange != nil && b.exchange.link != nil {
 				b.exchange.link.Moved()

@@ -30,8 +30,9 @@ type Config struct {
 	Server string
 	// Boxes gives the paired boxes: server name by box id. nil: there are none.
 	Boxes func() map[string]string
-	// Expect says in what time an event of so many bytes would have arrived at a server if it left now; false when nothing can be said. May be nil.
-	Expect func(server string, bytes int) (time.Duration, bool)
+	// Expect says in what time an event of so many bytes of JSON would have arrived at a paired box that lacks so many events before it; false
+	// when nothing can be said. May be nil.
+	Expect func(server string, ahead, bytes int) (time.Duration, bool)
 	// Moved is told when users of this box were shown more, for other boxes; not more often than every few seconds. May be nil.
 	Moved func()
 }
@@ -81,8 +82,10 @@ type Server struct {
 	Via    string `json:"via,omitempty"`     // the way by which it left last: "p2p", "serial:ttyUSB0", "courier"
 	LeftAt int64  `json:"left_ts,omitempty"` // ms
 	KeptAt int64  `json:"kept_ts,omitempty"` // ms, when this became known here
-	// ExpectedIn is in how many ms it would arrive at the earliest; only while it waits or is on its way.
+	// ExpectedIn is in how many ms it would arrive if nothing changes; only while it waits or is on its way, and something can be said.
 	ExpectedIn int64 `json:"expected_in_ms,omitempty"`
+
+	ahead int // events before it in the log that the box lacks
 }
 
 // Person is another member of the room. Those of whom nothing is known are not listed.
@@ -109,6 +112,7 @@ type look struct {
 	reach  map[string]store.Reach // who has got as far as the event
 	boxes  map[string]string      // server by box id
 	shown  map[event.UserID]int64
+	ahead  map[string]int // events before it that a box lacks
 }
 
 // Ladder tells how far an event has got; false when it is not here. Whether the asker may see the event is the caller's matter.
@@ -122,7 +126,7 @@ func (d *Delivery) Ladder(ctx context.Context, room event.RoomID, id event.ID) (
 			return err
 		}
 		found, size = true, len(e.JSON)
-		l := look{r: r, e: e, boxes: d.c.Boxes(), shown: d.Shown(), reach: map[string]store.Reach{}}
+		l := look{r: r, e: e, boxes: d.c.Boxes(), shown: d.Shown(), reach: map[string]store.Reach{}, ahead: map[string]int{}}
 		if l.places, err = r.PlacesOf(room, e.NID); err != nil {
 			return err
 		}
@@ -160,7 +164,10 @@ func (d *Delivery) expect(servers []Server, size int) {
 		if s.State == Kept {
 			continue
 		}
-		if in, ok := d.c.Expect(s.Name, size); ok {
+		if !s.Box {
+			continue
+		}
+		if in, ok := d.c.Expect(s.Name, s.ahead, size); ok {
 			s.ExpectedIn = max(1, in.Milliseconds())
 		}
 	}
@@ -198,8 +205,11 @@ func (l *look) reached() error {
 			return err
 		}
 		for box, upto := range kept {
-			if server, ok := l.boxes[box]; ok && upto >= p.Seq {
+			server, ok := l.boxes[box]
+			if ok && upto >= p.Seq {
 				l.note(store.Reach{Who: server})
+			} else if ok {
+				l.ahead[server] = int(p.Seq - upto - 1)
 			}
 		}
 		if server, ok := l.boxes[p.Log.Box]; ok {
@@ -241,7 +251,7 @@ func (l *look) servers(self string) ([]Server, error) {
 		if name == self {
 			continue
 		}
-		s := Server{Name: name, Box: slices.Contains(paired, name), State: Waiting}
+		s := Server{Name: name, Box: slices.Contains(paired, name), State: Waiting, ahead: l.ahead[name]}
 		if x, ok := left[name]; ok {
 			s.State, s.Via, s.LeftAt = Left, x.Way, x.At
 		}

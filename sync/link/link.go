@@ -89,6 +89,7 @@ type Link struct {
 	statusMu   sync.Mutex
 	status     []PeerStatus
 	quietUntil time.Time
+	carriers   map[string]carrier // by server
 }
 
 type wayName struct {
@@ -357,6 +358,7 @@ func (l *Link) Status() []PeerStatus {
 // publish makes the status that others may read.
 func (l *Link) publish() {
 	status := make([]PeerStatus, 0, len(l.fars))
+	carriers := make(map[string]carrier, len(l.fars))
 	for _, f := range l.fars {
 		s := PeerStatus{Peer: f.p, Greeted: f.heard != 0, Twin: f.twin, NoticesRefused: f.noticesRefused}
 		s.InFlight, _ = f.feed.Flight()
@@ -364,6 +366,7 @@ func (l *Link) publish() {
 			switch {
 			case w.mail != nil && (w != f.active || !w.near()): // it leads nowhere now, or is no way besides
 			case w == f.active:
+				carriers[f.p.Server] = carrier{w.t, w.addr, w.bps}
 				s.Carries, s.BitsPerSecond, s.Open = w.t.Name(), w.bps, w.open
 				s.Withheld, s.WithheldKeys = f.feed.Withheld()
 			case w.up:
@@ -374,5 +377,5 @@ func (l *Link) publish() {
 	}
 	l.statusMu.Lock()
 	defer l.statusMu.Unlock()
-	l.status, l.quietUntil = status, l.quiet.until
+	l.status, l.carriers, l.quietUntil = status, carriers, l.quiet.until
 }
