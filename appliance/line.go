@@ -51,7 +51,7 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU, Lead: air.Lead,
 		Band: line.InBand(), AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+strings.ReplaceAll(lineName(line.Device), ":", "-")+".json"), Air: air.Packet,
 		CallSign: line.CallSign,
-		Shared: line.Stations == "shared", Station: b.stationName(), Polls: line.Polls,
+		Shared:   line.Stations == "shared", Station: b.stationName(), Polls: line.Polls,
 		Log: b.log.With("room", "radio", "port", line.Device),
 	}
 }

@@ -27,6 +27,7 @@ import (
 // TestDireWolf: two links over two Dire Wolf TNCs (a program nobody here wrote) whose sound runs through pipes: real AFSK of 1200 bit/s, in real
 // time. Messages both ways arrive whole and in order, and nothing else does.
 func TestDireWolf(t *testing.T) {
+	t.Parallel() // it is real time that takes long here
 	program, err := exec.LookPath("direwolf")
 	if err != nil {
 		if os.Getenv("CI") != "" {

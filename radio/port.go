@@ -100,7 +100,6 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 		return fmt.Errorf("serve radio port %s: already served", p.cfg.Name)
 	}
 	p.serving = true
-	c := p.link.Config()
 	p.mu.Unlock()
 
 	p.openBook()
@@ -109,7 +108,12 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	var teller sync.WaitGroup
 	teller.Go(func() {
 		p.teach(ended, callbacks{
-			up:       func(n int) { up(p.addr(n), c.BitsPerSecond, c.MTU) },
+			up: func(n int) {
+				p.mu.Lock()
+				c := p.link.Config()
+				p.mu.Unlock()
+				up(p.addr(n), c.BitsPerSecond, c.MTU)
+			},
 			down:     func(n int) { down(p.addr(n)) },
 			received: func(n int, b []byte) { received(p.addr(n), b) },
 			ready:    func(n int) { ready(p.addr(n)) },
@@ -159,6 +163,7 @@ func (p *Port) keepOpen(ctx context.Context) {
 
 // run owns one opening of the port until it breaks or ctx ends.
 func (p *Port) run(ctx context.Context, port io.ReadWriteCloser) error {
+	p.setRate(port)
 	done := make(chan struct{})
 	chunks, out := make(chan []byte, 16), make(chan []byte, 1)
 	failed := make(chan error, 2)

@@ -57,6 +57,21 @@ func (p *Port) opened(port io.ReadWriteCloser, err error) {
 	}
 }
 
+// setRate takes the rate that a modem tells of its connection for the line's.
+func (p *Port) setRate(port io.ReadWriteCloser) {
+	link, ok := p.link.(interface{ SetRate(int) })
+	if !ok {
+		return // a channel has one rate
+	}
+	rate := 0
+	if m, ok := port.(interface{ BitsPerSecond() int }); ok {
+		rate = m.BitsPerSecond()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	link.SetRate(rate)
+}
+
 // broke notes why the port was closed.
 func (p *Port) broke(err error) {
 	p.mu.Lock()

@@ -224,6 +224,7 @@ const (
 // Link is one end. It must not be used concurrently.
 type Link struct {
 	cfg    Config
+	given  Config // before fill
 	rng    *rand.Rand
 	events []Event
 	stats  Stats
@@ -303,12 +304,27 @@ type Link struct {
 
 // New makes a link without a port; Start begins.
 func New(cfg Config) *Link {
+	given := cfg
 	cfg.fill()
-	return &Link{cfg: cfg, newest: ^uint32(0), rng: rand.New(rand.NewPCG(cfg.Seed, 0x68616c6c6967))}
+	return &Link{cfg: cfg, given: given, newest: ^uint32(0), rng: rand.New(rand.NewPCG(cfg.Seed, 0x68616c6c6967))}
 }
 
 // Config is the configuration in force, with all that was computed.
 func (l *Link) Config() Config { return l.cfg }
+
+// SetRate says which rate a line has that is about to be opened, as a modem tells when it has connected; 0: the configured one. With an open line
+// it does nothing.
+func (l *Link) SetRate(bitsPerSecond int) {
+	if l.state != closed {
+		return
+	}
+	c := l.given
+	if bitsPerSecond > 0 {
+		c.BitsPerSecond = bitsPerSecond
+	}
+	c.fill()
+	l.cfg = c
+}
 
 // Stats are the counters.
 func (l *Link) Stats() Stats { return l.stats }

@@ -337,6 +337,16 @@ func (c *call) hangUp() error {
 	return err
 }
 
+// BitsPerSecond is the rate of the call, as the modem told it; 0: it did not. Many tell that of the port instead, which says nothing.
+func (c *call) BitsPerSecond() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.connectRate == c.modem.Baud {
+		return 0
+	}
+	return c.connectRate
+}
+
 // Read waits for at least one byte, the read deadline, Close, or the end of the call.
 func (c *call) Read(b []byte) (int, error) {
 	n, err := c.read(b)
