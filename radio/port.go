@@ -412,6 +412,18 @@ func (p *Port) Free(addr string, priority int) int {
 	return n
 }
 
+// Forecast is when a message of so many bytes, handed over now, would have arrived, as far as anybody can tell: from what goes before it, the
+// rate, what was lost of late, the air time left. false: there is no contact, or no air time for it.
+func (p *Port) Forecast(addr string, priority, bytes int) (time.Time, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, err := p.station(addr)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return p.link.Forecast(time.Now(), n, priority, bytes)
+}
+
 // SetKeys sets the 32-byte secrets that protect frames of messages sent from now on, and of frames received. nil
 // clears both. Keys end with the contact: after each up the layer above agrees on new ones.
 func (p *Port) SetKeys(addr string, send, receive []byte) error {

@@ -29,6 +29,7 @@ type wire interface {
 	Config() arq.Config
 	Stats() channel.Stats
 	Air(now time.Time) arq.Air
+	Forecast(now time.Time, station, priority, n int) (time.Time, bool)
 	Announce(wire []byte)
 	CastRoom(stations []int) int
 	Cast(stations []int, priority int, message []byte, token any)
@@ -52,6 +53,10 @@ func (s single) Up(int) bool                                  { return s.Link.Up
 
 func (s single) CastRoom([]int) int           { return 0 }
 func (s single) Cast([]int, int, []byte, any) {} // nobody asks where there is no room
+
+func (s single) Forecast(now time.Time, _, priority, n int) (time.Time, bool) {
+	return s.Link.Forecast(now, priority, n, 0)
+}
 
 func (s single) Stats() channel.Stats {
 	out := channel.Stats{Stats: s.Link.Stats()}

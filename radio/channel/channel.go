@@ -262,6 +262,26 @@ func (c *Channel) Air(now time.Time) arq.Air {
 	return c.idle.Air(now)
 }
 
+// Forecast is when a message queued now for a station would have arrived; see arq.Link.Forecast. What waits for other stations and is as
+// urgent shares the turns with it.
+func (c *Channel) Forecast(now time.Time, number, priority, n int) (time.Time, bool) {
+	s := c.at(number)
+	if s == nil {
+		return time.Time{}, false
+	}
+	others := 0
+	for _, o := range c.order {
+		if p, bytes, work := o.link.Urgent(); o != s && work && p <= priority {
+			others += bytes
+		}
+	}
+	if len(c.order) > 1 {
+		_, own, _ := s.link.Urgent()
+		others = min(others, (own+n)*(len(c.order)-1)) // turns are fair
+	}
+	return s.link.Forecast(now, priority, n, others)
+}
+
 // Stats are the counters.
 func (c *Channel) Stats() Stats {
 	out := c.stats
