@@ -60,6 +60,8 @@ var measures = []measure{
 	{[]string{"links_rss_bytes"}, linksMemory},
 	{[]string{"lan_first_event_s"}, lanFirstEvent},
 	{[]string{"wire_bytes_clear_100", "wire_bytes_e2ee_100"}, wireBytes},
+	{[]string{"flash_p99_same_s", "flash_p99_same_signed_s", "flash_p99_opposite_s", "flash_p99_opposite_signed_s",
+		"flash_p95_same_loss20_s", "flash_p95_same_loss20_signed_s", "flash_p95_opposite_loss20_s", "flash_p95_opposite_loss20_signed_s"}, flashLatency},
 	{[]string{"recon_bytes_10000", "recon_rtt", "recon_bytes_per_difference"}, reconcile},
 	{[]string{"codec_mean_percent", "codec_fallback_percent"}, codec},
 	{[]string{"courier_100k_s", "courier_bytes_per_event"}, courier},
