@@ -30,6 +30,7 @@ type far struct {
 	session      *parcel.Session
 	mail         mail
 	carrier      int  // bit/s over which the box was named to the relay as a neighbour; 0: it was not
+	unread       bool // what the box was given to carry may have come in a memory that it had lost: it is given again
 	turn         bool // what is carried for others goes before our own of the same priority
 	agreed       bool // the far end is known to hold its side of session: only then may it be used
 	features     uint32
@@ -326,6 +327,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.session.UseVersion2(h.Features&parcel.FeatureVersion2 != 0)
 	f.heard, f.lost, f.parts = 0, true, nil
+	f.unread = f.carrier > 0
 	clear(f.docs)
 	clear(f.told)
 	clear(f.bodies)

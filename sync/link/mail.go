@@ -103,13 +103,15 @@ func (f *far) adjoin() {
 		return
 	}
 	bps := 0
-	if w := f.active; w != nil && w.mail == nil && f.talks(w) && f.features&parcel.FeatureRelay != 0 {
+	talks := f.active != nil && f.talks(f.active)
+	// A conversation that begins anew is no outage: the box stays a neighbour.
+	if w := f.active; w != nil && w.mail == nil && (talks || f.carrier > 0) && f.features&parcel.FeatureRelay != 0 {
 		if o, ok := w.t.(unsealed); !ok || !o.Open(w.addr) {
 			bps = max(w.bps, 1)
 		}
 	}
-	if bps != f.carrier {
-		f.carrier = bps
+	if bps != f.carrier || f.unread && talks {
+		f.carrier, f.unread = bps, false
 		relay.Neighbour(f.p.ID, bps)
 	}
 }

@@ -193,7 +193,7 @@ func (t *routes) find(to peer.ID, old route, had bool) (best route, ok bool) {
 func (t *routes) holdTime() time.Duration {
 	for _, cost := range t.near {
 		if cost > 1 {
-			return 2 * time.Minute
+			return 30 * time.Second
 		}
 	}
 	return 10 * time.Second
