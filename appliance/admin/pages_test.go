@@ -181,6 +181,7 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 	o.Status = func(context.Context) (Status, error) {
 		return Status{ServerName: "box.test", Certificate: &Certificate{Source: "own", Issuer: "Hallig box.test", Fingerprint: "AB:CD", Names: []string{"box.test", "hallig.local"}}, Started: time.Now(), Clock: Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)},
 			Peers:     []Peer{{ID: "12D3", ServerName: "box2.test", Carrier: "serial:radio0", Links: []Link{{Transport: "serial:radio0", BitsPerSecond: 1200}}}, {ID: "12D4", ServerName: "box3.test"}},
+			Lines:     radioLines(),
 			Servers:   []Server{{Name: "matrix.test", Queued: 3, Trouble: "out of reach"}},
 			Addresses: []string{"/ip4/1.2.3.4/tcp/4001"}, NotTaken: map[string]int64{"malformed": 2}}, nil
 	}
