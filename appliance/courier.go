@@ -55,7 +55,15 @@ func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 		},
 		Receipt: func(id peer.ID, k *parcel.Kept) { l.Receipt(id, k) },
 		Longer:  l.Longer, Ahead: l.Ahead,
-		Sealed: func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
+		Sealed:  func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
+		Handler: b.fed.handler,
+		Came: func() { // what waits for boxes is asked now
+			for _, p := range b.exchange.paired().All() {
+				if !l.Reaches(p.Server) {
+					b.inReach(p.Server)
+				}
+			}
+		},
 		OpenMedia: func(ctx context.Context, id string) (*courier.MediaFile, error) {
 			f, err := b.media.Get(ctx, b.id.server, id)
 			if err != nil {

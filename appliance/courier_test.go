@@ -3,6 +3,7 @@
 package appliance
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -176,5 +177,114 @@ func TestStickBetweenBoxes(t *testing.T) {
 	}
 	if _, err := Courier(ctx, t.TempDir(), admin.CourierOrder{Do: "import", Place: stick}, nil); !errors.Is(err, ErrNoBox) {
 		t.Errorf("without a box: %v", err)
+	}
+}
+
+// TestJoinByStick: somebody is invited and joins although nothing but a stick ever passes between the two boxes after their pairing.
+func TestJoinByStick(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	ctx := t.Context()
+	stick := t.TempDir()
+	a, b := startBox(t, "a.test"), startBox(t, "b.test")
+	anna, bert := a.phone("anna"), b.phone("bert")
+	code, err := a.adminOptions().ShowCode(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.takeCode(ctx, code.Code, ""); err != nil {
+		t.Fatal(err)
+	}
+	near(t, a, b, "after the pairing")
+	setLoopback(t, false)
+	apart := func(x *running, server string) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); x.exchange.host.InReach(server) || x.exchange.link.Reaches(server); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the boxes do not notice that they are apart")
+			}
+		}
+	}
+	apart(a, "b.test")
+	apart(b, "a.test")
+	room, err := anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "private_chat", Name: "Deich"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := anna.say(room, "Wer ist da?")
+	if err := anna.Invite(ctx, room, bert.UserID); err == nil {
+		t.Error("an invite reached a box that is out of reach")
+	}
+	// visit is what a plugged stick has a box do; it gives the import's part of the other box.
+	visit := func(x *running) (in admin.CourierBox) {
+		t.Helper()
+		for _, do := range []string{"import", "export"} {
+			r := x.order(admin.CourierOrder{Do: do, Place: stick})
+			if len(r.Bad) > 0 {
+				t.Errorf("%s: %v", do, r.Bad)
+			}
+			if do == "import" && len(r.Boxes) == 1 {
+				in = r.Boxes[0]
+			}
+		}
+		return in
+	}
+	var in admin.CourierBox
+	for n := 0; in.Asked == 0; n++ { // an invite is not tried again within five seconds
+		if n == 12 {
+			t.Fatalf("the invite did not travel: %+v", in)
+		}
+		a.order(admin.CourierOrder{Do: "export", Place: stick})
+		in = visit(b)
+	}
+	invited := false
+	for range 20 {
+		r, err := bert.Sync(ctx, matrixclient.SyncOptions{Since: bert.since, Timeout: 500 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, invited = r.Rooms.Invite[room]; invited {
+			break
+		}
+	}
+	if !invited {
+		t.Fatal("bert sees no invite")
+	}
+	joined := make(chan error, 1)
+	go func() { // its client gives up after 20 s and the join goes on
+		_, err := bert.Join(context.WithoutCancel(ctx), room)
+		joined <- err
+	}()
+	asked := 0
+	for trip := 0; trip < 6; trip++ {
+		visit(b)
+		in := visit(a)
+		asked += in.Asked
+		b.order(admin.CourierOrder{Do: "import", Place: stick})
+		s, err := b.status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Rooms == 1 {
+			t.Logf("joined with trip %d", trip+1)
+			break
+		}
+	}
+	<-joined // when the room is here it has ended, or its client was sent away
+	late := anna.say(room, "Schön, dass du da bist")
+	visit(a)
+	visit(b)
+	bert.until(15*time.Second, "what was written after the join", bert.has(late))
+	if _, err := bert.Event(ctx, room, first); err == nil {
+		t.Log("what was written before is here as well")
+	}
+	answer := bert.say(room, "Bin da")
+	visit(b)
+	visit(a)
+	anna.until(15*time.Second, "bert's word", anna.has(answer))
+	sameState(t, room, anna, bert)
+	if asked < 2 {
+		t.Errorf("b asked %d times, want make_join and send_join", asked)
 	}
 }

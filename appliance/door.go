@@ -16,6 +16,7 @@ import (
 	"hallig/sync/federation"
 	"hallig/sync/link"
 	"hallig/sync/peer"
+	"hallig/sync/relay"
 )
 
 // codeLife is how long a pairing code works.
@@ -166,6 +167,9 @@ func (b *Box) peerStatus(p link.PeerStatus) admin.Peer {
 // observe turns what a link tells into the commentary.
 func (b *Box) observe(e link.Event) {
 	b.noteTravel(e)
+	if c := b.exchange.parts.Courier; c != nil && e.What == "carries" && e.Transport != relay.Name {
+		c.InReach(e.Peer.Server)
+	}
 	b.watchers.tell(admin.Travel{
 		At: time.Now(), What: e.What, Event: string(e.Event), Room: string(e.Room), Peer: e.Peer.Server, Via: e.Transport,
 		Bytes: e.Bytes, Note: e.Note,

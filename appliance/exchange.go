@@ -99,9 +99,16 @@ func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 				x.heard(server, asked, resp)
 			}
 			return resp, err
+		case x.byStick(server, req.URL.Path):
+			return x.parts.RoundTrip(req)
 		}
 		return x.link.RoundTripper().RoundTrip(req)
 	})
+}
+
+// byStick says whether a request travels by stick: people wait for it, and nothing else leads there.
+func (x *exchangeParts) byStick(server, path string) bool {
+	return x.parts.Courier != nil && x.parts.Serves(server, path) && !x.link.Reaches(server) && (x.host == nil || !x.host.InReach(server))
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)

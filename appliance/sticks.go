@@ -26,6 +26,8 @@ const (
 	stickTold  = 10 * time.Minute // what was done is shown so long
 	stickAgain = time.Minute      // after a failure, while the stick is still there
 
+	stickThinks = 2 * time.Second
+
 	stickFile  = 8 << 20   // bytes of a file that goes along by itself
 	stickFiles = 256 << 20 // of all of them: somebody stands there and waits
 )
@@ -117,6 +119,15 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 	in, err := b.courierImport(ctx, place, quiet)
 	if err != nil {
 		return done, false, err
+	}
+	for _, x := range in.Boxes {
+		if x.Answers > 0 { // they lead to the next question, which the same stick can take
+			select {
+			case <-time.After(stickThinks):
+			case <-ctx.Done():
+			}
+			break
+		}
 	}
 	out, err := b.courierExport(ctx, place, courier.Options{Media: stickFile, MediaTotal: stickFiles}, quiet)
 	if t := (steward.Text{}); errors.As(err, &t) { // a write-protected one

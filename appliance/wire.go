@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"hallig/appliance/account"
 	"hallig/appliance/csapi"
@@ -15,6 +16,7 @@ import (
 	"hallig/appliance/media"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
+	"hallig/sync/courier"
 	"hallig/sync/federation"
 	"hallig/sync/inbox"
 	"hallig/sync/peer"
@@ -90,6 +92,12 @@ func (b *Box) joinFederation() error {
 		Now:    b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{
 		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Now: b.clock.Now, Log: log, Web: f.discovery.Web,
+		Longer: func(server, path string) time.Duration {
+			if b.exchange.byStick(server, path) {
+				return courier.AskFor
+			}
+			return 0
+		},
 		Heard: func(server string, ok bool) {
 			if ok {
 				b.heard(server)

@@ -61,6 +61,8 @@ type CourierBox struct {
 	Again    int    `json:"again,omitempty"`
 	Refused  int    `json:"refused,omitempty"`
 	Waiting  int    `json:"waiting,omitempty"`
+	Asked    int    `json:"asked,omitempty"`
+	Answers  int    `json:"answers,omitempty"`
 	Files    int    `json:"files,omitempty"`
 	Large    int    `json:"large,omitempty"`
 	Carried  int    `json:"carried,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"sync"
 	"syscall"
 
@@ -50,6 +51,10 @@ type Config struct {
 	// OpenMedia opens a file of this box's users; KeepMedia keeps a copy of another server's. May be nil: no files travel.
 	OpenMedia func(ctx context.Context, id string) (*MediaFile, error)
 	KeepMedia func(ctx context.Context, server, id, typ, name string, body io.Reader) error
+	// Handler answers questions of paired boxes (federation's). May be nil: there are no answers then.
+	Handler http.Handler
+	// Came is told that a stick is here, before what is asked is put on it. May be nil.
+	Came func()
 	// Ahead is told when a box has more of our logs than we. May be nil.
 	Ahead func()
 	// Observe is told what travels; it must not block. May be nil.
@@ -90,6 +95,8 @@ type Courier struct {
 	asks map[peer.ID][]*parcel.Want
 	owed map[peer.ID][]*parcel.Want
 	has  map[peer.ID]map[mediaShort]bool // files of ours that a box has, as it said last
+
+	questions questions
 }
 
 // New makes a courier.
@@ -109,7 +116,7 @@ func New(c Config) (*Courier, error) {
 		return nil, fmt.Errorf("make courier: %w", err)
 	}
 	return &Courier{c: c, log: c.Log, self: peer.IDOf(public), id: id, asks: map[peer.ID][]*parcel.Want{}, owed: map[peer.ID][]*parcel.Want{},
-		has: map[peer.ID]map[mediaShort]bool{}}, nil
+		has: map[peer.ID]map[mediaShort]bool{}, questions: newQuestions()}, nil
 }
 
 // Report is what an export or import did.
@@ -131,6 +138,8 @@ type BoxReport struct {
 	Again    int    `json:"again,omitempty"`   // events that were here already
 	Refused  int    `json:"refused,omitempty"` // events that the room did not take
 	Waiting  int    `json:"waiting,omitempty"` // segments of which something is still missing here
+	Asked    int    `json:"asked,omitempty"`   // invites, joins and leaves that the box asked for
+	Answers  int    `json:"answers,omitempty"` // to what was asked here
 	Files    int    `json:"files,omitempty"`   // that people sent
 	Large    int    `json:"large,omitempty"`   // files that stay here for their size
 	Carried  int    `json:"carried,omitempty"` // sealed parcels of others that came

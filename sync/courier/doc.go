@@ -39,6 +39,8 @@
 //
 // Files that people sent go along up to a size (media.go), cut into segments that follow each other.
 //
+// Invites, joins and leaves travel as questions and answers, each export with all that are open (ask.go).
+//
 // # Texts on paper
 //
 // A Sheet is the same kind of segment as text for QR codes (sheet.go).

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"hallig/appliance/store"
 	"hallig/sync/outbox"
@@ -74,7 +75,11 @@ func (c *Courier) ExportWith(ctx context.Context, d Disk, o Options, note func(P
 }
 
 func (e *export) run(ctx context.Context) error {
-	peers := e.c.c.Roster().All()
+	peers, began := e.c.c.Roster().All(), time.Now()
+	e.c.questions.visited()
+	if e.c.c.Came != nil {
+		e.c.c.Came()
+	}
 	if err := e.clear(ctx, peers); err != nil {
 		return err
 	}
@@ -102,7 +107,10 @@ func (e *export) run(ctx context.Context) error {
 	if err := e.allEvents(ctx, peers); err != nil {
 		return err
 	}
-	if err := e.sealed(ctx, peers); err != nil || e.opt.Media == 0 || e.c.c.OpenMedia == nil {
+	if err := e.sealed(ctx, peers); err != nil {
+		return err
+	}
+	if err := e.questions(ctx, peers, began); err != nil || e.opt.Media == 0 || e.c.c.OpenMedia == nil {
 		return err
 	}
 	for i, p := range peers {
@@ -112,6 +120,30 @@ func (e *export) run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// questions writes what is asked and answered of all boxes, a moment after the stick came: what it brought may lead to a question at once.
+func (e *export) questions(ctx context.Context, peers []peer.Peer, began time.Time) error {
+	if e.c.c.Came != nil {
+		select {
+		case <-time.After(askSoon - time.Since(began)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	before := len(e.gone)
+	for _, p := range peers {
+		if err := e.questionsTo(p); err != nil {
+			return err
+		}
+	}
+	if len(e.gone) == before && !slices.ContainsFunc(e.x.entries, func(it entry) bool { return it.kind == kindAsks }) {
+		return nil
+	}
+	return e.commit(ctx)
+}
+
+// askSoon is how long an export waits for questions from the time that it began.
+const askSoon = 300 * time.Millisecond
 
 // clear reads what this box has on the stick and drops what is kept by its reader, damaged or of another epoch.
 func (e *export) clear(ctx context.Context, peers []peer.Peer) error {
@@ -168,7 +200,7 @@ func (e *export) keep(ctx context.Context, old *index, peers []peer.Peer) error 
 		if !ok || broken[it.reader] {
 			continue
 		}
-		if it.kind == kindLetter {
+		if it.kind == kindLetter || it.kind == kindAsks {
 			e.x.entries = append(e.x.entries, it) // until the new one is there
 			continue
 		}

@@ -32,6 +32,7 @@ func (c *Courier) Import(ctx context.Context, d Disk, note func(Progress)) (*Rep
 		note = func(Progress) {}
 	}
 	report := &Report{}
+	c.questions.visited()
 	clear(c.asks)
 	for _, p := range c.c.Roster().All() {
 		if err := c.importBox(ctx, d, p, report, note); err != nil {
@@ -148,6 +149,10 @@ type taking struct {
 }
 
 func (t *taking) run(ctx context.Context) error {
+	if t.s.kind == kindAsks {
+		t.asks(ctx)
+		return ctx.Err()
+	}
 	session := t.c.c.Codec.Session(t.s.nonce[1], t.s.nonce[0])
 	for _, msg := range t.s.messages {
 		parcels, err := session.Decode(msg)

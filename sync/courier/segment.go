@@ -39,6 +39,7 @@ const (
 	kindSheet  byte = 3
 	kindSealed byte = 4
 	kindMedia  byte = 5
+	kindAsks   byte = 6
 )
 
 // segment is what one exporter has for one reader.

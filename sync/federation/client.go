@@ -30,6 +30,8 @@ type ClientConfig struct {
 	Log       *slog.Logger // nil: silent
 	// Patience is how long one small request may take; 0: one minute. Joins and media may take ten times that.
 	Patience time.Duration
+	// Longer says how long a request to a server may take that only travellers lead to; 0: no longer than others. nil: there are none.
+	Longer func(server, path string) time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Web follows addresses that other servers name, outside the federation; it must keep away from what is not public. nil: none is followed.
@@ -122,7 +124,7 @@ func (q call) uri() string {
 
 // ask sends one request and reads its JSON answer into out (nil: thrown away).
 func (c *Client) ask(ctx context.Context, server string, q call, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, c.patience(q))
+	ctx, cancel := context.WithTimeout(ctx, c.patience(server, q))
 	defer cancel()
 	resp, err := c.send(ctx, server, q)
 	if err != nil {
@@ -156,11 +158,22 @@ func (c *Client) ask(ctx context.Context, server string, q call, out any) error 
 	return nil
 }
 
-func (c *Client) patience(q call) time.Duration {
+func (c *Client) patience(server string, q call) time.Duration {
+	if d := c.longer(server, q); d > 0 {
+		return d
+	}
 	if q.patient {
 		return 10 * c.c.Patience
 	}
 	return c.c.Patience
+}
+
+// longer says how long a request may take where only travellers lead.
+func (c *Client) longer(server string, q call) time.Duration {
+	if c.c.Longer == nil {
+		return 0
+	}
+	return c.c.Longer(server, q.uri())
 }
 
 // send signs and sends one request; the caller closes the body.

@@ -83,6 +83,10 @@ func (c *Client) arrive(ctx context.Context, server string, id event.RoomID, v *
 	var out arrivalNote
 	q := call{method: http.MethodPut, path: v2("send_join", string(id), string(pdu.ID)), query: url.Values{"omit_members": {omit}},
 		body: json.RawMessage(pdu.JSON()), limit: maxJoin, patient: true}
+	if c.longer(server, q) > 0 {
+		q.query.Set("omit_members", "false") // nobody could be asked for them
+		omit = "false"
+	}
 	answer, err := c.askLong(ctx, server, q, []string{"state", "auth_chain"}, []string{"event", "members_omitted", "servers_in_room"},
 		func(key string, n int, raw json.RawMessage) error {
 			if n < 0 {

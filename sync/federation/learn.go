@@ -41,7 +41,7 @@ func (c *Client) askLong(ctx context.Context, server string, q call, lists, valu
 
 // askStream sends a request and hands the answer on as it comes.
 func (c *Client) askStream(ctx context.Context, server string, q call, read func(io.Reader) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.patience(q))
+	ctx, cancel := context.WithTimeout(ctx, c.patience(server, q))
 	defer cancel()
 	resp, err := c.send(ctx, server, q)
 	if err != nil {
