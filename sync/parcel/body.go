@@ -24,6 +24,7 @@ const (
 	bodyCipher   = 3 // frame, ids, ciphertext as bytes
 	bodyContent  = 4 // type, one byte: number of ids and coding, ids, whole content
 	bodyMegolm   = 5 // frame, ids, Megolm message without its fixed bytes
+	bodyShape    = 6 // version 2: shape and values
 )
 
 // A coding says how a string is written; it stands in the low bits of the byte before it.
@@ -93,20 +94,51 @@ func (w *writer) frame(f frame) {
 	w.ref(tableFrame, f, 0, func(uint64) {
 		w.name(f.typ)
 		w.uvarint(uint64(f.hole))
+		if w.two {
+			if probe, ok := f.probe(); ok && w.writeJSON(logName{}, "", probe) {
+				return
+			}
+			w.uvarint(shapeSame) // no shape
+		}
 		w.block(w.s.codec.Pack([]byte(f.json)))
 	})
 }
 
+// probe is the frame as whole JSON: a number in its hole, a word where events were named.
+func (f frame) probe() ([]byte, bool) {
+	b := f.fill([]byte("0"))
+	return bytes.ReplaceAll(b, []byte(idMark), []byte(idWord)), !bytes.Contains(b, []byte(`"`+idWord+`"`))
+}
+
+const idWord = "$" // as long as idMark
+
 func (r *reader) frame() frame {
 	f, _ := deref(r, tableFrame, func() (frame, uint64) {
 		f := frame{typ: r.name(), hole: int(min(r.uvarint(), 1<<16))}
-		f.json = string(r.unpack(r.block(), 1<<16))
+		f.json = string(r.frameText(f.hole))
 		if f.hole > len(f.json) {
 			r.fail(errors.New("frame of a message with no place for its text"))
 		}
 		return f, 0
 	})
 	return f
+}
+
+// frameText reads the JSON of a frame.
+func (r *reader) frameText(hole int) []byte {
+	if r.two && len(r.b) > 0 && r.b[0] != shapeSame {
+		_, text := r.readJSON(logName{}, 1<<16)
+		if hole >= len(text) || text[hole] != '0' {
+			r.fail(errors.New("frame of a message with no place for its text"))
+			return nil
+		}
+		text = append(text[:hole], text[hole+1:]...)
+		return bytes.ReplaceAll(text, []byte(`"`+idWord+`"`), []byte(`"`+idMark+`"`))
+	}
+	if r.two {
+		r.byte()
+	}
+	return r.unpack(r.block(), 1<<16)
 }
 
 // takeIDs takes event ids out of a frame, before and behind its hole.
@@ -125,7 +157,12 @@ func (f frame) putIDs(ids []event.ID) frame {
 }
 
 // writeBody chooses the body's form and gives what writes it.
-func (s *Session) writeBody(f parts) (byte, func(*writer)) {
+func (s *Session) writeBody(f parts, two bool) (byte, func(*writer)) {
+	if two {
+		if form, code, ok := s.writeShaped(f); ok {
+			return form, code
+		}
+	}
 	if f.stateKey == nil && f.typ == typeMessage {
 		if fr, text, ok := takeOut(f.typ, f.content, "body"); ok {
 			return s.writeText(f.room, fr, text)
@@ -152,6 +189,22 @@ func (s *Session) writeBody(f parts) (byte, func(*writer)) {
 		w.ids(f.room, ids)
 		w.raw(coded)
 	}
+}
+
+// writeShaped chooses the form of version 2 where the content is more than one text in a frame that comes again.
+func (s *Session) writeShaped(f parts) (byte, func(*writer), bool) {
+	if f.stateKey == nil && f.typ == typeEncrypted {
+		return 0, nil, false
+	}
+	form, values, ok := takeApart(f.content)
+	if !ok || f.typ == typeMessage && f.stateKey == nil && len(values) == 1 && values[0].key == "body" {
+		return 0, nil, false
+	}
+	return bodyShape, func(w *writer) {
+		w.shape(shape{f.typ, form})
+		t := teller{w: w, room: logName{room: f.room}}
+		t.writeValues(values)
+	}, true
 }
 
 func (s *Session) writeText(room event.RoomID, fr frame, text string) (byte, func(*writer)) {
@@ -242,6 +295,8 @@ func (r *reader) body(f *parts, form byte) {
 		how := r.byte()
 		ids := r.ids(int(how >> 2))
 		f.content = putIDs([]byte(r.code(how&3)), ids)
+	case bodyShape:
+		fr.typ, f.content = r.readJSON(logName{room: f.room}, event.MaxSize)
 	default:
 		r.fail(errors.New("unknown form of a body"))
 	}

@@ -25,6 +25,9 @@ import (
 //	signature  64 bytes
 //	body
 //
+// Version 2 has one more form of body (shape.go), explains names more shortly (value.go) and has room for creations and for
+// top-level fields of other servers' making.
+//
 // Content hash, event id and JSON follow from that. What does not come out of rebuild byte for byte takes another form.
 const (
 	prevLast  = 0 // one, the entry before this one in the same log
@@ -161,15 +164,19 @@ func serverOf(user string) string {
 }
 
 func (s *Session) encodeCompact(w *writer, p *Event) bool {
-	f, ok := dissect(p.PDU)
+	take := dissect
+	if s.two {
+		take = dissectMore
+	}
+	f, ok := take(p.PDU)
 	if !ok || p.Log.Box == "" {
 		return false
 	}
-	trial := &writer{s: s, before: w.before}
+	trial := &writer{s: s, before: w.before, two: s.two}
 	s.writeCompact(trial, place{logName{f.room, p.Log.Box, p.Log.Epoch}, p.Log.Seq}, f)
 	// The proof: read it as the far end will. Names explained here are not put anywhere, only given back.
-	far := &Session{codec: s.codec, tag: s.tag, in: s.out, out: s.in, trail: s.trail, dry: true}
-	r := &reader{b: trial.b, s: far}
+	far := s.mirror()
+	r := &reader{b: trial.b, s: far, two: s.two}
 	version, log, seq, raw := far.decodeCompact(r)
 	if r.err != nil || version != f.version || log != (logName{f.room, p.Log.Box, p.Log.Epoch}) || seq != p.Log.Seq ||
 		!bytes.Equal(raw, p.PDU.JSON()) {
@@ -179,11 +186,16 @@ func (s *Session) encodeCompact(w *writer, p *Event) bool {
 	return true
 }
 
+// mirror is this session as the far end has it.
+func (s *Session) mirror() *Session {
+	return &Session{codec: s.codec, tag: s.tag, in: s.out, out: s.in, trail: s.trail, dry: true}
+}
+
 func (s *Session) writeCompact(w *writer, at place, f parts) {
 	w.place(at.log, at.seq)
 	w.author(f)
 	refs, known, depth, ts := w.ancestors(at, f.prev)
-	body, coding := s.writeBody(f)
+	body, coding := s.writeBody(f, w.two)
 	fl := body << bodyShift
 	switch {
 	case len(refs) == 1 && refs[0] == (place{at.log, at.seq - 1}):
@@ -201,7 +213,7 @@ func (s *Session) writeCompact(w *writer, at place, f parts) {
 	if f.stateKey != nil {
 		fl |= flagState
 	}
-	more := flags(len(f.more) > 0, f.hash != "", f.origin, f.redacts != "")
+	more := flags(len(f.more) > 0, f.hash != "", f.origin, f.redacts != "", f.noRoom, f.extra != nil)
 	if more != 0 {
 		fl |= flagMore
 	}
@@ -246,7 +258,14 @@ func (w *writer) extras(f parts) {
 		w.text(f.hash)
 	}
 	if f.redacts != "" {
-		w.hash(string(f.redacts), '$')
+		if w.two {
+			w.event(w.lookup(f.room, f.redacts), f.redacts)
+		} else {
+			w.hash(string(f.redacts), '$')
+		}
+	}
+	if f.extra != nil {
+		w.extra(f.extra)
 	}
 }
 
@@ -414,7 +433,17 @@ func (r *reader) extras(f *parts, more byte) {
 	}
 	f.origin = more&moreOrigin != 0
 	if more&moreRedacts != 0 {
-		f.redacts = event.ID(r.hash("$"))
+		if r.two {
+			f.redacts, _, _ = r.event()
+		} else {
+			f.redacts = event.ID(r.hash("$"))
+		}
+	}
+	if r.two {
+		f.noRoom = more&moreNoRoom != 0
+		if more&moreExtra != 0 {
+			f.extra = r.extra()
+		}
 	}
 }
 

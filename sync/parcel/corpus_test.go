@@ -3,7 +3,6 @@
 package parcel
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
 	"os"
@@ -177,8 +176,9 @@ func (r *life) encrypted(box int, user string, plain int, more string) {
 		raw = append(raw, byte(n)|0x80)
 	}
 	raw = append(raw, r.random(size+8+64)...)
-	key := func(c byte) string {
-		return base64.RawStdEncoding.EncodeToString(bytes.Repeat([]byte{c + user[0], user[len(user)-1]}, 16))
+	key := func(c byte) string { // random, and the same each time
+		sum := sha256Sum([]byte(string(r.id) + user + string(c)))
+		return base64.RawStdEncoding.EncodeToString(sum[:])
 	}
 	r.add(box, user, "m.room.encrypted", nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"`+base64.RawStdEncoding.EncodeToString(raw)+
 		`","device_id":"`+strings.ToUpper(fmt.Sprintf("QZ%08X", user))[:10]+`",`+more+`"sender_key":"`+key(1)+`","session_id":"`+key(byte(2+r.seq[box]/100))+`"}`, nil)

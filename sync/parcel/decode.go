@@ -64,16 +64,30 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 			p = r.receipt()
 			break
 		}
+		if r.two = form == formShaped; r.two {
+			p = r.edu()
+			break
+		}
 		e := &EDU{Seq: r.uvarint(), Type: r.name(), Origin: r.name()}
 		e.Content = r.unpack(r.rest(), event.MaxSize)
 		p = e
 	case KindRequest:
+		r.two = form == formHTTP
 		q := &Request{ID: uint32(r.uvarint()), To: r.name(), Method: r.name(), More: r.bool(), Header: r.header()}
-		q.Target, q.Body = r.httpRest(q.More)
+		if r.two {
+			q.Target, q.Body = r.shapedRest()
+		} else {
+			q.Target, q.Body = r.httpRest(q.More)
+		}
 		p = q
 	case KindResponse:
+		r.two = form == formHTTP
 		a := &Response{ID: uint32(r.uvarint()), Status: int(min(r.uvarint(), 999)), More: r.bool(), Header: r.header()}
-		_, a.Body = r.httpRest(a.More)
+		if r.two {
+			_, a.Body = r.shapedRest()
+		} else {
+			_, a.Body = r.httpRest(a.More)
+		}
 		p = a
 	case KindChunk:
 		c := &Chunk{ID: uint32(r.uvarint())}
@@ -214,7 +228,8 @@ func (s *Session) decodeEvent(r *reader, form byte) Parcel {
 		if form == formPacked {
 			raw = r.unpack(raw, event.MaxSize)
 		}
-	case formCompact:
+	case formCompact, formSecond:
+		r.two = form == formSecond
 		version, n, seq, raw = s.decodeCompact(r)
 	default:
 		r.fail(fmt.Errorf("event form %d is not known here", form))

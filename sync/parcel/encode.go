@@ -94,11 +94,17 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 			w.receipt(p.Seq, x)
 			return formReceipt, nil
 		}
+		if s.two && s.encodeEDU(w, p) {
+			return formShaped, nil
+		}
 		w.uvarint(p.Seq)
 		w.name(p.Type)
 		w.name(p.Origin)
 		w.raw(s.codec.Pack(p.Content))
 	case *Request:
+		if s.two && !p.More && s.encodeRequest(w, p) {
+			return formHTTP, nil
+		}
 		w.uvarint(uint64(p.ID))
 		w.name(p.To)
 		w.name(p.Method)
@@ -106,6 +112,9 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 		w.header(p.Header)
 		w.httpRest(p.Target, p.Body, p.More)
 	case *Response:
+		if s.two && !p.More && s.encodeResponse(w, p) {
+			return formHTTP, nil
+		}
 		w.uvarint(uint64(p.ID))
 		w.uvarint(uint64(p.Status))
 		w.bool(p.More)
@@ -209,6 +218,7 @@ const (
 	formRaw     = 0 // name of the version, optional log position, canonical JSON
 	formPacked  = 1 // the same, JSON packed
 	formCompact = 2 // see codec.go
+	formSecond  = 3 // the same of version 2
 )
 
 func (s *Session) encodeEvent(w *writer, p *Event) (byte, error) {
@@ -217,6 +227,9 @@ func (s *Session) encodeEvent(w *writer, p *Event) (byte, error) {
 	}
 	if !p.Raw && s.tag != 0 && s.encodeCompact(w, p) {
 		s.sent(w, p)
+		if s.two {
+			return formSecond, nil
+		}
 		return formCompact, nil
 	}
 	w.inline = w.inline || p.Raw

@@ -53,6 +53,7 @@ const (
 	fewEvents   = 3       // fewer are not worth it
 	maxListBody = 8 << 20 // longer bodies are compressed as they are
 	maxListed   = 1 << 17 // events of one body
+	maxVain     = 64      // things in a body that begin like events and are none; each costs a look at up to 128 KB
 )
 
 var errList = errors.New("unpack events: not well formed")
@@ -213,9 +214,9 @@ func versionOf(body []byte) *event.Version {
 
 // cutEvents finds the events of a body that the columns can hold.
 func cutEvents(v *event.Version, body []byte) (cuts []cut) {
-	for at := 0; ; {
+	for at, vain := 0, 0; ; vain++ {
 		i := bytes.Index(body[at:], opening)
-		if i < 0 {
+		if i < 0 || vain-len(cuts) > maxVain {
 			return cuts
 		}
 		from := at + i
@@ -582,7 +583,7 @@ func spell(v *event.Version, id event.ID) ([]byte, bool) {
 		return nil, false
 	}
 	raw, err := alphabetOf(v).Strict().DecodeString(string(id[1:]))
-	return raw, err == nil
+	return raw, err == nil && len(raw) == 32
 }
 
 func unspell(v *event.Version, hash []byte) event.ID {

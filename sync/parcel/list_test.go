@@ -81,7 +81,7 @@ func TestOddBodies(t *testing.T) {
 	c := testCodec(t)
 	body := string(bodyOf(t, "12", 20))
 	for _, b := range []string{"", "{}", body[:1200], body + "\x01", `{"auth_events":[` + body, `{"a":"` + body + `"}`, body[1:],
-		body + `{"auth_events":[],"content":{},"depth":1}`, string(bytes.Repeat([]byte(`{"auth_events":[`), 500))} {
+		body + `{"auth_events":[],"content":{},"depth":1}`, string(bytes.Repeat([]byte(`{"auth_events":[`), 1<<18))} {
 		got, err := c.Unpack(c.PackEvents([]byte(b)), len(b))
 		if err != nil || string(got) != b {
 			t.Errorf("%.60s... came out as %.60s..., %v", b, got, err)

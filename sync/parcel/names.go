@@ -24,6 +24,8 @@ func sizeOf(value any) int {
 		return len(v.room) + len(v.box)
 	case author:
 		return len(v.version) + len(v.sender) + len(v.key) + len(v.auth)
+	case shape:
+		return len(v.typ) + len(v.text)
 	case frame:
 		return len(v.typ) + len(v.json)
 	}
@@ -33,11 +35,22 @@ func sizeOf(value any) int {
 // How each table's names look when they are explained.
 
 func (w *writer) name(s string) {
-	w.ref(tableText, s, 0, func(uint64) { w.text(s) })
+	w.ref(tableText, s, 0, func(uint64) {
+		if w.two {
+			w.plain(s, false)
+			return
+		}
+		w.text(s)
+	})
 }
 
 func (r *reader) name() string {
-	s, _ := deref(r, tableText, func() (string, uint64) { return r.text(), 0 })
+	s, _ := deref(r, tableText, func() (string, uint64) {
+		if r.two {
+			return r.plain(), 0
+		}
+		return r.text(), 0
+	})
 	return s
 }
 
@@ -48,15 +61,32 @@ func (w *writer) hash(id string, sigil byte) {
 		w.raw(raw)
 		return
 	}
+	if raw, ok := oldID(id, sigil); ok && w.two {
+		w.byte(2)
+		w.raw(raw)
+		return
+	}
 	w.byte(1)
 	w.text(id)
 }
 
 func (r *reader) hash(sigil string) string {
-	if r.byte() == 0 {
+	switch r.byte() {
+	case 0:
 		return sigil + base64.RawURLEncoding.EncodeToString(r.take(32))
+	case 2:
+		return sigil + base64.RawStdEncoding.EncodeToString(r.take(32))
 	}
 	return r.text()
+}
+
+// oldID is rawID for the other alphabet, in which rooms of version 3 name their events.
+func oldID(id string, sigil byte) ([]byte, bool) {
+	if len(id) != 44 || id[0] != sigil {
+		return nil, false
+	}
+	raw, err := base64.RawStdEncoding.Strict().DecodeString(id[1:])
+	return raw, err == nil && len(raw) == 32 // line feeds are passed over
 }
 
 // rawID gives the hash that an id of the form sigil + unpadded URL-safe base64 of 32 bytes spells, if it is one and
@@ -66,7 +96,7 @@ func rawID(id string, sigil byte) ([]byte, bool) {
 		return nil, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(id[1:])
-	return raw, err == nil
+	return raw, err == nil && len(raw) == 32 // line feeds are passed over
 }
 
 func (w *writer) id(id event.ID) {

@@ -129,7 +129,7 @@ func (w *writer) notice(n *Notice) error {
 	w.place(logName{n.Room, n.Log.Box, n.Log.Epoch}, n.Log.Seq)
 	w.name(string(n.Sender))
 	w.uvarint(uint64(n.TS))
-	form, body := w.s.writeBody(parts{room: n.Room, typ: typeMessage, content: n.Content})
+	form, body := w.s.writeBody(parts{room: n.Room, typ: typeMessage, content: n.Content}, w.two)
 	w.byte(form)
 	body(w)
 	return nil

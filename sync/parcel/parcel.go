@@ -10,6 +10,10 @@
 // two ends mean different things. What arrived means is the transport's word (its done callback); that it is kept is said by
 // a Kept parcel.
 //
+// The forms have versions; two boxes use the newest that both have said to read (Hello.Features), and what was written once
+// stays readable (version_test.go). Version 2 writes JSON by its shape (shape.go, value.go), in events, EDUs and small
+// requests alike, and bodies full of events column by column (list.go).
+//
 // Every event comes out byte for byte as it went in: the encoder decodes its own work and falls back to compressed
 // JSON where the two differ. Nothing here verifies signatures; an event from a parcel is as untrusted as one from HTTP.
 package parcel

@@ -524,6 +524,7 @@ func FuzzDecode(f *testing.F) {
 	c := testCodec(f)
 	s := c.Session(1, 2)
 	s.UseModel(true)
+	s.UseVersion2(true)
 	r := corpus(f, "12", 3, 40)
 	for _, ev := range r.events {
 		msg, _, ticket, err := s.Encode(MaxMessage, ev)
@@ -533,7 +534,11 @@ func FuzzDecode(f *testing.F) {
 		s.Arrived(ticket)
 		f.Add(msg)
 	}
-	for _, p := range others() {
+	more := others()
+	for _, p := range newLife(f, "12", 1).queue() {
+		more = append(more, p)
+	}
+	for _, p := range more {
 		for _, from := range []*Session{s, c.Bare()} {
 			msg, _, _, err := from.Encode(MaxMessage, p)
 			if err != nil {

@@ -38,6 +38,8 @@ const (
 	tableID            // event.ID
 	tableAuthor        // author
 	tableFrame         // frame
+	tableValue         // string: what is worth a number but seldom anybody's name; from version 2 on
+	tableShape         // shape
 	tables
 )
 

@@ -27,6 +27,7 @@ type Codec struct {
 	packer   *zstd.Encoder
 	unpacker *zstd.Decoder
 	text     *textModel
+	shapes   *shapes
 }
 
 // NewCodec sets up a codec.
@@ -45,7 +46,7 @@ func NewCodec() (*Codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Codec{packer: packer, unpacker: unpacker, text: text}, nil
+	return &Codec{packer: packer, unpacker: unpacker, text: text, shapes: loadShapes()}, nil
 }
 
 // ModelVersion is what Hello.Model says.

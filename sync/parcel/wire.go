@@ -15,6 +15,7 @@ type writer struct {
 	inline bool // explain everything in full, remember nothing: for readers without this session's memory
 	told   []told
 	sent   []place
+	two    bool    // a form of version 2: names are explained in its way
 	before *Ticket // what earlier parcels of the same message explain: they are read first
 }
 
@@ -50,6 +51,7 @@ var errShort = errors.New("parcel ends too early")
 type reader struct {
 	b   []byte
 	s   *Session
+	two bool // a form of version 2
 	err error
 }
 

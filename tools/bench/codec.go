@@ -6,5 +6,5 @@ import "context"
 
 // codec runs the measurement that stands beside the event codec: rooms of all versions, made with real keys.
 func codec(ctx context.Context, b *bench) error {
-	return b.measured(ctx, "hallig/sync/parcel", "^TestCorpus$", "%")
+	return b.measured(ctx, "hallig/sync/parcel", "^Test(Corpus|Queues)$", "%")
 }
