@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +22,7 @@ import (
 )
 
 // TestPacketModems: two links over two modems of each kind that takes packets, on pseudo terminals, with a tenth of the packets lost on the air:
-// messages arrive once and in order, also after a modem has restarted in the middle, and what the modems say of the channel is known.
+// messages arrive once and in order, also after a modem has restarted in the middle or its plug was pulled and put back, and what the modems say of the channel is known.
 func TestPacketModems(t *testing.T) {
 	fast := serial.Modem{Frequency: 869_525_000, Bandwidth: 500_000, SpreadingFactor: 5, CodingRate: 5, Power: 14}
 	for _, c := range []struct {
@@ -54,19 +56,35 @@ func TestPacketModems(t *testing.T) {
 			defer func() { cancel(); wg.Wait() }()
 			var ports [2]*radio.Port
 			var received [2]chan string
-			var reset func()
-			for i := range ports {
+			var reset, pull func()
+			dir := t.TempDir()
+			plug := func(i int) string {
 				far, err := serial.NewPTY()
 				if err != nil {
+					t.Fatal(err)
+				}
+				name := filepath.Join(dir, fmt.Sprint("radio", i)) // stays the same, as those under /dev/hallig do
+				if err := os.Symlink(far.Device, name); err != nil {
 					t.Fatal(err)
 				}
 				var serve func(io.ReadWriter) error
 				serve, reset = c.make(air)
 				var device sync.WaitGroup
 				device.Go(func() { _ = serve(far) }) // it ends with the terminal
-				t.Cleanup(func() { far.Close(); device.Wait() })
+				var once sync.Once
+				pull = func() {
+					once.Do(func() {
+						_ = os.Remove(name) // who looks for it finds nothing
+						far.Close()
+						device.Wait()
+					})
+				}
+				t.Cleanup(pull)
+				return name
+			}
+			for i := range ports {
 				m := c.modem
-				m.Device = far.Device
+				m.Device = plug(i)
 				a, opener := m.Air(), serial.NewOpener(m)
 				received[i] = make(chan string, 100)
 				ports[i] = radio.New(radio.Config{
@@ -83,6 +101,12 @@ func TestPacketModems(t *testing.T) {
 			deliver(t, ports, received, "first")
 			reset()
 			deliver(t, ports, received, "second")
+			pull()
+			for ports[1].Quality().Trouble == nil {
+				time.Sleep(5 * time.Millisecond) // until it is noticed
+			}
+			plug(1)
+			deliver(t, ports, received, "third")
 			for i, p := range ports {
 				q := p.Quality()
 				if q.Trouble != nil || q.Opening || q.Modem.Signal != c.kind.LoRa() || q.Modem.Signal && (q.Modem.RSSI != -97 || q.Modem.SNR != -6) {
