@@ -357,6 +357,9 @@ func (b *Box) noteTravel(e link.Event) {
 	if e.What != "up" && e.What != "carries" {
 		return
 	}
+	if e.What == "carries" {
+		b.inReach(e.Peer.Server)
+	}
 	b.care.mu.Lock()
 	defer b.care.mu.Unlock()
 	delete(b.care.away, e.Peer.Server)

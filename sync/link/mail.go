@@ -48,6 +48,7 @@ type mail struct {
 	model bool                       // it has our text model
 	heard uint32                     // epoch of its last greeting
 
+	near      bool     // a way was known when we looked last
 	elsewhere []string // servers of neighbours that are nearer to the far box
 	wants     map[event.ID]event.RoomID
 	wantTimer *time.Timer
@@ -353,6 +354,12 @@ func (f *far) mailPatience(w *way) time.Duration {
 // leaveToOthers finds out which neighbours are nearer to a far box than this one: what they have they send, and by log, so that it
 // travels once.
 func (f *far) leaveToOthers(w *way) {
+	if near := w.mail != nil && w.near(); near != f.mail.near {
+		f.mail.near = near
+		if near { // whoever waits for the box may try now
+			f.l.c.Observe(Event{What: "carries", Peer: f.p, Transport: w.t.Name()})
+		}
+	}
 	var servers []string
 	if w.mail != nil {
 		for _, o := range f.l.fars {

@@ -38,7 +38,7 @@ type ask struct {
 	request  *parcel.Request
 	priority int
 	sent     bool
-	clear    bool // may be asked over open language
+	clear    bool                  // may be asked over open language
 	answer   chan *parcel.Response // capacity 1
 	err      chan error            // capacity 1
 }

@@ -35,6 +35,10 @@ const (
 	distrustBy = 3 // beyond so many failures a neighbour is not trusted less
 )
 
+// flashLife is how long flash without an answer is carried: everybody has a copy of it, and only writer and reader could call them all back.
+// What was in it is written again then, as all that is not kept.
+const flashLife = 24 * time.Hour
+
 var (
 	errClosed  = errors.New("relay: closed")
 	errDirect  = errors.New("relay: the box is in direct reach now")
@@ -181,6 +185,9 @@ func (r *Relay) post(to peer.ID, priority int, life time.Duration, message []byt
 		return err
 	}
 	l := &letter{to: to, priority: max(min(priority, parcel.Bulk), parcel.Flash), done: done, posted: time.Now()}
+	if life == 0 && l.priority == parcel.Flash {
+		life = flashLife
+	}
 	if life > 0 {
 		l.over = l.posted.Add(life)
 	}
@@ -362,6 +369,9 @@ func (r *Relay) fail(id peer.ID, why error) {
 // overdue gives up what has had no answer for long, and trusts those who had it less.
 func (r *Relay) overdue(now time.Time) {
 	for id, b := range r.boxes {
+		if b.last != nil && !now.Before(b.last.over) {
+			b.last = nil
+		}
 		silent := false
 		for i := 0; i < len(b.letters); i++ {
 			l := b.letters[i]

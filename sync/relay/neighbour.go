@@ -449,7 +449,7 @@ func (r *Relay) loadOwn(n *neighbour, now time.Time) {
 
 // gives says whether a neighbour should get a part of ours.
 func (r *Relay) gives(n *neighbour, b *mailbox, p *part, how fit) bool {
-	if p.read || p.given[n.id] || p.offered[n.id] {
+	if p.read || p.given[n.id] || p.offered[n.id] || !p.l.over.IsZero() && !time.Now().Before(p.l.over) {
 		return false
 	}
 	switch {
@@ -495,6 +495,9 @@ func (r *Relay) loadCarried(n *neighbour, rows []store.Carried) {
 	for _, c := range rows {
 		if n.loaded >= n.window() {
 			return
+		}
+		if c.Until > 0 && c.Until <= r.runTime() {
+			continue // dropped soon
 		}
 		o := &offer{row: c.N, ends: c.Until, size: int64(len(c.Body)) + overhead}
 		o.p = parcel.Sealed{To: peer.IDOf(c.Dest), From: parcel.Origin{Box: peer.IDOf(c.Source), Epoch: c.Epoch}, Seq: c.Seq, Priority: c.Priority, Hops: min(c.Hops, parcel.MaxHops), Body: c.Body}

@@ -447,6 +447,39 @@ func TestLiar(t *testing.T) {
 	})
 }
 
+// Flash that floods is with everybody; where nobody calls it back it ends by itself, and what has ended keeps no box busy.
+func TestFlashEnds(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		a, r, s, d := f.node("anna"), f.node("rosa"), f.node("sina"), f.node("dora")
+		paired(a, r, s, d)
+		for _, n := range []*node{a, r, s, d} {
+			n.start()
+		}
+		join(a, r, true)
+		join(r, s, true)
+		pass(time.Second)
+		end := a.post(d, parcel.Flash, 0, "flood")
+		pass(time.Minute)
+		join(a, r, false)
+		if len(r.status().Carrying) != 1 || len(s.status().Carrying) != 1 {
+			t.Fatalf("carried: %+v, %+v; want a copy each", r.status().Carrying, s.status().Carrying)
+		}
+		pass(flashLife)
+		join(r, s, false)
+		join(r, s, true)
+		join(a, r, true)
+		before := r.handed + s.handed
+		pass(time.Hour)
+		wantEnd(t, "flash without an answer", end, errOver)
+		if len(r.status().Carrying)+len(s.status().Carrying) > 0 {
+			t.Errorf("still carried: %+v, %+v", r.status().Carrying, s.status().Carrying)
+		}
+		if n := r.handed + s.handed - before; n > 0 {
+			t.Errorf("what is over was handed over %d times", n)
+		}
+	})
+}
+
 // Only its writer and its reader may end what is carried; and words on what nobody offered do nothing.
 func TestForeignWords(t *testing.T) {
 	inFleet(t, func(t *testing.T, f *fleet) {
