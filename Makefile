@@ -10,6 +10,7 @@ SEED    ?= 1
 RATE    ?= 1200
 N       ?= 20000
 ACTIONS ?= 5000
+DAYS    ?= 8
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
@@ -20,7 +21,7 @@ IMAGES  ?= bin/image
 
 PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY)) $(if $(LIKE),-like $(LIKE))
 
-.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos check dendrite pebble oracle vet staticcheck fuzz vuln clean
+.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -68,6 +69,10 @@ demo: build dendrite
 # chaos lets two boxes and Dendrite live through a random schedule of ACTIONS with partitions and crashes, and compares them.
 chaos: build dendrite
 	go run ./tools/chaos -hallig bin/hallig -seed $(SEED) -actions $(ACTIONS)
+
+# lab lets five boxes on mixed links, in a row and in a ring, live through DAYS virtual days each, and counts what was lost in the last line.
+lab: check
+	go run ./tools/lab -seed $(SEED) -days $(DAYS)
 
 bench: build
 	go run ./tools/bench -hallig bin/hallig -only '$(ONLY)'

@@ -31,6 +31,9 @@ func Number(server string) func(*store.Tx, room.AppendInfo) error {
 		if err := number(tx, e); err != nil {
 			return err
 		}
+		if err := resolvedOut(tx, e, server); err != nil {
+			return fmt.Errorf("note who is out of %s: %w", e.Room, err)
+		}
 		if e.Outcome != room.Accepted || e.PDU.Type != "m.room.member" || e.PDU.StateKey == nil {
 			return nil
 		}
@@ -65,6 +68,34 @@ func number(tx *store.Tx, e room.AppendInfo) error {
 	}
 	_, err := tx.NumberEvent(e.Room, e.NID)
 	return err
+}
+
+// resolvedOut closes the stays of servers that state resolution has put out of a room, without an event that says so: what came up to
+// the event that did it is still theirs, or they would never learn that they are out, and go on talking to themselves.
+func resolvedOut(tx *store.Tx, e room.AppendInfo, self string) error {
+	if e.Outcome != room.Accepted || len(e.Servers) == 0 {
+		return nil
+	}
+	if len(e.PDU.Prev) == 1 {
+		if tips, err := tx.Tips(e.Room); len(tips) < 2 || err != nil {
+			return err // nothing was resolved
+		}
+	}
+	for _, server := range e.Servers {
+		if server == self || e.PDU.Type == "m.room.member" && e.PDU.StateKey != nil && event.UserID(*e.PDU.StateKey).Server() == server {
+			continue
+		}
+		n, err := tx.JoinedOf(e.Room, server)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			if err := tx.CloseSpan(server, e.Room, e.NID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // stay opens or closes a server's stay in a room.

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,6 +62,8 @@ type box struct {
 	seen []Event
 	port *radio.Port             // the newest, where there is one
 	fail func(kind string) error // of EDUs
+	mail func(content []byte)    // is told of messages between devices instead of edus
+	now  func() time.Time        // its clock; nil: the right time
 }
 
 func newWorld(t *testing.T) *world { return &world{t: t} }
@@ -89,7 +92,7 @@ func (b *box) on(w *wire) *box {
 }
 
 func (b *box) logger() *slog.Logger {
-	if !testing.Verbose() {
+	if long := os.Getenv("HALLIG_LAB")+os.Getenv("HALLIG_MEASURE") != ""; !testing.Verbose() || long && os.Getenv("HALLIG_LOG") == "" {
 		return nil
 	}
 	return slog.New(slog.NewTextHandler(testWriter{b.w.t, b.name}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -124,7 +127,7 @@ func (b *box) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: b.appended(inbox.Number(b.name))})
+	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: b.appended(inbox.Number(b.name)), Clock: b.now})
 	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
 	var transports []Transport
 	for _, plug := range b.plugs {
@@ -206,6 +209,10 @@ func (b *box) takeEDU(_ context.Context, origin, kind string, content []byte) er
 		if err := b.fail(kind); err != nil {
 			return err
 		}
+	}
+	if b.mail != nil && kind == "m.direct_to_device" {
+		b.mail(content)
+		return nil
 	}
 	b.edus = append(b.edus, origin+" "+kind+" "+string(content))
 	return nil

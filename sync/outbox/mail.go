@@ -83,7 +83,7 @@ func (f *Feed) Raise(ctx context.Context, h recon.Hello, lost bool) error {
 	}
 	edus := uint64(0)
 	for _, e := range h.EDUs {
-		if e.Epoch == f.o.epoch {
+		if e.Epoch == f.o.Epoch() {
 			edus = e.Kept
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-package lab
+package main
 
 import (
 	"bytes"
