@@ -25,10 +25,11 @@ func flashes(t *testing.T, opposite bool, loss float64, seed uint64, n int) (sho
 		pass(2 * time.Minute)
 		rng, texts := dice(seed), sentences(t)
 		const size = 5 << 20
-		file := b.fetch(a, size)
+		from, to := a, b
 		if opposite {
-			file = a.fetch(b, size)
+			from, to = b, a
 		}
+		file := to.fetch(from, size)
 		pass(time.Minute)
 		for range n {
 			pass(45*time.Second + time.Duration(rng.Int64N(int64(45*time.Second))))
