@@ -49,6 +49,8 @@ func (c *commentator) tell(t admin.Travel) {
 		if c.kept <= 3 || c.kept%20 == 0 {
 			say("    %s: event %.10s… is kept by the other box (%d so far)", c.box, t.Event, c.kept)
 		}
+	case "noticed":
+		say("    %s: a flash is here ahead of its signature, and shown as not yet verified", c.box)
 	case "up", "down", "carries":
 		say("    %s: %s %s", c.box, t.Via, fmt.Sprint(t.What))
 	}
