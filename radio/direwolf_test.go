@@ -152,7 +152,7 @@ func wire(ctx context.Context, from *os.File, to io.Writer) {
 	const step = 20 * time.Millisecond
 	tick := time.NewTicker(step)
 	defer tick.Stop()
-	began, sent := time.Now(), 0
+	began, sent, sounded := time.Now(), 0, time.Time{}
 	buf := make([]byte, 2*soundRate)
 	for {
 		select {
@@ -165,13 +165,19 @@ func wire(ctx context.Context, from *os.File, to io.Writer) {
 		clear(piece)
 		_ = from.SetReadDeadline(time.Now().Add(time.Millisecond)) // a pipe has deadlines
 		n, _ := from.Read(piece)                                   // nothing there is silence
+		if n > 0 {
+			sounded = time.Now()
+		}
+		if n < due && time.Since(sounded) < 100*time.Millisecond {
+			piece = piece[:n] // who speaks is late on a busy machine: a pause in the middle would be noise
+		}
 		for k := 0; k+1 < n; k += 2 {
 			binary.LittleEndian.PutUint16(piece[k:], uint16(int16(binary.LittleEndian.Uint16(piece[k:]))/4))
 		}
 		if _, err := to.Write(piece); err != nil {
 			return // it has ended
 		}
-		sent += due
+		sent += len(piece)
 	}
 }
 
