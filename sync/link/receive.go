@@ -141,7 +141,11 @@ func (f *far) broken(p *parcel.Broken) {
 	if !errors.Is(p.Err, parcel.ErrUnknown) || f.active == nil {
 		return
 	}
-	// It refers to something we do not remember: the two memories differ, so both begin anew.
+	f.renew() // it refers to something we do not remember: the two memories differ
+}
+
+// renew has both ends begin a new session, with no memory of the old one.
+func (f *far) renew() {
 	f.mine = draw()
 	f.session, f.theirs, f.agreed = nil, 0, false
 	f.heard, f.lost = 0, true

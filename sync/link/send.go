@@ -19,6 +19,10 @@ func (f *far) pump() {
 	if w == nil || f.closed || !f.talks(w) {
 		return
 	}
+	if f.session != nil && f.session.Worn() && len(f.asks) == 0 && len(f.bodies) == 0 {
+		f.renew() // it takes a greeting, and happens after thousands of names
+		return
+	}
 	f.adjoin()
 	f.ask()
 	f.read(w)

@@ -122,6 +122,20 @@ func (s *Session) UseModel(yes bool) { s.model = yes && s.tag != 0 }
 // version 1; what comes in is read either way. It may be changed between any two messages.
 func (s *Session) UseVersion2(yes bool) { s.two = yes && s.tag != 0 }
 
+// Worn says that the memory is nearly full of names: what is new will be spelt out each time. A new session, which starts with
+// the names that are used now, is shorter.
+func (s *Session) Worn() bool {
+	if s.size[0] > maxNames*7/8 {
+		return true
+	}
+	for i := range s.out {
+		if len(s.out[i].names) > maxEntries*7/8 {
+			return true
+		}
+	}
+	return false
+}
+
 // Pack packs a body that travels in chunks, in the shortest way that the far end reads; Codec.Unpack undoes it.
 func (s *Session) Pack(body []byte) []byte {
 	if s.two {
