@@ -228,5 +228,10 @@ func (l *lab) queue(from, to *box) (out string) {
 		}
 		told <- s
 	})
-	return out + <-told
+	out += <-told
+	for _, b := range l.boxes {
+		st, err := b.relay.Status(l.t.Context())
+		out += fmt.Sprintf("\n\t%s %+v %v", b.name, st, err)
+	}
+	return out
 }
