@@ -42,6 +42,7 @@ type box struct {
 	out     *outbox.Outbox
 	courier *Courier
 	roster  peer.Roster
+	door    *shakyDoor
 
 	mu   sync.Mutex
 	edus []string
@@ -88,7 +89,8 @@ func (w *world) boxAt(name, dir string) *box {
 	if b.out, err = outbox.Open(t.Context(), db, precedence.New(), b.peer.ID, name, draw()); err != nil {
 		t.Fatal(err)
 	}
-	in := inbox.New(inbox.Config{DB: db, Rooms: b.rooms, Verify: w.verify, EDU: b.takeEDU})
+	b.door = &shakyDoor{Rooms: b.rooms}
+	in := inbox.New(inbox.Config{DB: db, Rooms: b.door, Verify: w.verify, EDU: b.takeEDU})
 	b.courier, err = New(Config{Key: boxKey, Server: name, DB: db, Inbox: in, Outbox: b.out, Codec: w.codec, Roster: func() peer.Roster { return b.roster },
 		Statement: func() []byte { return statement }})
 	if err != nil {
@@ -114,10 +116,14 @@ func (w *world) verify(_ context.Context, p *event.PDU) error {
 }
 
 func (b *box) takeEDU(_ context.Context, origin, kind string, content []byte) error {
+	do, err := b.door.act()
+	if !do {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.edus = append(b.edus, origin+" "+kind+" "+string(content))
-	return nil
+	return err
 }
 
 func (b *box) took() []string {

@@ -203,7 +203,7 @@ func (c *Courier) observe(what string, p peer.Peer, es []told, bytes int) {
 	}
 }
 
-// Marked says whether a stick bears the mark of this box or of a paired one, or is an empty courier's folder that somebody made by hand.
+// Marked says whether a stick bears the mark of this box or of a paired one, has mail for this one, or is an empty courier's folder that somebody made by hand.
 func (c *Courier) Marked(d Disk) (ours bool, err error) {
 	names, err := d.Names(8)
 	if err != nil {
@@ -217,7 +217,7 @@ func (c *Courier) Marked(d Disk) (ours bool, err error) {
 			return true, nil
 		}
 	}
-	return false, nil
+	return c.mailFromStrangers(d), nil
 }
 
 // draw gives a random number.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hallig/appliance/event"
@@ -184,6 +185,24 @@ func (c *Courier) strangers(ctx context.Context, d Disk, report *Report) error {
 		}
 	}
 	return nil
+}
+
+// mailFromStrangers says whether a box that is not paired with this one has brought sealed parcels for it.
+func (c *Courier) mailFromStrangers(d Disk) bool {
+	most := 64
+	for name := range c.unknown(d) {
+		if most--; most < 0 {
+			return false
+		}
+		id, ok := exporterOf(d, name)
+		if !ok {
+			continue
+		}
+		if x := readIndex(d, id, func(string, error) {}); x != nil && slices.ContainsFunc(x.entries, func(it entry) bool { return it.kind == kindSealed && it.reader == c.self.Brief() }) {
+			return true
+		}
+	}
+	return false
 }
 
 // exporterOf reads whose index it is that begins with a brief id, from the index itself.

@@ -62,6 +62,14 @@ func TestMailForStrangers(t *testing.T) {
 		}
 		*got = nil
 	}
+	for _, x := range []*box{d, b} {
+		if ours, err := x.courier.Marked(stick); !ours || err != nil {
+			t.Errorf("%s leaves the stick alone: %v", x.name, err)
+		}
+	}
+	if ours, err := c.courier.Marked(stick); ours || err != nil {
+		t.Errorf("a stick without anything for c: %v, %v", ours, err)
+	}
 	in := d.imports(stick)
 	want(d, atD, 3)
 	if in.Foreign != 1 || len(in.Bad) > 0 {
