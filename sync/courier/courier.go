@@ -17,7 +17,6 @@ import (
 	"syscall"
 
 	"filippo.io/age"
-	"filippo.io/age/agessh"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -111,7 +110,7 @@ func New(c Config) (*Courier, error) {
 	if !ok || len(c.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("make courier: no box key")
 	}
-	id, err := agessh.NewEd25519Identity(c.Key)
+	id, err := identity(c.Key)
 	if err != nil {
 		return nil, fmt.Errorf("make courier: %w", err)
 	}

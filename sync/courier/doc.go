@@ -14,9 +14,9 @@
 //
 // An index is signed by the box key, and lists each segment with its reader, kind, hash and size. A segment is encrypted to its one reader with age and,
 // within that, names exporter and reader and is signed by the exporter, so that it can neither be read by the finder of a stick nor be passed on
-// under another name. The recipient of age is the reader's box key itself (agessh: Ed25519 as X25519, with a tweak of its own): whoever is
-// paired is a recipient without a further key that would have to be certified, sent round and rotated, and a standard age reads the file with the
-// box key. The price: who loses the box key loses the secrecy of old sticks, as with the backup.
+// under another name. The recipient of age is the reader's box key itself, in its X25519 form as in the handshakes of peer: whoever is
+// paired is a recipient, without a further key that would have to be certified, sent round and rotated. The price: who loses the box key loses the secrecy of old
+// sticks, as with the backup.
 //
 // The body of a segment is messages of package parcel in one session of its own. There are letters, written anew with each export (where this box stands, as on a link;
 // its statement; EDUs in order; what it asks for), and segments of events, which stay until their reader has said that it keeps all of

@@ -15,8 +15,6 @@ import (
 	"syscall"
 	"testing"
 
-	"filippo.io/age/agessh"
-
 	"hallig/appliance/store"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
@@ -217,7 +215,7 @@ func FuzzSegment(f *testing.F) {
 	}
 	key, from, self := fuzzKeys()
 	reader := ed25519.NewKeyFromSeed(seed("reader"))
-	id, err := agessh.NewEd25519Identity(reader)
+	id, err := identity(reader)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -11,8 +11,6 @@ import (
 	"io"
 
 	"filippo.io/age"
-	"filippo.io/age/agessh"
-	"golang.org/x/crypto/ssh"
 
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
@@ -52,15 +50,6 @@ type segment struct {
 	after    uint64    // the EDUs follow this number
 	nonce    [2]uint32 // of the session
 	messages [][]byte
-}
-
-// recipient is who opens what is sealed to a box key.
-func recipient(key ed25519.PublicKey) (age.Recipient, error) {
-	pub, err := ssh.NewPublicKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("read box key: %w", err)
-	}
-	return agessh.NewEd25519Recipient(pub)
 }
 
 // seal makes the file of a segment.

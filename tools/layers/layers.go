@@ -111,7 +111,7 @@ var Giants = map[string]Giant{
 	"github.com/tarm/serial":               {In: []string{"radio/serial"}, Why: "opens serial ports"},
 	"github.com/gokrazy/gokrazy":           {In: []string{"cmd/init"}, Why: "the system that the image is made with: its packer (image/gok), kernels and boot loader; here the machine's addresses"},
 	"golang.org/x/sys":                     {In: []string{"tools/bench", "cmd/init", "appliance/plug", "appliance/nic", "radio/acm", "cmd/hallig-acm", "appliance/disk", "appliance/supervise", "appliance/vault", "cmd/hallig-vault", "radio/serial", "appliance/store", "appliance/clock", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "ioctls of the tty, free disk space, the kernel's clock and uptime, interface changes, direct disk writes, kexec"},
-	"golang.org/x/crypto":                  {In: []string{"appliance/acme", "appliance/vault", "appliance/account", "sync/peer", "sync/courier", "radio/frame", "radio/arq"}, Why: "ACME, argon2id, XTS, X25519, ChaCha20, Poly1305; the form of public keys that age reads"},
+	"golang.org/x/crypto":                  {In: []string{"appliance/acme", "appliance/vault", "appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "ACME, argon2id, XTS, X25519, ChaCha20, Poly1305"},
 	"filippo.io/age":                       {In: []string{"appliance/backup", "sync/courier"}, Why: "encrypts backups, and what travels on sticks, to a public key, in a form that other programs read"},
 	"github.com/beevik/ntp":                {In: []string{"appliance/clock"}, Why: "asks time servers and checks their answers"},
 	"github.com/flynn/noise":               {In: []string{"sync/peer"}, Why: "the Noise handshakes of pairing and of serial links"},
