@@ -248,11 +248,7 @@ func (r *reader) code(coding byte) string {
 	case codingRaw:
 		return string(r.rest())
 	case codingModel:
-		text, err := r.s.codec.text.decode(r.rest(), maxModelText)
-		if err != nil {
-			r.fail(err)
-		}
-		return text
+		return r.prose(r.rest())
 	case codingPacked:
 		return string(r.unpack(r.rest(), 1<<16))
 	}

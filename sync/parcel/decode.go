@@ -25,6 +25,7 @@ func (s *Session) Decode(msg []byte) ([]Parcel, error) {
 	if msg[0] == 0 {
 		reads = s.codec.Bare()
 	}
+	reads.letters = 0
 	var out []Parcel
 	for b := msg[1:]; ; {
 		head := b[0]

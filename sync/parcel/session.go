@@ -26,6 +26,7 @@ type Session struct {
 	byID  map[event.ID]place // of the events in trail
 
 	notices notices
+	letters int  // that the text model has read of the message that is being decoded
 	dry     bool // a reader that only proves what was written: nothing is remembered
 }
 

@@ -316,6 +316,9 @@ type teller struct {
 	room logName // whose events the values name; only the room counts
 	said []byte  // texts so far: later ones repeat them
 	left int     // bytes that the text may still grow to
+
+	grams   map[[gram]byte]int // where in said six bytes stood last
+	indexed int                // how far said is in grams
 }
 
 func (t *teller) writeValues(values []value) {

@@ -38,3 +38,21 @@ func (t *textModel) encode(text string, limit int) ([]byte, bool) {
 func (t *textModel) decode(code []byte, limit int) (string, error) {
 	return t.model.Decode(code, limit)
 }
+
+// maxLetters is what all texts of one message may unfold to by the model: half a second's work. No box sends as much in one
+// message, but a few hostile bytes could ask for far more.
+const maxLetters = 256 << 10
+
+// prose reads a text coded by the model.
+func (r *reader) prose(code []byte) string {
+	if r.err != nil {
+		return ""
+	}
+	text, err := r.s.codec.text.decode(code, min(maxModelText, maxLetters-r.s.letters))
+	r.s.letters += max(len(text), len(code))
+	if err != nil {
+		r.s.letters += maxModelText // so much was looked at in vain, at most
+		r.fail(err)
+	}
+	return text
+}

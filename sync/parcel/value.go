@@ -186,11 +186,7 @@ func (r *reader) simple(how uint64) string {
 	case wayRaw:
 		return string(r.take(int(n)))
 	case wayModel:
-		text, err := r.s.codec.text.decode(r.take(int(n)), maxModelText)
-		if err != nil {
-			r.fail(err)
-		}
-		return text
+		return r.prose(r.take(int(n)))
 	case wayPacked:
 		return string(r.unpack(r.take(int(n)), 1<<16))
 	case wayBinary:
@@ -251,9 +247,11 @@ func (t *teller) copied(s string, limit int) ([]byte, bool) {
 	if len(s) < minCopy || len(t.said) < minCopy || len(t.said)+len(s) > event.MaxSize {
 		return nil, false
 	}
-	grams := make(map[string]int)
-	for i := 0; i+gram <= len(t.said); i++ {
-		grams[string(t.said[i:i+gram])] = i
+	if t.grams == nil {
+		t.grams = make(map[[gram]byte]int)
+	}
+	for ; t.indexed+gram <= len(t.said); t.indexed++ { // once for each byte, however many texts there are
+		t.grams[[gram]byte(t.said[t.indexed:])] = t.indexed
 	}
 	type stretch struct{ before, at, n int }
 	var list []stretch
@@ -262,7 +260,7 @@ func (t *teller) copied(s string, limit int) ([]byte, bool) {
 	for i := 0; i < len(s); {
 		at, ok := -1, false
 		if i+gram <= len(s) && len(list) < maxCopy {
-			at, ok = grams[s[i:i+gram]]
+			at, ok = t.grams[[gram]byte([]byte(s[i:i+gram]))]
 		}
 		n := 0
 		for ok && i+n < len(s) && at+n < len(t.said) && s[i+n] == t.said[at+n] {

@@ -6,8 +6,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"flag"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
+
+	"hallig/appliance/event"
 )
 
 var writeGolden = flag.Bool("write-golden", false, "write testdata anew; only for a form that no box has been shipped with")
@@ -152,5 +156,74 @@ func TestLanguages(t *testing.T) {
 		if float64(size) > l.most*float64(chars) {
 			t.Errorf("%s: %.3f bytes a character, want at most %.2f", l.file, float64(size)/float64(chars), l.most)
 		}
+	}
+}
+
+// TestManyTexts: what a hostile user can put into one event takes no time that matters, at either end.
+func TestManyTexts(t *testing.T) {
+	r := newRoom(t, "12", 1)
+	e := newExchange(t, 0)
+	for _, sep := range []string{"", "x", strings.Repeat("wort ", 3)} {
+		var list []string
+		for i, size := 0, 0; size < 50<<10; i++ {
+			list = append(list, fmt.Sprintf(`"%s%d"`, sep, i))
+			size += len(list[i]) + 1
+		}
+		for _, content := range []string{`{"a":[` + strings.Join(list, ",") + `]}`, `{` + strings.Join(list[:len(list)*3/4], ":0,") + `:0}`,
+			`{"a":` + strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000) + `}`} {
+			raw, err := event.Canonical([]byte(content))
+			if err != nil {
+				continue // deeper than an event may be
+			}
+			r.add(0, "anna", "org.example.many", nil, string(raw), nil)
+			ev := r.events[len(r.events)-1]
+			got, n := e.send(0, ev)
+			sameEvent(t, got[0], ev)
+			t.Logf("%d texts: %d bytes of %d", len(list), n, len(ev.PDU.JSON()))
+		}
+	}
+}
+
+// TestTextsAreBounded: a message of few bytes cannot make its reader work for minutes.
+func TestTextsAreBounded(t *testing.T) {
+	c := testCodec(t)
+	s := c.Session(1, 2)
+	var code []byte // of the text that unfolds best
+	for _, word := range []string{" ", ".", "e", "-", "und ", "der ", "in der ", "nicht ", "the ", "Sandsäcke ", "Pegel Nord ", "Deichwache "} {
+		b, ok := c.text.model.Encode(strings.Repeat(word, 4000/len(word)), 4000)
+		if ok && (code == nil || len(b) < len(code)) {
+			code = b
+		}
+	}
+	t.Logf("%d bytes unfold to 4,000 letters", len(code))
+	parcels, letters := 0, 0
+	msg := []byte{s.tag}
+	for len(msg)+len(code)+20 < MaxMessage {
+		w := &writer{s: c.Bare(), inline: true, two: true}
+		w.uvarint(1)
+		w.name("x")
+		w.name("")
+		w.uvarint(shapeNamed)
+		w.uvarint(1)
+		w.name("")
+		w.block(c.Pack([]byte("{\"a\":\x01}")))
+		w.uvarint(uint64(len(code))<<3 | wayModel)
+		w.raw(code)
+		p := writer{b: []byte{byte(KindEDU)<<4 | formShaped}}
+		p.block(w.b)
+		msg = append(msg, p.b...)
+	}
+	msg = append(msg, byte(KindBye)<<4|lastBit, 0)
+	got, err := s.Decode(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range got {
+		if e, ok := p.(*EDU); ok {
+			parcels, letters = parcels+1, letters+len(e.Content)
+		}
+	}
+	if parcels == 0 || parcels == len(got)-1 || letters > maxLetters+1<<12 {
+		t.Errorf("%d of %d texts with %d letters were read of a message of %d bytes", parcels, len(got), letters, len(msg))
 	}
 }
