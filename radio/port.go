@@ -66,6 +66,7 @@ func New(cfg Config) *Port {
 		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
 		MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
 		Budget: budget, Air: cfg.Air, Open: band.OpenLanguageOnly,
+		Correct: cfg.Correct && !cfg.KISS && !cfg.Shared, CorrectAlways: cfg.CorrectAlways,
 	}
 	if cfg.Shared {
 		if cfg.Station == 0 {
@@ -204,6 +205,8 @@ func (p *Port) loop(ctx context.Context, chunks <-chan []byte, out chan<- []byte
 	var decoder frame.Decoder
 	if p.cfg.KISS {
 		decoder.Framing = frame.KISS
+	} else if p.link.Config().Correct {
+		decoder.Framing = frame.Coded
 	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -255,6 +258,9 @@ func (p *Port) hear(b []byte, d *frame.Decoder) {
 	p.link.Heard(now)
 	d.Feed(b, func(raw []byte) {
 		p.callHeard(raw)
+		if one, ok := p.link.(single); ok {
+			one.Correcting(d.Coded)
+		}
 		p.link.Receive(now, raw)
 	})
 	p.collect()
@@ -445,7 +451,7 @@ func (p *Port) Stats() Stats {
 	defer p.mu.Unlock()
 	s := p.link.Stats()
 	air := p.link.Air(time.Now())
-	return Stats{
+	out := Stats{
 		AirLimited: air.Limited, AirLimit: air.Limit, AirLeft: air.Left, AirLeftFlash: air.Flash, SendIn: air.SendIn,
 		BytesSent: s.BytesSent, BytesReceived: p.in.bytes, FramesSent: s.FramesSent, FramesReceived: s.FramesReceived,
 		Retransmissions: s.Retransmissions, FramesRefused: s.FramesRefused, MessagesSent: s.MessagesSent,
@@ -453,6 +459,10 @@ func (p *Port) Stats() Stats {
 		BitsPerSecond: p.link.Config().BitsPerSecond, Up: s.Stations > 0, PortOpen: p.open, Keyed: p.link.Keyed(),
 		Stations: s.Stations, Overheard: s.Overheard, Exchanges: s.Exchanges, Unanswered: s.Unanswered, Unlike: s.Unlike,
 	}
+	if one, ok := p.link.(single); ok {
+		out.Corrects, out.BodyLength = one.Coded(), one.MTU()
+	}
+	return out
 }
 
 // read passes on what comes in until the port fails or done.

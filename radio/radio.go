@@ -44,6 +44,9 @@ type Config struct {
 	// kept over restarts of the process, for a band with a duty cycle; "": it is not kept, and a restart may exceed the duty cycle.
 	Band        string
 	AirtimeFile string
+	// Correct: frames may go with Reed-Solomon where that delivers more, if the far end can read it; only where bytes go over the line as they
+	// are. CorrectAlways: from the start.
+	Correct, CorrectAlways bool
 	// Air is how long a modem is on the air with one packet of n bytes, where that does not follow from BitsPerSecond (LoRa).
 	Air func(n int) time.Duration
 
@@ -75,6 +78,8 @@ type Stats struct {
 	Stations                   int           // far ends with contact
 	Overheard, Exchanges       uint64        // of a shared channel: frames between others; exchanges begun here
 	Unanswered                 uint64        // questions without an answer
+	Corrects                   bool          // our data go with Reed-Solomon
+	BodyLength                 int           // longest body of frames now
 	Unlike                     uint64        // hellos of a far end whose band allows encryption where ours does not, or the other way round
 
 	// The band's duty cycle, if it has one: what each hour allows, what may be sent at once, and how long the next frame has to wait.

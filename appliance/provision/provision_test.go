@@ -233,6 +233,8 @@ func TestRefusals(t *testing.T) {
 		{"serial[0].device", func(f *File) { f.Serial[0].Device = "" }, nil},
 		{"serial[0].device", func(f *File) { f.Serial[0].Device = "/dev/../etc/passwd" }, nil},
 		{"serial[1].device", func(f *File) { f.Serial = append(f.Serial, f.Serial[0]) }, nil},
+		{"serial[0].correction", func(f *File) { f.Serial[0].Correction = "maybe" }, nil},
+		{"serial[0].correction", func(f *File) { f.Serial[0].Modem, f.Serial[0].HalfDuplex, f.Serial[0].Correction = "kiss", false, "on" }, nil},
 		{"serial[0].band", func(f *File) { f.Serial[0].Band = "lpd" }, nil},
 		{"serial[0].baud", func(f *File) { f.Serial[0].Baud = -1 }, nil},
 		{"backup.recipients[0]", func(f *File) { f.Backup.Recipients[0] = strings.Replace(recipient, "gg7", "g7g", 1) }, nil},

@@ -35,6 +35,10 @@ type Serial struct {
 	Stations string `json:"stations,omitempty"`
 	Polls    bool   `json:"polls,omitempty"` // shared: this box gives out the turns, as the master of an RS-485 bus; one box only
 
+	// Correction: "on" sends with Reed-Solomon from the start, "off" never; "": as soon as bit errors make that worth while. Not with kiss, rnode,
+	// meshcore, whose modems check or correct themselves, and not on a shared channel.
+	Correction string `json:"correction,omitempty"`
+
 	TNCPort     int `json:"tnc_port,omitempty"`     // kiss: which radio of the TNC
 	Persistence int `json:"persistence,omitempty"`  // kiss, meshcore: chance of 256 to send on a free channel; 0: 250
 	SlotTimeMS  int `json:"slot_time_ms,omitempty"` // kiss, meshcore: between two tries; 0: 100
@@ -116,6 +120,9 @@ func (s Serial) Check(at string) error {
 	if err := s.checkBand(at); err != nil {
 		return err
 	}
+	if err := s.checkCorrection(at); err != nil {
+		return err
+	}
 	if err := s.checkStations(at); err != nil {
 		return err
 	}
@@ -193,6 +200,21 @@ func (s Serial) checkBand(at string) error {
 
 // milliwatts as dBm, rounded up: 25 mW are 14 dBm, 500 mW are 27.
 func milliwatts(n int) int { return int(math.Ceil(10*math.Log10(float64(max(n, 1))) - 0.5)) }
+
+// Raw says whether what is written goes over the line as it is, to one far end.
+func (s Serial) Raw() bool {
+	return s.Stations == "" && !slices.Contains([]string{"kiss", "rnode", "meshcore"}, s.Modem)
+}
+
+func (s Serial) checkCorrection(at string) error {
+	switch {
+	case s.Correction != "" && s.Correction != "on" && s.Correction != "off":
+		return wrong(at+"correction", "kann nur \"on\" oder \"off\" sein; ohne Angabe entscheidet die Box nach dem, was verloren geht", "can only be \"on\" or \"off\"; left out, the box decides by what is lost")
+	case s.Correction == "on" && !s.Raw():
+		return wrong(at+"correction", "gibt es nicht mit kiss, rnode, meshcore und nicht auf einem geteilten Kanal", "does not exist with kiss, rnode, meshcore, nor on a shared channel")
+	}
+	return nil
+}
 
 func (s Serial) checkStations(at string) error {
 	switch {

@@ -26,6 +26,7 @@
 //     A frame names the previous one of its priority, so an urgent message is delivered although an older frame of a
 //     file is still missing.
 //   - Length of frames. It follows from what became of earlier ones: weather.go tells bit errors from fades.
+//   - Coding. On raw lines data go with Reed-Solomon where that delivers more: coding.go.
 //   - Flash. Where frames are being lost, a flash frame goes two or three times in one transmission, other frames in between.
 //   - Air time. With a Budget nothing is sent that it does not allow; see budget.go.
 //   - No fixed timers: every deadline is computed from the airtime of what was sent and of what may come back, the turn-around
@@ -79,6 +80,8 @@ type Config struct {
 	Beacon        time.Duration // between hellos without contact; 0: by rate, 1..10 s
 	KeepAlive     time.Duration // a question after so much silence; 0: 15 s on fast wires, 60 s otherwise
 	Lead          time.Duration // how long before the line falls silent the next frame is handed over; 0: 20 ms
+	Correct       bool          // frames may go coded, see coding.go; with Framing COBS only
+	CorrectAlways bool          // and do so as soon as the far end can read it
 	Seed          uint64        // of epochs and back-off; must differ between the ends
 
 	calmMTU int // at most so long while little is lost
@@ -100,6 +103,7 @@ func (c *Config) fill() {
 	if c.Air != nil {
 		c.fillAir()
 	}
+	c.Correct = c.Correct && c.Framing == frame.COBS && c.Air == nil && !c.Shared
 	if c.BitsPerSecond <= 0 {
 		c.BitsPerSecond = 9600
 	}
@@ -256,7 +260,8 @@ type Link struct {
 	lastSeq  [frame.Priorities]uint32 // last number used, by priority
 	unacked  [frame.Priorities]int    // frames under way, by priority
 	order    uint64                   // counts transmissions
-	weather  weather                  // what becomes of frames; outlives the contact
+	coding   coding
+	weather  weather // what becomes of frames; outlives the contact
 
 	// receiving
 	rnext    uint32
@@ -407,6 +412,7 @@ func (l *Link) lose() {
 	l.fails, l.srtt, l.dev, l.tinyAt = 0, 0, 0, time.Time{}
 	l.unanswered, l.odd, l.heard = false, false, false
 	l.my, l.peer = 0, 0
+	l.coding.far, l.coding.heard = false, false
 	if was {
 		l.events = append(l.events, Event{Kind: Down})
 	}
@@ -467,7 +473,7 @@ func (l *Link) hello(now time.Time, f *frame.Frame) {
 		switch {
 		case theirs == l.peer:
 			// It lost our confirmation, or only wants to know that we are there.
-			l.lastValid = now
+			l.lastValid, l.coding.far = now, flagsOf(f.Body)&helloCodes != 0
 			if ours != l.my || f.Poll {
 				l.helloOwed, l.turn, l.asked = true, idle, false
 			}
@@ -483,7 +489,7 @@ func (l *Link) hello(now time.Time, f *frame.Frame) {
 		l.lose()
 		l.seek(now)
 	}
-	l.lastValid = now
+	l.lastValid, l.coding.far = now, flagsOf(f.Body)&helloCodes != 0
 	if l.peer != theirs {
 		l.peer, l.helloTry = theirs, 0
 		l.helloAt = now

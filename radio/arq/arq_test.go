@@ -314,6 +314,7 @@ func TestNothingLostNothingTwice(t *testing.T) {
 		if rng.IntN(2) == 0 {
 			setup.FrameLoss /= 10
 		}
+		setup.Correct = seed%3 == 0
 		s := goodput.New(setup)
 		type key struct{ end, epoch, priority int }
 		var epoch [2]int

@@ -8,18 +8,31 @@ package arq
 const helloOpen = 1
 
 func (l *Link) declare(body []byte) []byte {
+	var flags byte
 	if l.cfg.Open {
-		return append(body, helloOpen)
+		flags |= helloOpen
 	}
-	return body
+	if l.cfg.Correct {
+		flags |= helloCodes
+	}
+	if flags == 0 {
+		return body
+	}
+	return append(body, flags)
 }
 
-func isOpen(body []byte) bool {
+func isOpen(body []byte) bool { return flagsOf(body)&helloOpen != 0 }
+
+// flagsOf a hello.
+func flagsOf(body []byte) byte {
 	at := helloSize
 	if len(body) >= namedSize {
 		at = namedSize
 	}
-	return len(body) > at && body[at]&helloOpen != 0
+	if len(body) <= at {
+		return 0
+	}
+	return body[at]
 }
 
 // Announce puts bytes, framed, before the next transmission: a call sign.

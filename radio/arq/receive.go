@@ -60,6 +60,7 @@ func (l *Link) Receive(now time.Time, raw []byte) {
 		return
 	}
 	l.stats.FramesReceived++
+	l.coding.received(&f)
 	if l.state != up {
 		l.contact(now) // it knows our epoch: as good as a hello
 	}
@@ -141,7 +142,7 @@ func (l *Link) oweAnswer(now time.Time, more, bare bool) {
 	l.owe, l.ackDue, l.answerAt, l.notBefore = true, true, now, now
 	if bare && !l.cfg.FullDuplex {
 		// It may come a second time.
-		l.notBefore = now.Add(l.cfg.airtime(l.cfg.Framing.Size(2+frame.TagSize)) + slack/5)
+		l.notBefore = now.Add(l.cfg.airtime(l.farFraming().Size(2+frame.TagSize)) + slack/5)
 	}
 	if _, work := l.pending(); !work && !more {
 		l.answerAt = now.Add(l.cfg.AnswerDelay)
@@ -240,7 +241,7 @@ func (l *Link) measure(now time.Time, f *frame.Frame, n int) {
 	if !open || l.fails > 0 || l.txFree.After(now) {
 		return
 	}
-	took := max(0, now.Sub(l.txFree)-l.cfg.airtime(l.cfg.Framing.Size(n)))
+	took := max(0, now.Sub(l.txFree)-l.cfg.airtime(l.farFraming().Size(n)))
 	if l.srtt == 0 {
 		l.srtt, l.dev = took, took/4
 		return

@@ -51,6 +51,7 @@ type outFrame struct {
 	bound      time.Time // when it was first sent
 	quiet      bool      // sent without asking for an answer
 	copies     int       // still to be sent in this go
+	coded      bool      // its last transmission was
 	copied     bool      // there were any
 }
 
@@ -285,7 +286,16 @@ func (l *Link) acknowledge(next uint32, bitmap uint64, answer bool) {
 // fate tells the weather what became of a frame's latest transmission. One that was sent several times in one go says nothing of one.
 func (l *Link) fate(o *outFrame, lost bool) {
 	if o.state == sent && !o.copied {
-		l.weather.note(o.size(&l.cfg), lost)
+		if o.coded {
+			l.coding.note(lost)
+		} else {
+			c := l.cfg
+			if c.Correct {
+				c.Framing = frame.COBS
+			}
+			l.weather.note(o.size(&c), lost)
+		}
+		l.coding.barred--
 	}
 }
 
@@ -326,7 +336,7 @@ func (l *Link) transmit(now time.Time, f *frame.Frame, k *frame.Key) []byte {
 	if l.announce != nil && (l.fresh || l.cfg.FullDuplex) {
 		wire, l.announce = append(wire, l.announce...), nil
 	}
-	wire = l.cfg.Framing.Append(wire, raw)
+	wire = l.framing(f).Append(wire, raw)
 	air := l.cfg.airtime(len(wire))
 	if l.cfg.Air != nil {
 		air = l.cfg.airtime(len(raw)) // what the modem strips is not on the air

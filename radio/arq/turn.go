@@ -19,25 +19,41 @@ const slack = 50 * time.Millisecond
 // carrierGap is the silence after which somebody who was sending has stopped. UARTs hand over up to 8 bytes at once.
 func (l *Link) carrierGap() time.Duration { return l.cfg.airtime(8) + slack }
 
+// farAir is the air time of the far end's longest frame.
+func (l *Link) farAir() time.Duration {
+	c := l.cfg
+	if c.Correct {
+		c.Framing = frame.COBS
+		if l.coding.heard {
+			c.Framing = frame.Coded
+		}
+	}
+	return c.frameAir()
+}
+
 // burstGap is the silence after which a transmission is over although its last frame has not been seen: a frame may
 // have been lost whole in the middle. Bytes behind the last good frame show a line on which nothing vanishes unheard.
 func (l *Link) burstGap() time.Duration {
 	if l.heardAt.After(l.frameAt) {
 		return l.carrierGap() + l.cfg.TurnDelay
 	}
-	return l.cfg.frameAir() + l.carrierGap()
+	return l.farAir() + l.carrierGap()
 }
 
 // patience is how long after our last byte the answer must have begun, and, if it is short, be complete.
 func (l *Link) patience() time.Duration {
-	t := l.cfg.TurnDelay*5/4 + l.cfg.airtime(28) + slack
+	short := l.cfg.airtime(28)
+	if l.coding.heard || l.coding.own {
+		short = l.cfg.airtime(28 + 26) // what coding adds to an acknowledgement
+	}
+	t := l.cfg.TurnDelay*5/4 + short + slack
 	if !l.askedMore {
 		t += l.cfg.AnswerDelay
 	}
 	if l.peerMore {
-		t += l.cfg.frameAir()
+		t += l.farAir()
 	}
-	learned := l.srtt + 4*l.dev + l.cfg.airtime(28)
+	learned := l.srtt + 4*l.dev + short
 	return max(t, min(learned, t+3*time.Second))
 }
 
@@ -341,7 +357,7 @@ func (l *Link) emit(now time.Time, o *outFrame, poll, ack, more bool) []byte {
 	}
 	l.number(&f)
 	l.order++
-	o.state, o.order = sent, l.order
+	o.state, o.order, o.coded = sent, l.order, l.coding.own
 	key := l.dataKey(o)
 	if o.tries++; o.tries > 1 {
 		l.stats.Retransmissions++
@@ -380,7 +396,7 @@ func (l *Link) await(more bool) {
 		l.turn, l.askOnly = wait, false
 		return
 	}
-	l.lastAsk = l.deadline.Add(2 * l.cfg.frameAir()) // the frame it is sending, and the next with the answer
+	l.lastAsk = l.deadline.Add(2 * l.farAir()) // the frame it is sending, and the next with the answer
 	if !l.unanswered {
 		l.unanswered, l.askedAt = true, l.order
 	}

@@ -173,6 +173,12 @@ func lengths(most int) []int {
 // mtu is the longest body of a new frame, by what the air has done to those before.
 func (l *Link) mtu() int {
 	w, most := &l.weather, l.cfg.calmMTU
+	if l.cfg.Correct && (l.cfg.CorrectAlways || w.mtu > 0 && w.due <= 0 || l.coding.own && l.coding.due <= 0) {
+		l.consider()
+	}
+	if l.coding.own {
+		return l.codedMTU()
+	}
 	if w.mtu > 0 && w.due <= 0 && l.cfg.MTU > most {
 		switch loss := w.loss(most); {
 		case loss > 0.12 && !w.lossy:

@@ -69,9 +69,9 @@ func TestLengthFollowsBitErrors(t *testing.T) {
 		{"30 % fades, wire", wire, 0, 0.3, 350, 503},
 	} {
 		c.setup.BitErrors, c.setup.FrameLoss = c.errors, c.loss
-		share, changes, sim := bodies(c.setup, 24*time.Minute)
+		share, changes, sim := bodies(c.setup, 20*time.Minute)
 		if got := share(c.least, c.most); got < 0.8 || changes > 16 {
-			t.Errorf("%s: %.2f of the time bodies of %d to %d bytes, %d changes in 18 minutes", c.name, got, c.least, c.most, changes)
+			t.Errorf("%s: %.2f of the time bodies of %d to %d bytes, %d changes in 15 minutes", c.name, got, c.least, c.most, changes)
 		}
 		if got := share(0, 27); got > 0 {
 			t.Errorf("%s: bodies under 28 bytes", c.name)

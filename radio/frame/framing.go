@@ -6,8 +6,9 @@ package frame
 type Framing uint8
 
 const (
-	COBS Framing = iota // straight on the line: no zero inside, one zero behind each frame
-	KISS                // to a KISS modem: FEND on both sides, escapes inside
+	COBS  Framing = iota // straight on the line: no zero inside, one zero behind each frame
+	KISS                 // to a KISS modem: FEND on both sides, escapes inside
+	Coded                // straight on the line, with Reed-Solomon (coded.go)
 )
 
 // KISS special bytes, http://www.ax25.net/kiss.aspx
@@ -17,8 +18,11 @@ const (
 
 // Append appends raw, framed.
 func (g Framing) Append(dst, raw []byte) []byte {
-	if g == KISS {
+	switch g {
+	case KISS:
 		return appendKISS(dst, raw)
+	case Coded:
+		return appendCoded(dst, raw)
 	}
 	return appendCOBS(dst, raw)
 }
@@ -33,16 +37,21 @@ func (g Framing) Resync() []byte {
 
 // Size is the number of bytes on the wire of a frame of n bytes (for KISS without escapes).
 func (g Framing) Size(n int) int {
-	if g == KISS {
+	switch g {
+	case KISS:
 		return n + 3
+	case Coded:
+		return codedLen(n)
 	}
 	return n + 2 + max(0, n-1)/254
 }
 
 // Decoder takes a stream of bytes apart into frames. Any input is taken; memory is bounded by MaxRaw.
-// The zero value decodes COBS.
+// The zero value decodes COBS; with Coded, both that and COBS are taken.
 type Decoder struct {
 	Framing Framing
+	Coded   bool // the frame that was taken last was a coded one
+	coded   coded
 	buf     []byte
 	skip    bool // too long: dropped up to the next delimiter
 	out     []byte
@@ -56,6 +65,19 @@ func (d *Decoder) Feed(b []byte, take func(raw []byte)) {
 	}
 	const most = 2*MaxRaw + 2 // all bytes escaped; more than COBS ever needs
 	for _, c := range b {
+		if d.Framing == Coded {
+			hide, begin, frame := d.coded.feed(c)
+			if frame != nil {
+				d.Coded = true
+				take(frame)
+			}
+			if begin {
+				d.buf, d.skip = d.buf[:0], false // what was taken for a frame of COBS was marker and head
+			}
+			if hide || begin {
+				continue
+			}
+		}
 		if c != delimiter {
 			if len(d.buf) >= most {
 				d.skip = true
@@ -72,6 +94,7 @@ func (d *Decoder) Feed(b []byte, take func(raw []byte)) {
 				d.out, ok = decodeCOBS(d.out[:0], d.buf)
 			}
 			if ok && len(d.out) > 0 && len(d.out) <= MaxRaw {
+				d.Coded = false
 				take(d.out)
 			}
 		}

@@ -110,6 +110,7 @@ var Giants = map[string]Giant{
 	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},
 	"github.com/tarm/serial":               {In: []string{"radio/serial"}, Why: "opens serial ports"},
 	"github.com/gokrazy/gokrazy":           {In: []string{"cmd/init"}, Why: "the system that the image is made with: its packer (image/gok), kernels and boot loader; here the machine's addresses"},
+	"github.com/makiuchi-d/gozxing":        {In: []string{"radio/frame"}, Why: "Reed-Solomon that corrects errors, not only erasures"},
 	"golang.org/x/sys":                     {In: []string{"tools/bench", "cmd/init", "appliance/plug", "appliance/nic", "radio/acm", "cmd/hallig-acm", "appliance/disk", "appliance/supervise", "appliance/vault", "cmd/hallig-vault", "radio/serial", "appliance/store", "appliance/clock", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "ioctls of the tty, free disk space, the kernel's clock and uptime, interface changes, direct disk writes, kexec"},
 	"golang.org/x/crypto":                  {In: []string{"appliance/acme", "appliance/vault", "appliance/account", "sync/peer", "radio/frame", "radio/arq"}, Why: "ACME, argon2id, XTS, X25519, ChaCha20, Poly1305"},
 	"filippo.io/age":                       {In: []string{"appliance/backup", "sync/courier"}, Why: "encrypts backups, and what travels on sticks, to a public key, in a form that other programs read"},

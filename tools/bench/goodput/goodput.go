@@ -50,9 +50,12 @@ type Setup struct {
 	KeyDown       time.Duration // 0: the link's own choice
 	Delay         time.Duration // propagation
 	Lag           time.Duration // an end acts late by up to so much, as on a busy machine
-	MTU           int           // 0: the link's own choice
-	Band          string        // of radio/airtime; "": without a duty cycle
-	Watch         bool          // OnAir is kept
+	Correct       bool          // frames may go coded
+	Plain         int           // with Correct: this end cannot, if it is not 0
+	CorrectAlways bool
+	MTU           int    // 0: the link's own choice
+	Band          string // of radio/airtime; "": without a duty cycle
+	Watch         bool   // OnAir is kept
 	Seed          uint64
 }
 
@@ -88,7 +91,10 @@ func New(s Setup) *Sim {
 	}
 	for i := range sim.Ends {
 		sim.Ends[i] = arq.New(arq.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
-			KeyDown: s.KeyDown, MTU: s.MTU, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
+			KeyDown: s.KeyDown, MTU: s.MTU, Correct: s.Correct && (s.Plain == 0 || s.Plain != i), CorrectAlways: s.CorrectAlways, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
+		if s.Correct && (s.Plain == 0 || s.Plain != i) {
+			sim.decoders[i].Framing = frame.Coded
+		}
 		sim.Ends[i].Start(sim.Now)
 		sim.Kick(i)
 	}
@@ -169,7 +175,11 @@ func (s *Sim) Step(until time.Time) bool {
 	}
 	l := s.Ends[a.To]
 	l.Heard(s.Now)
-	s.decoders[a.To].Feed(a.Bytes, func(raw []byte) { l.Receive(s.Now, raw) })
+	d := &s.decoders[a.To]
+	d.Feed(a.Bytes, func(raw []byte) {
+		l.Correcting(d.Coded)
+		l.Receive(s.Now, raw)
+	})
 	s.Kick(a.To)
 	return true
 }
