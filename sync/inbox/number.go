@@ -77,8 +77,8 @@ func resolvedOut(tx *store.Tx, e room.AppendInfo, self string) error {
 		return nil
 	}
 	if len(e.PDU.Prev) == 1 {
-		if tips, err := tx.Tips(e.Room); len(tips) < 2 || err != nil {
-			return err // nothing was resolved
+		if row, err := tx.Room(e.Room); row == nil || !row.TipsListed() || err != nil {
+			return err // the event is the only tip: nothing was resolved
 		}
 	}
 	for _, server := range e.Servers {
