@@ -116,7 +116,7 @@ func (p *Port) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 				up(p.addr(n), c.BitsPerSecond, c.MTU)
 			},
 			down:     func(n int) { down(p.addr(n)) },
-			received: func(n int, b []byte) { received(p.addr(n), b) },
+			received: func(n int, toAll bool, b []byte) { received(p.heardAt(n, toAll), b) },
 			ready:    func(n int) { ready(p.addr(n)) },
 		})
 	})
@@ -302,7 +302,7 @@ func poke(c chan struct{}) {
 
 type callbacks struct {
 	up, down, ready func(station int)
-	received        func(station int, message []byte)
+	received        func(station int, toAll bool, message []byte)
 }
 
 // teach calls the callbacks until ended, and then for what is left.
@@ -346,7 +346,7 @@ func (p *Port) tellAll(c callbacks, over bool) {
 				c.down(e.Station)
 			case arq.Received:
 				if !over {
-					c.received(e.Station, e.Message)
+					c.received(e.Station, e.ToAll, e.Message)
 				}
 				p.read(len(e.Message))
 			case arq.Done:

@@ -101,6 +101,19 @@ func (p *Port) Together(addrs []string) int {
 	return p.link.CastRoom(stations)
 }
 
+// toAll ends the address under which a broadcast comes in: no key has protected it.
+const toAll = "*"
+
+func (p *Port) heardAt(station int, all bool) string {
+	if all {
+		return p.addr(station) + toAll
+	}
+	return p.addr(station)
+}
+
+// ToAll says whose broadcasts come in under an address.
+func (p *Port) ToAll(addr string) (from string, ok bool) { return strings.CutSuffix(addr, toAll) }
+
 // places are the stations of addresses.
 func (p *Port) places(addrs []string) (out []int, err error) {
 	for _, a := range addrs {

@@ -71,7 +71,7 @@ func (c *Channel) CastRoom(stations []int) int {
 // Cast sends a message to several stations at once. A Done event with the token comes once for each of them.
 func (c *Channel) Cast(stations []int, priority int, message []byte, token any) {
 	fail := func(n int) {
-		c.events = append(c.events, Event{n, arq.Event{Kind: arq.Done, Token: token, Err: arq.ErrDown}})
+		c.events = append(c.events, Event{Station: n, Event: arq.Event{Kind: arq.Done, Token: token, Err: arq.ErrDown}})
 	}
 	var s *cast.Sender
 	var err error
@@ -108,7 +108,7 @@ func (c *Channel) castDone(over bool) {
 		if t.missing > 0 {
 			e.Err = arq.ErrDown
 		}
-		c.events = append(c.events, Event{t.station.number, e})
+		c.events = append(c.events, Event{Station: t.station.number, Event: e})
 	}
 	if o.to = keep; len(keep) == 0 {
 		c.cast = nil
@@ -250,7 +250,7 @@ func (c *Channel) pieceFrame(now time.Time, s *station, o own) {
 	if !c.full {
 		if m := s.cast.Take(p); m != nil {
 			c.stats.MessagesReceived++
-			c.events = append(c.events, Event{s.number, arq.Event{Kind: arq.Received, Message: m}})
+			c.events = append(c.events, Event{Station: s.number, ToAll: true, Event: arq.Event{Kind: arq.Received, Message: m}})
 		}
 	}
 	c.medium.quiet = c.cfg.Link.BurstGap()

@@ -49,6 +49,7 @@ type Config struct {
 // Event is what happened on the link to a station.
 type Event struct {
 	Station int
+	ToAll   bool // Received: a broadcast. No key protects it, so anybody may have forged it.
 	arq.Event
 }
 
@@ -179,7 +180,7 @@ func (c *Channel) Events() []Event {
 // drain takes over what happened on a link.
 func (c *Channel) drain(s *station) {
 	for _, e := range s.link.Events() {
-		c.events = append(c.events, Event{s.number, e})
+		c.events = append(c.events, Event{Station: s.number, Event: e})
 	}
 }
 
@@ -206,7 +207,7 @@ func (c *Channel) Send(number, priority int, data []byte, token any) {
 		s.link.Send(priority, data, token)
 		return
 	}
-	c.events = append(c.events, Event{number, arq.Event{Kind: arq.Done, Token: token, Err: arq.ErrDown}})
+	c.events = append(c.events, Event{Station: number, Event: arq.Event{Kind: arq.Done, Token: token, Err: arq.ErrDown}})
 }
 
 // Free is how many bytes may be queued for a station at a priority.

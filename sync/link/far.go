@@ -34,6 +34,8 @@ type far struct {
 	turn         bool // what is carried for others goes before our own of the same priority
 	agreed       bool // the far end is known to hold its side of session: only then may it be used
 	features     uint32
+	sameModel    bool
+	casts        farCasts
 	vector       recon.Vector // where the far end stood when it greeted last
 	saidLogs     []recon.Log  // of our last greeting, as numbered in it
 	saidKept     []uint64
@@ -268,6 +270,7 @@ const (
 	eduHello     = "hallig.hello"     // recon.Hello
 	eduNote      = "hallig.note"      // recon.Note
 	eduStatement = "hallig.statement" // peer.State
+	eduCast      = "hallig.cast"      // the key of broadcasts: number 4, key 32
 )
 
 func (f *far) say(w *way, h recon.Hello) {
@@ -284,7 +287,7 @@ func (f *far) say(w *way, h recon.Hello) {
 
 func (f *far) agreement() *parcel.Hello {
 	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
-		Features: parcel.FeatureZstd | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
+		Features: parcel.FeatureZstd | parcel.FeatureBroadcast | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
 	h.Features |= parcel.FeatureVersion2 | parcel.FeatureDeferred
 	if f.l.c.Relay != nil {
 		h.Features |= parcel.FeatureRelay
@@ -323,6 +326,8 @@ func (f *far) agree(w *way, h *parcel.Hello) {
 func (f *far) restart(h *parcel.Hello) {
 	f.theirs, f.features = h.Session, h.Features
 	f.session = f.l.codec.Session(f.mine, f.theirs)
+	f.sameModel = h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion()
+	f.casts.told, f.casts.telling, f.casts.keys = 0, false, nil
 	f.seen, f.seenBusy = outbox.NewTold(), false
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.session.UseVersion2(h.Features&parcel.FeatureVersion2 != 0)
@@ -418,6 +423,11 @@ func (f *far) started(w *way, h recon.Hello, note recon.Note) {
 		f.begin(w) // it does not go by what we said last
 	}
 	f.seenSoon()
+	if f.active != nil {
+		if others := f.company(f.active); len(others) > 0 {
+			f.l.shareKey(f.active, append(others, f))
+		}
+	}
 	f.watch()
 	f.pump()
 }

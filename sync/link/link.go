@@ -83,6 +83,7 @@ type Link struct {
 	fars  map[peer.ID]*far
 	ways  map[wayName]*way
 	quiet quiet
+	cast  casts
 
 	renewed time.Time // when this box last began a new epoch because a peer was ahead
 
@@ -247,6 +248,7 @@ func (l *Link) readRoster() {
 	}
 	for id, f := range l.fars {
 		if _, ok := roster.ByID(id); !ok {
+			l.cast = casts{} // it must not read what is said from now on
 			f.close()
 			delete(l.fars, id)
 		}

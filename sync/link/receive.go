@@ -18,6 +18,12 @@ import (
 
 // received takes one message from a transport.
 func (l *Link) received(t Transport, addr string, msg []byte) {
+	if b, ok := t.(Broadcaster); ok {
+		if from, ok := b.ToAll(addr); ok {
+			l.overheard(t, from, msg)
+			return
+		}
+	}
 	w := l.way(t, addr)
 	f := w.far
 	if w.mail != nil {
@@ -336,6 +342,8 @@ func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 			return
 		}
 		f.later(func(ctx context.Context) func() { return f.takeNote(ctx, n) })
+	case eduCast:
+		f.castKey(w, e.Content)
 	case eduStatement:
 		p, err := peer.ReadStatement(e.Content)
 		if err != nil || !bytes.Equal(p.BoxKey, f.p.BoxKey) {

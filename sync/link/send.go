@@ -200,6 +200,7 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 		as = f.asIf
 	}
 	f.spend(w, priority, len(msg))
+	f.casts.underway++
 	done := func(err error) { f.l.post(func() { m.done(err) }) }
 	if w.mail != nil {
 		f.mailOut(w, priority, m, parcels[:took], msg, done)
@@ -212,6 +213,8 @@ func (f *far) transmit(w *way, priority int, m *message, parcels []parcel.Parcel
 // done takes what the transport says of a message.
 func (m *message) done(err error) {
 	f := m.f
+	f.casts.underway--
+	f.l.castPump(f)
 	if f.closed {
 		return
 	}
@@ -320,6 +323,9 @@ func (f *far) sendItems(w *way, priority int) {
 		}
 		batch = append(batch, it)
 	}
+	if f.together(w, priority, batch) {
+		return
+	}
 	tells, telling := nameOf(batch[0])
 	telling = telling && w.slow() && w.mail == nil && !f.told[tells]
 	parcels, ends := f.itemParcels(batch)
@@ -392,7 +398,7 @@ func (f *far) itemsDue(w *way) bool {
 	if w.mail != nil {
 		return true
 	}
-	if f.telling && w.slow() {
+	if f.telling && w.slow() || f.awaitOthers(w) {
 		return false
 	}
 	if !w.slow() || len(f.items) >= fewItems || f.notesDue {

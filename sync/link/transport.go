@@ -72,6 +72,16 @@ type Relay interface {
 	Take(from peer.ID, p parcel.Parcel)
 }
 
+// Broadcaster is implemented by transports on which several far ends hear the same transmission.
+type Broadcaster interface {
+	// Together says how long a message may be that is sent to all of these far ends at once now; 0: it cannot be.
+	Together(addrs []string) int
+	// Broadcast sends a message to several far ends at once; done is called exactly once for each, as that of Send. No key protects the message.
+	Broadcast(addrs []string, priority int, message []byte, done func(addr string, err error))
+	// ToAll says whose broadcasts come in under an address; false: it is an ordinary one.
+	ToAll(addr string) (from string, ok bool)
+}
+
 // unsealed is implemented by transports over which nothing may travel that others cannot read (amateur radio).
 type unsealed interface {
 	Open(addr string) bool

@@ -115,6 +115,8 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		p = &Sketch{Body: r.rest()}
 	case KindSealed:
 		p = r.sealed()
+	case KindBroadcast:
+		p = r.broadcast()
 	case KindForward:
 		p = r.forward()
 	default:

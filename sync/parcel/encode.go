@@ -147,6 +147,8 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 		w.raw(p.Body)
 	case *Sealed:
 		return 0, w.sealed(p)
+	case *Broadcast:
+		w.broadcast(p)
 	case *Forward:
 		return 0, w.forward(p)
 	default:
