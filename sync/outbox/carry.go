@@ -5,8 +5,10 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"hallig/appliance/event"
+	"hallig/appliance/priority"
 	"hallig/appliance/store"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
@@ -41,13 +43,37 @@ func (o *Outbox) Carry(ctx context.Context, p peer.Peer, aboard []parcel.Vector)
 				c.sent = max(c.sent, v.Upto)
 			}
 		}
-		f.rooms, err = r.DueRooms(p.Server)
-		return err
+		if f.rooms, err = r.DueRooms(p.Server); err != nil {
+			return err
+		}
+		return urgentFirst(r, f.rooms)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read what %s lacks: %w", p.ID.Short(), err)
 	}
 	return f, nil
+}
+
+// urgentFirst puts the rooms in front whose messages may be raised above others: a stick may have no room for all.
+func urgentFirst(r *store.Read, rooms []event.RoomID) error {
+	urgent := make(map[event.RoomID]bool)
+	for _, id := range rooms {
+		policy, err := r.CurrentStateEvent(id, priority.Type, "")
+		if err != nil {
+			return err
+		}
+		urgent[id] = policy != nil
+	}
+	slices.SortStableFunc(rooms, func(a, b event.RoomID) int {
+		switch {
+		case urgent[a] == urgent[b]:
+			return 0
+		case urgent[a]:
+			return -1
+		}
+		return 1
+	})
+	return nil
 }
 
 // Only leaves one room to a courier's feed.
