@@ -42,7 +42,7 @@ type mail struct {
 	outID uint16
 	in    map[uint16]*parcel.Session // that the far box writes with
 	order []uint16                   // of in
-	lost  map[uint16]bool            // that were called forgotten
+	lost  map[uint16]time.Time       // when they were called forgotten
 	epoch uint32                     // of the far box's EDUs, in the message that is being read
 	knows bool                       // the far box has our greeting of this life
 	model bool                       // it has our text model
@@ -92,10 +92,9 @@ func (f *far) memory(w *way) *parcel.Session {
 	return f.mail.out
 }
 
-// remembered says whether the memory that a message was written in is still in use.
-func (m *message) remembered() bool {
-	return m.session == m.f.session || m.session == m.f.mail.out
-}
+// remembered says whether what did not arrive of a message should go again: after a new beginning of the conversation it would mean nothing.
+// By mail there is no such beginning.
+func (m *message) remembered() bool { return m.session == m.f.session || m.w.mail != nil }
 
 // adjoin tells the relay whether the box is a neighbour.
 func (f *far) adjoin() {
@@ -287,7 +286,7 @@ func (l *Link) receivedMail(w *way, msg []byte) {
 	if session == nil {
 		session = l.codec.Session(uint32(id), uint32(id))
 		if f.mail.in == nil {
-			f.mail.in, f.mail.lost = map[uint16]*parcel.Session{}, map[uint16]bool{}
+			f.mail.in, f.mail.lost = map[uint16]*parcel.Session{}, map[uint16]time.Time{}
 		}
 		f.mail.in[id] = session
 		f.mail.order = append(f.mail.order, id)
@@ -314,13 +313,16 @@ func (l *Link) receivedMail(w *way, msg []byte) {
 	}
 }
 
-// mailBroken tells the writer, once, that this box has forgotten what it refers to.
+// lostAgain is how long a writer may take to hear that its memory is forgotten here.
+const lostAgain = 10 * time.Minute
+
+// mailBroken tells the writer that this box has forgotten what it refers to.
 func (f *far) mailBroken(id uint16, p *parcel.Broken) {
 	f.l.log.Debug("mail could not be read", "peer", f.p.Server, "kind", p.What, "err", p.Err)
-	if !errors.Is(p.Err, parcel.ErrUnknown) || f.mail.lost[id] {
+	if told, ok := f.mail.lost[id]; !errors.Is(p.Err, parcel.ErrUnknown) || ok && time.Since(told) < lostAgain {
 		return
 	}
-	f.mail.lost[id] = true
+	f.mail.lost[id] = time.Now()
 	f.enqueue(parcel.Immediate, &parcel.Bye{Lost: true, Reason: strconv.Itoa(int(id))}, nil)
 	f.pump()
 }

@@ -115,6 +115,7 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 		f.receiveSketch(p)
 	case *parcel.Sealed, *parcel.Forward:
 		if f.l.c.Relay != nil && w.mail == nil {
+			f.adjoin() // it must be known who says this
 			f.l.c.Relay.Take(f.p.ID, p)
 		}
 	case *parcel.Bye:

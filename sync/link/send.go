@@ -251,6 +251,7 @@ func (m *message) done(err error) {
 // again sends everything anew that is not kept.
 func (f *far) again() {
 	f.forget()
+	f.mail.out = nil // whether the far end remembers it is not known either
 	f.touchAll()
 }
 
