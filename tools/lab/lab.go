@@ -57,7 +57,7 @@ func live(ctx context.Context, seed uint64, days int, out io.Writer) error {
 	for lines := bufio.NewScanner(said); lines.Scan(); {
 		if line := lines.Text(); strings.HasPrefix(line, "lab: ") {
 			last = line
-		} else if strings.Contains(line, "lab_test.go") {
+		} else if strings.Contains(line, "_test.go:") {
 			fmt.Fprintln(out, strings.TrimSpace(line))
 		}
 	}
