@@ -50,6 +50,7 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 		Open:          func(ctx context.Context) (io.ReadWriteCloser, error) { return opener.Open(ctx) },
 		BitsPerSecond: air.BitsPerSecond, BitsPerByte: air.BitsPerByte, FullDuplex: air.FullDuplex, TurnDelay: air.TurnDelay, MTU: air.MTU, Lead: air.Lead,
 		Band: line.InBand(), AirtimeFile: filepath.Join(b.cfg.Data, "airtime-"+strings.ReplaceAll(lineName(line.Device), ":", "-")+".json"), Air: air.Packet,
+		Packets:  line.Modem == "kiss" || line.Modem == "rnode" || line.Modem == "meshcore",
 		CallSign: line.CallSign, Correct: line.Raw() && line.Correction != "off", CorrectAlways: line.Correction == "on",
 		Shared: line.Stations == "shared", Station: b.stationName(), Polls: line.Polls,
 		Log: b.log.With("room", "radio", "port", line.Device),

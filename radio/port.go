@@ -66,7 +66,7 @@ func New(cfg Config) *Port {
 		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
 		MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
 		Budget: budget, Air: cfg.Air, Open: band.OpenLanguageOnly,
-		Correct: cfg.Correct && !cfg.KISS && !cfg.Shared, CorrectAlways: cfg.CorrectAlways,
+		Correct: cfg.Correct && !cfg.KISS && !cfg.Shared, CorrectAlways: cfg.CorrectAlways, Packets: cfg.Packets || cfg.KISS,
 	}
 	if cfg.Shared {
 		if cfg.Station == 0 {

@@ -44,6 +44,8 @@ type Config struct {
 	// kept over restarts of the process, for a band with a duty cycle; "": it is not kept, and a restart may exceed the duty cycle.
 	Band        string
 	AirtimeFile string
+	// Packets: a modem hands over whole frames, so that nothing is heard before the end of one.
+	Packets bool
 	// Correct: frames may go with Reed-Solomon where that delivers more, if the far end can read it; only where bytes go over the line as they
 	// are. CorrectAlways: from the start.
 	Correct, CorrectAlways bool

@@ -80,6 +80,7 @@ type Config struct {
 	Beacon        time.Duration // between hellos without contact; 0: by rate, 1..10 s
 	KeepAlive     time.Duration // a question after so much silence; 0: 15 s on fast wires, 60 s otherwise
 	Lead          time.Duration // how long before the line falls silent the next frame is handed over; 0: 20 ms
+	Packets       bool          // a modem hands over whole frames, so that nothing is heard before the end of one; set with Air
 	Correct       bool          // frames may go coded, see coding.go; with Framing COBS only
 	CorrectAlways bool          // and do so as soon as the far end can read it
 	Seed          uint64        // of epochs and back-off; must differ between the ends
@@ -101,6 +102,7 @@ type Config struct {
 
 func (c *Config) fill() {
 	if c.Air != nil {
+		c.Packets = true
 		c.fillAir()
 	}
 	c.Correct = c.Correct && c.Framing == frame.COBS && c.Air == nil && !c.Shared

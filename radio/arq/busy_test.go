@@ -171,3 +171,17 @@ func TestStoryCrossing(t *testing.T) {
 		t.Errorf("%d frames were sent again; got %d and %d messages:\n%s", n, len(s.got[0]), len(s.got[1]), strings.Join(s.lines, "\n"))
 	}
 }
+
+// Behind a modem that hands over whole frames nothing is heard of an answer before its first frame is complete. Who asked must wait for that.
+func TestBusyBehindPackets(t *testing.T) {
+	for seed := range uint64(3) {
+		b := newBusy(t, fmt.Sprintf("packets, seed %d", seed), goodput.Setup{BitsPerSecond: 1200, TurnDelay: 300 * time.Millisecond, Packets: true, Seed: seed})
+		b.saturate(time.Hour, 0.3)
+		b.check(1.3, 2*time.Minute)
+		for end, l := range b.Ends {
+			if s := l.Stats(); s.Unanswered > 30 || s.Retransmissions > s.FramesSent/25 {
+				t.Errorf("%s: end %d: %d questions without an answer, %d of %d frames sent again, on a line that loses nothing", b.name, end, s.Unanswered, s.Retransmissions, s.FramesSent)
+			}
+		}
+	}
+}

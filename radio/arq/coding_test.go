@@ -26,9 +26,9 @@ func TestCoding(t *testing.T) {
 		{"clean", radio, 0, 0, 0, false, 0.99, 0.92},
 		{"fades", radio, 0, 0.2, 0, false, 0.97, 0.70},
 		{"1e-5", radio, 1e-5, 0, 0, false, 0.98, 0.90},
-		{"3e-4", radio, 3e-4, 0, 0, true, 1.1, 0.74},
-		{"1e-3", radio, 1e-3, 0, 0, true, 1.6, 0.70},
-		{"1e-3, wire", wire, 1e-3, 0, 0, true, 1.5, 0.78},
+		{"3e-4", radio, 3e-4, 0, 0, true, 1.1, 0.70},
+		{"1e-3", radio, 1e-3, 0, 0, true, 1.5, 0.67},
+		{"1e-3, wire", wire, 1e-3, 0, 0, true, 1.5, 0.73},
 		{"4e-3", radio, 4e-3, 0, 0, true, 4, 0.60},
 		{"bursts of 4 bytes", wire, 0, 0, 4, true, 1.15, 0.75},
 		{"bursts of 12 bytes", wire, 0, 0, 12, false, 0.95, 0.58}, // more than the check bytes can bear

@@ -114,7 +114,11 @@ func (l *Link) Taken(now time.Time, raw []byte) bool {
 
 // Patience is how long after a question's end its answer may take to begin, for those who only listen.
 func (c *Config) Patience() time.Duration {
-	return c.TurnDelay*5/4 + c.airtime(28) + c.AnswerDelay + slack
+	whole := time.Duration(0)
+	if c.Packets {
+		whole = c.frameAir() // nothing is heard before
+	}
+	return whole + c.TurnDelay*5/4 + c.airtime(28) + c.AnswerDelay + slack
 }
 
 // CarrierGap is the silence after which somebody who was sending has stopped, BurstGap that in the middle of a transmission

@@ -50,7 +50,7 @@ func (l *Link) patience() time.Duration {
 	if !l.askedMore {
 		t += l.cfg.AnswerDelay
 	}
-	if l.peerMore {
+	if l.peerMore || l.cfg.Packets && !l.cfg.FullDuplex {
 		t += l.farAir()
 	}
 	learned := l.srtt + 4*l.dev + short

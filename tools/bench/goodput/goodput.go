@@ -53,6 +53,7 @@ type Setup struct {
 	Correct       bool          // frames may go coded
 	Plain         int           // with Correct: this end cannot, if it is not 0
 	CorrectAlways bool
+	Packets       bool // a modem hands over whole frames only
 	MTU           int    // 0: the link's own choice
 	Band          string // of radio/airtime; "": without a duty cycle
 	Watch         bool   // OnAir is kept
@@ -73,6 +74,8 @@ type Sim struct {
 	lag      time.Duration
 	rng      *rand.Rand
 	watch    bool
+	packets  bool
+	held     [2][]byte
 	OnAir    [2][]Span    // with Watch: when each end transmitted, as the medium saw it
 	heard    [2]time.Time // when the last piece comes to an end's notice
 }
@@ -83,7 +86,7 @@ func New(s Setup) *Sim {
 		Now: time.Unix(1, 0),
 		Air: ether.NewAir(ether.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
 			FrameLoss: s.FrameLoss, LossAs: s.LossAs, BitErrors: s.BitErrors, BurstEvery: s.BurstEvery, BurstLength: s.BurstLength, Delay: s.Delay, Seed: s.Seed}),
-		lag: s.Lag, rng: rand.New(rand.NewPCG(s.Seed, 2)), watch: s.Watch,
+		lag: s.Lag, rng: rand.New(rand.NewPCG(s.Seed, 2)), watch: s.Watch, packets: s.Packets,
 	}
 	band, known := airtime.Lookup(s.Band)
 	if !known {
@@ -91,7 +94,7 @@ func New(s Setup) *Sim {
 	}
 	for i := range sim.Ends {
 		sim.Ends[i] = arq.New(arq.Config{BitsPerSecond: s.BitsPerSecond, TurnDelay: s.TurnDelay, FullDuplex: s.FullDuplex,
-			KeyDown: s.KeyDown, MTU: s.MTU, Correct: s.Correct && (s.Plain == 0 || s.Plain != i), CorrectAlways: s.CorrectAlways, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
+			KeyDown: s.KeyDown, MTU: s.MTU, Correct: s.Correct && (s.Plain == 0 || s.Plain != i), CorrectAlways: s.CorrectAlways, Packets: s.Packets, Seed: s.Seed<<1 | uint64(i), Budget: airtime.New(band)})
 		if s.Correct && (s.Plain == 0 || s.Plain != i) {
 			sim.decoders[i].Framing = frame.Coded
 		}
@@ -172,6 +175,13 @@ func (s *Sim) Step(until time.Time) bool {
 	a := heap.Pop(&s.arrivals).(numbered)
 	if !s.Air.Hear(a.Arrival) {
 		return true
+	}
+	if s.packets {
+		s.held[a.To] = append(s.held[a.To], a.Bytes...)
+		if a.Bytes[len(a.Bytes)-1] != 0 {
+			return true // the modem has not got all of it
+		}
+		a.Bytes, s.held[a.To] = s.held[a.To], nil
 	}
 	l := s.Ends[a.To]
 	l.Heard(s.Now)
