@@ -63,6 +63,10 @@ func (b *Box) lines() []admin.Line {
 		if q.Modem.Signal {
 			l.RSSI, l.SNR = &q.Modem.RSSI, &q.Modem.SNR
 		}
+		if stats.AirLimited {
+			left := stats.AirLeft.Seconds()
+			l.AirLeft, l.SendIn = &left, stats.SendIn.Seconds()
+		}
 		if !stats.PortOpen {
 			trouble, detail := troubleOf(q.Trouble)
 			if trouble.Empty() {

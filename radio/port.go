@@ -418,16 +418,21 @@ func (p *Port) Free(addr string, priority int) int {
 	return n
 }
 
-// Forecast is when a message of so many bytes, handed over now, would have arrived, as far as anybody can tell: from what goes before it, the
+// Forecast is how long from now until a message of so many bytes, handed over now, would have arrived, as far as anybody can tell: from what goes before it, the
 // rate, what was lost of late, the air time left. false: there is no contact, or no air time for it.
-func (p *Port) Forecast(addr string, priority, bytes int) (time.Time, bool) {
+func (p *Port) Forecast(addr string, priority, bytes int) (time.Duration, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n, err := p.station(addr)
 	if err != nil {
-		return time.Time{}, false
+		return 0, false
 	}
-	return p.link.Forecast(time.Now(), n, priority, bytes)
+	now := time.Now()
+	at, ok := p.link.Forecast(now, n, priority, bytes)
+	if !ok {
+		return 0, false
+	}
+	return at.Sub(now), true
 }
 
 // SetKeys sets the 32-byte secrets that protect frames of messages sent from now on, and of frames received. nil

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"time"
 
@@ -113,14 +114,28 @@ type Line struct {
 	BitsPerSecond int             `json:"bits_per_second"`
 	SentBytes     int64           `json:"sent_bytes"`
 	ReceivedBytes int64           `json:"received_bytes"`
-	Frames        int64           `json:"frames"`             // sent, repetitions included
-	Repeated      int64           `json:"repeated"`           //
-	Refused       int64           `json:"refused"`            // received ones that were not taken
-	ModemRefused  int64           `json:"modem_refused"`      // that the modem did not send
-	RSSI          *int            `json:"rssi_dbm,omitempty"` // of the last frame heard
-	SNR           *float64        `json:"snr_db,omitempty"`   //
-	Note          string          `json:"note,omitempty"`     // the modem in its own words
+	Frames        int64           `json:"frames"`                     // sent, repetitions included
+	Repeated      int64           `json:"repeated"`                   //
+	Refused       int64           `json:"refused"`                    // received ones that were not taken
+	ModemRefused  int64           `json:"modem_refused"`              // that the modem did not send
+	RSSI          *int            `json:"rssi_dbm,omitempty"`         // of the last frame heard
+	SNR           *float64        `json:"snr_db,omitempty"`           //
+	Note          string          `json:"note,omitempty"`             // the modem in its own words
+	AirLeft       *float64        `json:"air_left_seconds,omitempty"` // that the band's duty cycle allows at once; nil: no duty cycle
+	SendIn        float64         `json:"send_in_seconds,omitempty"`  // until the next frame may go
 	Trouble       health.Sentence `json:"trouble,omitzero"`
+}
+
+// AirTime is what is left of the hour's air time; "" where there is no duty cycle.
+func (l Line) AirTime() string {
+	if l.AirLeft == nil {
+		return ""
+	}
+	out := fmt.Sprintf("%.1f s of air time left", *l.AirLeft)
+	if l.SendIn > 0 {
+		out += fmt.Sprintf(", next frame in %.0f s", math.Ceil(l.SendIn))
+	}
+	return out
 }
 
 // Signal is how well the far end is heard; "" when the modem does not tell.

@@ -151,7 +151,7 @@ func printLine(out io.Writer, l admin.Line) {
 	if l.ModemRefused > 0 {
 		fmt.Fprintf(out, ", %d refused by the modem", l.ModemRefused)
 	}
-	for _, more := range []string{l.Signal(), l.Note} {
+	for _, more := range []string{l.Signal(), l.AirTime(), l.Note} {
 		if more != "" {
 			fmt.Fprintf(out, ", %s", more)
 		}
