@@ -255,6 +255,9 @@ func (l *lab) rejoin(b *box, r *labRoom) bool {
 			l.t.Logf("%s: %s does not come in through %s: %v", l.now(), b.name, o.name, err)
 			continue
 		}
+		if !r.absent[b] {
+			l.wasOut(b, r)
+		}
 		delete(r.absent, b)
 		l.count["joins"]++
 		return true
@@ -526,5 +529,17 @@ func (l *lab) carry() {
 		}
 		l.count["stick"]++
 		pass(time.Duration(1+l.rng.IntN(60)) * time.Minute)
+	}
+}
+
+// wasOut: state resolution had put a user out who believed to be in, and he came back. What others wrote at the same time, some seeing him in
+// and some out, is before his new time in the room, where he has no more right to it than anybody who joins. It is counted.
+func (l *lab) wasOut(b *box, r *labRoom) {
+	shown := b.timeline(r.id)
+	for _, e := range l.said {
+		if e.room == r && e.by != b && e.must[b] && !slices.Contains(shown, e.id) {
+			e.must[b] = false
+			l.count["written while somebody was put out"]++
+		}
 	}
 }
