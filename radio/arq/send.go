@@ -166,6 +166,7 @@ func (o *outFrame) size(c *Config) int {
 
 // bind makes a new frame from the queue of a priority.
 func (l *Link) bind(p int) *outFrame {
+	mtu := l.mtu()
 	o := &l.out[l.nxt%window]
 	*o = outFrame{state: lost, generation: l.queue[p][0].generation}
 	o.frame = frame.Frame{Type: frame.Data, Priority: uint8(p), Seq: l.nxt}
@@ -177,7 +178,7 @@ func (l *Link) bind(p int) *outFrame {
 	l.nxt++
 	l.account(p, l.cfg.MTU)
 
-	q, mtu := l.queue[p], l.mtu()
+	q := l.queue[p]
 	if whole := q[0].framed == 0 && len(q[0].data) < mtu; l.room > 0 && !whole {
 		mtu = min(mtu, l.room)
 	}

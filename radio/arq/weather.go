@@ -192,7 +192,19 @@ func (l *Link) mtu() int {
 	if w.lossy {
 		most = l.cfg.MTU
 	}
-	return w.length(most, l.cfg.Framing.Size(frame.HeaderSize+frame.TagSize)+1)
+	n := w.length(most, l.cfg.Framing.Size(frame.HeaderSize+frame.TagSize)+1)
+	if n == most && l.Queued()+l.underWay() <= 2*l.cfg.MTU {
+		n = l.cfg.MTU // a lone message on an idle line keeps nobody waiting, and a frame less is ten bytes less
+	}
+	return n
+}
+
+// underWay is the number of bytes that were sent and are not acknowledged.
+func (l *Link) underWay() (n int) {
+	for s := l.una; s != l.nxt; s++ {
+		n += len(l.out[s%window].frame.Body)
+	}
+	return n
 }
 
 // hopeless says whether a frame was made so much too long for what the air has become that it will never arrive. Its number is bound to
