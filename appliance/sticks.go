@@ -144,7 +144,7 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 	done = health.Sentence{DE: took.DE + " " + put.DE, EN: took.EN + " " + put.EN}
 	b.log.Info("stick served", "place", place, "in", took.EN, "out", put.EN)
 	if _, err := os.Stat(filepath.Join(place, backup.Folder)); err == nil || b.steward == nil {
-		done.DE += " Vor dem Abziehen auf der Verwaltungsseite unter „Gerät“ abmelden."
+		done.DE += " Vor dem Abziehen auf der Verwaltungsseite unter „Gerät“ auswerfen."
 		done.EN += " Before it is pulled out, eject it on the administration page under “Device”."
 		return done, false, nil
 	}

@@ -79,7 +79,7 @@ type Server struct {
 	Name   string `json:"server_name"`
 	Box    bool   `json:"box"` // a paired box
 	State  string `json:"state"`
-	Via    string `json:"via,omitempty"`     // the way by which it left last: "p2p", "serial:ttyUSB0", "courier"
+	Via    string `json:"via,omitempty"`     // the way by which it left last: "p2p", "serial:ttyUSB0", "relay", "federation"; not by stick, which moves nothing until its receipt
 	LeftAt int64  `json:"left_ts,omitempty"` // ms
 	KeptAt int64  `json:"kept_ts,omitempty"` // ms, when this became known here
 	// ExpectedIn is in how many ms it would arrive if nothing changes; only while it waits or is on its way, and something can be said.
