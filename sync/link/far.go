@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"hallig/appliance/event"
@@ -81,6 +82,10 @@ type far struct {
 	met       map[peer.ID]bool // boxes that were introduced to the far end
 	stall     *time.Timer
 	stalls    int // in a row
+
+	// EDUs that come in.
+	eduDeaf atomic.Bool   // one is missing: none is taken until the far end begins anew
+	eduTurn atomic.Uint32 // raised then: those that wait to be taken are of an older one
 
 	// How far others have got.
 	seen      outbox.Told // what of it the far end was told in this session
@@ -329,6 +334,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.sameModel = h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion()
 	f.casts.told, f.casts.telling, f.casts.keys = 0, false, nil
 	f.seen, f.seenBusy = outbox.NewTold(), false
+	f.eduDeaf.Store(false)
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.session.UseVersion2(h.Features&parcel.FeatureVersion2 != 0)
 	f.heard, f.lost, f.parts = 0, true, nil

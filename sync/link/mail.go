@@ -289,6 +289,7 @@ func (l *Link) receivedMail(w *way, msg []byte) {
 			f.mail.in, f.mail.lost = map[uint16]*parcel.Session{}, map[uint16]time.Time{}
 		}
 		f.mail.in[id] = session
+		f.eduDeaf.Store(false) // whoever begins a memory begins with what is not kept
 		f.mail.order = append(f.mail.order, id)
 		if len(f.mail.order) > maxMemories {
 			delete(f.mail.in, f.mail.order[0])
@@ -319,7 +320,18 @@ const lostAgain = 10 * time.Minute
 // mailBroken tells the writer that this box has forgotten what it refers to.
 func (f *far) mailBroken(id uint16, p *parcel.Broken) {
 	f.l.log.Debug("mail could not be read", "peer", f.p.Server, "kind", p.What, "err", p.Err)
-	if told, ok := f.mail.lost[id]; !errors.Is(p.Err, parcel.ErrUnknown) || ok && time.Since(told) < lostAgain {
+	if !errors.Is(p.Err, parcel.ErrUnknown) {
+		return
+	}
+	if p.What == parcel.KindEDU {
+		f.missEDU()
+	}
+	f.mailLost(id)
+}
+
+// mailLost tells the writer that one of its memories is forgotten here.
+func (f *far) mailLost(id uint16) {
+	if told, ok := f.mail.lost[id]; ok && time.Since(told) < lostAgain {
 		return
 	}
 	f.mail.lost[id] = time.Now()

@@ -133,6 +133,16 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 	}
 }
 
+// eduAgain is how long an EDU that could not be taken in waits: the disk is full, mostly.
+const eduAgain = 30 * time.Second
+
+// missEDU takes no more EDUs until the far end has begun again with the first that is not kept: the receipt is cumulative and the numbers have holes, so
+// one that is taken behind a missing one would tell the far end that both are here. It may be called beside the loop.
+func (f *far) missEDU() {
+	f.eduDeaf.Store(true) // first: who sees the new turn sees this
+	f.eduTurn.Add(1)
+}
+
 // broken asks again for what could not be read.
 func (f *far) broken(p *parcel.Broken) {
 	f.l.log.Debug("parcel could not be read", "peer", f.p.Server, "kind", p.What, "err", p.Err)
@@ -148,11 +158,23 @@ func (f *far) broken(p *parcel.Broken) {
 	if !errors.Is(p.Err, parcel.ErrUnknown) || f.active == nil {
 		return
 	}
+	if p.What == parcel.KindEDU {
+		f.missEDU()
+	}
 	f.renew() // it refers to something we do not remember: the two memories differ
 }
 
 // renew has both ends begin a new session, with no memory of the old one.
 func (f *far) renew() {
+	switch {
+	case f.closed || f.active == nil:
+		return // the next greeting begins anew
+	case f.active.mail != nil:
+		if n := len(f.mail.order); n > 0 {
+			f.mailLost(f.mail.order[n-1])
+		}
+		return
+	}
 	f.mine = draw()
 	f.session, f.theirs, f.agreed = nil, 0, false
 	f.heard, f.lost = 0, true
@@ -319,7 +341,19 @@ func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 		if w.mail != nil {
 			epoch = f.mail.epoch
 		}
-		f.later(func(ctx context.Context) func() { return f.takeEDU(ctx, epoch, e) })
+		turn := f.eduTurn.Load()
+		if f.eduDeaf.Load() { // one before it is missing here: it comes again behind that one
+			if n := len(f.mail.order); w.mail != nil && n > 0 {
+				f.mailLost(f.mail.order[n-1])
+			}
+			return
+		}
+		f.later(func(ctx context.Context) func() {
+			if turn != f.eduTurn.Load() {
+				return nil
+			}
+			return f.takeEDU(ctx, epoch, e)
+		})
 		return
 	}
 	switch e.Type {
@@ -364,9 +398,15 @@ func (f *far) receiveEDU(w *way, e *parcel.EDU) {
 
 func (f *far) takeEDU(ctx context.Context, epoch uint32, e *parcel.EDU) func() {
 	kept, err := f.l.c.Inbox.EDU(ctx, f.p, epoch, e)
+	if err != nil && e.Seq != 0 {
+		f.missEDU()
+	}
 	return func() {
 		if err != nil && ctx.Err() == nil {
 			f.l.log.Error("EDU could not be taken in", "peer", f.p.Server, "type", e.Type, "err", err)
+			if e.Seq != 0 {
+				f.l.after(eduAgain, f.renew)
+			}
 		}
 		if kept > 0 {
 			f.noteKept(nil, kept)

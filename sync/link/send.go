@@ -19,7 +19,7 @@ func (f *far) pump() {
 	if w == nil || f.closed || !f.talks(w) {
 		return
 	}
-	if f.session != nil && f.session.Worn() && len(f.asks) == 0 && len(f.bodies) == 0 {
+	if w.mail == nil && f.session != nil && f.session.Worn() && len(f.asks) == 0 && len(f.bodies) == 0 {
 		f.renew() // it takes a greeting, and happens after thousands of names
 		return
 	}
