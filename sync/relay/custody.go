@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -20,23 +21,46 @@ type handed struct {
 	done    func(verdict) // of what came another way than over a link: a stick
 }
 
-// maxCame bounds what waits to be worked on; what is beyond it is not answered for and comes again.
-const maxCame = 4096
+// Bounds of what waits to be worked on, in number and in bytes; what is beyond them is not answered for and comes again.
+const (
+	maxCame      = 4096
+	maxCameBytes = 4 << 20
+)
+
+// size is about how much memory something that was handed over holds.
+func (h handed) size() int {
+	if h.sealed != nil {
+		return overhead + len(h.sealed.Body)
+	}
+	n := overhead
+	for _, list := range [][]parcel.Custody{h.forward.Taken, h.forward.Seen, h.forward.Full, h.forward.Done} {
+		for _, c := range list {
+			n += 80 + 8*len(c.Seqs)
+		}
+	}
+	return n + 24*len(h.forward.Reach)
+}
 
 // Take is told by link what a neighbour handed over: a *parcel.Sealed or *parcel.Forward.
 func (r *Relay) Take(from peer.ID, p parcel.Parcel) {
 	h := handed{from: from}
 	switch p := p.(type) {
 	case *parcel.Sealed:
-		h.sealed = p
+		if len(p.Body) > maxBody {
+			r.count1(func(c *Counts) { c.Refused++ })
+			return
+		}
+		own := *p
+		own.Body = bytes.Clone(p.Body) // it may be a small part of something large
+		h.sealed = &own
 	case *parcel.Forward:
 		h.forward = p
 	default:
 		return
 	}
 	r.mu.Lock()
-	if len(r.came) < maxCame {
-		r.came = append(r.came, h)
+	if size := h.size(); len(r.came) < maxCame && r.cameBytes+size <= maxCameBytes {
+		r.came, r.cameBytes = append(r.came, h), r.cameBytes+size
 	}
 	r.mu.Unlock()
 	r.poke()
@@ -311,6 +335,13 @@ func (r *Relay) judge(from peer.ID, p *parcel.Sealed, v verdict, now time.Time) 
 	}
 }
 
+// Bounds of what is kept for one neighbour: names that it is to be told, of how many origins and of how many parcels of one, and words that
+// it has called something over. What is beyond them is not answered for and comes again; what is not called over expires.
+const (
+	maxNamed = 1024
+	maxOver  = 256
+)
+
 // name adds a parcel's name to a list.
 func name(list []parcel.Custody, p *parcel.Sealed) []parcel.Custody {
 	for i, c := range list {
@@ -321,11 +352,14 @@ func name(list []parcel.Custody, p *parcel.Sealed) []parcel.Custody {
 		for at > 0 && c.Seqs[at-1] > p.Seq {
 			at--
 		}
-		if at > 0 && c.Seqs[at-1] == p.Seq {
+		if at > 0 && c.Seqs[at-1] == p.Seq || len(c.Seqs) >= maxNamed {
 			return list
 		}
 		seqs := append(append(append([]uint64(nil), c.Seqs[:at]...), p.Seq), c.Seqs[at:]...)
 		list[i].Seqs = seqs
+		return list
+	}
+	if len(list) >= maxNamed {
 		return list
 	}
 	return append(list, parcel.Custody{To: p.To, From: p.From, Seqs: []uint64{p.Seq}})
@@ -349,7 +383,7 @@ func (r *Relay) heard(from peer.ID, f *parcel.Forward, now time.Time) {
 		}
 	}
 	for _, c := range f.Done {
-		if len(c.Seqs) == 1 && (c.From.Box == from || c.To == from) { // first-hand only: nobody else may end what others carry
+		if len(c.Seqs) == 1 && len(n.over) < maxOver && (c.From.Box == from || c.To == from) { // first-hand only: nobody else may end what others carry
 			n.over = append(n.over, c)
 			n.hungry = true
 		} else {

@@ -73,19 +73,20 @@ type Relay struct {
 	began time.Time
 	kick  chan struct{} // capacity 1
 
-	mu     sync.Mutex // guards the rest
-	wake   func(peer.ID)
-	up     func(string, int, int)
-	ready  func(string)
-	read   func(string, []byte)
-	upped  map[peer.ID]bool
-	routes *routes
-	near   map[peer.ID]*neighbour
-	boxes  map[peer.ID]*mailbox
-	came   []handed // what neighbours handed over and is not worked on
-	carry  carried
-	ran    int64 // seconds before began
-	count  Counts
+	mu        sync.Mutex // guards the rest
+	wake      func(peer.ID)
+	up        func(string, int, int)
+	ready     func(string)
+	read      func(string, []byte)
+	upped     map[peer.ID]bool
+	routes    *routes
+	near      map[peer.ID]*neighbour
+	boxes     map[peer.ID]*mailbox
+	came      []handed // what neighbours handed over and is not worked on
+	cameBytes int
+	carry     carried
+	ran       int64 // seconds before began
+	count     Counts
 	// settling: what became of carried parcels and is not in the store yet.
 	settling map[rowOf]bool
 	then     []func() // to be called without the lock
@@ -241,7 +242,7 @@ func (r *Relay) round(ctx context.Context) time.Time {
 	r.routes.settle(now)
 	r.overdue(now)
 	came := r.came
-	r.came = nil
+	r.came, r.cameBytes = nil, 0
 	r.mu.Unlock()
 	if len(came) > 0 {
 		r.take(ctx, came)

@@ -587,3 +587,43 @@ func TestCircle(t *testing.T) {
 		}
 	})
 }
+
+// TestFloodOfWords: a neighbour that hands over without end, and hears nothing, makes the relay hold no more than its bounds.
+func TestFloodOfWords(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		r, d := f.node("rosa"), f.node("dora")
+		paired(r, d)
+		d.relay = &Relay{c: Config{Roster: func() peer.Roster { return d.roster }}, near: map[peer.ID]*neighbour{}, kick: make(chan struct{}, 1)}
+		n := newNeighbour(r.peer.ID, 0)
+		d.relay.near[r.peer.ID] = n
+		big := make([]byte, 60<<10)
+		d.relay.Take(r.peer.ID, &parcel.Sealed{To: d.peer.ID, From: parcel.Origin{Box: r.peer.ID}, Seq: 1, Body: big})
+		part := &parcel.Sealed{To: d.peer.ID, From: parcel.Origin{Box: r.peer.ID}, Seq: 1, Body: big[:100]}
+		d.relay.Take(r.peer.ID, part)
+		if c := d.relay.came; len(c) != 1 || cap(c[0].sealed.Body) > maxBody || d.relay.count.Refused != 1 {
+			t.Errorf("%d waiting, %d refused", len(c), d.relay.count.Refused)
+		}
+		word := &parcel.Forward{Taken: []parcel.Custody{{To: d.peer.ID, From: part.From, Seqs: make([]uint64, 20_000)}}}
+		for range maxCame {
+			d.tells(d, word)
+		}
+		held := 0
+		for _, h := range d.relay.came {
+			held += h.size()
+		}
+		if held > maxCameBytes || held < maxCameBytes/2 {
+			t.Errorf("holds %d bytes of words", held)
+		}
+		over := &parcel.Forward{}
+		for i := range 10 * maxNamed {
+			name := parcel.Origin{Box: r.peer.ID, Epoch: uint64(i)}
+			over.Done = append(over.Done, parcel.Custody{To: d.peer.ID, From: name, Seqs: []uint64{1}})
+			d.relay.judge(r.peer.ID, &parcel.Sealed{To: "x", From: name, Seq: 1}, taken, time.Now())
+			d.relay.judge(r.peer.ID, &parcel.Sealed{To: "x", From: part.From, Seq: uint64(i + 1)}, seenBefore, time.Now())
+		}
+		d.relay.heard(r.peer.ID, over, time.Now())
+		if len(n.over) != maxOver || len(n.say.Taken) != maxNamed || len(n.say.Seen) != 1 || len(n.say.Seen[0].Seqs) != maxNamed {
+			t.Errorf("%d over, %d taken, %d seen", len(n.over), len(n.say.Taken), len(n.say.Seen))
+		}
+	})
+}
