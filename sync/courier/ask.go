@@ -30,6 +30,7 @@ const (
 	sticksLast = 14 * 24 * time.Hour // sticks count as in use so long after the last one
 	maxAsks    = 64                  // open questions to one box, and answers to one
 	maxAsked   = 4 << 20             // bytes of one body
+	maxAnswers = maxSegment - fillTo // bytes of the answers to one box: as much as goes along
 )
 
 // askHead is what goes before a body.
@@ -204,7 +205,7 @@ func (c *Courier) asksFor(p peer.Peer) (*segment, error) {
 		if err != nil {
 			return nil, fmt.Errorf("write question: %w", err)
 		}
-		if size += len(head) + len(a.body); size > maxSegment-fillTo {
+		if size += len(head) + len(a.body); size > maxAnswers {
 			break // the next stick takes the rest
 		}
 		s.messages = append(s.messages, head, a.body)
@@ -245,7 +246,7 @@ func (t *taking) asks(ctx context.Context) {
 	if old {
 		return // what is open lies on a later stick, too
 	}
-	answers := map[uint64]asked{}
+	answers, size := map[uint64]asked{}, 0
 	for i := 0; i+1 < len(t.s.messages) && i < 4*maxAsks; i += 2 {
 		a := asked{body: t.s.messages[i+1]}
 		if json.Unmarshal(t.s.messages[i], &a.head) != nil {
@@ -253,8 +254,9 @@ func (t *taking) asks(ctx context.Context) {
 			continue
 		}
 		if !a.head.Answer {
-			if len(answers) < maxAsks && t.c.c.Handler != nil {
-				answers[a.head.ID] = t.c.handle(ctx, t.p, a)
+			if _, twice := answers[a.head.ID]; !twice && len(answers) < maxAsks && size < maxAnswers && t.c.c.Handler != nil {
+				answers[a.head.ID] = t.c.handle(ctx, t.p, a) // the others are asked again, once these have been heard
+				size += len(answers[a.head.ID].body)
 				t.box.Asked++
 			}
 			continue

@@ -139,3 +139,37 @@ func TestQuestions(t *testing.T) {
 		t.Errorf("%+v, asked %q", got, *atB)
 	}
 }
+
+// TestLargeAnswers: what a box asks for cannot make another hold more than goes along with one stick; the rest is answered after that.
+func TestLargeAnswers(t *testing.T) {
+	_, a, b, _ := pair(t)
+	b.courier.c.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(make([]byte, 3<<20))
+	})
+	d := openStick(t, t.TempDir())
+	var open []chan reply
+	for i := range 5 {
+		open = append(open, a.asks(t.Context(), b, fmt.Sprintf("/_matrix/federation/v1/make_join/!r/@u%d", i), ""))
+	}
+	for round := 0; a.open(b) > 0; round++ {
+		if round > len(open) {
+			t.Fatalf("%d questions are never answered", a.open(b))
+		}
+		a.export(d)
+		b.imports(d)
+		held := 0
+		for _, x := range b.courier.questions.answers[a.peer.ID] {
+			held += len(x.body)
+		}
+		if held > maxAnswers+maxAsked {
+			t.Fatalf("holds %d bytes of answers", held)
+		}
+		b.export(d)
+		a.imports(d)
+	}
+	for _, c := range open {
+		if got := <-c; got.err != nil || !strings.HasPrefix(got.text, "200") {
+			t.Errorf("%.20s, %v", got.text, got.err)
+		}
+	}
+}

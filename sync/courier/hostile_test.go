@@ -270,3 +270,26 @@ func FuzzIndex(f *testing.F) {
 		}
 	})
 }
+
+// TestEmptyMessages: a few bytes on a stick cannot become many messages in memory.
+func TestEmptyMessages(t *testing.T) {
+	codec, err := parcel.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, from, self := fuzzKeys()
+	id, err := identity(ed25519.NewKeyFromSeed(seed("reader")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for count, want := range map[int]error{maxCount: nil, maxCount + 1: errMalformed, maxBody: errMalformed} {
+		s := segment{kind: kindSealed, exporter: from, reader: self, messages: make([][]byte, count)}
+		raw, err := s.seal(codec, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unseal(raw, codec, id, self, from); err != want {
+			t.Errorf("%d empty messages in %d bytes: %v", count, len(raw), err)
+		}
+	}
+}

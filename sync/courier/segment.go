@@ -28,6 +28,7 @@ const (
 	maxSegment = 8 << 20  // bytes of a segment's file
 	maxBody    = 16 << 20 // bytes of the messages in one, unpacked
 	fillTo     = 2 << 20  // bytes of messages at which a segment is closed
+	maxCount   = 1 << 16  // messages in one: empty ones pack to nothing, and each takes memory when read
 )
 
 // The kinds of segments. Their numbers are format.
@@ -142,10 +143,10 @@ func parseSegment(b []byte, codec *parcel.Codec, self, from peer.ID) (*segment, 
 		return nil, errMalformed
 	}
 	r = reader{b: body}
-	for len(r.b) > 0 && !r.bad {
+	for len(r.b) > 0 && !r.bad && len(s.messages) < maxCount {
 		s.messages = append(s.messages, r.block())
 	}
-	if r.bad {
+	if r.bad || len(r.b) > 0 {
 		return nil, errMalformed
 	}
 	return s, nil
