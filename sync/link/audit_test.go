@@ -13,6 +13,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
+	"hallig/sync/outbox"
 	"hallig/sync/peer"
 	"hallig/sync/recon"
 )
@@ -343,4 +344,29 @@ func setBack(t *testing.T, w *world, begun, talk bool) {
 	if begun && differ != "" {
 		t.Errorf("a restore that says so needs no sketch: %s", differ)
 	}
+}
+
+// TestWantsWithoutEnd: a box that goes on to want what is in a sketch gets each event named once, and the comparison ends.
+func TestWantsWithoutEnd(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, id := two(w, newWire("p2p", 1e6, 5*time.Millisecond))
+		pass(time.Minute)
+		taken := 0
+		a.link.post(func() {
+			f := a.link.fars[b.peer.ID]
+			g := &giving{id: 7, set: &outbox.Set{Room: id, Elements: []recon.Element{1, 2, 3, 4}}}
+			f.audit.give = g
+			for range 10 {
+				if f.audit.give != g {
+					break
+				}
+				taken++
+				f.sketchFound(recon.Found{ID: 7, More: true, Wants: []recon.Element{8, 9}})
+			}
+		})
+		pass(time.Second)
+		if taken != 3 {
+			t.Errorf("%d answers were taken for a sketch of four elements, want two and one that is too much", taken)
+		}
+	})
 }

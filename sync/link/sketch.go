@@ -24,6 +24,7 @@ type giving struct {
 	list   bool // symbols did not suffice
 	ended  bool // the far end has found the difference, or the list is out
 	flying int
+	wanted int // elements that the far end has called lacking
 
 	window   []recon.Symbol // symbols from number from on, coded ahead
 	from     int
@@ -101,8 +102,13 @@ func (f *far) sketchFound(p recon.Found) {
 	if p.Failed {
 		f.l.log.Warn("the far end could make nothing of a sketch; the next comparison tries again", "peer", f.p.Server, "room", g.set.Room)
 	}
+	more := p.More
+	if g.wanted += len(p.Wants); g.wanted > len(g.set.Elements) { // nobody lacks more than there is: it asks for the same again and again
+		f.l.log.Warn("the far end wants more of a sketch than is in it; the rest is dropped", "peer", f.p.Server, "room", g.set.Room, "elements", len(g.set.Elements))
+		p.Wants, more = nil, false
+	}
 	f.name(g.set, p.Wants)
-	if p.More {
+	if more {
 		return
 	}
 	a.give = nil
