@@ -61,6 +61,7 @@ type neighbour struct {
 	past   map[peer.ID]byte // to be told once
 	tellAt time.Time
 	over   []parcel.Custody // called over
+	share  flashShare
 }
 
 func newNeighbour(id peer.ID, bps int) *neighbour {
@@ -438,9 +439,9 @@ func (r *Relay) loadOwn(n *neighbour, now time.Time) {
 				if n.loaded >= n.window() {
 					return
 				}
-				if r.gives(n, b, p, how) {
-					n.load(&offer{name: parcelName{to, r.origin(), p.seq}, part: p,
-						p: parcel.Sealed{To: to, From: r.origin(), Seq: p.seq, Priority: l.priority, Body: p.body}})
+				if name := (parcelName{to, r.origin(), p.seq}); r.gives(n, b, p, how) && !n.has(name) {
+					n.load(&offer{name: name, part: p,
+						p: parcel.Sealed{To: to, From: r.origin(), Seq: p.seq, Priority: l.priority, Body: p.body}}, l.priority)
 				}
 			}
 		}
@@ -465,14 +466,12 @@ func (r *Relay) gives(n *neighbour, b *mailbox, p *part, how fit) bool {
 	return len(p.given)+len(p.offered) < copies
 }
 
-func (n *neighbour) load(o *offer) {
-	if n.has(o.name) {
-		return
-	}
+// load makes an offer ready at a priority, which is not always its own.
+func (n *neighbour) load(o *offer, class int) {
 	if o.part != nil {
 		o.part.offered[n.id] = true
 	}
-	n.loads[o.p.Priority] = append(n.loads[o.p.Priority], o)
+	n.loads[class] = append(n.loads[class], o)
 	n.loaded += len(o.p.Body)
 }
 
@@ -507,6 +506,8 @@ func (r *Relay) loadCarried(n *neighbour, rows []store.Carried) {
 		if n.id == o.p.From.Box || r.settling[rowOf{c.N, ""}] || r.settling[rowOf{c.N, n.id}] {
 			continue // its writer has it, or somebody else since
 		}
-		n.load(o)
+		if !n.has(o.name) {
+			n.load(o, n.share.class(o, time.Now()))
+		}
 	}
 }

@@ -18,7 +18,7 @@
 //
 // Which neighbour gets a parcel: the reader itself; else the one that is next on the way there (route.go); else, without a known way, up
 // to three neighbours get a copy from the writer, and a carrier hands its copy on only to a box that met the reader more lately. Flash
-// goes to everybody. Hops are counted, and a parcel that a box has met before is not taken twice, so what runs in circles ends.
+// goes to everybody, of each giver so much in an hour. Hops are counted, and a parcel that a box has met before is not taken twice, so what runs in circles ends.
 //
 // No clock is shared: a lifetime is counted down by whoever holds the parcel, while it runs.
 //

@@ -627,3 +627,45 @@ func TestFloodOfWords(t *testing.T) {
 		}
 	})
 }
+
+// TestFalseFlash: who calls all that it brings flash gets a share of that, and keeps nobody else's waiting.
+func TestFalseFlash(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		m, a, r, d := f.node("mala"), f.node("anna"), f.node("rosa"), f.node("dora")
+		paired(m, a, r, d)
+		r.start()
+		give := func(from *node, seq uint64) {
+			r.relay.Take(from.peer.ID, &parcel.Sealed{To: d.peer.ID, From: parcel.Origin{Box: from.peer.ID, Epoch: 1}, Seq: seq, Priority: parcel.Flash, Body: make([]byte, 500)})
+		}
+		for seq := range uint64(80) {
+			give(m, seq+1)
+		}
+		pass(time.Second)
+		give(a, 1)
+		pass(time.Second)
+		r.relay.Neighbour(d.peer.ID, 1_000_000)
+		pass(time.Second)
+		count := func(priority int) (got map[peer.ID]int) {
+			got = map[peer.ID]int{}
+			for {
+				p, done := r.relay.Next(d.peer.ID, priority, 1000)
+				if p == nil {
+					return got
+				}
+				if s, ok := p.(*parcel.Sealed); ok {
+					got[s.From.Box]++
+				}
+				done(true)
+			}
+		}
+		r.relay.mu.Lock()
+		r.relay.changed(time.Now()) // what was not given is read again
+		r.relay.mu.Unlock()
+		r.relay.poke()
+		pass(time.Second)
+		urgent, routine := count(parcel.Flash), count(parcel.Routine)
+		if most := flashHourly/500 + 1; urgent[m.peer.ID] != most || routine[m.peer.ID] != 80-most || urgent[a.peer.ID] != 1 {
+			t.Errorf("as flash %v, as routine %v; mala is %s", urgent, routine, m.peer.ID)
+		}
+	})
+}
