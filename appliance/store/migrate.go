@@ -95,7 +95,7 @@ CREATE TABLE invite_wait (
 ) STRICT, WITHOUT ROWID;`,
 	`-- 9: parcels that are carried for other boxes.
 CREATE TABLE custody (
-	n        INTEGER PRIMARY KEY,
+	n        INTEGER PRIMARY KEY AUTOINCREMENT,
 	dest     BLOB NOT NULL,
 	source   BLOB NOT NULL,
 	epoch    INTEGER NOT NULL,

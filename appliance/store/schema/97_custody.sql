@@ -2,9 +2,10 @@
 -- What this box carries for boxes that its neighbours do not reach: sealed, so it reads nothing of it. Boxes are named by their keys,
 -- for they need not be known here.
 
+-- n is never given twice: neighbours' answers that are under way, and sticks, go by it.
 -- until and at: seconds that this program has run, all its lives together (custody_run); until 0: it does not expire.
 CREATE TABLE custody (
-	n        INTEGER PRIMARY KEY,
+	n        INTEGER PRIMARY KEY AUTOINCREMENT,
 	dest     BLOB NOT NULL,
 	source   BLOB NOT NULL,
 	epoch    INTEGER NOT NULL,
