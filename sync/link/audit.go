@@ -136,6 +136,20 @@ func (f *far) auditGreeted(ahead bool, heads []recon.Heads) {
 	f.auditNext()
 }
 
+// auditStuck asks about rooms in which something goes no further because the far end may be owed what is not here.
+func (f *far) auditStuck() {
+	rooms := f.feed.Stuck()
+	if len(rooms) == 0 {
+		return
+	}
+	f.l.after(headsWait, func() { // it may just be coming
+		for _, id := range rooms {
+			f.audit.want(recon.RoomOf(id))
+		}
+		f.auditNext()
+	})
+}
+
 // auditIn lets the next audit of all rooms be due in d or up to twice that.
 func (f *far) auditIn(d time.Duration) {
 	if f.audit.timer != nil {
@@ -283,6 +297,9 @@ func (f *far) auditAnswer(q recon.Audit) {
 	}
 	f.l.work(func(ctx context.Context) func() {
 		answer, owed, err := f.l.out.Answer(ctx, f.p, f.feed, q)
+		if err == nil {
+			err = f.feed.Compared(ctx, q)
+		}
 		return func() {
 			a.busy = false
 			if err != nil || f.closed {
@@ -297,7 +314,7 @@ func (f *far) auditAnswer(q recon.Audit) {
 			f.auditIn(auditEvery) // that was it, for both
 			f.offer(owed)
 			f.enqueue(parcel.Bulk, &parcel.Sketch{Body: answer.Append(nil)}, nil)
-			f.pump()
+			f.touchAll() // it may be further than we knew
 		}
 	})
 }
@@ -333,6 +350,9 @@ func (f *far) auditAnswered(answer recon.Audit) {
 	ask.differ = []recon.Holding{} // the answer is here
 	f.l.work(func(ctx context.Context) func() {
 		differ, owed, err := f.l.out.Differing(ctx, f.p, f.feed, answer)
+		if err == nil {
+			err = f.feed.Compared(ctx, answer)
+		}
 		return func() {
 			if a.ask != ask || err != nil {
 				f.auditFailed(ask, err)
@@ -342,7 +362,7 @@ func (f *far) auditAnswered(answer recon.Audit) {
 			f.offer(owed)
 			ask.differ = differ
 			f.sketchNext(ask)
-			f.pump()
+			f.touchAll() // it may be further than we knew
 		}
 	})
 }

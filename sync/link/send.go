@@ -116,6 +116,7 @@ func (f *far) read(w *way) {
 			outbox.Arrange(f.items)
 			f.heraldNews()
 			f.more = f.more || len(items) > 0
+			f.auditStuck()
 			f.watch()
 			f.pump()
 		}

@@ -39,13 +39,15 @@ type Feed struct {
 	mail    bool      // the peer is written to by mail
 	open    bool      // the peer is reached over open language only (open.go)
 	sealed  map[event.RoomID]bool
-	letters bool // messages between devices wait for another way
+	letters bool           // messages between devices wait for another way
+	stuck   []event.RoomID // in which a hole was met (holes.go)
 }
 
 // cursor is where the peer is in one log.
 type cursor struct {
 	kept, sent uint64
 	flight     []flying
+	hole       uint64 // 1 + the place before which the log was last found to go no further (holes.go)
 }
 
 type flying struct {

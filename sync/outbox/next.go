@@ -85,6 +85,7 @@ type stream struct {
 	full    bool // there may be more entries than were read
 	after   uint64
 	skipTo  uint64 // places from after up to here are not for the peer
+	hole    bool   // the next entry stands behind places that were not for this box
 }
 
 // room reads up to limit items of one room; more says that there may be others.
@@ -134,6 +135,9 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 		if best == nil {
 			for _, s := range streams {
 				more = more || s.full && len(s.entries) == 0
+				if s.hole {
+					f.before(id, s.log.N, s.after)
+				}
 			}
 			return items, more && len(items) > 0, nil
 		}
@@ -198,7 +202,7 @@ func (s *stream) settle(d *dues) bool {
 		e := s.entries[0]
 		hole := e.Seq != at+1 || e.Event == 0
 		if hole && !s.log.Own && !(d.late && at == s.after && s.after == 0) {
-			s.entries, s.full = nil, false // only its own box may say what is in the hole
+			s.entries, s.full, s.hole = nil, false, true // only its own box may say what is in the hole
 			return false
 		}
 		if e.Event != 0 && d.holds(e.Event) {
