@@ -101,7 +101,12 @@ func (l *lab) compare() (c labCount, wrong []string) {
 				}
 				if e.must[b] && shown[b][e.id] == 0 {
 					c.lost++
-					bad("%s lacks %s of %s, written at %v", b.name, e.id, e.by.name, e.at.Sub(l.began))
+					bad("%s lacks %s of %s, written at %v; %s", b.name, e.id, e.by.name, e.at.Sub(l.began), l.trail(e))
+					for _, id := range l.roots(e.id, e.by, b) {
+						if id != e.id {
+							bad("\tand what came before: %s", l.who(id))
+						}
+					}
 				}
 			}
 		}
@@ -190,6 +195,85 @@ func (l *lab) who(id event.ID) string {
 		})
 		if err != nil {
 			out += err.Error()
+		}
+	}
+	return out
+}
+
+// trail tells how far a message has come: what each box has of the log that it was written into, and who is told of its room.
+func (l *lab) trail(e *labEvent) string {
+	out := l.who(e.id)
+	for _, b := range l.boxes {
+		err := b.db.View(l.t.Context(), func(r *store.Read) error {
+			logs, err := r.Logs(e.room.id)
+			if err != nil {
+				return err
+			}
+			nid, err := r.EventNID(e.id)
+			if err != nil {
+				return err
+			}
+			out += fmt.Sprintf("\n\t%s has it as %d", b.name, nid)
+			for _, k := range logs {
+				if k.Box != string(e.by.peer.ID) {
+					continue
+				}
+				at := uint64(0)
+				if nid != 0 {
+					if at, err = r.PlaceOf(k.N, nid); err != nil {
+						return err
+					}
+				}
+				kept, err := r.KeptBy(k.N)
+				if err != nil {
+					return err
+				}
+				named := map[string]uint64{}
+				for _, o := range l.boxes {
+					if n, ok := kept[string(o.peer.ID)]; ok {
+						named[o.name] = n
+					}
+				}
+				out += fmt.Sprintf("; epoch %x top %d place %d kept by %v", k.Epoch, k.Top, at, named)
+			}
+			for _, o := range l.boxes {
+				spans, err := r.Spans(o.name, e.room.id)
+				if err != nil {
+					return err
+				}
+				out += fmt.Sprintf("; %s due %v", o.name, spans)
+			}
+			return nil
+		})
+		if err != nil {
+			out += err.Error()
+		}
+	}
+	return out
+}
+
+// roots are the oldest ancestors of an event that a box lacks, as another box knows them.
+func (l *lab) roots(id event.ID, from, at *box) (out []event.ID) {
+	seen := map[event.ID]bool{id: true}
+	for todo := []event.ID{id}; len(todo) > 0; todo = todo[1:] {
+		p, _, err := from.rooms.Event(l.t.Context(), todo[0])
+		if err != nil || p == nil {
+			out = append(out, todo[0])
+			continue
+		}
+		root := true
+		for _, up := range append(append([]event.ID{}, p.Prev...), p.Auth...) {
+			if l.holds(at, up) {
+				continue
+			}
+			root = false
+			if !seen[up] {
+				seen[up] = true
+				todo = append(todo, up)
+			}
+		}
+		if root {
+			out = append(out, todo[0])
 		}
 	}
 	return out
