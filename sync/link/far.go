@@ -58,21 +58,23 @@ type far struct {
 	askTimer *time.Timer
 
 	// What waits to be sent, the most urgent first.
-	queues   [parcel.Bulk + 1][]entry
-	feed     *outbox.Feed
-	items    []outbox.Item     // read from the feed
-	more     bool              // the feed may have more
-	urgent   bool              // and what it has may be urgent
-	owed     int               // bytes that the least urgent may have before others
-	news     []precedence.News // flash that is not read from the feed yet
-	asIf     int               // priority for the transport of what goes by that right; 0: its own
-	reading  bool
-	starting int           // greetings that are being taken
-	edus     []*parcel.EDU // read from the queue; sent one message at a time
-	edusDue  bool
-	eduBusy  bool
-	eduHold  *time.Timer // receipts wait
-	eduLate  bool        // they have waited long enough
+	queues     [parcel.Bulk + 1][]entry
+	feed       *outbox.Feed
+	items      []outbox.Item     // read from the feed
+	more       bool              // the feed may have more
+	urgent     bool              // and what it has may be urgent
+	owed       int               // bytes that the least urgent may have before others
+	news       []precedence.News // flash that is not read from the feed yet
+	asIf       int               // priority for the transport of what goes by that right; 0: its own
+	reading    bool
+	starting   int           // greetings that are being taken
+	edus       []*parcel.EDU // read from the queue; sent one message at a time
+	edusDue    bool
+	eduReading bool // forget leaves it: a reading that is under way ends by itself
+	eduBusy    bool
+	eduTo      uint64      // the last that went
+	eduHold    *time.Timer // receipts wait
+	eduLate    bool        // they have waited long enough
 
 	told    map[naming]bool // names that the far end has, in this session
 	telling bool            // a message that explains names is under way

@@ -258,6 +258,7 @@ func (f *far) greetedByMail(h recon.Hello) {
 			if err != nil && ctx.Err() == nil {
 				f.l.log.Error("greeting could not be used", "peer", f.p.Server, "err", err)
 			}
+			f.eduReceipt()
 			if fresh {
 				f.mail.out = nil
 				f.again()
@@ -356,7 +357,7 @@ func (f *far) mailWaits() bool {
 		return false
 	}
 	waiting, _, _ := f.active.mail.Outlook(f.active.addr)
-	return waiting > 0 || len(f.items) > 0 || len(f.edus) > 0
+	return waiting > 0 || len(f.items) > 0 || len(f.edus) > 0 && !f.eduBusy
 }
 
 // mailPatience is how long after the far box has read a message its receipt may take.

@@ -289,6 +289,7 @@ func (f *far) takeReceipt(ctx context.Context, k *parcel.Kept) func() {
 		if err != nil && ctx.Err() == nil {
 			f.l.log.Error("receipt could not be taken", "peer", f.p.Server, "err", err)
 		}
+		f.eduReceipt()
 		for _, id := range ids {
 			f.l.c.Observe(Event{What: "kept", Peer: f.p, Event: id})
 		}

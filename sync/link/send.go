@@ -88,7 +88,7 @@ func (f *far) read(w *way) {
 		return
 	}
 	f.leaveToOthers(w)
-	if f.edusDue && len(f.edus) == 0 && !f.eduBusy {
+	if f.edusDue && len(f.edus) == 0 && !f.eduBusy && !f.eduReading {
 		f.edusDue = false
 		f.readEDUs(w)
 	}
@@ -123,7 +123,9 @@ func (f *far) read(w *way) {
 	})
 }
 
+// readEDUs reads on in the queue, one reading at a time: the far end's receipt is cumulative, so nothing may be left out or overtaken.
 func (f *far) readEDUs(w *way) {
+	f.eduReading = true
 	gen, slow := f.gen, w.slow()
 	f.l.work(func(ctx context.Context) func() {
 		edus, err := f.feed.NextEDUs(ctx, 50, !slow)
@@ -131,11 +133,21 @@ func (f *far) readEDUs(w *way) {
 			if err != nil && ctx.Err() == nil {
 				f.l.log.Error("EDUs could not be read", "peer", f.p.Server, "err", err)
 			}
-			if f.gen != gen || f.closed || len(edus) == 0 {
+			f.eduReading = false
+			switch {
+			case f.closed:
 				return
+			case err != nil:
+				f.edusDue = true // with what comes next
+				return
+			case f.gen != gen:
+				// What was under way was taken back meanwhile. The feed may have given these after that: it must not go on behind them.
+				f.feed.RewindEDUs()
+				f.edusDue = true
+			case len(edus) > 0:
+				f.edus = edus
+				f.edusDue = f.edusDue || len(edus) == 50
 			}
-			f.edus = edus
-			f.edusDue = len(edus) == 50
 			f.watch()
 			f.pump()
 		}
@@ -243,10 +255,18 @@ func (m *message) done(err error) {
 		}
 		return
 	}
-	if m.edus && m.gen == f.gen {
+	if m.edus && m.gen == f.gen && m.w.mail == nil {
 		f.eduBusy = false
 	}
 	f.pump()
+}
+
+// eduReceipt lets the next EDUs go when the far end keeps those before. By mail the far box has answered for a message before it has worked on
+// it, and it may restart in between: what followed would then stand for what was lost, as receipts of EDUs are cumulative.
+func (f *far) eduReceipt() {
+	if f.eduBusy && f.feed.EDUsKept() >= f.eduTo {
+		f.eduBusy = false
+	}
 }
 
 // again sends everything anew that is not kept.
@@ -292,7 +312,12 @@ func (f *far) sendEDUs(w *way, priority int) {
 	}
 	m := &message{feed: true, edus: true}
 	f.eduBusy = true
-	took, _ := f.transmit(w, priority, m, parcels)
+	took, size := f.transmit(w, priority, m, parcels)
+	if size == 0 {
+		f.eduBusy = false // nothing is under way
+	} else {
+		f.eduTo = f.edus[took-1].Seq
+	}
 	f.edus = f.edus[took:]
 }
 

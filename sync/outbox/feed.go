@@ -322,6 +322,13 @@ func (f *Feed) RewindEDUs() {
 	f.eduSent = f.eduKept
 }
 
+// EDUsKept is up to which number the peer keeps EDUs.
+func (f *Feed) EDUsKept() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.eduKept
+}
+
 // Holding says whether the feed waits for the peer's Pull.
 func (f *Feed) Holding() bool {
 	f.mu.Lock()
