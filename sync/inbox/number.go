@@ -124,6 +124,16 @@ func stay(tx *store.Tx, e room.AppendInfo, self string) error {
 			return err
 		}
 		return tx.OpenSpan(server, e.Room, base)
+	case now == "join" && was != "join" && joined == 0:
+		// The join lost at once against a branch that its box does not know: it believes to be in, and must learn what put it out.
+		base, err := baseOf(tx, e)
+		if err != nil {
+			return err
+		}
+		if err := tx.OpenSpan(server, e.Room, base); err != nil {
+			return err
+		}
+		return tx.CloseSpan(server, e.Room, e.NID)
 	case now != "join" && was == "join" && joined == 0:
 		return tx.CloseSpan(server, e.Room, e.NID)
 	case (now == "leave" || now == "ban") && joined == 0 && e.PDU.Sender.Server() != server:
