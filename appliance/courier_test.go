@@ -182,6 +182,9 @@ func TestStickBetweenBoxes(t *testing.T) {
 
 // TestJoinByStick: somebody is invited and joins although nothing but a stick ever passes between the two boxes after their pairing.
 func TestJoinByStick(t *testing.T) {
+	if os.Getenv("HALLIG_LAB") == "" {
+		t.Skip("a story of a minute that wants the machine for itself; `make lab` tells it")
+	}
 	if !inside(t) {
 		return
 	}
