@@ -344,3 +344,16 @@ func TestLineSentences(t *testing.T) {
 		t.Errorf("%+v", n.Sentence)
 	}
 }
+
+// TestWithheldRoomsAreForAdministrators: which encrypted rooms wait for another way than amateur radio is nobody's business who has not signed in.
+func TestWithheldRoomsAreForAdministrators(t *testing.T) {
+	f := well()
+	f.Peers = []PeerFacts{{Server: "b.example", InReach: true, Withheld: []string{"Krisenstab"}}}
+	tree := Judge(f)
+	if !strings.Contains(fmt.Sprint(tree), "Krisenstab") {
+		t.Error("the administrator is not told which room waits")
+	}
+	if strings.Contains(fmt.Sprint(tree.Public()), "Krisenstab") {
+		t.Error("everybody is told which room waits")
+	}
+}

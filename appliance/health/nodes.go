@@ -277,8 +277,9 @@ func peer(p PeerFacts, f Facts) Node {
 		if len(p.Withheld) > 5 {
 			rooms += ", ..."
 		}
-		n.Sentence = Sentence{"Die Box " + p.Server + " ist nur über Amateurfunk verbunden; Ende-zu-Ende-verschlüsselte Räume dürfen da nicht hinüber und warten auf einen anderen Weg: " + rooms + ". Für den Funk einen unverschlüsselten Raum nehmen.",
-			"The box " + p.Server + " is connected over amateur radio only; end-to-end encrypted rooms must not go over it and wait for another way: " + rooms + ". Use an unencrypted room for the radio."}
+		n.Sentence = Sentence{"Die Box " + p.Server + " ist nur über Amateurfunk verbunden; Ende-zu-Ende-verschlüsselte Räume dürfen da nicht hinüber und warten auf einen anderen Weg. Für den Funk einen unverschlüsselten Raum nehmen.",
+			"The box " + p.Server + " is connected over amateur radio only; end-to-end encrypted rooms must not go over it and wait for another way. Use an unencrypted room for the radio."}
+		n.Detail = rooms // names of rooms are for those who administer
 		return n
 	case p.InReach && p.WithheldKeys:
 		n.Sentence = Sentence{"Die Box " + p.Server + " ist über Amateurfunk verbunden; Schlüssel für verschlüsselte Räume warten auf einen anderen Weg.",
