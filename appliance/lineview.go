@@ -63,7 +63,7 @@ func (b *Box) lines() []admin.Line {
 		if q.Modem.Signal {
 			l.RSSI, l.SNR = &q.Modem.RSSI, &q.Modem.SNR
 		}
-		if stats.AirLimited {
+		if stats.AirLimited && stats.PortOpen {
 			left := stats.AirLeft.Seconds()
 			l.AirLeft, l.SendIn = &left, stats.SendIn.Seconds()
 		}

@@ -121,12 +121,12 @@ type Line struct {
 	RSSI          *int            `json:"rssi_dbm,omitempty"`         // of the last frame heard
 	SNR           *float64        `json:"snr_db,omitempty"`           //
 	Note          string          `json:"note,omitempty"`             // the modem in its own words
-	AirLeft       *float64        `json:"air_left_seconds,omitempty"` // that the band's duty cycle allows at once; nil: no duty cycle
+	AirLeft       *float64        `json:"air_left_seconds,omitempty"` // that the band's duty cycle still allows this hour; nil: no duty cycle, or no open port
 	SendIn        float64         `json:"send_in_seconds,omitempty"`  // until the next frame may go
 	Trouble       health.Sentence `json:"trouble,omitzero"`
 }
 
-// AirTime is what is left of the hour's air time; "" where there is no duty cycle.
+// AirTime is what is left of the hour's air time; "" where there is no duty cycle, or the port is not open.
 func (l Line) AirTime() string {
 	if l.AirLeft == nil {
 		return ""

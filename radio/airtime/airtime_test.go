@@ -287,3 +287,22 @@ func TestLoRaAirtime(t *testing.T) {
 		t.Errorf("symbol of SF12: %v", d)
 	}
 }
+
+// TestRoom: what people are told of the hour is not cut down to the lease, which only says how much is written down ahead.
+func TestRoom(t *testing.T) {
+	band, ok := Lookup("eu868-10")
+	if !ok {
+		t.Fatal("no such band")
+	}
+	b, now := New(band), time.Unix(1_000_000, 0)
+	b.Lease(time.Second)
+	b.State(now, Moment{Boot: "a"}, false)
+	b.Leased(true)
+	b.Use(now, 4*time.Second)
+	if got, want := b.Room(now, Talk), 320*time.Second; got != want {
+		t.Errorf("the hour allows %v more, want %v", got, want)
+	}
+	if left := b.Left(now, Talk); left >= b.Room(now, Talk) {
+		t.Errorf("%v may go at once, no less than the hour's %v: there was no lease", left, b.Room(now, Talk))
+	}
+}

@@ -86,12 +86,20 @@ func (b *Budget) Left(now time.Time, c Class) time.Duration {
 	if !b.Limited() {
 		return math.MaxInt64
 	}
-	// While it is sent, the window's begin moves on and may free more; that is not counted.
-	left := max(0, b.limit(c)-b.used(b.after(now)))
+	left := b.Room(now, c)
 	if b.leases {
 		left = min(left, b.lease)
 	}
 	return left
+}
+
+// Room is what the sliding hour still allows a class, leased or not: what people are told. While it is sent, the window's begin moves on and may free
+// more; that is not counted.
+func (b *Budget) Room(now time.Time, c Class) time.Duration {
+	if !b.Limited() {
+		return math.MaxInt64
+	}
+	return max(0, b.limit(c)-b.used(b.after(now)))
 }
 
 // after is now, or the end of what is booked.

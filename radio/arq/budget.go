@@ -153,7 +153,7 @@ func (l *Link) book(now time.Time, air time.Duration) {
 type Air struct {
 	Limited     bool
 	Limit       time.Duration
-	Left, Flash time.Duration // for messages at once, for flash at once
+	Left, Flash time.Duration // that the hour still allows: for messages, for flash
 	SendIn      time.Duration // until the next frame may go
 }
 
@@ -168,5 +168,5 @@ func (l *Link) Air(now time.Time) Air {
 		priority, size = 3, l.cfg.Framing.Size(l.cfg.MTU)
 	}
 	at := l.start(now, class(priority), size, true)
-	return Air{Limited: true, Limit: b.Band().Limit(), Left: b.Left(now, airtime.Talk), Flash: b.Left(now, airtime.Flash), SendIn: max(0, at.Sub(now))}
+	return Air{Limited: true, Limit: b.Band().Limit(), Left: b.Room(now, airtime.Talk), Flash: b.Room(now, airtime.Flash), SendIn: max(0, at.Sub(now))}
 }
