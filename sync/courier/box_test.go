@@ -332,3 +332,32 @@ func says(b *box, id event.RoomID, n int) (ids []event.ID) {
 	}
 	return ids
 }
+
+// left says by which way an event left last.
+func (b *box) left(id event.RoomID, e event.ID) (way string) {
+	b.w.t.Helper()
+	if err := b.db.Do(b.w.t.Context(), func(*store.Tx) error { return nil }); err != nil { // what was noted lazily is there then
+		b.w.t.Fatal(err)
+	}
+	err := b.db.View(b.w.t.Context(), func(r *store.Read) error {
+		nid, err := r.EventNID(e)
+		if err != nil {
+			return err
+		}
+		places, err := r.PlacesOf(id, nid)
+		for _, p := range places {
+			leaves, err := r.Left(p.Log.N, p.Seq)
+			if err != nil {
+				return err
+			}
+			for _, x := range leaves {
+				way = x.Way
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	return way
+}

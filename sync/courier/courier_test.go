@@ -24,6 +24,9 @@ func TestThereAndBack(t *testing.T) {
 	if got := of(out, b); got.Events < 40 || got.EDUs != 2 {
 		t.Errorf("exported %+v", got)
 	}
+	if way := a.left(id, ids[39]); way != "courier" {
+		t.Errorf("the last message left by %q, want the courier", way)
+	}
 	due := a.pending(b)
 	if due < 40 || a.queued(b) != 3 {
 		t.Errorf("exporting moved a cursor: %d events due, %d EDUs queued", due, a.queued(b))

@@ -352,6 +352,7 @@ func (e *export) allEvents(ctx context.Context, peers []peer.Peer) error {
 // someEvents writes one segment of events; more says that there may be others.
 func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, box *BoxReport) (more bool, err error) {
 	b := e.c.build(p, kindEvents)
+	var gone outbox.Places
 	for b.size < fillTo {
 		items, err := e.next(ctx, p, f)
 		if err != nil {
@@ -361,6 +362,7 @@ func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, bo
 			break
 		}
 		more = true
+		gone = gone.With(items)
 		if err := errors.Join(b.items(ctx, items), b.flush()); err != nil {
 			return false, err
 		}
@@ -379,6 +381,7 @@ func (e *export) someEvents(ctx context.Context, p peer.Peer, f *outbox.Feed, bo
 	if err := e.commit(ctx); err != nil {
 		return false, err
 	}
+	f.Left(gone, "courier")
 	e.events += b.events
 	box.Segments++
 	box.Events += b.events

@@ -274,7 +274,7 @@ func (l *Link) sendCast(w *way, b Broadcaster, group []*far, batch []outbox.Item
 			l.c.Observe(Event{What: "sent", Peer: g.p, Transport: w.t.Name(), Event: it.ID, Room: it.Room, Bytes: len(msg) / len(batch) / len(group)})
 			return true
 		})
-		g.feed.Left(left, w.t.Name())
+		g.feed.Left(outbox.Places(nil).With(left), w.t.Name())
 		g.watch()
 	}
 	l.log.Info("sent to several boxes at once", "transport", w.t.Name(), "boxes", len(group), "events", len(batch), "bytes", len(msg))

@@ -386,7 +386,7 @@ func (f *far) sendItems(w *way, priority int) {
 		}
 	}
 	if took > 0 {
-		f.feed.Left(batch[:n], w.t.Name())
+		f.feed.Left(outbox.Places(nil).With(batch[:n]), w.t.Name())
 	}
 	f.items = f.items[n:]
 	if len(f.items) == 0 {

@@ -213,29 +213,37 @@ func isIn(r *store.Read, room event.RoomID, who string) (bool, error) {
 	return n > 0, err
 }
 
-// Left notes by which way items left, without haste.
-func (f *Feed) Left(items []Item, way string) {
-	type run struct {
-		log         int64
-		first, last uint64
-	}
-	var runs []run
+// Places are where items stand in their logs, without the items.
+type Places []run
+
+type run struct {
+	log         int64
+	first, last uint64
+}
+
+// With adds the places of items that carry an event.
+func (x Places) With(items []Item) Places {
 	for _, it := range items {
-		if it.Event == nil {
+		if it.Event == nil || it.log == 0 {
 			continue
 		}
-		if n := len(runs) - 1; n >= 0 && runs[n].log == it.log && it.seq == runs[n].last+1 {
-			runs[n].last = it.seq
+		if n := len(x) - 1; n >= 0 && x[n].log == it.log && it.seq == x[n].last+1 {
+			x[n].last = it.seq
 			continue
 		}
-		runs = append(runs, run{it.log, it.seq, it.seq})
+		x = append(x, run{it.log, it.seq, it.seq})
 	}
-	if len(runs) == 0 {
+	return x
+}
+
+// Left notes by which way events left, without haste.
+func (f *Feed) Left(places Places, way string) {
+	if len(places) == 0 {
 		return
 	}
 	at := f.o.now()
 	f.o.db.Lazy(func(tx *store.Tx) error {
-		for _, x := range runs {
+		for _, x := range places {
 			if err := tx.Left(string(f.p.ID), x.log, x.first, x.last, way, at); err != nil {
 				return err
 			}
