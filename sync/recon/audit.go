@@ -154,22 +154,13 @@ func (a Audit) Append(b []byte) []byte {
 		b = append(b, typeAsk)
 	}
 	b = append(b, a.Salt[:]...)
-	index := map[boxEpoch]uint64{}
-	var table []boxEpoch
+	var table logTable
 	for _, r := range a.Rooms {
 		for _, l := range r.Logs {
-			k := boxEpoch{l.Box, l.Epoch}
-			if _, ok := index[k]; !ok {
-				index[k] = uint64(len(table))
-				table = append(table, k)
-			}
+			table.add(boxEpoch{l.Box, l.Epoch})
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(table)))
-	for _, k := range table {
-		b = append(b, k.box[:]...)
-		b = binary.BigEndian.AppendUint32(b, k.epoch)
-	}
+	b = table.append(b)
 	b = binary.AppendUvarint(b, uint64(len(a.Rooms)))
 	for _, r := range a.Rooms {
 		b = append(b, r.Room[:]...)
@@ -179,7 +170,7 @@ func (a Audit) Append(b []byte) []byte {
 		}
 		b = binary.AppendUvarint(b, uint64(len(r.Logs)))
 		for _, l := range r.Logs {
-			b = binary.AppendUvarint(b, index[boxEpoch{l.Box, l.Epoch}])
+			b = binary.AppendUvarint(b, table.index[boxEpoch{l.Box, l.Epoch}])
 			b = binary.AppendUvarint(b, l.UpTo)
 			b = binary.AppendUvarint(b, uint64(len(l.Skips)))
 			last := uint64(0)

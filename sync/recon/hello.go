@@ -66,6 +66,31 @@ type boxEpoch struct {
 	epoch uint32
 }
 
+// logTable names boxes and epochs once, in the order in which they come first; where they come again their number stands.
+type logTable struct {
+	index map[boxEpoch]uint64
+	names []boxEpoch
+}
+
+func (t *logTable) add(k boxEpoch) {
+	if t.index == nil {
+		t.index = map[boxEpoch]uint64{}
+	}
+	if _, ok := t.index[k]; !ok {
+		t.index[k] = uint64(len(t.names))
+		t.names = append(t.names, k)
+	}
+}
+
+func (t *logTable) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(t.names)))
+	for _, k := range t.names {
+		b = append(b, k.box[:]...)
+		b = binary.BigEndian.AppendUint32(b, k.epoch)
+	}
+	return b
+}
+
 // Append encodes the greeting.
 func (h Hello) Append(b []byte) []byte {
 	flags := byte(0)
@@ -84,22 +109,13 @@ func (h Hello) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, e.Epoch)
 		b = binary.AppendUvarint(b, e.Kept)
 	}
-	index := map[boxEpoch]uint64{}
-	var table []boxEpoch
+	var table logTable
 	for _, r := range h.Rooms {
 		for _, l := range r.Logs {
-			k := boxEpoch{l.Box, l.Epoch}
-			if _, ok := index[k]; !ok {
-				index[k] = uint64(len(table))
-				table = append(table, k)
-			}
+			table.add(boxEpoch{l.Box, l.Epoch})
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(table)))
-	for _, k := range table {
-		b = append(b, k.box[:]...)
-		b = binary.BigEndian.AppendUint32(b, k.epoch)
-	}
+	b = table.append(b)
 	b = binary.AppendUvarint(b, uint64(len(h.Rooms)))
 	for _, r := range h.Rooms {
 		b = append(b, r.Room[:]...)
@@ -107,7 +123,7 @@ func (h Hello) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, r.Frontier.State)
 		b = binary.AppendUvarint(b, uint64(len(r.Logs)))
 		for _, l := range r.Logs {
-			b = binary.AppendUvarint(b, index[boxEpoch{l.Box, l.Epoch}])
+			b = binary.AppendUvarint(b, table.index[boxEpoch{l.Box, l.Epoch}])
 			b = binary.AppendUvarint(b, l.Kept)
 		}
 	}
