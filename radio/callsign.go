@@ -25,11 +25,7 @@ type calls struct {
 func (p *Port) Open(string) bool { return p.onlyOpen }
 
 func (p *Port) callWire() []byte {
-	framing := frame.COBS
-	if p.cfg.KISS {
-		framing = frame.KISS
-	}
-	return framing.Append(framing.Resync(), frame.CallFrame(p.cfg.CallSign))
+	return frame.COBS.Append(frame.COBS.Resync(), frame.CallFrame(p.cfg.CallSign))
 }
 
 // announce has the call sign told with the next transmission when it is due. Called with mu held.

@@ -55,18 +55,14 @@ func New(cfg Config) *Port {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	framing := frame.COBS
-	if cfg.KISS {
-		framing = frame.KISS
-	}
 	band, known := airtime.Lookup(cfg.Band)
 	budget := airtime.New(band)
 	p := &Port{cfg: cfg, log: cfg.Log, budget: budget, known: known, onlyOpen: band.OpenLanguageOnly, kick: make(chan struct{}, 1), told: make(chan struct{}, 1)}
 	link := arq.Config{
-		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: framing,
+		BitsPerSecond: cfg.BitsPerSecond, BitsPerByte: cfg.BitsPerByte, FullDuplex: cfg.FullDuplex, Framing: frame.COBS,
 		MTU: cfg.MTU, TurnDelay: cfg.TurnDelay, KeyDown: cfg.KeyDown, Lead: cfg.Lead, Seed: cfg.Seed,
 		Budget: budget, Air: cfg.Air, Open: band.OpenLanguageOnly,
-		Correct: cfg.Correct && !cfg.KISS && !cfg.Shared, CorrectAlways: cfg.CorrectAlways, Packets: cfg.Packets || cfg.KISS,
+		Correct: cfg.Correct && !cfg.Shared, CorrectAlways: cfg.CorrectAlways, Packets: cfg.Packets,
 	}
 	if cfg.Shared {
 		if cfg.Station == 0 {
@@ -203,9 +199,7 @@ func (p *Port) writeLimit() time.Duration {
 // loop is the one place that knows the time.
 func (p *Port) loop(ctx context.Context, chunks <-chan []byte, out chan<- []byte, failed <-chan error) error {
 	var decoder frame.Decoder
-	if p.cfg.KISS {
-		decoder.Framing = frame.KISS
-	} else if p.link.Config().Correct {
+	if p.link.Config().Correct {
 		decoder.Framing = frame.Coded
 	}
 	timer := time.NewTimer(time.Hour)

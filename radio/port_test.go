@@ -190,29 +190,6 @@ func TestMixedDuplex(t *testing.T) {
 	}
 }
 
-// Behind a KISS modem: other framing, a modem that swallows what is damaged.
-func TestKISS(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, ether.Config{BitsPerSecond: 1200, BitsPerByte: 8, TurnDelay: 300 * time.Millisecond, FrameLoss: 0.1, Delimiter: 0xC0, Seed: 2},
-			func(c *Config) { c.KISS, c.BitsPerByte = true, 8 })
-		until(t, time.Minute, "contact", b.up)
-		p := b.s[0].port
-		all := make([]byte, 256)
-		for i := range all {
-			all[i] = byte(i)
-		}
-		for range 8 {
-			p.Send(p.Addr(), 3, all, nil)
-		}
-		until(t, time.Minute, "all messages", func() bool { n, _, _ := b.s[1].count(); return n == 8 })
-		for _, m := range b.s[1].got {
-			if m != string(all) {
-				t.Errorf("came out as %x", m)
-			}
-		}
-	})
-}
-
 // What the reader answers at once rides on the acknowledgement.
 func TestReceiptRidesAlong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -33,7 +33,6 @@ type Config struct {
 	BitsPerSecond int  // line rate; deadlines and key-down time follow from it. 0: 9600
 	BitsPerByte   int  // 10 for 8N1 (default), 8 for a synchronous radio
 	FullDuplex    bool // both ends may talk at once (a null-modem cable). Default: half duplex, with turns
-	KISS          bool // a KISS modem stands between us and the air. Default: COBS, straight on the line
 
 	TurnDelay time.Duration // from the end of a transmission to the far end's first bytes (TXDELAY); 0 for wires
 	KeyDown   time.Duration // longest transmission; 0: computed from the rate, about 8.3 s at 1200 bit/s
