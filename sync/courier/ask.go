@@ -246,7 +246,7 @@ func (t *taking) asks(ctx context.Context) {
 	if old {
 		return // what is open lies on a later stick, too
 	}
-	answers, size := map[uint64]asked{}, 0
+	answers, size, signed := map[uint64]asked{}, 0, false
 	for i := 0; i+1 < len(t.s.messages) && i < 4*maxAsks; i += 2 {
 		a := asked{body: t.s.messages[i+1]}
 		if json.Unmarshal(t.s.messages[i], &a.head) != nil {
@@ -255,7 +255,7 @@ func (t *taking) asks(ctx context.Context) {
 		}
 		if !a.head.Answer {
 			if _, twice := answers[a.head.ID]; !twice && len(answers) < maxAsks && size < maxAnswers && t.c.c.Handler != nil {
-				answers[a.head.ID] = t.c.handle(ctx, t.p, a) // the others are asked again, once these have been heard
+				answers[a.head.ID] = t.c.handleAfter(ctx, t.p, a, signed) // the others are asked again, once these have been heard
 				size += len(answers[a.head.ID].body)
 				t.box.Asked++
 			}
@@ -271,6 +271,7 @@ func (t *taking) asks(ctx context.Context) {
 			}
 			open.answer <- a
 			t.box.Answers++
+			signed = signed || strings.Contains(open.head.Target, "/invite/")
 		}
 	}
 	q.mu.Lock()
@@ -300,6 +301,25 @@ func (e *export) questionsTo(p peer.Peer) error {
 	}
 	s.serial = e.seen
 	return e.write(s, entry{})
+}
+
+// handleAfter is handle for a question that may lie on the stick with what makes it right: a box that has signed an invite asks to join with the
+// same trip, and the invite becomes an event only beside this import.
+func (c *Courier) handleAfter(ctx context.Context, p peer.Peer, a asked, signed bool) asked {
+	const every, most = 200 * time.Millisecond, 50
+	out := c.handle(ctx, p, a)
+	for range most {
+		if !signed || out.head.Status != http.StatusForbidden || !strings.Contains(a.head.Target, "/make_join/") {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return out
+		case <-time.After(every):
+		}
+		out = c.handle(ctx, p, a)
+	}
+	return out
 }
 
 // handle runs the handler on a question.

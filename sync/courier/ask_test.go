@@ -173,3 +173,45 @@ func TestLargeAnswers(t *testing.T) {
 		}
 	}
 }
+
+// TestJoinBesideTheSignedInvite: one trip brings the signed invite and the question of who was invited. The invite becomes an event only beside the
+// import; the question is not refused because of that. Without a signed invite a refusal is one at once.
+func TestJoinBesideTheSignedInvite(t *testing.T) {
+	const join = "/_matrix/federation/v1/make_join/!r/@b:b.test"
+	_, a, b, _ := pair(t)
+	b.answers()
+	calls := 0
+	a.courier.c.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls++; calls <= 3 {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		fmt.Fprint(w, "{}")
+	})
+	d := openStick(t, t.TempDir())
+	for _, tc := range []struct {
+		invite bool
+		before int // calls that count towards the three refusals
+		calls  int
+		want   string
+	}{{false, 0, 1, "403 "}, {true, 1, 3, "200 {}"}} {
+		calls = tc.before
+		if tc.invite {
+			one := a.asks(t.Context(), b, "/_matrix/federation/v2/invite/!r/$e", "{}")
+			defer func() { <-one }()
+		}
+		a.export(d)
+		b.imports(d)
+		two := b.asks(t.Context(), a, join, "")
+		b.export(d)
+		a.imports(d)
+		a.export(d)
+		b.imports(d)
+		if got := <-two; got.err != nil || got.text != tc.want {
+			t.Errorf("with a signed invite %v: %+v, want %q", tc.invite, got, tc.want)
+		}
+		if n := calls - tc.before; n != tc.calls {
+			t.Errorf("with a signed invite %v: asked %d times, want %d", tc.invite, n, tc.calls)
+		}
+	}
+}
