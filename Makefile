@@ -72,7 +72,6 @@ chaos: build dendrite
 
 # lab lets five boxes on mixed links, in a row and in a ring, live through DAYS virtual days each, and counts what was lost in the last line.
 lab: check
-	HALLIG_LAB=1 go test -count=1 -timeout 5m -run '^TestJoinByStick$$' ./appliance
 	go run ./tools/lab -seed $(SEED) -days $(DAYS)
 
 bench: build
