@@ -64,6 +64,7 @@ var Rooms = map[string]Room{
 	"sync/courier":        {Uses: []string{"appliance/event", "sync/precedence", "appliance/store", "appliance/room", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},
 	"sync/p2p":            {Uses: []string{"sync/peer"}},
 	"sync/relay":          {Uses: []string{"appliance/store", "sync/peer", "sync/parcel"}},
+	"sync/hub/spool":      {Uses: []string{"appliance/event"}},
 	"radio":               {Uses: []string{"radio/airtime", "radio/frame", "radio/arq", "radio/channel", "radio/serial"}},
 	"radio/airtime":       {Pure: true},
 	"radio/frame":         {Pure: true},
