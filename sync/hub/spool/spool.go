@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package spool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// Errors that callers tell apart.
+var (
+	ErrUnknown = errors.New("no such box at this hub")
+	ErrTaken   = errors.New("another box has that name or that key at this hub")
+	ErrFenced  = errors.New("another node holds the box now")
+	ErrFull    = errors.New("too much waits for this box at this hub")
+	ErrNewer   = errors.New("the spool was written by a newer version; start that one")
+)
+
+// Mode is what a hub may do under a box's name.
+type Mode string
+
+// Sealed: the hub has no key of the box. Delegate: the box lists a second key that the hub holds.
+const (
+	Sealed   Mode = "sealed"
+	Delegate Mode = "delegate"
+)
+
+// Box is one entry of the roster.
+type Box struct {
+	Server    string // Matrix server name; the key of the entry
+	ID        string // peer id of the box key
+	Statement []byte // the box's signed statement about itself
+	Mode      Mode
+	Revoked   string // why it was turned away; "": it was not
+	Added     time.Time
+
+	// What the box said of itself at its last contact, and how it came. Lazy: a crash may take back the last minutes.
+	Seen    time.Time
+	Way     string          // "p2p", "radio", "stick"; "": never
+	Version string          // of its program
+	Health  json.RawMessage // for the fleet page; nil: unknown
+}
+
+// Request is one signed request, as it was on the wire.
+type Request struct {
+	Seq           int64 // place in its queue, given by the spool, growing
+	Key           string
+	Method, URI   string // the path and query that the signature covers
+	Authorization string // X-Matrix header
+	Body          []byte
+	Received      time.Time
+}
+
+// Queue names one queue. Box is the server name of a box of this hub; Other is the far server. In: from Other to Box; otherwise letters of Box for Other.
+type Queue struct {
+	Box   string
+	Other string
+	In    bool
+}
+
+// Waiting says what waits in one queue.
+type Waiting struct {
+	Queue
+	Count  int64
+	Bytes  int64
+	Oldest time.Time
+}
+
+// Lease says that a node holds a box. Token grows with each change of the holder.
+type Lease struct {
+	Box   string
+	Node  string
+	Token int64
+	Until time.Time
+}
+
+// Spool is a hub's durable memory. Safe for concurrent use. All that changes something returns after the commit, unless it says "lazy".
+// Times are given by the caller (now) so that tests move them; nodes of one hub must agree on the time within a few seconds.
+type Spool interface {
+	// PutBox adds a box or replaces the entry of the same Server and ID; ErrTaken when the name or the id belongs to another entry.
+	PutBox(ctx context.Context, b Box) error
+	// Box gives one entry; ErrUnknown.
+	Box(ctx context.Context, server string) (Box, error)
+	// Boxes lists all, by name.
+	Boxes(ctx context.Context) ([]Box, error)
+	// Revoke turns a box away for good, with the reason; its queues stay until Remove.
+	Revoke(ctx context.Context, server, reason string) error
+	// Remove forgets a box with all its queues, deposits and leases.
+	Remove(ctx context.Context, server string) error
+	// Saw notes a contact, lazily.
+	Saw(server string, at time.Time, way, version string, health json.RawMessage)
+
+	// Append puts requests at the end of a queue, all or none, and gives how many were new: a request whose Key is in the queue, or was settled there
+	// within the last 48 hours, is known and passed over. ErrUnknown: no such box. ErrFull: the box's queues would exceed Limits.
+	Append(ctx context.Context, q Queue, now time.Time, rs ...Request) (fresh int, err error)
+	// Next gives the oldest requests after a place, as many as fit into max bytes, at least one when there is one.
+	Next(ctx context.Context, q Queue, after int64, max int) ([]Request, error)
+	// Settle removes the requests up to and including a place. A lease, if given (Token > 0), must still be the newest of its box: ErrFenced.
+	Settle(ctx context.Context, q Queue, through int64, now time.Time, l Lease) error
+	// Waiting lists queues that are not empty: of one box, or of all with "".
+	Waiting(ctx context.Context, box string) ([]Waiting, error)
+
+	// Deposit keeps a value of a box under a kind and a key, in place of an older one; nil removes it.
+	Deposit(ctx context.Context, box, kind, key string, value []byte) error
+	// Deposited gives a value; nil: none.
+	Deposited(ctx context.Context, box, kind, key string) ([]byte, error)
+	// PutKeys keeps one-time keys of a device, by key id; those that it has already stay as they are, and one that was taken is never kept again.
+	PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error
+	// TakeKey gives one one-time key of an algorithm away, once for ever; "" when none is left.
+	TakeKey(ctx context.Context, box, user, device, algorithm string) (id string, key json.RawMessage, err error)
+	// CountKeys counts what is left, by algorithm.
+	CountKeys(ctx context.Context, box, user, device string) (map[string]int, error)
+	// TakenKeys lists, in the order in which they went, which keys were given away after a place, so that the box crosses them out.
+	TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error)
+
+	// Acquire makes a node the holder of a box until now+ttl: when nobody holds it, the holder's time is over, it is the holder already, or steal is set (the box
+	// itself has come to this node). ok false: another node holds it, which the lease names.
+	Acquire(ctx context.Context, box, node string, now time.Time, ttl time.Duration, steal bool) (l Lease, ok bool, err error)
+	// Release gives a lease up, when it is still the newest.
+	Release(ctx context.Context, l Lease) error
+	// Holder gives the newest lease of a box, also one whose time is over; the zero Lease: nobody ever held it.
+	Holder(ctx context.Context, box string) (Lease, error)
+
+	// Changes is told names of boxes for which something came into a queue or whose lease has changed, by any node. Names may come twice, or late by a second; when the receiver is slow
+	// they are merged, never lost. It ends with ctx.
+	Changes(ctx context.Context) <-chan string
+
+	Close() error
+}
+
+// Taken is a one-time key that was given away.
+type Taken struct {
+	Place        int64
+	User, Device string
+	ID           string
+}
+
+// Limits bound what waits for one box, in and out together.
+type Limits struct {
+	Bytes    int64 // 0: 1 GiB
+	Requests int64 // 0: 200,000
+}
