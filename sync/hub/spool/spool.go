@@ -16,6 +16,9 @@ var (
 	ErrFenced  = errors.New("another node holds the box now")
 	ErrFull    = errors.New("too much waits for this box at this hub")
 	ErrNewer   = errors.New("the spool was written by a newer version; start that one")
+	ErrNoSpace = errors.New("the disk of the hub's spool is full; delete what is not needed on it, or enlarge it")
+	ErrAway    = errors.New("the database of the hub does not answer") // nothing is known of what was asked: ask again, each act may be asked twice
+	ErrClosed  = errors.New("the spool is closed")
 )
 
 // Mode is what a hub may do under a box's name.
@@ -45,12 +48,12 @@ type Box struct {
 
 // Request is one signed request, as it was on the wire.
 type Request struct {
-	Seq           int64 // place in its queue, given by the spool, growing
-	Key           string
+	Seq           int64  // place, given by the spool: grows within the queue in the order of the commits, with holes
+	Key           string // what tells it from others of its queue, chosen by the caller
 	Method, URI   string // the path and query that the signature covers
 	Authorization string // X-Matrix header
 	Body          []byte
-	Received      time.Time
+	Received      time.Time // zero: the time of Append
 }
 
 // Queue names one queue. Box is the server name of a box of this hub; Other is the far server. In: from Other to Box; otherwise letters of Box for Other.
@@ -68,18 +71,20 @@ type Waiting struct {
 	Oldest time.Time
 }
 
-// Lease says that a node holds a box. Token grows with each change of the holder.
+// Lease says that a node holds a box. Token grows with each change of the holder and with each release.
 type Lease struct {
 	Box   string
-	Node  string
+	Node  string // a running program: it takes another name with each start
 	Token int64
-	Until time.Time
+	Until time.Time // when the node counts as gone, unless it renews; zero: released
 }
 
 // Spool is a hub's durable memory. Safe for concurrent use. All that changes something returns after the commit, unless it says "lazy".
-// Times are given by the caller (now) so that tests move them; nodes of one hub must agree on the time within a few seconds.
+// Times are given by the caller (now) so that tests move them, and kept to the microsecond; nodes of one hub must agree on the time within a few seconds.
+// Whatever names a box answers ErrUnknown when there is none, unless it says otherwise; ErrAway, ErrNoSpace and ErrClosed may come from anything.
 type Spool interface {
-	// PutBox adds a box or replaces the entry of the same Server and ID; ErrTaken when the name or the id belongs to another entry.
+	// PutBox adds a box or replaces the statement and the mode of the entry of the same Server and ID; ErrTaken when the name or the id belongs to another entry.
+	// What is known of its contacts, Added and a revocation stay: who was turned away comes back by Remove alone.
 	PutBox(ctx context.Context, b Box) error
 	// Box gives one entry; ErrUnknown.
 	Box(ctx context.Context, server string) (Box, error)
@@ -89,24 +94,25 @@ type Spool interface {
 	Revoke(ctx context.Context, server, reason string) error
 	// Remove forgets a box with all its queues, deposits and leases.
 	Remove(ctx context.Context, server string) error
-	// Saw notes a contact, lazily.
+	// Saw notes a contact, lazily; this node's own answers know it at once. An older contact than the one known is passed over.
 	Saw(server string, at time.Time, way, version string, health json.RawMessage)
 
 	// Append puts requests at the end of a queue, all or none, and gives how many were new: a request whose Key is in the queue, or was settled there
-	// within the last 48 hours, is known and passed over. ErrUnknown: no such box. ErrFull: the box's queues would exceed Limits.
+	// within the last 48 hours, is known and passed over. ErrFull: the box's queues would exceed Limits, or this one more than half of them, so
+	// that one far server that floods leaves room to the others.
 	Append(ctx context.Context, q Queue, now time.Time, rs ...Request) (fresh int, err error)
-	// Next gives the oldest requests after a place, as many as fit into max bytes, at least one when there is one.
+	// Next gives the oldest requests after a place, as many as fit into max bytes, at least one when there is one; none of a box that is not known.
 	Next(ctx context.Context, q Queue, after int64, max int) ([]Request, error)
 	// Settle removes the requests up to and including a place. A lease, if given (Token > 0), must still be the newest of its box: ErrFenced.
 	Settle(ctx context.Context, q Queue, through int64, now time.Time, l Lease) error
-	// Waiting lists queues that are not empty: of one box, or of all with "".
+	// Waiting lists queues that are not empty, by box, direction and far server: of one box, or of all with "".
 	Waiting(ctx context.Context, box string) ([]Waiting, error)
 
 	// Deposit keeps a value of a box under a kind and a key, in place of an older one; nil removes it.
 	Deposit(ctx context.Context, box, kind, key string, value []byte) error
 	// Deposited gives a value; nil: none.
 	Deposited(ctx context.Context, box, kind, key string) ([]byte, error)
-	// PutKeys keeps one-time keys of a device, by key id; those that it has already stay as they are, and one that was taken is never kept again.
+	// PutKeys keeps one-time keys of a device, by key id ("signed_curve25519:AAAAHg"); those that it has already stay as they are, and one that was taken is never kept again.
 	PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error
 	// TakeKey gives one one-time key of an algorithm away, once for ever; "" when none is left.
 	TakeKey(ctx context.Context, box, user, device, algorithm string) (id string, key json.RawMessage, err error)
@@ -115,17 +121,25 @@ type Spool interface {
 	// TakenKeys lists, in the order in which they went, which keys were given away after a place, so that the box crosses them out.
 	TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error)
 
-	// Acquire makes a node the holder of a box until now+ttl: when nobody holds it, the holder's time is over, it is the holder already, or steal is set (the box
-	// itself has come to this node). ok false: another node holds it, which the lease names.
+	// Acquire makes a node the holder of a box: when nobody holds it, the holder's time is over, it is the holder already, or steal is set (the box
+	// itself has come to this node). ok false: another node holds it, which the lease names. It renews, too.
 	Acquire(ctx context.Context, box, node string, now time.Time, ttl time.Duration, steal bool) (l Lease, ok bool, err error)
-	// Release gives a lease up, when it is still the newest.
+	// Renew moves the end of all leases of a node to now+ttl, in one small write however many there are; it never moves it back.
+	Renew(ctx context.Context, node string, now time.Time, ttl time.Duration) error
+	// Release gives a lease up, when it is still the newest; otherwise nothing happens.
 	Release(ctx context.Context, l Lease) error
-	// Holder gives the newest lease of a box, also one whose time is over; the zero Lease: nobody ever held it.
+	// Holder gives the newest lease of a box, also one whose time is over or that was released; Token 0: nobody ever held it, or the box is not known.
 	Holder(ctx context.Context, box string) (Lease, error)
 
-	// Changes is told names of boxes for which something came into a queue or whose lease has changed, by any node. Names may come twice, or late by a second; when the receiver is slow
-	// they are merged, never lost. It ends with ctx.
+	// Changes is told names of boxes for which something came into a queue or whose holder has changed, by any node. Names may come twice, or for nothing, or late: by a second, and by
+	// some when a node dies or the database is away. When the receiver is slow they are merged, never lost. It ends with ctx or with Close.
 	Changes(ctx context.Context) <-chan string
+
+	// Epoch names this memory; another one after it was lost or put back from a copy. Places, tokens and keys that others know (TakenKeys) hold within one epoch.
+	Epoch(ctx context.Context) (string, error)
+	// Restored is said once, before any node starts, after the database was put back from an older copy: the epoch changes, every place and token from now on is beyond all that may have been
+	// given out since the copy, nobody holds a box, and one-time keys count as taken, since they may have been given away.
+	Restored(ctx context.Context) error
 
 	Close() error
 }
