@@ -39,6 +39,7 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
+	"hallig/sync/identity"
 )
 
 // Box is one appliance. Open makes it; Run may be called once.
@@ -46,7 +47,7 @@ type Box struct {
 	cfg     Config
 	log     *slog.Logger
 	lock    *os.File
-	id      identity
+	id      identity.Identity
 	started time.Time
 
 	db       *store.DB
@@ -126,7 +127,7 @@ func (b *Box) open(ctx context.Context) error {
 	if b.nameFixed && b.cfg.nameProvisioned {
 		want = "" // a file on a stick stops no box that has users
 	}
-	if b.id, err = loadIdentity(b.cfg.Data, want, b.nameFixed); err != nil {
+	if b.id, err = identity.Load(b.cfg.Data, want, b.nameFixed); err != nil {
 		return err
 	}
 	b.noteProvisioning()
@@ -159,7 +160,7 @@ func (b *Box) lockData() error {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return fmt.Errorf("a box is already running on %s; stop it first, or ask it with: hallig status --data %s", b.cfg.Data, b.cfg.Data)
+		return localDoor(b.cfg.Data).Taken()
 	}
 	b.lock = f
 	return nil
@@ -185,14 +186,14 @@ func (b *Box) listen() error {
 			return err
 		}
 	}
-	b.localListener, err = listenLocal(b.cfg.Data)
+	b.localListener, err = localDoor(b.cfg.Data).Listen()
 	return err
 }
 
 // Screen is what a person is shown at the start.
 func (b *Box) Screen() Screen {
 	return Screen{
-		ServerName: b.id.server, URL: b.URL(), BoxID: string(b.boxID()), EnrolCode: b.enrolCode, NameFixed: b.nameFixed,
+		ServerName: b.id.Server, URL: b.URL(), BoxID: string(b.boxID()), EnrolCode: b.enrolCode, NameFixed: b.nameFixed,
 		Fingerprint: b.fingerprint(),
 	}
 }

@@ -121,7 +121,7 @@ func (r *running) end() {
 	r.stop()
 	r.stop = nil
 	if err := errors.Join(<-r.done, r.Close()); err != nil {
-		r.t.Errorf("%s ended badly: %v", r.id.server, err)
+		r.t.Errorf("%s ended badly: %v", r.id.Server, err)
 	}
 }
 
@@ -360,8 +360,8 @@ func waited(d time.Duration) func() bool {
 func paired(t *testing.T, boxes ...*running) {
 	t.Helper()
 	for _, b := range boxes {
-		statement, err := peer.State(b.id.box, peer.Peer{
-			Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: 1,
+		statement, err := peer.State(b.id.Box, peer.Peer{
+			Server: b.id.Server, SigningKeys: map[string]ed25519.PublicKey{b.id.Key.ID: publicKey(b.id.Key.Private)}, Serial: 1,
 		})
 		if err != nil {
 			t.Fatal(err)

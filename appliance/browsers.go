@@ -23,7 +23,7 @@ const sourceArchives = "/etc/hallig/hallig-*.tar.zst"
 // browsers puts the pages of how the box does, and of those who look after it, before home.
 func (b *Box) browsers(home http.Handler) http.Handler {
 	o := admin.PageOptions{
-		Options: b.adminOptions(), Next: home, ServerName: b.id.server, Recent: b.recentHealth, Clock: b.clockStatus, Quiet: b.quiet, Accounts: b.accounts,
+		Options: b.adminOptions(), Next: home, ServerName: b.id.Server, Recent: b.recentHealth, Clock: b.clockStatus, Quiet: b.quiet, Accounts: b.accounts,
 		Deactivate: func(ctx context.Context, user event.UserID) error { return b.clients.Deactivate(ctx, user) },
 		AllowLogin: func(remote string) time.Duration { return b.clients.AllowLogin(remote) },
 		SecureURL:  b.secureURL, Proxied: strings.HasPrefix(b.cfg.PublicURL, "https://"), PhoneURL: b.URL,

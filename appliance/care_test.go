@@ -62,21 +62,15 @@ func TestHealthOfABox(t *testing.T) {
 // metricsOf reads the metrics of a running box with the parser of Prometheus.
 func metricsOf(t *testing.T, dir string) {
 	t.Helper()
-	name, err := socketPath(dir)
+	answer, status, err := localDoor(dir).Open(t.Context(), "GET", "/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := localClient(name)
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://box/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
+	defer answer.Close()
 	p := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := p.TextToMetricFamilies(resp.Body)
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatalf("%s: %v", resp.Status, err)
+	families, err := p.TextToMetricFamilies(answer)
+	if err != nil || status != 200 {
+		t.Fatalf("%d: %v", status, err)
 	}
 	for _, name := range []string{"hallig_info", "hallig_health", "hallig_health_node", "hallig_accounts", "hallig_log_position", "hallig_disk_free_bytes", "hallig_clock_trusted", "process_resident_memory_bytes", "process_cpu_seconds_total"} {
 		f := families[name]
@@ -273,7 +267,7 @@ func TestShow(t *testing.T) {
 	defer client.Close()
 	b := &Box{cfg: Config{Run: run, PublicURL: "http://hallig.local"}, log: slog.New(slog.NewTextHandler(t.Output(), nil)), clientListener: client,
 		enrolCode: "geheim", steward: steward.Dial(filepath.Join(run, "steward.sock"))}
-	b.id.server, b.id.box = "box.test", ed25519.NewKeyFromSeed(make([]byte, 32))
+	b.id.Server, b.id.Box = "box.test", ed25519.NewKeyFromSeed(make([]byte, 32))
 	name := filepath.Join(run, steward.ScreenFile)
 	read := func() (s steward.Screen, at time.Time) {
 		t.Helper()

@@ -47,7 +47,7 @@ func (b *Box) names() []string { return slices.Clone(b.called) }
 
 func (b *Box) findNames() []string {
 	names := []string{b.host()}
-	for _, n := range []string{localName, arpaName, "hallig-" + strings.ToLower(peer.DefaultServer(publicKey(b.id.box)))[:6] + ".local", b.publicHost()} {
+	for _, n := range []string{localName, arpaName, "hallig-" + strings.ToLower(peer.DefaultServer(publicKey(b.id.Box)))[:6] + ".local", b.publicHost()} {
 		if n != "" && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
@@ -56,7 +56,7 @@ func (b *Box) findNames() []string {
 }
 
 // host is the server name without a port.
-func (b *Box) host() string { return hostOf(b.id.server) }
+func (b *Box) host() string { return hostOf(b.id.Server) }
 
 // hostOf takes port and brackets off, and the upper case.
 func hostOf(hostport string) string {
@@ -250,7 +250,7 @@ func (b *Box) fingerprint() string {
 // pages are what browsers find.
 func (b *Box) pages() http.Handler {
 	site := web.Site{
-		ServerName: b.id.server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status",
+		ServerName: b.id.Server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status",
 		SignUp: func(r *http.Request, name, password, token string) (string, string) {
 			user, code := b.clients.SignUp(r.Context(), r.RemoteAddr, name, password, token)
 			return string(user), code

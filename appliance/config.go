@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"hallig/appliance/cert"
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/provision"
@@ -113,12 +114,7 @@ type Config struct {
 }
 
 // TLSConfig names a certificate and its key, or a CA from which one is minted at each start.
-type TLSConfig struct {
-	Certificate   string `json:"certificate,omitempty"`    // PEM file
-	Key           string `json:"key,omitempty"`            // PEM file
-	CACertificate string `json:"ca_certificate,omitempty"` // PEM file: mint from this CA
-	CAKey         string `json:"ca_key,omitempty"`         // PEM file, PKCS#1, PKCS#8 or SEC 1
-}
+type TLSConfig = cert.Files
 
 // P2PConfig says how libp2p reaches other boxes.
 type P2PConfig struct {
@@ -162,9 +158,8 @@ func (c *Config) check() error {
 	if c.FederationHost != "" && !event.ValidServerName(c.FederationHost) {
 		return fmt.Errorf("federation_host %q is no host or host:port", c.FederationHost)
 	}
-	t := c.FederationTLS
-	if (t.Certificate == "") != (t.Key == "") || (t.CACertificate == "") != (t.CAKey == "") {
-		return errors.New("federation_tls: a certificate and its key come together")
+	if err := c.FederationTLS.Check(); err != nil {
+		return fmt.Errorf("federation_tls: %w", err)
 	}
 	if n := len(c.MetricsToken); n > 0 && n < 16 {
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")

@@ -38,7 +38,7 @@ type courierParts struct {
 func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 	l := b.exchange.link
 	c, err := courier.New(courier.Config{
-		Key: b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Outbox: l.Outbox(), Codec: l.Codec(), Roster: b.exchange.paired,
+		Key: b.id.Box, Server: b.id.Server, DB: b.db, Inbox: in, Outbox: l.Outbox(), Codec: l.Codec(), Roster: b.exchange.paired,
 		Statement: func() []byte { return statement },
 		Learn: func(p peer.Peer) {
 			b.learnPeer(context.Background(), p)
@@ -65,7 +65,7 @@ func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 			}
 		},
 		OpenMedia: func(ctx context.Context, id string) (*courier.MediaFile, error) {
-			f, err := b.media.Get(ctx, b.id.server, id)
+			f, err := b.media.Get(ctx, b.id.Server, id)
 			if err != nil {
 				return nil, err
 			}

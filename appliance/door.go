@@ -91,9 +91,9 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 // status collects the health tree.
 func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{
-		ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
+		ServerName: b.id.Server, BoxID: string(b.boxID()), Version: b.cfg.Version, URL: b.URL(), Started: b.started,
 		Position: b.db.Published(), Flushes: b.db.Flushes(), Clock: b.clockStatus(), NotTaken: b.fed.trouble.Counts(),
-		SigningKey: b.id.key.ID, OldKeys: len(b.id.old), Certificate: b.certificateStatus(), Health: b.recentHealth(ctx),
+		SigningKey: b.id.Key.ID, OldKeys: len(b.id.Old), Certificate: b.certificateStatus(), Health: b.recentHealth(ctx),
 	}
 	if until := b.quiet(); !until.IsZero() {
 		s.QuietUntil = &until

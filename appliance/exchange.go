@@ -118,11 +118,9 @@ func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return
 // joinExchange makes the transports and the link between boxes.
 func (b *Box) joinExchange(ctx context.Context) error {
 	x := b.exchange
-	statement, err := peer.State(b.id.box, peer.Peer{
-		Server: b.id.server, SigningKeys: map[string]ed25519.PublicKey{b.id.key.ID: publicKey(b.id.key.Private)}, Serial: b.id.serial(),
-	})
+	statement, err := b.id.Statement()
 	if err != nil {
-		return fmt.Errorf("state who this box is: %w", err)
+		return err
 	}
 	if err := b.loadRoster(ctx); err != nil {
 		return err
@@ -134,7 +132,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 			return err
 		}
 		cfg := p2p.Config{
-			Box: b.id.box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
+			Box: b.id.Box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
 			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: append(reached, b.cfg.P2P.Peers...), Reached: b.reached, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
 		}
 		if x.host, err = p2p.New(cfg); err != nil && len(cfg.Listen) == 0 {
@@ -174,13 +172,13 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		},
 		Stage: b.fed.intake.Take, Log: b.log.With("room", "inbox"),
 	})
-	x.relay, err = relay.New(ctx, relay.Config{Key: b.id.box, DB: b.db, Roster: x.paired, Log: b.log.With("room", "relay")})
+	x.relay, err = relay.New(ctx, relay.Config{Key: b.id.Box, DB: b.db, Roster: x.paired, Log: b.log.With("room", "relay")})
 	if err != nil {
 		return err
 	}
 	x.link, err = link.New(ctx, link.Config{
 		Relay: x.relay,
-		Key:   b.id.box, Server: b.id.server, DB: b.db, Inbox: in, Roster: x.paired, Transports: append(transports, x.relay),
+		Key:   b.id.Box, Server: b.id.Server, DB: b.db, Inbox: in, Roster: x.paired, Transports: append(transports, x.relay),
 		Handler:   b.fed.handler,
 		Statement: func() []byte { return statement },
 		Learn:     func(p peer.Peer) { b.learnPeer(context.WithoutCancel(ctx), p) },
@@ -309,7 +307,7 @@ func (x *exchangeParts) setRoster(r peer.Roster) {
 
 // addPeer stores a paired box, or a newer statement of one, and tells everybody.
 func (b *Box) addPeer(p peer.Peer) error {
-	if p.Server == b.id.server {
+	if p.Server == b.id.Server {
 		return fmt.Errorf("the other box is called %s as well; give one of them another --name", p.Server)
 	}
 	x := b.exchange

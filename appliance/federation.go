@@ -69,9 +69,9 @@ func ended(what string, err error) error {
 func (b *Box) listenFederation() (net.Listener, error) {
 	shown := b.certificate
 	if b.cfg.FederationTLS != (TLSConfig{}) {
-		own, err := b.cfg.FederationTLS.certificate(b.id.server, b.likely())
+		own, err := b.cfg.FederationTLS.For(b.id.Server, b.likely())
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("federation_tls: %w", err)
 		}
 		shown = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &own, nil }
 	}

@@ -15,7 +15,7 @@ import (
 // openDelivery makes what tells how far events have got. It is asked and told before the exchange stands.
 func (b *Box) openDelivery(ctx context.Context) error {
 	b.delivery = delivery.New(delivery.Config{
-		DB: b.db, Server: b.id.server,
+		DB: b.db, Server: b.id.Server,
 		Boxes: func() map[string]string {
 			out := map[string]string{}
 			if b.exchange == nil {

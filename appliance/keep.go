@@ -28,6 +28,7 @@ import (
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
 	"hallig/appliance/wayback"
+	"hallig/sync/identity"
 )
 
 // This file makes backups when they are due, and has a new box take over from one.
@@ -201,7 +202,7 @@ func (b *Box) backUp(ctx context.Context, place string, recipients []string) (_ 
 	defer done()
 	started := time.Now()
 	f, err := backup.Make(ctx, place, backup.Source{
-		Data: b.cfg.Data, Snapshot: b.snapshot, Free: b.freeFor(place), ServerName: b.id.server, BoxID: string(b.boxID()), Version: b.cfg.Version,
+		Data: b.cfg.Data, Snapshot: b.snapshot, Free: b.freeFor(place), ServerName: b.id.Server, BoxID: string(b.boxID()), Version: b.cfg.Version,
 		Now: b.clock.Now(), Trusted: b.clock.Trusted(), Recipients: to, Keep: b.cfg.Backup.Keep,
 	})
 	if err != nil {
@@ -306,7 +307,7 @@ func BackUp(ctx context.Context, cfg Config, place string, recipients []string, 
 		b.cfg.system = cfg.systemClock
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	for _, name := range []string{signingKeyFile, boxKeyFile} { // nothing is made where there is no box
+	for _, name := range []string{identity.SigningKeyFile, identity.BoxKeyFile} { // nothing is made where there is no box
 		if _, err := os.Stat(filepath.Join(cfg.Data, name)); err != nil {
 			return f, fmt.Errorf("back up: there is no box in %s: %w", cfg.Data, err)
 		}
@@ -320,7 +321,7 @@ func BackUp(ctx context.Context, cfg Config, place string, recipients []string, 
 	if err := b.openClock(ctx); err != nil {
 		return f, err
 	}
-	if b.id, err = loadIdentity(cfg.Data, "", true); err != nil {
+	if b.id, err = identity.Load(cfg.Data, "", true); err != nil {
 		return f, err
 	}
 	return b.backUp(ctx, place, recipients)

@@ -59,6 +59,6 @@ func radioConfig(line SerialConfig, b *Box) radio.Config {
 
 // stationName is what this box is called on a shared channel: the beginning of its key, so that others know it again.
 func (b *Box) stationName() uint32 {
-	brief := peer.IDOf(publicKey(b.id.box)).Brief()
+	brief := peer.IDOf(publicKey(b.id.Box)).Brief()
 	return binary.LittleEndian.Uint32(brief[:4])
 }

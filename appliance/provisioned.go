@@ -131,10 +131,10 @@ func decodeConfig(raw []byte, c *Config) error {
 
 // noteProvisioning notes what of the provisioning file could not be followed.
 func (b *Box) noteProvisioning() {
-	if b.cfg.Trouble == (provision.Error{}) && b.cfg.nameProvisioned && b.cfg.ServerName != b.id.server {
+	if b.cfg.Trouble == (provision.Error{}) && b.cfg.nameProvisioned && b.cfg.ServerName != b.id.Server {
 		b.cfg.Trouble = provision.Error{
-			De: fmt.Sprintf("Die Box heißt %s und hat Konten unter diesem Namen; %s aus hallig.json kann sie nicht mehr werden.", b.id.server, b.cfg.ServerName),
-			En: fmt.Sprintf("The box is called %s and has accounts under that name; it cannot become %s of hallig.json any more.", b.id.server, b.cfg.ServerName),
+			De: fmt.Sprintf("Die Box heißt %s und hat Konten unter diesem Namen; %s aus hallig.json kann sie nicht mehr werden.", b.id.Server, b.cfg.ServerName),
+			En: fmt.Sprintf("The box is called %s and has accounts under that name; it cannot become %s of hallig.json any more.", b.id.Server, b.cfg.ServerName),
 		}
 	}
 	if b.cfg.Trouble != (provision.Error{}) {

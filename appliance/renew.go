@@ -50,7 +50,7 @@ func (b *Box) renewCertificate(ctx context.Context) {
 		return
 	}
 	if c.Roots == nil {
-		if c.Roots, err = trustedRoots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA); err != nil {
+		if c.Roots, err = cert.Roots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA); err != nil {
 			b.log.Error("no certificate can be asked for", "err", err)
 			return
 		}

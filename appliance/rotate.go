@@ -12,6 +12,7 @@ import (
 
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/identity"
 )
 
 // ErrRotate ends Run when the operator wants a new signing key: the box is to be closed, RotateKey called, and the box opened again.
@@ -26,8 +27,8 @@ func RotateKey(ctx context.Context, cfg Config, log *slog.Logger) (newKeyID stri
 	if err := b.lockData(); err != nil {
 		return "", err
 	}
-	name := filepath.Join(cfg.Data, signingKeyFile)
-	s, err := readSigningKey(name) // before the database: nothing is made where there is no box
+	name := filepath.Join(cfg.Data, identity.SigningKeyFile)
+	s, err := identity.ReadSigning(name) // before the database: nothing is made where there is no box
 	if err != nil {
 		return "", fmt.Errorf("rotate the signing key: %w", err)
 	}
@@ -43,23 +44,23 @@ func RotateKey(ctx context.Context, cfg Config, log *slog.Logger) (newKeyID stri
 	// The time may have been wrong and was set back meanwhile, or it lags behind now: what the key has signed decides as well.
 	until := b.clock.Now().UnixMilli()
 	err = b.db.View(ctx, func(r *store.Read) error {
-		last, err := r.LastDated(s.server)
+		last, err := r.LastDated(s.Server)
 		until = max(until, last) + 1
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("look up what the key has signed: %w", err)
 	}
-	next := signing{server: s.server, old: maps.Clone(s.old)}
-	next.old[s.key.ID] = federation.OldKey{Key: publicKey(s.key.Private), ExpiredTS: until}
-	if next.key, err = newSigningKey(); err != nil {
+	next := identity.Signing{Server: s.Server, Old: maps.Clone(s.Old)}
+	next.Old[s.Key.ID] = federation.OldKey{Key: publicKey(s.Key.Private), ExpiredTS: until}
+	if next.Key, err = identity.NewKey(); err != nil {
 		return "", err
 	}
-	if err := writeSigningKey(name, next); err != nil {
+	if err := identity.WriteSigning(name, next); err != nil {
 		return "", err
 	}
-	log.Info("signing key rotated", "old", s.key.ID, "new", next.key.ID)
-	return next.key.ID, nil
+	log.Info("signing key rotated", "old", s.Key.ID, "new", next.Key.ID)
+	return next.Key.ID, nil
 }
 
 // rotate has Run end with ErrRotate once the answer to the operator is out.

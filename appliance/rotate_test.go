@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/sync/identity"
 	"hallig/tools/matrixclient"
 )
 
@@ -42,7 +43,7 @@ func TestKeyRotation(t *testing.T) {
 	}
 	said := []string{anna.say(room, "mit dem ersten Schlüssel")}
 	bert.until(10*time.Second, "the first message", bert.has(said...))
-	keys := map[string]bool{a.id.key.ID: true}
+	keys := map[string]bool{a.id.Key.ID: true}
 	for range 2 {
 		if err := a.adminOptions().RotateKey(t.Context()); err != nil {
 			t.Fatal(err)
@@ -66,15 +67,15 @@ func TestKeyRotation(t *testing.T) {
 		}
 		a = startWith(t, cfgA)
 		anna.HTTP.Transport = a
-		if a.id.key.ID != id || keys[id] {
-			t.Errorf("the box signs with %s, want the new key %s", a.id.key.ID, id)
+		if a.id.Key.ID != id || keys[id] {
+			t.Errorf("the box signs with %s, want the new key %s", a.id.Key.ID, id)
 		}
 		keys[id] = true
 		said = append(said, anna.say(room, "mit dem nächsten Schlüssel"))
 		bert.until(20*time.Second, "a message under the new key", bert.has(said...))
 	}
-	if len(a.id.old) != 2 {
-		t.Errorf("%d old keys, want 2", len(a.id.old))
+	if len(a.id.Old) != 2 {
+		t.Errorf("%d old keys, want 2", len(a.id.Old))
 	}
 	b.askBoxesForKeys(t.Context())
 	for _, box := range []*running{a, b} {
@@ -84,7 +85,7 @@ func TestKeyRotation(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := box.fed.client.VerifyPDU(t.Context(), p); err != nil {
-				t.Errorf("%s: %v", box.id.server, err)
+				t.Errorf("%s: %v", box.id.Server, err)
 			}
 		}
 	}
@@ -107,37 +108,19 @@ func TestRotationMakesNothing(t *testing.T) {
 	if _, err := RotateKey(t.Context(), Config{Data: dir}, log); err == nil {
 		t.Error("a key was rotated where there is no box")
 	}
-	for _, name := range []string{signingKeyFile, boxKeyFile, "hallig.db"} {
+	for _, name := range []string{identity.SigningKeyFile, identity.BoxKeyFile, "hallig.db"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("%s was made", name)
 		}
 	}
 	b := startWith(t, Config{Data: t.TempDir(), P2P: P2PConfig{Off: true}})
-	before := b.id.key.ID
+	before := b.id.Key.ID
 	if _, err := RotateKey(context.Background(), b.cfg, log); err == nil || !strings.Contains(err.Error(), "already running") {
 		t.Errorf("a running box: %v", err)
 	}
 	b.end()
-	id, err := loadIdentity(b.cfg.Data, "", true)
-	if err != nil || id.key.ID != before {
-		t.Errorf("key %s, %v; want %s as before", id.key.ID, err, before)
+	id, err := identity.Load(b.cfg.Data, "", true)
+	if err != nil || id.Key.ID != before {
+		t.Errorf("key %s, %v; want %s as before", id.Key.ID, err, before)
 	}
-}
-
-func FuzzSigningKey(f *testing.F) {
-	f.Add("hallig-signing-key 1 a.example ed25519:a " + strings.Repeat("A", 43) + "=\nold ed25519:b " + strings.Repeat("A", 43) + "= 5\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		s, ok := parseSigningKey(text)
-		if !ok {
-			return
-		}
-		name := filepath.Join(t.TempDir(), "k")
-		if err := writeSigningKey(name, s); err != nil {
-			t.Fatal(err)
-		}
-		again, err := readSigningKey(name)
-		if err != nil || again.server != s.server || again.key.ID != s.key.ID || len(again.old) != len(s.old) {
-			t.Fatalf("%q reads as %+v, written and read again as %+v, %v", text, s, again, err)
-		}
-	})
 }

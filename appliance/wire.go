@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hallig/appliance/account"
+	"hallig/appliance/cert"
 	"hallig/appliance/csapi"
 	"hallig/appliance/event"
 	"hallig/appliance/feed"
@@ -22,13 +23,13 @@ import (
 	"hallig/sync/peer"
 )
 
-func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.box)) }
+func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.Box)) }
 
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
-	b.fed = &federationParts{local: federation.Local{Server: b.id.server, Key: b.id.key, Old: b.id.old, At: b.cfg.FederationHost}}
-	b.exchange = &exchangeParts{number: inbox.Number(b.id.server), heard: b.hearBox}
-	b.rooms = room.New(b.db, room.Identity{Server: b.id.server, Key: b.id.key}, room.Options{
+	b.fed = &federationParts{local: federation.Local{Server: b.id.Server, Key: b.id.Key, Old: b.id.Old, At: b.cfg.FederationHost}}
+	b.exchange = &exchangeParts{number: inbox.Number(b.id.Server), heard: b.hearBox}
+	b.rooms = room.New(b.db, room.Identity{Server: b.id.Server, Key: b.id.Key}, room.Options{
 		Version: b.cfg.roomVersion(),
 		Clock:   b.clock.Now,
 		Vet:     func(ctx context.Context, p *event.PDU) (*event.PDU, error) { return b.fed.client.Vet(ctx, p) },
@@ -43,7 +44,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 			return b.accounts.MembersKnown(tx, room, since)
 		},
 	})
-	b.accounts = account.New(b.db, b.id.server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
+	b.accounts = account.New(b.db, b.id.Server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
 	if err := b.openDelivery(ctx); err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 		},
 	})
 	var err error
-	b.media, err = media.Open(ctx, b.db, b.id.server, filepath.Join(b.cfg.Data, "media"), media.Options{
+	b.media, err = media.Open(ctx, b.db, b.id.Server, filepath.Join(b.cfg.Data, "media"), media.Options{
 		MaxUpload: b.cfg.UploadLimitBytes, Quota: b.cfg.MediaQuotaBytes, Now: b.clock.Now,
 	})
 	if err != nil {
@@ -79,7 +80,7 @@ func (b *Box) joinRooms(ctx context.Context) error {
 // joinFederation makes the parts that speak to other servers.
 func (b *Box) joinFederation() error {
 	f := b.fed
-	roots, err := trustedRoots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA)
+	roots, err := cert.Roots(b.cfg.CAFile, b.cfg.Provisioned.Organisation.CA)
 	if err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (b *Box) joinClients() error {
 		services = append(services, s)
 	}
 	b.clients = csapi.New(csapi.Config{
-		ServerName: b.id.server, DB: b.db, Rooms: b.rooms, Feed: b.feed, Accounts: b.accounts, Media: b.media,
+		ServerName: b.id.Server, DB: b.db, Rooms: b.rooms, Feed: b.feed, Accounts: b.accounts, Media: b.media,
 		Remote: b.fed.client, Log: b.log.With("room", "csapi"),
 		OpenRegistration: b.cfg.OpenRegistration, SharedSecret: b.cfg.RegistrationSharedSecret,
 		PublicBaseURL: b.cfg.PublicURL, Federation: b.fed.handler,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-package appliance
+package cert
 
 import (
 	"crypto"
@@ -19,19 +19,35 @@ import (
 	"time"
 )
 
-// certificate gives the certificate of the federation port: the configured one, or one minted from the given CA for
+// Files names a certificate and its key, or a CA from which one is minted at each start.
+type Files struct {
+	Certificate   string `json:"certificate,omitempty"`    // PEM file
+	Key           string `json:"key,omitempty"`            // PEM file
+	CACertificate string `json:"ca_certificate,omitempty"` // PEM file: mint from this CA
+	CAKey         string `json:"ca_key,omitempty"`         // PEM file, PKCS#1, PKCS#8 or SEC 1
+}
+
+// Check refuses halves of a pair.
+func (f Files) Check() error {
+	if (f.Certificate == "") != (f.Key == "") || (f.CACertificate == "") != (f.CAKey == "") {
+		return errors.New("a certificate and its key come together")
+	}
+	return nil
+}
+
+// For gives the certificate that other servers see under a server name: the given one, or one minted from the given CA for
 // this start (so a box that is often away never serves an expired one while it has its CA).
-func (c TLSConfig) certificate(serverName string, now time.Time) (tls.Certificate, error) {
-	if c.Certificate != "" {
-		pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+func (f Files) For(serverName string, now time.Time) (tls.Certificate, error) {
+	if f.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
 		if err != nil {
-			return pair, fmt.Errorf("federation_tls: load %s: %w", c.Certificate, err)
+			return pair, fmt.Errorf("load %s: %w", f.Certificate, err)
 		}
 		return pair, nil
 	}
-	ca, err := tls.LoadX509KeyPair(c.CACertificate, c.CAKey)
+	ca, err := tls.LoadX509KeyPair(f.CACertificate, f.CAKey)
 	if err != nil {
-		return ca, fmt.Errorf("federation_tls: load CA %s: %w", c.CACertificate, err)
+		return ca, fmt.Errorf("load CA %s: %w", f.CACertificate, err)
 	}
 	return mint(ca, serverName, now)
 }
@@ -39,19 +55,19 @@ func (c TLSConfig) certificate(serverName string, now time.Time) (tls.Certificat
 func mint(ca tls.Certificate, serverName string, now time.Time) (tls.Certificate, error) {
 	parent, err := x509.ParseCertificate(ca.Certificate[0])
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("federation_tls: parse CA: %w", err)
+		return tls.Certificate{}, fmt.Errorf("parse CA: %w", err)
 	}
 	signer, ok := ca.PrivateKey.(crypto.Signer)
 	if !ok {
-		return tls.Certificate{}, errors.New("federation_tls: the CA's key cannot sign")
+		return tls.Certificate{}, errors.New("the CA's key cannot sign")
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("federation_tls: make key: %w", err)
+		return tls.Certificate{}, fmt.Errorf("make key: %w", err)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("federation_tls: make serial number: %w", err)
+		return tls.Certificate{}, fmt.Errorf("make serial number: %w", err)
 	}
 	host := serverName
 	if h, _, err := net.SplitHostPort(serverName); err == nil {
@@ -72,14 +88,14 @@ func mint(ca tls.Certificate, serverName string, now time.Time) (tls.Certificate
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, parent, key.Public(), signer)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("federation_tls: mint certificate for %s: %w", host, err)
+		return tls.Certificate{}, fmt.Errorf("mint certificate for %s: %w", host, err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate[0]}, PrivateKey: key}, nil
 }
 
-// trustedRoots is the system's certificate authorities and those of the CA file and of the organisation (PEM). Without one it is nil, which means
+// Roots is the system's certificate authorities and those of the CA file and of the organisation (PEM). Without one it is nil, which means
 // the system's too, but has them read only when the first public server is met: many boxes never meet one.
-func trustedRoots(caFile, organisation string) (*x509.CertPool, error) {
+func Roots(caFile, organisation string) (*x509.CertPool, error) {
 	if caFile == "" && organisation == "" {
 		return nil, nil
 	}
