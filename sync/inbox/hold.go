@@ -23,10 +23,8 @@ func (b *Inbox) missing(ctx context.Context, h *held, ids []event.ID, t *Taken) 
 	}
 	b.mu.Unlock()
 	if h.depth >= maxDepth {
-		if b.c.Stage == nil {
-			return false, errNoWay
-		}
-		return false, b.c.Stage(ctx, h.from.Server, h.pdu)
+		b.handOn(ctx, h)
+		return false, nil
 	}
 	now := b.c.Now()
 	b.mu.Lock()
@@ -103,11 +101,21 @@ func (b *Inbox) Sweep(ctx context.Context, most time.Duration) error {
 	b.mu.Unlock()
 	for _, h := range late {
 		b.c.Log.Info("event has waited long for its ancestors; asking further", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server)
-		if err := b.c.Stage(ctx, h.from.Server, h.pdu); err != nil {
-			b.c.Log.Warn("waiting event refused", "event", h.pdu.ID, "err", err)
-		}
+		b.handOn(ctx, h)
 	}
 	return nil
+}
+
+// handOn gives an event to whoever can walk the graph. What is not taken there has no receipt and comes again; what came with it must not
+// wait for that.
+func (b *Inbox) handOn(ctx context.Context, h *held) {
+	if b.c.Stage == nil {
+		b.c.Log.Warn("nobody can ask for the ancestors of an event", "event", h.pdu.ID, "room", h.pdu.RoomID, "from", h.from.Server)
+		return
+	}
+	if err := b.c.Stage(ctx, h.from.Server, h.pdu); err != nil {
+		b.c.Log.Warn("waiting event refused", "event", h.pdu.ID, "from", h.from.Server, "err", err)
+	}
 }
 
 // Waiting says whether events of a room are held.

@@ -11,7 +11,6 @@ package inbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -265,10 +264,10 @@ func (b *Inbox) known(ctx context.Context, p *event.PDU) (nid int64, known, in b
 func (b *Inbox) unverified(ctx context.Context, h *held, verr error, t *Taken) (bool, error) {
 	if b.c.Later != nil && b.c.Later(verr) {
 		b.c.Log.Info("event waits for a key", "event", h.pdu.ID, "sender", h.pdu.Sender.Server(), "from", h.from.Server, "err", verr)
-		if b.c.Stage == nil {
-			return false, nil // no receipt: it comes again
+		if b.c.Stage != nil {
+			b.handOn(ctx, h)
 		}
-		return false, b.c.Stage(ctx, h.from.Server, h.pdu)
+		return false, nil // no receipt: it comes again
 	}
 	b.c.Log.Warn("event with a bad signature refused", "event", h.pdu.ID, "from", h.from.Server, "err", verr)
 	b.outcome(t, h, room.Result{Outcome: room.Rejected, Reason: "signature"})
@@ -381,6 +380,7 @@ func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve 
 		if err != nil {
 			return t, nil, early, fmt.Errorf("skip entries of a log of %s: %w", box.Short(), err)
 		}
+		b.c.Log.Debug("places left out", "room", id, "log", box.Short(), "after", s.After, "upto", s.UpTo, "says", from.Server)
 		t.kept(parcel.Vector{Room: id, Box: box, Epoch: s.Log.Epoch, Upto: kept})
 	}
 	for _, h := range n.Haves {
@@ -528,5 +528,3 @@ func (b *Inbox) direct(ctx context.Context, from peer.Peer, content []byte) erro
 	}
 	return b.c.Rooms.LeaveUnknown(ctx, p.RoomID, user, p)
 }
-
-var errNoWay = errors.New("no way to its ancestors")

@@ -234,6 +234,32 @@ func TestLongChainIsHandedOn(t *testing.T) {
 	}
 }
 
+// An event that cannot be handed on holds up nothing of what came with it, and nothing that waited for that.
+func TestRefusedHandOnHoldsUpNothing(t *testing.T) {
+	for _, stage := range []func(context.Context, string, *event.PDU) error{nil, func(context.Context, string, *event.PDU) error { return errors.New("disk full") }} {
+		a, b := newHome(t, "a.test"), newHome(t, "b.test")
+		id := shared(t, a, b)
+		parent, child, unknown := a.say(id, "parent"), a.say(id, "child"), a.say(id, "its key is not there")
+		box := New(Config{DB: b.db, Rooms: b.rooms, Stage: stage, Later: func(error) bool { return true }, Verify: func(_ context.Context, p *event.PDU) error {
+			if p.ID == unknown {
+				return errors.New("no key")
+			}
+			return nil
+		}})
+		taken, err := box.Events(t.Context(), far, []*parcel.Event{{PDU: a.event(child), Log: ref(2)}})
+		if err != nil || len(taken.Want) != 1 {
+			t.Errorf("the child alone: %+v, error %v, want it to wait for its parent", taken, err)
+		}
+		taken, err = box.Events(t.Context(), far, []*parcel.Event{{PDU: a.event(unknown), Log: ref(3)}, {PDU: a.event(parent), Log: ref(1)}})
+		if err != nil || len(taken.Events) != 2 || taken.Events[0].Event != parent || taken.Events[1].Event != child || len(taken.Kept) != 1 || taken.Kept[0].Upto != 2 {
+			t.Errorf("took %+v, error %v, want parent and child", taken, err)
+		}
+		if _, _, err := b.rooms.Event(t.Context(), unknown); err == nil {
+			t.Error("the event that was not handed on is in the room")
+		}
+	}
+}
+
 func TestEDUOnceAndAgainAfterFailure(t *testing.T) {
 	b := newHome(t, "b.test")
 	var got []string
