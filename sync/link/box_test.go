@@ -34,6 +34,7 @@ import (
 type world struct {
 	t     *testing.T
 	boxes []*box
+	quiet slog.LevelVar // what a long story leaves out of its log
 }
 
 // box is a real store, real rooms, a real link; its phones are function calls.
@@ -47,12 +48,14 @@ type box struct {
 	roster  peer.Roster
 	handler http.Handler // nil: serve
 	carries bool         // it carries for others
+	asks    bool         // it asks others for what lies between events, as a whole box does
 
 	plugs  []func() Transport // what it is plugged into; a port belongs to one life of a box
 	db     *store.DB
 	rooms  *room.Rooms
 	link   *Link
 	relay  *relay.Relay // where it carries
+	graph  *graph       // where it asks
 	stop   context.CancelFunc
 	ended  chan struct{}
 	halted bool
@@ -66,7 +69,16 @@ type box struct {
 	now  func() time.Time        // its clock; nil: the right time
 }
 
-func newWorld(t *testing.T) *world { return &world{t: t} }
+func newWorld(t *testing.T) *world {
+	w := &world{t: t}
+	w.quiet.Set(slog.LevelDebug)
+	if long := os.Getenv("HALLIG_LAB")+os.Getenv("HALLIG_MEASURE") != ""; long && os.Getenv("HALLIG_LOG") == "" {
+		w.quiet.Set(silent)
+	}
+	return w
+}
+
+const silent = slog.LevelError + 1
 
 // box makes a box of a name; it does not run yet.
 func (w *world) box(name string) *box {
@@ -92,10 +104,10 @@ func (b *box) on(w *wire) *box {
 }
 
 func (b *box) logger() *slog.Logger {
-	if long := os.Getenv("HALLIG_LAB")+os.Getenv("HALLIG_MEASURE") != ""; !testing.Verbose() || long && os.Getenv("HALLIG_LOG") == "" {
+	if !testing.Verbose() {
 		return nil
 	}
-	return slog.New(slog.NewTextHandler(testWriter{b.w.t, b.name}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(testWriter{b.w.t, b.name}, &slog.HandlerOptions{Level: &b.w.quiet}))
 }
 
 type testWriter struct {
@@ -104,7 +116,7 @@ type testWriter struct {
 }
 
 func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s %s: %s", time.Now().Format("05.000"), w.name, strings.TrimSpace(string(p)))
+	w.t.Logf("%s %s: %s", time.Now().Format("02 15:04:05.000"), w.name, strings.TrimSpace(string(p)))
 	return len(p), nil
 }
 
@@ -128,7 +140,10 @@ func (b *box) start() {
 		t.Fatal(err)
 	}
 	b.rooms = room.New(b.db, room.Identity{Server: b.name, Key: b.sign}, room.Options{OnAppend: b.appended(inbox.Number(b.name)), Clock: b.now})
-	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Log: b.logger()})
+	if b.asks {
+		b.federate()
+	}
+	in := inbox.New(inbox.Config{DB: b.db, Rooms: b.rooms, Verify: b.verify, EDU: b.takeEDU, Stage: b.stage(), Log: b.logger()})
 	var transports []Transport
 	for _, plug := range b.plugs {
 		transports = append(transports, plug())
@@ -147,6 +162,9 @@ func (b *box) start() {
 	}
 	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	b.ended, b.halted = make(chan struct{}), false
+	if b.graph != nil {
+		b.graph.run(ctx, func(what string, err error) { t.Errorf("%s: %s ended: %v", b.name, what, err) })
+	}
 	go func() { // halt waits for it
 		defer close(b.ended)
 		if err := b.link.Run(ctx); err != nil {
@@ -161,7 +179,10 @@ func (b *box) appended(number func(*store.Tx, room.AppendInfo) error) func(*stor
 		if err := number(tx, e); err != nil {
 			return err
 		}
-		return b.link.Appended(tx, e)
+		if err := b.link.Appended(tx, e); err != nil || b.graph == nil {
+			return err
+		}
+		return b.graph.sender.Appended(tx, e)
 	}
 }
 
@@ -169,7 +190,7 @@ func (b *box) answers() http.Handler {
 	if b.handler != nil {
 		return b.handler
 	}
-	return http.HandlerFunc(b.serve)
+	return b
 }
 
 // halt stops the box; its memory is lost, its disk stays.
@@ -177,6 +198,9 @@ func (b *box) halt() {
 	b.halted = true
 	b.stop()
 	<-b.ended
+	if b.graph != nil {
+		b.graph.work.Wait()
+	}
 	if err := b.db.Close(); err != nil {
 		b.w.t.Errorf("%s: close: %v", b.name, err)
 	}

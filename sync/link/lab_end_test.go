@@ -4,6 +4,10 @@ package link
 
 import (
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
 	"time"
 
 	"hallig/appliance/event"
@@ -60,22 +64,49 @@ func (l *lab) converge() labCount {
 		pass(time.Hour)
 	}
 	l.t.Logf("%d boxes, %d ways, %v; converged %v after the end: %v", len(l.boxes), len(l.links), l.count, time.Since(began), c)
-	for i, s := range wrong {
-		if i < 30 {
-			l.t.Error(s)
-		}
+	for _, s := range wrong[:min(len(wrong), mostTold)] {
+		l.t.Error(s)
 	}
 	if len(wrong) > 0 {
 		l.t.Errorf("%d things are wrong", len(wrong))
+		l.keep()
+		l.w.quiet.Set(slog.LevelDebug) // what do they say to each other about it?
+		pass(26 * time.Hour)
 	}
 	return c
 }
+
+// keep leaves the stores for people who look for a fault, in the folder of HALLIG_LAB_KEEP.
+func (l *lab) keep() {
+	dir := os.Getenv("HALLIG_LAB_KEEP")
+	if dir == "" {
+		return
+	}
+	for _, b := range l.boxes {
+		if err := os.CopyFS(filepath.Join(dir, strconv.FormatInt(time.Now().UnixNano(), 36), b.name), os.DirFS(b.dir)); err != nil {
+			l.t.Error(err)
+		}
+	}
+}
+
+// mostTold is how many faults are told one by one.
+const mostTold = 12
 
 // compare says what is not as it should be.
 func (l *lab) compare() (c labCount, wrong []string) {
 	c.events = len(l.said) + len(l.mails)
 	hidden := 0
-	bad := func(format string, a ...any) { wrong = append(wrong, fmt.Sprintf(format, a...)) }
+	bad := func(format string, a ...any) {
+		if len(wrong) < mostTold {
+			for i := range a {
+				if late, ok := a[i].(func() string); ok {
+					a[i] = late()
+				}
+			}
+			format = fmt.Sprintf(format, a...)
+		}
+		wrong = append(wrong, format)
+	}
 	for _, r := range l.rooms {
 		shown := map[*box]map[event.ID]int{}
 		for _, b := range l.boxes {
@@ -101,7 +132,7 @@ func (l *lab) compare() (c labCount, wrong []string) {
 				}
 				if e.must[b] && shown[b][e.id] == 0 {
 					c.lost++
-					bad("%s lacks %s of %s, written at %v; %s", b.name, e.id, e.by.name, e.at.Sub(l.began), l.trail(e))
+					bad("%s lacks %s of %s, written at %v; %s", b.name, e.id, e.by.name, e.at.Sub(l.began), func() string { return l.who(e.id) + l.trail(r, e.id) })
 					for _, id := range l.roots(e.id, e.by, b) {
 						if id != e.id {
 							bad("\tand what came before: %s", l.who(id))
@@ -160,7 +191,7 @@ func (l *lab) compareState(r *labRoom, bad func(string, ...any)) {
 		}
 		for k, id := range first {
 			if s[k] != id {
-				bad("state %v of %s: %s has %s, %s has %s", k, r.id, l.boxes[0].name, l.who(id), b.name, l.who(s[k]))
+				bad("state %v of %s: %s has %s, %s has %s%s", k, r.id, l.boxes[0].name, l.who(id), b.name, l.who(s[k]), func() string { return l.trail(r, id) + l.trail(r, s[k]) })
 			}
 		}
 	}
@@ -200,48 +231,55 @@ func (l *lab) who(id event.ID) string {
 	return out
 }
 
-// trail tells how far a message has come: what each box has of the log that it was written into, and who is told of its room.
-func (l *lab) trail(e *labEvent) string {
-	out := l.who(e.id)
+// trail tells how far an event has come: which places of which logs it has at each box, how far the box is in those logs, and since when others are told of the room.
+func (l *lab) trail(r *labRoom, id event.ID) (out string) {
 	for _, b := range l.boxes {
-		err := b.db.View(l.t.Context(), func(r *store.Read) error {
-			logs, err := r.Logs(e.room.id)
+		err := b.db.View(l.t.Context(), func(v *store.Read) error {
+			nid, err := v.EventNID(id)
 			if err != nil {
 				return err
 			}
-			nid, err := r.EventNID(e.id)
+			out += fmt.Sprintf("\n\t%s at %s as %d", id[:9], b.name, nid)
+			logs, err := v.Logs(r.id)
 			if err != nil {
 				return err
 			}
-			out += fmt.Sprintf("\n\t%s has it as %d", b.name, nid)
 			for _, k := range logs {
-				if k.Box != string(e.by.peer.ID) {
-					continue
-				}
-				at := uint64(0)
-				if nid != 0 {
-					if at, err = r.PlaceOf(k.N, nid); err != nil {
-						return err
-					}
-				}
-				kept, err := r.KeptBy(k.N)
+				at, err := v.PlaceOf(k.N, nid)
 				if err != nil {
 					return err
 				}
-				named := map[string]uint64{}
+				kept, err := v.KeptBy(k.N)
+				if err != nil {
+					return err
+				}
+				whose, named := k.Box, ""
 				for _, o := range l.boxes {
+					if string(o.peer.ID) == k.Box {
+						whose = o.name[:1]
+					}
 					if n, ok := kept[string(o.peer.ID)]; ok {
-						named[o.name] = n
+						named += fmt.Sprintf(" %s:%d", o.name[:1], n)
 					}
 				}
-				out += fmt.Sprintf("; epoch %x top %d place %d kept by %v", k.Epoch, k.Top, at, named)
+				out += fmt.Sprintf("; log %s/%x top %d place %d kept by%s, holes", whose, k.Epoch, k.Top, at, named)
+				was := uint64(0)
+				if err := v.EachPlace(k.N, 1<<40, func(seq uint64, n int64, _ event.ID) error {
+					if seq > was+1 || n == 0 {
+						out += fmt.Sprintf(" %d-%d", was+1, seq)
+					}
+					was = seq
+					return nil
+				}); err != nil {
+					return err
+				}
 			}
 			for _, o := range l.boxes {
-				spans, err := r.Spans(o.name, e.room.id)
+				spans, err := v.Spans(o.name, r.id)
 				if err != nil {
 					return err
 				}
-				out += fmt.Sprintf("; %s due %v", o.name, spans)
+				out += fmt.Sprintf("; %s due %v", o.name[:1], spans)
 			}
 			return nil
 		})

@@ -28,10 +28,10 @@ import (
 // At the end all links are open, and everything that was acknowledged must be where it belongs, once.
 //
 // Whole boxes (package appliance) cannot take part: their listeners wait for the kernel, and virtual time stands still while
-// somebody does. What is left out with them is the Client-Server API, accounts and federation; messages between devices
+// somebody does. What is left out with them is the Client-Server API, accounts and central servers; messages between devices
 // are known again by their id here as account does it.
 //
-// `make lab` plays five boxes for eight days in a row and in a ring; without HALLIG_LAB three play for one day. HALLIG_LAB_SEED picks another story.
+// `make lab` plays five boxes for eight days in a row, and for as many in a ring in which three of them share one channel; without HALLIG_LAB three play for one day. HALLIG_LAB_SEED picks another story.
 func TestLab(t *testing.T) {
 	seed := uint64(1)
 	if s, err := strconv.ParseUint(os.Getenv("HALLIG_LAB_SEED"), 10, 64); err == nil {
@@ -122,7 +122,7 @@ func newLab(t *testing.T, w *world, seed uint64, n int, ring bool) *lab {
 	l := &lab{t: t, w: w, rng: dice(seed), down: map[*box]bool{}, stick: t.TempDir(), life: map[*box]*labLife{}, count: map[string]int{}, began: time.Now()}
 	for _, name := range []string{"anna", "bert", "carl", "dora", "emil"}[:n] {
 		b := w.box(name)
-		b.carries = true
+		b.carries, b.asks = true, true
 		l.boxes = append(l.boxes, b)
 		life := &labLife{seen: map[string]bool{}, ever: map[string]bool{}}
 		l.life[b] = life
@@ -133,7 +133,11 @@ func newLab(t *testing.T, w *world, seed uint64, n int, ring bool) *lab {
 	}
 	kinds := []ether.Config{{}, {BitsPerSecond: 9600, FullDuplex: true}, {BitsPerSecond: 1200, FrameLoss: 0.1, TurnDelay: 100 * time.Millisecond}, {BitsPerSecond: 300, FrameLoss: 0.02}, {BitsPerSecond: 9600, FullDuplex: true, FrameLoss: 0.05}}
 	for i := range l.boxes {
-		if i+1 < n {
+		switch {
+		case ring && i == 1:
+			l.share(ether.Config{BitsPerSecond: 1200, FrameLoss: 0.05, TurnDelay: 100 * time.Millisecond, Seed: seed + uint64(i)}, l.boxes[1:4])
+		case ring && i == 2:
+		case i+1 < n:
 			l.connect(l.boxes[i], l.boxes[i+1], kinds[i], seed+uint64(i))
 		}
 	}
@@ -141,6 +145,18 @@ func newLab(t *testing.T, w *world, seed uint64, n int, ring bool) *lab {
 		l.connect(l.boxes[n-1], l.boxes[0], kinds[4], seed+uint64(n))
 	}
 	return l
+}
+
+// share puts boxes on one channel; any two of them may be out of each other's reach for a time.
+func (l *lab) share(cfg ether.Config, boxes []*box) {
+	cfg.Ends = len(boxes)
+	air := ether.New(cfg)
+	shared(air, cfg, boxes...)
+	for i, a := range boxes {
+		for j, b := range boxes[:i] {
+			l.links = append(l.links, &labLink{name: "shared", a: a, b: b, set: func(cut bool) { air.SetReach(i, j, !cut) }})
+		}
+	}
 }
 
 func (life *labLife) take(content []byte) {
