@@ -13,9 +13,16 @@ func TestLoadConfig(t *testing.T) {
 	tests := []struct{ name, file, wantErr string }{
 		{"missing file is an empty one", "", ""},
 		{"good", `{"server_name":"box1.example","listen":"0.0.0.0:8008","serial":[{"device":"/dev/ttyUSB0"}]}`, ""},
-		{"typing error", `{"sever_name":"box1.example"}`, `"sever_name"`},
-		{"not JSON", `server_name: box1`, "invalid character"},
-		{"two values", `{} {}`, "more than one"},
+		{"typing error", `{"sever_name":"box1.example"}`, `Line 1, column 2: "sever_name" is not known; "server_name" was probably meant.`},
+		{"not JSON", `server_name: box1`, "Line 1, column 1: this is no valid JSON"},
+		{"two values", `{} {}`, "Line 1, column 4: something follows"},
+		{"typing error in a line", "{\n  \"serial\": [\n    {\"device\": \"/dev/x\", \"rate\": 9600}\n  ]\n}", `Line 3, column 26: "serial[0].rate" is not known; "baud" was probably meant.`},
+		{"nothing near", `{"serial":[{"device":"/dev/x","colour":"red"}]}`, `"serial[0].colour" is not known; here are: device, modem, baud, bits_per_second`},
+		{"number as text", "{\n  \"serial\": [{\"device\": \"/dev/x\", \"baud\": \"9600\"}]\n}", `Line 2, column 43: "serial[0].baud" must be a whole number, without quotation marks.`},
+		{"comma too many", "{\n  \"listen\": \"127.0.0.1:8008\",\n}", "Line 3, column 1: there is a comma too many"},
+		{"p2p as a word", `{"p2p": "off"}`, `"p2p" must be a block in braces { }`},
+		{"large number", `{"media_quota_bytes": 1e3}`, `"media_quota_bytes" must be a whole number`},
+		{"null, as ever", `{"serial": null, "listen": "127.0.0.1:1"}`, ""},
 		{"bad name", `{"server_name":"box one"}`, "no server name"},
 		{"bad address", `{"listen":"8008"}`, "want ADDR:PORT"},
 		{"bad federation host", `{"federation_host":"https://box.example"}`, "no host"},
@@ -48,6 +55,8 @@ func TestLoadConfig(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, tt.wantErr)
 			case tt.wantErr != "" && !strings.Contains(err.Error(), "config.json"):
 				t.Errorf("the error does not name the file: %v", err)
+			case tt.wantErr != "" && strings.Contains(err.Error(), ".;"):
+				t.Errorf("full stop and semicolon: %v", err)
 			}
 		})
 	}
@@ -55,10 +64,18 @@ func TestLoadConfig(t *testing.T) {
 
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"listen":"127.0.0.1:1"}`))
+	f.Add([]byte(`{"serial":[{"device":"x","rate":1,"airtime_limit_long":"1"}],"clock_gps":{"device":1},"server_addresses":{"a":1}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var c Config
 		if err := parseConfig(raw, &c); err == nil && c.check() != nil {
 			t.Errorf("accepted what it refuses: %q", raw)
+		}
+		err := decodeConfig(raw, &c)
+		if err == nil {
+			return
+		}
+		if explained(raw, err, true).Error() == "" {
+			t.Errorf("no word on %q", raw)
 		}
 	})
 }

@@ -28,13 +28,13 @@ func LoadProvisioned(dir, file string) (Config, error) {
 		return Config{Data: dir}, fmt.Errorf("read configuration: %w", err)
 	}
 	mend := func(err error) error {
-		return fmt.Errorf("configuration %s: %w; mend the line or move the file away to start with defaults", name, err)
+		return fmt.Errorf("configuration %s is refused; mend it there, or move the file away to start with defaults: %w", name, err)
 	}
 	own := map[string]json.RawMessage{}
 	if len(raw) > 0 {
 		var c Config
 		if err := decodeConfig(raw, &c); err != nil {
-			return Config{Data: dir}, mend(err)
+			return Config{Data: dir}, mend(explained(raw, err, true))
 		}
 		if err := json.Unmarshal(raw, &own); err != nil {
 			return Config{Data: dir}, mend(err)
@@ -51,7 +51,9 @@ func LoadProvisioned(dir, file string) (Config, error) {
 	if err == nil {
 		trial := c
 		if err = merge(&trial, given, nil); err != nil {
-			err = provision.Error{De: "In „config“ stimmt etwas nicht: " + err.Error() + ".", En: `Something is wrong in "config": ` + err.Error() + "."}
+			why := provision.Error{De: err.Error() + ".", En: err.Error() + "."}
+			errors.As(err, &why) // one that has its own sentences
+			err = provision.Error{De: "In „config“ stimmt etwas nicht: " + why.De, En: `Something is wrong in "config": ` + why.En}
 		}
 	}
 	if err != nil {
@@ -112,7 +114,7 @@ func merge(c *Config, a, b map[string]json.RawMessage) error {
 
 func parseConfig(raw []byte, c *Config) error {
 	if err := decodeConfig(raw, c); err != nil {
-		return err
+		return explained(raw, err, false) // merged: nobody wrote it line by line
 	}
 	return c.check()
 }
@@ -127,6 +129,14 @@ func decodeConfig(raw []byte, c *Config) error {
 		return errors.New("more than one JSON value")
 	}
 	return nil
+}
+
+// explained says why a text was refused in words for people, with the field's path and, where the text is a person's, line and column.
+func explained(raw []byte, err error, place bool) error {
+	if why := provision.Explain(raw, Config{}, place); why != nil {
+		return why
+	}
+	return err
 }
 
 // noteProvisioning notes what of the provisioning file could not be followed.

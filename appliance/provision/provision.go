@@ -31,6 +31,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 	"unicode/utf8"
 )
@@ -149,7 +150,7 @@ func Parse(raw []byte) (File, error) {
 	if err != nil {
 		return f, err
 	}
-	if err := walk(raw); err != nil {
+	if err := newReader(raw).walk(reflect.TypeFor[File]()); err != nil {
 		return f, err
 	}
 	if err := json.Unmarshal(raw, &f); err != nil { // cannot happen: walk has seen the types
@@ -212,8 +213,9 @@ func text(raw []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// place puts the line in front of a sentence.
+// place puts line and column in front of a sentence. Columns count characters, as editors do.
 func place(raw []byte, at int, e Error) Error {
-	line := 1 + bytes.Count(raw[:min(max(at, 0), len(raw))], []byte("\n"))
-	return Error{De: fmt.Sprintf("Zeile %d: %s.", line, e.De), En: fmt.Sprintf("Line %d: %s.", line, e.En)}
+	before := raw[:min(max(at, 0), len(raw))]
+	line, column := 1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[1+bytes.LastIndexByte(before, '\n'):])
+	return Error{De: fmt.Sprintf("Zeile %d, Spalte %d: %s.", line, column, e.De), En: fmt.Sprintf("Line %d, column %d: %s.", line, column, e.En)}
 }

@@ -17,22 +17,44 @@ import (
 // maxDepth bounds nesting; only "config" has any depth of its own.
 const maxDepth = 16
 
-// reader walks over the text beside the types of File, so that each refusal knows its field and line. encoding/json alone takes
+// reader walks over the text beside the types of File, so that each refusal knows its field and place. encoding/json alone takes
 // the last of two equal names, names in other letters' case, and null for everything.
 type reader struct {
-	raw []byte
-	dec *json.Decoder
+	raw    []byte
+	dec    *json.Decoder
+	at     int  // where the last token begins
+	noLine bool // the text is nobody's: refusals do not tell lines
 }
 
-func walk(raw []byte) error {
+// Explain says why a text is no JSON of the type of into, a struct: an Error with the field's path and, with places, line and column. nil: it
+// finds nothing wrong. It is for texts that encoding/json has refused, as it is stricter: a name that stands twice, null, and names in
+// other letters' case are wrong to it.
+func Explain(raw []byte, into any, places bool) error {
+	r := newReader(raw)
+	r.noLine = !places
+	return r.walk(reflect.TypeOf(into))
+}
+
+func newReader(raw []byte) *reader {
 	r := &reader{raw: raw, dec: json.NewDecoder(bytes.NewReader(raw))}
 	r.dec.UseNumber()
-	if err := r.value(reflect.TypeFor[File](), "", 0); err != nil {
+	return r
+}
+
+func (r *reader) place(at int, e Error) error {
+	if r.noLine {
+		return Error{De: e.De + ".", En: e.En + "."}
+	}
+	return place(r.raw, at, e)
+}
+
+func (r *reader) walk(t reflect.Type) error {
+	if err := r.value(t, "", 0); err != nil {
 		return err
 	}
-	end := int(r.dec.InputOffset())
+	raw, end := r.raw, int(r.dec.InputOffset())
 	if _, err := r.dec.Token(); !errors.Is(err, io.EOF) {
-		return place(raw, end+len(raw[end:])-len(bytes.TrimSpace(raw[end:])), Error{
+		return r.place(end+len(raw[end:])-len(bytes.TrimSpace(raw[end:])), Error{
 			De: "nach der schließenden Klammer } steht noch etwas; es wegnehmen",
 			En: "something follows the closing brace }; remove it",
 		})
@@ -44,10 +66,12 @@ func (r *reader) fail(path, de, en string) error {
 	if path != "" {
 		de, en = fmt.Sprintf("„%s“ %s", path, de), fmt.Sprintf("%q %s", path, en)
 	}
-	return place(r.raw, int(r.dec.InputOffset()), Error{De: de, En: en})
+	return r.place(r.at, Error{De: de, En: en})
 }
 
 func (r *reader) token() (json.Token, error) {
+	from := int(r.dec.InputOffset())
+	r.at = len(r.raw) - len(bytes.TrimLeft(r.raw[from:], " \t\r\n,:"))
 	t, err := r.dec.Token()
 	if err == nil {
 		return t, nil
@@ -66,23 +90,23 @@ func (r *reader) syntax(err error) error {
 	before := bytes.TrimRight(r.raw[:min(at, len(r.raw))], " \t\r\n")
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), len(rest) == 0:
-		return place(r.raw, len(r.raw), Error{
+		return r.place(len(r.raw), Error{
 			De: "die Datei hört mittendrin auf; es fehlt eine schließende Klammer } oder ]",
 			En: "the file ends in the middle; a closing brace } or ] is missing",
 		})
 	case bytes.HasPrefix(rest, []byte("“")), bytes.HasPrefix(rest, []byte("„")), bytes.HasPrefix(rest, []byte("”")), bytes.HasPrefix(rest, []byte("'")), bytes.HasPrefix(rest, []byte("«")):
-		return place(r.raw, at, Error{
+		return r.place(at, Error{
 			De: `hier stehen typografische Anführungszeichen; in JSON sind es immer gerade: "`,
 			En: `these are typographic quotation marks; JSON has straight ones only: "`,
 		})
 	case (rest[0] == '}' || rest[0] == ']') && bytes.HasSuffix(before, []byte(",")), bytes.HasSuffix(before, []byte(",")) && (r.raw[at] == '}' || r.raw[at] == ']'):
-		return place(r.raw, at, Error{De: "vor der schließenden Klammer steht ein Komma zu viel", En: "there is a comma too many before the closing bracket"})
+		return r.place(at, Error{De: "vor der schließenden Klammer steht ein Komma zu viel", En: "there is a comma too many before the closing bracket"})
 	case rest[0] == '"':
-		return place(r.raw, at, Error{De: "davor fehlt ein Komma oder ein Doppelpunkt", En: "a comma or a colon is missing before this"})
+		return r.place(at, Error{De: "davor fehlt ein Komma oder ein Doppelpunkt", En: "a comma or a colon is missing before this"})
 	case rest[0] == '/' || rest[0] == '#':
-		return place(r.raw, at, Error{De: "Kommentare gibt es in dieser Datei nicht; die Zeile wegnehmen", En: "there are no comments in this file; remove the line"})
+		return r.place(at, Error{De: "Kommentare gibt es in dieser Datei nicht; die Zeile wegnehmen", En: "there are no comments in this file; remove the line"})
 	}
-	return place(r.raw, at, Error{
+	return r.place(at, Error{
 		De: "das ist kein gültiges JSON; oft fehlt ein Komma zwischen zwei Feldern oder ein Anführungszeichen",
 		En: "this is no valid JSON; often a comma between two fields or a quotation mark is missing",
 	})
@@ -134,10 +158,19 @@ func (r *reader) value(t reflect.Type, path string, depth int) error {
 		if _, ok := tok.(bool); !ok {
 			return r.fail(path, "muss true oder false sein, ohne Anführungszeichen", "must be true or false, without quotation marks")
 		}
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
+		bits := 32 // whatever the machine: a file is for all
+		if t.Kind() == reflect.Int64 {
+			bits = 64
+		}
 		n, ok := tok.(json.Number)
-		if _, err := strconv.ParseInt(string(n), 10, 32); !ok || err != nil {
+		if _, err := strconv.ParseInt(string(n), 10, bits); !ok || err != nil {
 			return r.fail(path, "muss eine ganze Zahl sein, ohne Anführungszeichen", "must be a whole number, without quotation marks")
+		}
+	case reflect.Float64:
+		n, ok := tok.(json.Number)
+		if _, err := n.Float64(); !ok || err != nil {
+			return r.fail(path, "muss eine Zahl sein, ohne Anführungszeichen, mit Punkt statt Komma", "must be a number, without quotation marks, with a point for the decimals")
 		}
 	default:
 		panic("provision: no words for " + t.String())
@@ -210,22 +243,36 @@ func (r *reader) unknown(full, name string, known []string) error {
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		out[name] = f.Type
+		if name, ok := nameOf(f); ok {
+			out[name] = f.Type
+		}
 	}
 	return out
 }
 
+// nameOf is a field's name in a file, if it has one.
+func nameOf(f reflect.StructField) (string, bool) {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name, name != "" && name != "-"
+}
+
 func sortedNames(t reflect.Type) (names []string) {
 	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		names = append(names, name)
+		if name, ok := nameOf(f); ok {
+			names = append(names, name)
+		}
 	}
 	return names
 }
 
+// otherWords are what people say who have not read the manual.
+var otherWords = map[string]string{"rate": "baud", "speed": "baud", "bitrate": "bits_per_second", "port": "device", "type": "modem", "callsign": "call_sign", "phone": "number"}
+
 // nearest is the known name that was probably meant; "": none is near.
 func nearest(name string, known []string) string {
+	if word := otherWords[strings.ToLower(name)]; slices.Contains(known, word) {
+		return word
+	}
 	plain := func(s string) string {
 		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
 	}

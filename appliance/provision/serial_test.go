@@ -28,6 +28,11 @@ func TestLines(t *testing.T) {
 		if err := s.Check("serial[0]"); err != nil {
 			t.Errorf("%q: %v", modem, err)
 		}
+		if raw, err := (File{Serial: []Serial{s}}).Marshal(); err != nil {
+			t.Errorf("%q in a file: %v", modem, err)
+		} else if f, err := Parse(raw); err != nil || f.Serial[0] != s {
+			t.Errorf("%q in a file: %v, %+v", modem, err, f)
+		}
 		if want := map[string]string{"rnode": "eu868-10", "meshcore": "eu868-10", "kiss": "amateur"}[modem]; s.InBand() != want {
 			t.Errorf("%q is in the band %q, want %q", modem, s.InBand(), want)
 		}

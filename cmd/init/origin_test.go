@@ -35,7 +35,7 @@ func reborn(b *box) *box {
 func TestRefusalSaysWhichFile(t *testing.T) {
 	b := testBox(t)
 	b.offer(partitionFile(`{"hallig":1,"lable":"x"}`, 0))
-	if e := b.state().Provision; !strings.HasPrefix(e.Error.De, "hallig.json auf der Partition HALLIG der Box: Zeile 1: ") || !strings.HasPrefix(e.Error.En, "hallig.json on the box's own partition HALLIG: Line 1: ") || e.File != "HALLIG" {
+	if e := b.state().Provision; !strings.HasPrefix(e.Error.De, "hallig.json auf der Partition HALLIG der Box: Zeile 1, Spalte 13: ") || !strings.HasPrefix(e.Error.En, "hallig.json on the box's own partition HALLIG: Line 1, column 13: ") || e.File != "HALLIG" {
 		t.Errorf("%+v", e)
 	}
 	b.offer(stickFile(`{"hallig":1,`, 0))
