@@ -15,6 +15,7 @@ type Carried struct {
 	Hops         int
 	Until, At    int64
 	Body         []byte
+	Mark         int64 // of the whole text: sync/relay's
 }
 
 // CarriedFor says how much is carried for one box and from whom it came.
@@ -25,19 +26,18 @@ type CarriedFor struct {
 	Oldest              int64 // At of the oldest
 }
 
-// Met is which numbers of one origin towards one box were met; Spans as sync/relay writes them.
+// Met is what is remembered of a parcel that was met: the best head that it came with. Until and At as in Carried.
 type Met struct {
-	Dest, Source []byte
-	Epoch        uint64
-	Giver        []byte
-	At           int64
-	Spans        []byte
+	Giver int64 // its mark
+	Until int64
+	Hops  int
+	At    int64
 }
 
 // Carry stores a parcel; false when it is here already.
 func (tx *Tx) Carry(c Carried) (n int64, fresh bool, err error) {
-	fresh, err = tx.one(`INSERT INTO custody (dest, source, epoch, seq, giver, priority, hops, until, at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO NOTHING RETURNING n`, args(c.Dest, c.Source, c.Epoch, c.Seq, c.Giver, c.Priority, c.Hops, c.Until, c.At, c.Body), &n)
+	fresh, err = tx.one(`INSERT INTO custody (dest, source, epoch, seq, giver, priority, hops, until, at, body, mark) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING RETURNING n`, args(c.Dest, c.Source, c.Epoch, c.Seq, c.Giver, c.Priority, c.Hops, c.Until, c.At, c.Body, c.Mark), &n)
 	if err != nil {
 		return 0, false, fmt.Errorf("carry parcel: %w", err)
 	}
@@ -93,10 +93,10 @@ func (r *Read) CarriedSums() (out []CarriedFor, err error) {
 	return out, err
 }
 
-// Carries says whether one parcel is here.
-func (r *Read) Carries(dest, source []byte, epoch, seq uint64) (bool, error) {
-	var one int
-	return r.one(`SELECT 1 FROM custody WHERE dest = ? AND source = ? AND epoch = ? AND seq = ?`, args(dest, source, epoch, seq), &one)
+// Carries gives the number of the parcel with a mark; 0 when it is not here.
+func (r *Read) Carries(mark int64) (n int64, err error) {
+	_, err = r.one(`SELECT n FROM custody WHERE mark = ?`, args(mark), &n)
+	return n, err
 }
 
 // GaveCarried notes that a neighbour has had a parcel.
@@ -117,9 +117,10 @@ func (tx *Tx) DropCarriedUpTo(dest, source []byte, epoch, seq uint64) error {
 	return tx.dropCarried(`dest = ? AND source = ? AND epoch = ? AND seq <= ?`, dest, source, epoch, seq)
 }
 
-// DropCarriedBefore forgets the parcels of a box's other lives to one box.
+// DropCarriedBefore forgets the parcels of a box's other lives to one box. It looks at none of this life's.
 func (tx *Tx) DropCarriedBefore(dest, source []byte, epoch uint64) error {
-	return tx.dropCarried(`dest = ? AND source = ? AND epoch <> ?`, dest, source, epoch)
+	return tx.dropCarried(`n IN (SELECT n FROM custody WHERE dest = ?1 AND source = ?2 AND epoch < ?3
+		UNION ALL SELECT n FROM custody WHERE dest = ?1 AND source = ?2 AND epoch > ?3)`, dest, source, epoch)
 }
 
 // DropCarriedOver forgets what has expired.
@@ -134,41 +135,50 @@ func (tx *Tx) dropCarried(where string, a ...any) error {
 	return tx.exec(`DELETE FROM custody WHERE `+where, a...)
 }
 
-// MetOf gives what was met of one origin towards one box; nil when nothing was.
-func (r *Read) MetOf(dest, source []byte, epoch uint64) (spans []byte, err error) {
-	_, err = r.one(`SELECT spans FROM custody_met WHERE dest = ? AND source = ? AND epoch = ?`, args(dest, source, epoch), &spans)
+// MetMark gives what is remembered of the parcel with a mark.
+func (r *Read) MetMark(mark int64) (m Met, ok bool, err error) {
+	ok, err = r.one(`SELECT giver, until, hops, at FROM custody_mark WHERE mark = ?`, args(mark), &m.Giver, &m.Until, &m.Hops, &m.At)
+	return m, ok, err
+}
+
+// Marks counts the parcels that are remembered.
+func (r *Read) Marks() (n int, err error) {
+	_, err = r.one(`SELECT count(*) FROM custody_mark`, nil, &n)
+	return n, err
+}
+
+// SetMark notes that a parcel was met.
+func (tx *Tx) SetMark(mark int64, m Met) error {
+	return tx.exec(`INSERT OR REPLACE INTO custody_mark (mark, giver, until, hops, at) VALUES (?, ?, ?, ?, ?)`, mark, m.Giver, m.Until, m.Hops, m.At)
+}
+
+// BoundMarks forgets all but the newest parcels that one giver has brought.
+func (tx *Tx) BoundMarks(giver int64, keep int) error {
+	return tx.exec(`DELETE FROM custody_mark WHERE mark IN (SELECT mark FROM custody_mark WHERE giver = ? ORDER BY at DESC, mark DESC LIMIT -1 OFFSET ?)`, giver, keep)
+}
+
+// DropMarks forgets parcels that were met before a time, but for those that are still here.
+func (tx *Tx) DropMarks(before int64) error {
+	return tx.exec(`DELETE FROM custody_mark WHERE at < ? AND NOT EXISTS (SELECT 1 FROM custody c WHERE c.mark = custody_mark.mark)`, before)
+}
+
+// ReadOf gives which numbers of one life of a box were read, as SetRead got them; nil when none were.
+func (r *Read) ReadOf(source []byte, epoch uint64) (spans []byte, err error) {
+	_, err = r.one(`SELECT spans FROM custody_read WHERE source = ? AND epoch = ?`, args(source, epoch), &spans)
 	return spans, err
 }
 
-// Mets lists the origins that were met on the way to one box, the newest first.
-func (r *Read) Mets(dest []byte, limit int) (out []Met, err error) {
-	err = r.each(`SELECT dest, source, epoch, giver, at, spans FROM custody_met WHERE dest = ? ORDER BY at DESC LIMIT ?`, args(dest, limit), func(row *Row) error {
-		var m Met
-		var epoch int64
-		if err := row.Scan(&m.Dest, &m.Source, &epoch, &m.Giver, &m.At, &m.Spans); err != nil {
-			return err
-		}
-		m.Epoch = uint64(epoch)
-		out = append(out, m)
-		return nil
-	})
-	return out, err
-}
-
-// SetMet notes what was met. Of what one neighbour brought, the keep newest origins stay.
-func (tx *Tx) SetMet(m Met, keep int) error {
-	if err := tx.exec(`INSERT INTO custody_met (dest, source, epoch, giver, at, spans) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (dest, source, epoch) DO UPDATE SET at = excluded.at, spans = excluded.spans`, m.Dest, m.Source, m.Epoch, m.Giver, m.At, m.Spans); err != nil {
-		return fmt.Errorf("note met parcels: %w", err)
+// SetRead notes which numbers were read. Of one box, the keep newest lives stay.
+func (tx *Tx) SetRead(source []byte, epoch uint64, at int64, spans []byte, keep int) error {
+	if err := tx.exec(`INSERT OR REPLACE INTO custody_read (source, epoch, at, spans) VALUES (?, ?, ?, ?)`, source, epoch, at, spans); err != nil {
+		return fmt.Errorf("note what was read: %w", err)
 	}
-	return tx.exec(`DELETE FROM custody_met WHERE giver = ?1 AND (dest, source, epoch) IN
-		(SELECT dest, source, epoch FROM custody_met WHERE giver = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2)`, m.Giver, keep)
+	return tx.exec(`DELETE FROM custody_read WHERE source = ?1 AND epoch IN (SELECT epoch FROM custody_read WHERE source = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2)`, source, keep)
 }
 
-// DropMet forgets origins that nobody has brought anything of since a time, but for those whose parcels are still here.
-func (tx *Tx) DropMet(before int64) error {
-	return tx.exec(`DELETE FROM custody_met WHERE at < ? AND NOT EXISTS (SELECT 1 FROM custody c
-		WHERE c.dest = custody_met.dest AND c.source = custody_met.source AND c.epoch = custody_met.epoch)`, before)
+// DropRead forgets lives of which nothing was read since a time.
+func (tx *Tx) DropRead(before int64) error {
+	return tx.exec(`DELETE FROM custody_read WHERE at < ?`, before)
 }
 
 // RunTime is for how many seconds the program has run, up to the last SetRunTime.

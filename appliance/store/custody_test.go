@@ -15,7 +15,7 @@ func TestCarriedNumbers(t *testing.T) {
 	carry := func(seq uint64) (n int64) {
 		t.Helper()
 		if err := db.Do(t.Context(), func(tx *Tx) (err error) {
-			n, _, err = tx.Carry(Carried{Dest: []byte("d"), Source: []byte("s"), Epoch: 1, Seq: seq, Giver: []byte("g"), Body: []byte("b")})
+			n, _, err = tx.Carry(Carried{Dest: []byte("d"), Source: []byte("s"), Epoch: 1, Seq: seq, Giver: []byte("g"), Body: []byte("b"), Mark: int64(seq)})
 			return err
 		}); err != nil {
 			t.Fatal(err)

@@ -106,22 +106,29 @@ CREATE TABLE custody (
 	until    INTEGER NOT NULL,
 	at       INTEGER NOT NULL,
 	body     BLOB NOT NULL,
-	UNIQUE (dest, source, epoch, seq)
+	mark     INTEGER NOT NULL UNIQUE
 ) STRICT;
+CREATE INDEX custody_name ON custody (dest, source, epoch, seq);
 CREATE INDEX custody_dest ON custody (dest, priority, n);
 CREATE TABLE custody_given (
 	n   INTEGER NOT NULL,
 	box BLOB NOT NULL,
 	PRIMARY KEY (n, box)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE custody_met (
-	dest   BLOB NOT NULL,
+CREATE TABLE custody_mark (
+	mark  INTEGER PRIMARY KEY,
+	giver INTEGER NOT NULL,
+	until INTEGER NOT NULL,
+	hops  INTEGER NOT NULL,
+	at    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX custody_mark_giver ON custody_mark (giver, at);
+CREATE TABLE custody_read (
 	source BLOB NOT NULL,
 	epoch  INTEGER NOT NULL,
-	giver  BLOB NOT NULL,
 	at     INTEGER NOT NULL,
 	spans  BLOB NOT NULL,
-	PRIMARY KEY (dest, source, epoch)
+	PRIMARY KEY (source, epoch)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE custody_run (
 	one     INTEGER PRIMARY KEY CHECK (one = 1),

@@ -21,7 +21,7 @@ func (b *box) carries(to, from *box, seqs ...uint64) {
 	err := b.db.Do(b.t.Context(), func(tx *store.Tx) error {
 		for _, n := range seqs {
 			body := append([]byte(fmt.Sprintf("sealed %d", n)), make([]byte, 40)...)
-			if _, _, err := tx.Carry(store.Carried{Dest: dest, Source: source, Epoch: 9, Seq: n, Giver: source, Priority: 3, Body: body}); err != nil {
+			if _, _, err := tx.Carry(store.Carried{Dest: dest, Source: source, Epoch: 9, Seq: n, Giver: source, Priority: 3, Body: body, Mark: int64(n)}); err != nil {
 				return err
 			}
 		}

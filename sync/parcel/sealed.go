@@ -24,7 +24,8 @@ type Origin struct {
 	Epoch uint64
 }
 
-// Sealed is a parcel that only the box To can read. To, Origin and Seq name it: whoever has met the name knows the parcel again.
+// Sealed is a parcel that only the box To can read. To, Origin and Seq name it between a giver and a taker; that it is the one its writer made only the reader
+// can tell, so several may bear one name.
 // Once a link knows the two boxes, all but Body takes about eight bytes:
 //
 //	to, origin (handles)  seq  priority(3 bits) hops(5 bits)  life(1)  body

@@ -80,7 +80,7 @@ const (
 type carried struct {
 	total  int64
 	count  int
-	writer map[string]int64
+	writer map[string]int64 // by writerBy
 	giver  map[string]int64
 	dest   map[string]int
 	stale  bool // something was dropped that was not taken off
@@ -97,12 +97,16 @@ func (c *carried) load(sums []store.CarriedFor) {
 func (c *carried) add(dest, source, giver []byte, count int, size int64) {
 	c.total += size
 	c.count += count
-	c.writer[string(source)] += size
+	c.writer[writerBy(source, giver)] += size
 	c.giver[string(giver)] += size
 	if c.dest[string(dest)] += count; c.dest[string(dest)] <= 0 {
 		delete(c.dest, string(dest))
 	}
 }
+
+// writerBy names a writer as far as one giver brings what bears its name: nobody but the reader can tell who wrote it, so it takes no room from what
+// others bring of that writer.
+func writerBy(source, giver []byte) string { return string(giver) + string(source) }
 
 // keysOf gives the keys of a parcel's reader and writer.
 func keysOf(p *parcel.Sealed) (dest, source []byte, err error) {
@@ -143,7 +147,7 @@ func (r *Relay) take(ctx context.Context, came []handed) {
 		for _, j := range jobs {
 			var err error
 			if j.sealed.To == r.self {
-				j.verdict, messages[j], err = r.takeOwn(tx, j.sealed, j.dest, j.source, j.from, now)
+				j.verdict, messages[j], err = r.takeOwn(tx, j.sealed, j.source, j.from, now)
 			} else {
 				j.verdict, err = r.takeForeign(tx, j.sealed, j.dest, j.source, j.from)
 			}
@@ -199,8 +203,8 @@ func (r *Relay) forgetHeard() {
 }
 
 // takeOwn reads a parcel for this box.
-func (r *Relay) takeOwn(tx *store.Tx, p *parcel.Sealed, dest, source []byte, giver peer.ID, now time.Time) (verdict, []byte, error) {
-	stored, err := tx.MetOf(dest, source, p.From.Epoch)
+func (r *Relay) takeOwn(tx *store.Tx, p *parcel.Sealed, source []byte, giver peer.ID, now time.Time) (verdict, []byte, error) {
+	stored, err := tx.ReadOf(source, p.From.Epoch)
 	if err != nil {
 		return noVerdict, nil, err
 	}
@@ -227,7 +231,7 @@ func (r *Relay) takeOwn(tx *store.Tx, p *parcel.Sealed, dest, source []byte, giv
 		h.met.add(seq)
 	}
 	h.met.bound()
-	return taken, message, tx.SetMet(store.Met{Dest: dest, Source: source, Epoch: p.From.Epoch, Giver: source, At: r.runTime(), Spans: h.met.bytes()}, 64)
+	return taken, message, tx.SetRead(source, p.From.Epoch, r.runTime(), h.met.bytes(), 64)
 }
 
 // sparesCopies tells a neighbour that brings what was read before up to where everything of that origin was: it need not bring the rest.
@@ -241,9 +245,6 @@ func (r *Relay) sparesCopies(giver peer.ID, p *parcel.Sealed) {
 	}
 }
 
-// maxMet bounds the origins that are remembered of what one neighbour brought.
-const maxMet = 1024
-
 // takeForeign takes a parcel for another box.
 func (r *Relay) takeForeign(tx *store.Tx, p *parcel.Sealed, dest, source []byte, from peer.ID) (verdict, error) {
 	if p.From.Box == r.self || p.Hops >= parcel.MaxHops {
@@ -254,22 +255,44 @@ func (r *Relay) takeForeign(tx *store.Tx, p *parcel.Sealed, dest, source []byte,
 		r.count1(func(c *Counts) { c.Strange++ })
 		return noRoom, nil
 	}
-	stored, err := tx.MetOf(dest, source, p.From.Epoch)
-	if err != nil {
-		return noVerdict, err
-	}
-	met := storedSpans(stored)
-	if met.has(p.Seq) {
-		r.count1(func(c *Counts) { c.Twice++ })
-		here, err := tx.Carries(dest, source, p.From.Epoch, p.Seq)
-		if here {
-			return taken, err
-		}
-		return seenBefore, err
-	}
 	giver, err := from.Key()
 	if err != nil {
 		giver = source // a stick has no key
+	}
+	mark := r.mark(dest, source, p)
+	row, err := tx.Carries(mark)
+	if err != nil {
+		return noVerdict, err
+	}
+	old, met, err := tx.MetMark(mark)
+	if err != nil {
+		return noVerdict, err
+	}
+	is := store.Met{Giver: r.giverMark(giver), Hops: p.Hops + 1, At: r.runTime()}
+	if life, ok := parcel.Lasts(p.Life); ok {
+		is.Until = is.At + max(int64(life/time.Second), 1)
+	}
+	size := int64(len(p.Body)) + overhead
+	room := r.room(source, giver, size)
+	if (met || row > 0) && !(met && room && better(is, old)) {
+		r.count1(func(c *Counts) { c.Twice++ })
+		if row > 0 {
+			return taken, nil
+		}
+		return seenBefore, nil
+	}
+	if !room {
+		r.count1(func(c *Counts) { c.Full++ })
+		return noRoom, nil
+	}
+	if met {
+		is = best(is, old)
+	}
+	if row > 0 { // it goes on under another number, so that no neighbour's word on it as it was counts for it as it is
+		if err := tx.DropCarried(row); err != nil {
+			return noVerdict, err
+		}
+		r.replaced(row)
 	}
 	if p.From.Box == from { // what the writer wrote in an earlier life it writes anew in this one
 		if err := tx.DropCarriedBefore(dest, source, p.From.Epoch); err != nil {
@@ -277,25 +300,25 @@ func (r *Relay) takeForeign(tx *store.Tx, p *parcel.Sealed, dest, source []byte,
 		}
 		r.stale()
 	}
-	size := int64(len(p.Body)) + overhead
-	if !r.room(source, giver, size) {
-		r.count1(func(c *Counts) { c.Full++ })
-		return noRoom, nil
+	if _, _, err := tx.Carry(store.Carried{Dest: dest, Source: source, Epoch: p.From.Epoch, Seq: p.Seq, Giver: giver, Priority: p.Priority,
+		Hops: is.Hops, Until: is.Until, At: is.At, Body: p.Body, Mark: mark}); err != nil {
+		return noVerdict, err
 	}
-	c := store.Carried{Dest: dest, Source: source, Epoch: p.From.Epoch, Seq: p.Seq, Giver: giver, Priority: p.Priority, Hops: p.Hops + 1, At: r.runTime(), Body: p.Body}
-	if life, ok := parcel.Lasts(p.Life); ok {
-		c.Until = c.At + max(int64(life/time.Second), 1)
-	}
-	if _, fresh, err := tx.Carry(c); err != nil || !fresh {
-		return taken, err
-	}
-	met.add(p.Seq)
-	met.bound()
 	r.mu.Lock()
 	r.carry.add(dest, source, giver, 1, size)
 	r.count.Taken++
 	r.mu.Unlock()
-	return taken, tx.SetMet(store.Met{Dest: dest, Source: source, Epoch: p.From.Epoch, Giver: giver, At: c.At, Spans: met.bytes()}, maxMet)
+	return taken, r.noteMet(tx, mark, is)
+}
+
+// replaced takes back what is ready to be given of a parcel that was carried and has another number now.
+func (r *Relay) replaced(row int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.carry.stale = true
+	for _, n := range r.near {
+		n.drop(func(o *offer) bool { return o.row == row })
+	}
 }
 
 func (r *Relay) count1(f func(*Counts)) {
@@ -308,7 +331,7 @@ func (r *Relay) room(source, giver []byte, size int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.c.Limits
-	return r.carry.total+size <= l.Total && r.carry.writer[string(source)]+size <= l.Writer && r.carry.giver[string(giver)]+size <= l.Giver
+	return r.carry.total+size <= l.Total && r.carry.writer[writerBy(source, giver)]+size <= l.Writer && r.carry.giver[string(giver)]+size <= l.Giver
 }
 
 // judge tells a neighbour what became of a parcel.

@@ -15,8 +15,8 @@ const flashHourly = 16 << 10
 // flashShare is what went to a neighbour as flash in this hour.
 type flashShare struct {
 	since time.Time
-	bytes map[string]int      // by giver
-	names map[parcelName]bool // what is offered again counts once
+	bytes map[string]int // by giver
+	rows  map[int64]bool // what is offered again counts once
 }
 
 // class is the priority at which something carried goes to the neighbour now.
@@ -25,16 +25,16 @@ func (f *flashShare) class(o *offer, now time.Time) int {
 		return o.p.Priority
 	}
 	if f.bytes == nil || now.Sub(f.since) >= time.Hour {
-		*f = flashShare{now, map[string]int{}, map[parcelName]bool{}}
+		*f = flashShare{now, map[string]int{}, map[int64]bool{}}
 	}
 	giver := string(o.of.Giver)
 	switch {
-	case f.names[o.name]:
+	case f.rows[o.row]:
 		return parcel.Flash
 	case f.bytes[giver] >= flashHourly:
 		return parcel.Routine
 	}
-	f.names[o.name] = true
+	f.rows[o.row] = true
 	f.bytes[giver] += len(o.p.Body)
 	return parcel.Flash
 }

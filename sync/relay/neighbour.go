@@ -60,12 +60,13 @@ type neighbour struct {
 	told   map[peer.ID]byte
 	past   map[peer.ID]byte // to be told once
 	tellAt time.Time
+	late   map[parcelName]lateOffer
 	over   []parcel.Custody // called over
 	share  flashShare
 }
 
 func newNeighbour(id peer.ID, bps int) *neighbour {
-	return &neighbour{id: id, bps: bps, flight: map[parcelName]*offer{}, told: map[peer.ID]byte{}, hungry: true}
+	return &neighbour{id: id, bps: bps, flight: map[parcelName]*offer{}, told: map[peer.ID]byte{}, late: map[parcelName]lateOffer{}, hungry: true}
 }
 
 func (n *neighbour) slow() bool { return n.bps < 64_000 }
@@ -266,13 +267,40 @@ func (n *neighbour) abandon() {
 	}
 }
 
+// lateOffer is a carried parcel for which a neighbour has not answered in time. Its word may still come, and says by the name alone what it is about, so another parcel
+// of that name waits for it some time longer: only a forged one makes two.
+type lateOffer struct {
+	row int64
+	at  time.Time
+}
+
+// maxLate bounds how many of them are remembered of a neighbour.
+const maxLate = 1024
+
+func (n *neighbour) lateFor() time.Duration { return 4 * n.wordWithin() }
+
+// awaits says whether a word on another parcel of the same name may still come.
+func (n *neighbour) awaits(o *offer, now time.Time) bool {
+	late, ok := n.late[o.name]
+	return ok && late.row != o.row && now.Sub(late.at) < n.lateFor()
+}
+
 // timeouts takes back what a neighbour does not answer for.
 func (n *neighbour) timeouts(now time.Time) (late bool) {
 	if !n.fullTo.IsZero() && !now.Before(n.fullTo) {
 		n.fullTo, n.hungry = time.Time{}, true
 	}
+	for name, l := range n.late {
+		if now.Sub(l.at) >= n.lateFor() {
+			delete(n.late, name)
+			n.hungry = true
+		}
+	}
 	for _, o := range n.flight {
 		if !now.Before(o.until) {
+			if o.row > 0 && len(n.late) < maxLate {
+				n.late[o.name] = lateOffer{o.row, now}
+			}
 			n.land(o)
 			n.hungry, late = true, true
 		}
@@ -506,8 +534,8 @@ func (r *Relay) loadCarried(n *neighbour, rows []store.Carried) {
 		if n.id == o.p.From.Box || r.settling[rowOf{c.N, ""}] || r.settling[rowOf{c.N, n.id}] {
 			continue // its writer has it, or somebody else since
 		}
-		if !n.has(o.name) {
-			n.load(o, n.share.class(o, time.Now()))
+		if now := time.Now(); !n.has(o.name) && !n.awaits(o, now) {
+			n.load(o, n.share.class(o, now))
 		}
 	}
 }

@@ -13,8 +13,11 @@
 //     keeps the parcel. Nothing that was answered for is dropped but by its own lifetime, or by a word of its writer or reader.
 //   - The writer keeps its own copy until the reader has answered, whoever carries others; and what was in it stays due in the writer's
 //     log until the reader keeps it. So a carrier that burns, lies or stops costs time, never an event.
-//   - The same parcel by two ways is read once, also after a restart: numbers are noted per writer and reader, on the disk.
-//   - Everything that strangers can make it hold is bounded: bytes in all, per writer and per giver, numbers met, boxes heard of.
+//   - The same parcel by two ways is read once, also after a restart: the numbers that were read are noted per writer, on the disk.
+//   - What anybody forges displaces nothing. Carriers cannot tell who wrote a parcel, only its reader can; so they know it again by its whole
+//     text, not by its name (met.go), and what bears a writer's name counts against the neighbour that brought it. Only a writer's or reader's word that parcels
+//     are over goes by names, and it is taken from those two alone.
+//   - Everything that strangers can make it hold is bounded: bytes in all, per giver and of that per writer, parcels met, boxes heard of.
 //
 // Which neighbour gets a parcel: the reader itself; else the one that is next on the way there (route.go); else, without a known way, up
 // to three neighbours get a copy from the writer, and a carrier hands its copy on only to a box that met the reader more lately. Flash
@@ -28,7 +31,9 @@ package relay
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -51,7 +56,9 @@ type Config struct {
 
 // Limits of what is carried for others. Zero fields stand for the usual.
 type Limits struct {
-	Total, Writer, Giver int64 // bytes
+	Total         int64 // bytes
+	Giver, Writer int64 // bytes that one neighbour has brought, and of them under the name of one writer
+	Marks         int64 // parcels that are remembered of what one neighbour has brought
 }
 
 // What one parcel takes on the disk besides its body, about.
@@ -70,8 +77,10 @@ type Relay struct {
 	self  peer.ID
 	key   []byte // of self
 	epoch uint64
-	began time.Time
-	kick  chan struct{} // capacity 1
+
+	markKey []byte // of mark
+	began   time.Time
+	kick    chan struct{} // capacity 1
 
 	mu        sync.Mutex // guards the rest
 	wake      func(peer.ID)
@@ -107,7 +116,11 @@ func New(ctx context.Context, c Config) (*Relay, error) {
 	r := &Relay{c: c, log: c.Log, self: peer.IDOf(public), key: public, epoch: binary.BigEndian.Uint64(draw[:]), kick: make(chan struct{}, 1),
 		upped: map[peer.ID]bool{}, near: map[peer.ID]*neighbour{}, boxes: map[peer.ID]*mailbox{}, settling: map[rowOf]bool{}, began: time.Now()}
 	r.routes = newRoutes(r.self)
-	err := c.DB.View(ctx, func(rd *store.Read) (err error) {
+	var err error
+	if r.markKey, err = hkdf.Key(sha256.New, c.Key.Seed(), nil, "hallig parcel marks 1", sha256.Size); err != nil {
+		return nil, fmt.Errorf("make relay: %w", err)
+	}
+	err = c.DB.View(ctx, func(rd *store.Read) (err error) {
 		if r.ran, err = rd.RunTime(); err != nil {
 			return err
 		}
@@ -125,7 +138,7 @@ func (l Limits) orUsual() Limits {
 	for _, x := range []struct {
 		is    *int64
 		usual int64
-	}{{&l.Total, maxTotal}, {&l.Writer, maxWriter}, {&l.Giver, maxGiver}} {
+	}{{&l.Total, maxTotal}, {&l.Writer, maxWriter}, {&l.Giver, maxGiver}, {&l.Marks, maxMarks}} {
 		if *x.is == 0 {
 			*x.is = x.usual
 		}
@@ -195,7 +208,10 @@ func (r *Relay) keepTime(ctx context.Context) {
 		if err := tx.DropCarriedOver(now); err != nil {
 			return err
 		}
-		if err := tx.DropMet(now - int64(metFor/time.Second)); err != nil {
+		if err := tx.DropMarks(now - int64(metFor/time.Second)); err != nil {
+			return err
+		}
+		if err := tx.DropRead(now - int64(metFor/time.Second)); err != nil {
 			return err
 		}
 		return tx.SetRunTime(now)
@@ -206,7 +222,8 @@ func (r *Relay) keepTime(ctx context.Context) {
 	r.recount(ctx)
 }
 
-// metFor is how long the numbers of an origin are remembered after the last that was met: longer than what it wrote is carried anywhere.
+// metFor is how long it is remembered what was met, and which numbers of a box's life were read after the last of them: longer than what it
+// wrote is carried anywhere.
 const metFor = 60 * 24 * time.Hour
 
 // runTime is for how many seconds the program has run, all its lives together.

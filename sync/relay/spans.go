@@ -71,8 +71,8 @@ func (s spans) upTo() uint64 {
 	return 0
 }
 
-// maxSpans bounds what is remembered of one origin. Beyond it the oldest hole is taken for filled: what comes for it would be refused by a
-// carrier, and its writer writes it anew.
+// maxSpans bounds what is remembered of one life of a writer. Beyond it the oldest hole is taken for filled: what comes for it is not read any more, and its
+// writer, which alone can make holes, writes it anew.
 const maxSpans = 64
 
 func (s *spans) bound() {

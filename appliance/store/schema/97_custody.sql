@@ -4,6 +4,7 @@
 
 -- n is never given twice: neighbours' answers that are under way, and sticks, go by it.
 -- until and at: seconds that this program has run, all its lives together (custody_run); until 0: it does not expire.
+-- mark is of the whole text: parcels of one name may be several, for a name is proved to nobody but the reader.
 CREATE TABLE custody (
 	n        INTEGER PRIMARY KEY AUTOINCREMENT,
 	dest     BLOB NOT NULL,
@@ -16,8 +17,9 @@ CREATE TABLE custody (
 	until    INTEGER NOT NULL,
 	at       INTEGER NOT NULL,
 	body     BLOB NOT NULL,
-	UNIQUE (dest, source, epoch, seq)
+	mark     INTEGER NOT NULL UNIQUE
 ) STRICT;
+CREATE INDEX custody_name ON custody (dest, source, epoch, seq);
 CREATE INDEX custody_dest ON custody (dest, priority, n);
 
 -- Boxes that had a carried parcel already.
@@ -27,15 +29,24 @@ CREATE TABLE custody_given (
 	PRIMARY KEY (n, box)
 ) STRICT, WITHOUT ROWID;
 
--- Numbers that were met, to know a parcel again after it has gone: spans as pairs of uvarints (distance from the span before, length).
-CREATE TABLE custody_met (
-	dest   BLOB NOT NULL,
+-- Parcels that were met, to know them again after they have gone, by sync/relay's mark of their whole text. giver is a mark, too; until and hops are the best head
+-- that came.
+CREATE TABLE custody_mark (
+	mark  INTEGER PRIMARY KEY,
+	giver INTEGER NOT NULL,
+	until INTEGER NOT NULL,
+	hops  INTEGER NOT NULL,
+	at    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX custody_mark_giver ON custody_mark (giver, at);
+
+-- Numbers that this box has read of each life of another one: spans as pairs of uvarints (distance from the span before, length).
+CREATE TABLE custody_read (
 	source BLOB NOT NULL,
 	epoch  INTEGER NOT NULL,
-	giver  BLOB NOT NULL,
 	at     INTEGER NOT NULL,
 	spans  BLOB NOT NULL,
-	PRIMARY KEY (dest, source, epoch)
+	PRIMARY KEY (source, epoch)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE custody_run (
