@@ -90,6 +90,19 @@ func (r *Read) Notices(room event.RoomID) ([]Notice, error) {
 	return r.notices(`WHERE l.room = ? ORDER BY n.since, n.log, n.seq`, nid)
 }
 
+// NoticeRooms lists the rooms that have notices whose event is not overdue.
+func (r *Read) NoticeRooms() (map[event.RoomID]bool, error) {
+	live, err := r.notices(`WHERE n.expired = 0`)
+	if err != nil {
+		return nil, fmt.Errorf("look for rooms with notices: %w", err)
+	}
+	out := make(map[event.RoomID]bool, len(live))
+	for _, n := range live {
+		out[n.Room] = true
+	}
+	return out, nil
+}
+
 // NoticesChanged is the stream position at which a room's notices changed last, 0 when it never had any.
 func (r *Read) NoticesChanged(room event.RoomID) (pos int64, err error) {
 	nid, err := r.findRoom(room)

@@ -70,7 +70,7 @@ func (f *far) company(w *way) (out []*far) {
 
 // castable counts the events at the front that a broadcast could carry.
 func castable(items []outbox.Item) (n int) {
-	for n < len(items) && items[n].Event != nil && items[n].Skip == nil && items[n].Priority > parcel.Immediate {
+	for n < len(items) && items[n].Event != nil && items[n].Skip == nil && (items[n].Priority > parcel.Immediate || items[n].For != "" && items[n].For != items[n].ID) {
 		n++
 	}
 	return n

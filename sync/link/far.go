@@ -13,7 +13,6 @@ import (
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
-	"hallig/sync/precedence"
 	"hallig/sync/recon"
 )
 
@@ -64,7 +63,7 @@ type far struct {
 	more       bool              // the feed may have more
 	urgent     bool              // and what it has may be urgent
 	owed       int               // bytes that the least urgent may have before others
-	news       []precedence.News // flash that is not read from the feed yet
+	ahead      map[event.ID]bool // flash of which is known here that it waits: whether its text has gone ahead in this session
 	asIf       int               // priority for the transport of what goes by that right; 0: its own
 	reading    bool
 	starting   int           // greetings that are being taken
@@ -128,7 +127,7 @@ type entry struct {
 
 func newFar(l *Link, p peer.Peer) *far {
 	f := &far{l: l, p: p, mine: draw(), feed: l.out.Feed(p), kept: map[logName]parcel.Vector{}, asks: map[uint32]*ask{},
-		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, told: map[naming]bool{}, seen: outbox.NewTold(), edusDue: true}
+		serving: map[uint32]*served{}, bodies: map[chunkName]*body{}, docs: map[string]bool{}, met: map[peer.ID]bool{}, told: map[naming]bool{}, ahead: map[event.ID]bool{}, seen: outbox.NewTold(), edusDue: true}
 	f.nextAsk = draw() >> 8 // numbers of an earlier life should not be met again
 	return f
 }
@@ -343,6 +342,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.unread = f.carrier > 0
 	clear(f.docs)
 	clear(f.told)
+	clear(f.ahead)
 	clear(f.bodies)
 	clear(f.serving)
 	f.dropBodies()

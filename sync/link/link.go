@@ -283,6 +283,7 @@ func (l *Link) committed(c store.Commit) {
 			}
 		}
 	}
+	l.rehush(c.Rooms)
 	l.raised(c.Pos)
 }
 

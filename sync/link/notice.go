@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"hallig/appliance/priority"
 	"hallig/appliance/store"
+	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 )
 
@@ -44,20 +46,52 @@ func (f *far) herald(e *parcel.Event) bool {
 	return true
 }
 
-// heraldItems lets notices of the flash texts among items go ahead; what they belong to follows at once, behind the flash.
+// heraldItems lets notices of the flash texts among items go ahead; what they belong to, and what that builds on, follows at once, behind the flash. So it does while it is
+// not known yet whether a notice can go: it would be in that one's way.
 func (f *far) heraldItems() {
 	for i, it := range f.items {
-		if it.Priority == parcel.Flash && f.herald(it.Event) {
+		if it.Priority == parcel.Flash && it.Event != nil && parcel.UrgencyOf(it.Event) == parcel.Flash {
+			if f.ahead[it.ID] = f.herald(it.Event); f.ahead[it.ID] {
+				f.items[i].Priority = parcel.Immediate
+			}
+		}
+	}
+	for i, it := range f.items {
+		if it.Priority != parcel.Flash || it.For == it.ID {
+			continue
+		}
+		if went, known := f.ahead[it.For]; went || !known && it.ForOwn && f.defers(f.active) {
 			f.items[i].Priority = parcel.Immediate
 		}
 	}
 }
 
+// What of an outage's flash texts goes ahead at once: the newest. The others come in their turn.
+const (
+	mostAhead  = 4
+	knownAhead = 256 // bounds what is remembered of them
+)
+
 // heraldNews lets notices go ahead of flash texts that are not among the items: too much of their room has to go before.
 func (f *far) heraldNews() {
-	news := f.news
-	f.news = nil
-	if len(news) == 0 || !f.defers(f.active) {
+	_, flashes := f.feed.Pressing()
+	if len(flashes) == 0 || !f.defers(f.active) {
+		return
+	}
+	if len(f.ahead) > knownAhead {
+		clear(f.ahead) // what has gone ahead is known to the memory of the conversation, too
+	}
+	var news []outbox.Raised
+	for _, x := range slices.Backward(flashes) {
+		if _, known := f.ahead[x.Event]; known {
+			continue
+		}
+		f.ahead[x.Event] = false
+		if len(news) < mostAhead {
+			news = append(news, x)
+		}
+	}
+	if len(news) == 0 {
 		return
 	}
 	gen := f.gen
@@ -77,11 +111,20 @@ func (f *far) heraldNews() {
 				return
 			}
 			for _, e := range es {
-				f.herald(e)
+				f.ahead[e.PDU.ID] = f.herald(e)
 			}
+			f.arrange()
 			f.pump()
 		}
 	})
+}
+
+// forgetNotices is to be called when a notice may have been lost: what it was of comes again as the whole event.
+func (f *far) forgetNotices() {
+	if f.session != nil {
+		f.session.ForgetNotices()
+	}
+	clear(f.ahead)
 }
 
 // asSent is the parcel that an event goes as: what completes its notice where that has gone ahead.
@@ -104,7 +147,8 @@ func (f *far) takeNotice(ctx context.Context, n *parcel.Notice) func() {
 			f.l.log.Warn("notice refused", "peer", f.p.Server, "why", why)
 		case err == nil:
 			f.l.c.Observe(Event{What: "noticed", Peer: f.p, Room: n.Room, Note: "not yet verified"})
-			f.l.hush(quiet)
+			f.l.hush(n.Room, quiet)
+			f.l.hurry(n.Room, n.Sender, parcel.Immediate, "")
 		}
 	}
 }

@@ -92,7 +92,7 @@ func (f *far) read(w *way) {
 		f.edusDue = false
 		f.readEDUs(w)
 	}
-	if !f.more || f.reading || len(f.items) >= fewItems && !f.urgent {
+	if !f.more || f.reading || len(f.items) >= fewItems && !f.urgent && !f.pressed() {
 		return
 	}
 	f.reading, f.more, f.urgent = true, false, false
@@ -112,8 +112,7 @@ func (f *far) read(w *way) {
 			}
 			f.reading = false
 			f.items = append(f.items, items...)
-			f.heraldItems()
-			outbox.Arrange(f.items)
+			f.arrange()
 			f.heraldNews()
 			f.more = f.more || len(items) > 0
 			f.auditStuck()
@@ -244,9 +243,7 @@ func (m *message) done(err error) {
 	}
 	if err != nil {
 		f.l.log.Debug("message did not arrive", "peer", f.p.Server, "transport", m.w.t.Name(), "err", err)
-		if f.session != nil {
-			f.session.ForgetNotices()
-		}
+		f.forgetNotices()
 		if m.feed && m.forgets == f.forgets { // whether it arrived is not known: all that is not kept goes again
 			f.again()
 		}
@@ -381,6 +378,7 @@ func (f *far) sendItems(w *way, priority int) {
 		}})
 	}
 	for _, it := range batch[:n] {
+		delete(f.ahead, it.ID)
 		if it.ID != "" && it.Event != nil {
 			f.l.c.Observe(Event{What: "sent", Peer: f.p, Transport: w.t.Name(), Event: it.ID, Room: it.Room, Bytes: size / n})
 		}

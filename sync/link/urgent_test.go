@@ -182,6 +182,43 @@ func TestQuiet(t *testing.T) {
 	})
 }
 
+// Who sets quiet_min to 0 ends the quiet that runs, at both boxes; who only shortens it shortens that; and it is not made longer by another change of state.
+func TestQuietIsCalledOff(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, id, _ := radioPair(t, w, ether.Config{BitsPerSecond: 1200, Seed: 6})
+		quiet := func() (left [2]time.Duration) {
+			for i, x := range []*box{a, b} {
+				if u := x.link.Quiet(); !u.IsZero() {
+					left[i] = time.Until(u)
+				}
+			}
+			return left
+		}
+		a.state(id, "anna", priority.Type, "", map[string]any{"quiet_min": 20})
+		pass(time.Minute)
+		a.says(id, "anna", "Ruhe im Kanal", priority.Flash)
+		pass(time.Minute)
+		a.state(id, "anna", "m.room.topic", "", map[string]any{"topic": "Deich"})
+		pass(30 * time.Second)
+		if q := quiet(); q[0] < 18*time.Minute || q[1] < 18*time.Minute || q[0] > 19*time.Minute || q[1] > 19*time.Minute {
+			t.Fatalf("quiet for another %v, want some 18 minutes", q)
+		}
+		a.state(id, "anna", priority.Type, "", map[string]any{"quiet_min": 5})
+		pass(30 * time.Second)
+		if q := quiet(); q[0] < 2*time.Minute || q[1] < 2*time.Minute || q[0] > 4*time.Minute || q[1] > 4*time.Minute {
+			t.Fatalf("quiet for another %v, want some 3 minutes", q)
+		}
+		texts := backlog(a, id, 3)
+		pass(30 * time.Second)
+		if n := count(texts, b.timeline(id)); n != 3 {
+			t.Fatalf("%d of 3 texts wait in the quiet", n)
+		}
+		a.state(id, "anna", priority.Type, "", map[string]any{"quiet_min": 0})
+		until(t, 30*time.Second, "texts after the quiet was called off", func() bool { return count(texts, b.timeline(id)) == 0 })
+		until(t, 10*time.Second, "end of the quiet", func() bool { return quiet() == [2]time.Duration{} })
+	})
+}
+
 // However many flashes come, others get their turn: quiet lasts half an hour at most in one piece.
 func TestQuietIsBounded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

@@ -22,25 +22,28 @@ type Feed struct {
 	o *Outbox
 	p peer.Peer
 
-	mu      sync.Mutex
-	gen     int // raised by Start and Rewind: what an older Next found no longer counts
-	cursors map[int64]*cursor
-	rooms   []event.RoomID // that may have something, in turn
-	epoch   uint32         // in which the peer numbers its own logs
-	holding bool           // the peer is about to say what it wants in full
-	full    map[int64]uint64
-	eduSent uint64
-	eduKept uint64
-	eduAt   time.Time // when EDUs were read last
-	flight  int       // events sent and not kept
-	carry   bool      // for a courier: without end, and each event with its body
-	extra   int       // that may be under way beyond maxFlight: something urgent waits
-	nearer  []string  // servers that are nearer to the peer
-	mail    bool      // the peer is written to by mail
-	open    bool      // the peer is reached over open language only (open.go)
-	sealed  map[event.RoomID]bool
-	letters bool           // messages between devices wait for another way
-	stuck   []event.RoomID // in which a hole was met (holes.go)
+	mu       sync.Mutex
+	gen      int // raised by Start and Rewind: what an older Next found no longer counts
+	cursors  map[int64]*cursor
+	rooms    []event.RoomID // that may have something, in turn
+	epoch    uint32         // in which the peer numbers its own logs
+	holding  bool           // the peer is about to say what it wants in full
+	full     map[int64]uint64
+	eduSent  uint64
+	eduKept  uint64
+	eduAt    time.Time              // when EDUs were read last
+	flight   int                    // events sent and not kept
+	carry    bool                   // for a courier: without end, and each event with its body
+	extra    int                    // that may be under way beyond maxFlight: something urgent waits
+	pressing int                    // how urgent the most urgent is that the peer lacks and that was not given yet; Routine at least
+	beyond   []Raised               // what of that is a flash
+	given    map[event.RoomID]int64 // up to which event number rooms were given
+	nearer   []string               // servers that are nearer to the peer
+	mail     bool                   // the peer is written to by mail
+	open     bool                   // the peer is reached over open language only (open.go)
+	sealed   map[event.RoomID]bool
+	letters  bool           // messages between devices wait for another way
+	stuck    []event.RoomID // in which a hole was met (holes.go)
 }
 
 // cursor is where the peer is in one log.
@@ -61,7 +64,7 @@ const maxFlight = 512
 
 // Feed starts to keep track of a peer. Nothing is due before Start.
 func (o *Outbox) Feed(p peer.Peer) *Feed {
-	return &Feed{o: o, p: p, cursors: make(map[int64]*cursor)}
+	return &Feed{o: o, p: p, cursors: make(map[int64]*cursor), pressing: parcel.Routine, given: make(map[event.RoomID]int64)}
 }
 
 // ErrAhead says that a peer has more of our own logs than we ever wrote, as far as we know: this box has been set back to an earlier day
@@ -140,6 +143,7 @@ func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, l
 		c.kept = kept
 	}
 	f.rooms = rooms
+	clear(f.given)
 }
 
 // remember stores cursors; a power cut may take the newest back, the next greeting tells them again.
@@ -167,6 +171,7 @@ func (f *Feed) Rewind() {
 	}
 	f.flight, f.eduSent = 0, f.eduKept
 	f.rooms = nil
+	clear(f.given)
 }
 
 // Touch notes that rooms may have something new for the peer.

@@ -20,7 +20,11 @@ func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 	f.mu.Lock()
 	gen := f.gen
 	if !f.carry {
-		limit = min(limit, maxFlight+f.extra-f.flight)
+		most := maxFlight + f.extra
+		if f.pressing < parcel.Routine {
+			most += maxFlight
+		}
+		limit = min(limit, most-f.flight)
 	}
 	if f.holding {
 		limit = 0
@@ -32,6 +36,11 @@ func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 	f.mu.Unlock()
 	if limit <= 0 {
 		return nil, nil
+	}
+	rooms, err := f.urgentFirst(ctx, rooms)
+	if err != nil {
+		f.Touch(rooms...)
+		return nil, err
 	}
 	var items []Item
 	for len(rooms) > 0 && len(items) < limit {
@@ -49,7 +58,8 @@ func (f *Feed) Next(ctx context.Context, limit int) ([]Item, error) {
 			rooms = rooms[1:]
 		}
 	}
-	return f.sent(gen, items, rooms), nil
+	items = f.sent(gen, items, rooms)
+	return items, f.press(ctx)
 }
 
 // sent counts items as under way, unless a Rewind came between.
@@ -69,6 +79,7 @@ func (f *Feed) sent(gen int, items []Item, rooms []event.RoomID) []Item {
 	for _, it := range items {
 		c := f.cursors[it.log]
 		c.sent = it.seq
+		f.given[it.Room] = max(f.given[it.Room], it.nid)
 		if f.carry {
 			continue
 		}
@@ -110,6 +121,10 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	f.mu.Lock()
 	epoch, letters := f.epoch, f.carry || f.mail
 	f.mu.Unlock()
+	rush, err := f.rush(r, id)
+	if err != nil {
+		return nil, false, err
+	}
 	var streams []*stream
 	for _, l := range logs {
 		if l.Box == string(f.p.ID) && (l.Epoch == epoch || letters && epoch == 0) {
@@ -141,9 +156,14 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 			}
 			return items, more && len(items) > 0, nil
 		}
+		nid := best.entries[0].Event
 		it, err := f.item(r, id, best)
 		if err != nil {
 			return nil, false, err
+		}
+		it.nid = nid
+		if x := rush.Of(nid); int(x.Level) < parcel.Routine {
+			it.Priority, it.For, it.ForOwn = min(it.Priority, int(x.Level)), x.Event, x.Sender.Server() == f.o.server
 		}
 		items = append(items, it)
 	}

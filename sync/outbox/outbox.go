@@ -180,12 +180,15 @@ type Item struct {
 	Room     event.RoomID
 	ID       event.ID
 	Priority int
+	For      event.ID // the raised event for whose sake it goes as that, or itself; "": none, or one that is not here
+	ForOwn   bool     // that is of a user of this box
 
 	Box peer.ID // whose log Skip and Have speak of
 
 	log   int64
 	epoch uint32 // of the log
 	seq   uint64
+	nid   int64 // of the event in the store
 }
 
 // load makes an event parcel of a row.

@@ -31,13 +31,16 @@ type Judge struct {
 	meter  priority.Meter
 	ahead  priority.Meter // of what comes ahead of its event, which is counted again when it is there
 	news   []News
+	rush   map[event.RoomID][]raised // oldest first
+	looked map[event.RoomID]bool     // whether what is raised and older than this program was looked for
 }
 
 // standing is what of a room's state counts; it is not changed once it is made.
 type standing struct {
-	cur    int64 // the group of the state it was read from
-	policy priority.Policy
-	law    map[rules.Key]*rules.Event
+	cur     int64 // the group of the state it was read from
+	version *event.Version
+	policy  priority.Policy
+	law     map[rules.Key]*rules.Event
 }
 
 func (s *standing) power(u event.UserID) int64 {
@@ -51,11 +54,12 @@ type grant struct {
 
 // News is an event that came in raised.
 type News struct {
-	Event event.ID
-	Room  event.RoomID
-	Pos   int64 // in the stream
-	Level priority.Level
-	Quiet time.Duration // of the room's policy
+	Event  event.ID
+	Room   event.RoomID
+	Sender event.UserID
+	Pos    int64 // in the stream
+	Level  priority.Level
+	Quiet  time.Duration // of the room's policy
 }
 
 const (
@@ -66,7 +70,7 @@ const (
 
 // New makes a judge that has seen nothing.
 func New() *Judge {
-	return &Judge{rooms: map[event.RoomID]*standing{}, raised: map[event.ID]grant{}}
+	return &Judge{rooms: map[event.RoomID]*standing{}, raised: map[event.ID]grant{}, rush: map[event.RoomID][]raised{}, looked: map[event.RoomID]bool{}}
 }
 
 // Appended notes an event that comes in raised; it belongs into room.Options.OnAppend. Of other events it looks at the content once.
@@ -85,8 +89,9 @@ func (j *Judge) Appended(tx *store.Tx, e room.AppendInfo) error {
 	if g.level < priority.Routine {
 		j.mu.Lock()
 		defer j.mu.Unlock()
+		j.rushed(e.Room, raised{e.PDU.ID, e.NID, g.level, g.since, e.PDU.Sender})
 		if len(j.news) < maxNews {
-			j.news = append(j.news, News{e.PDU.ID, e.Room, e.Pos, g.level, s.policy.Quiet})
+			j.news = append(j.news, News{e.PDU.ID, e.Room, e.PDU.Sender, e.Pos, g.level, s.policy.Quiet})
 		}
 	}
 	return nil
@@ -225,11 +230,11 @@ func (j *Judge) standing(r *store.Read, id event.RoomID) (*standing, error) {
 }
 
 func read(r *store.Read, row *store.Room) (*standing, error) {
-	s := &standing{cur: row.Cur, policy: priority.Unset(), law: map[rules.Key]*rules.Event{}}
 	v, ok := event.Lookup(row.Version)
 	if !ok {
 		return nil, fmt.Errorf("room version %q is not known", row.Version)
 	}
+	s := &standing{cur: row.Cur, version: v, policy: priority.Unset(), law: map[rules.Key]*rules.Event{}}
 	for _, typ := range []string{"m.room.create", "m.room.power_levels", priority.Type} {
 		e, err := r.CurrentStateEvent(row.ID, typ, "")
 		if err != nil {
@@ -268,6 +273,15 @@ func (j *Judge) Ahead(r *store.Read, id event.RoomID, sender event.UserID, typ s
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.ahead.Take(time.Now(), string(id), string(sender), &s.policy, l, s.power(sender)), s.policy.Quiet, nil
+}
+
+// Quiet is how long a flash keeps narrow links quiet by a room's policy; not at all where we hold no state.
+func (j *Judge) Quiet(r *store.Read, id event.RoomID) (time.Duration, error) {
+	s, err := j.standing(r, id)
+	if s == nil || err != nil {
+		return 0, err
+	}
+	return s.policy.Quiet, nil
 }
 
 // Know reads a room's policy, so that its default is known before the first message.
