@@ -107,7 +107,7 @@ type Giant struct {
 
 // Giants lists every direct dependency by module path. A direct import of any module that is not here is a breach.
 var Giants = map[string]Giant{
-	"github.com/mattn/go-sqlite3":          {In: []string{"appliance/store"}, Why: "the database of a box: one file, crash-safe, no server"},
+	"github.com/mattn/go-sqlite3":          {In: []string{"appliance/store", "sync/hub/spool"}, Why: "the database of a box, and of a hub on one machine: one file, crash-safe, no server"},
 	"github.com/libp2p/go-libp2p":          {In: []string{"sync/p2p"}, Why: "authenticated streams and discovery between boxes on IP networks"},
 	"github.com/quic-go/quic-go":           {In: []string{"sync/p2p"}, Why: "types of the keys that libp2p's QUIC transport takes"},
 	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},

@@ -122,7 +122,7 @@ type Spool interface {
 	TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error)
 
 	// Acquire makes a node the holder of a box: when nobody holds it, the holder's time is over, it is the holder already, or steal is set (the box
-	// itself has come to this node). ok false: another node holds it, which the lease names. It renews, too.
+	// itself has come to this node). ok false: another node holds it, which the lease names. It renews, too, when less than half of ttl is left.
 	Acquire(ctx context.Context, box, node string, now time.Time, ttl time.Duration, steal bool) (l Lease, ok bool, err error)
 	// Renew moves the end of all leases of a node to now+ttl, in one small write however many there are; it never moves it back.
 	Renew(ctx context.Context, node string, now time.Time, ttl time.Duration) error
