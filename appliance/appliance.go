@@ -80,6 +80,7 @@ type Box struct {
 	errands        chan func(context.Context)
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
+	staleServers   chan string       // of whose users all lists must
 }
 
 // Open reads or makes the identity, opens the database and the listeners. Nothing is served before Run.
@@ -90,7 +91,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Box, error) {
 	if cfg.system == nil {
 		cfg.system = cfg.systemClock
 	}
-	b := &Box{cfg: cfg, log: log, started: time.Now(), doors: newDoors(cfg.Trial), rotates: make(chan struct{}, 1), errands: make(chan func(context.Context)), staleUsers: make(chan event.UserID, 256)}
+	b := &Box{cfg: cfg, log: log, started: time.Now(), doors: newDoors(cfg.Trial), rotates: make(chan struct{}, 1), errands: make(chan func(context.Context)), staleUsers: make(chan event.UserID, 256), staleServers: make(chan string, 64)}
 	if cfg.Run != "" {
 		b.steward = steward.Dial(filepath.Join(cfg.Run, "steward.sock"))
 	}
@@ -222,6 +223,7 @@ func (b *Box) Run(ctx context.Context) error {
 		b.runAutomaticUpdates(ctx, g)
 		g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 		g.Go(func() error { return b.refreshStale(ctx) })
+		g.Go(func() error { b.freshenDevices(ctx); return nil })
 	})
 	g.Go(func() error { return b.awaitRotation(ctx) })
 	debug.FreeOSMemory() // what only the start needed goes back to a small machine

@@ -358,39 +358,41 @@ func (a *Accounts) MergeRemoteKeys(ctx context.Context, asker event.UserID, user
 func (a *Accounts) keepRemoteKeys(ctx context.Context, users []event.UserID, want map[event.UserID][]string, got KeyAnswer) error {
 	return a.db.Do(ctx, func(tx *store.Tx) error {
 		for _, user := range users {
-			devices, ok := got.DeviceKeys[user]
-			if !ok || a.Local(user) {
-				continue
-			}
-			if err := putRemoteSigning(tx, user, got.MasterKeys[user], got.SelfSigningKeys[user]); err != nil {
-				return err
-			}
-			if len(want[user]) > 0 {
-				continue
-			}
-			var rows []store.DeviceRow
-			for id, keys := range devices {
-				var d struct {
-					Unsigned struct {
-						Name string `json:"device_display_name"`
-					} `json:"unsigned"`
-				}
-				if json.Unmarshal(keys, &d) != nil {
-					continue
-				}
-				rows = append(rows, store.DeviceRow{User: user, ID: id, Name: d.Unsigned.Name, Keys: keys})
-			}
-			if err := tx.ReplaceRemoteDevices(user, rows); err != nil {
-				return err
-			}
-			// The place in the user's stream is not told with such an answer: 0. While a room is shared every change
-			// from now on comes as an update, so the list is good until one shows a gap.
-			if err := tx.SetRemoteList(user, 0, false); err != nil {
+			if err := a.keepRemoteUser(tx, user, got, len(want[user]) == 0); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// keepRemoteUser keeps what an answer says of one user; whole says that it tells all devices.
+func (a *Accounts) keepRemoteUser(tx *store.Tx, user event.UserID, got KeyAnswer, whole bool) error {
+	devices, ok := got.DeviceKeys[user]
+	if !ok || a.Local(user) {
+		return nil
+	}
+	if err := putRemoteSigning(tx, user, got.MasterKeys[user], got.SelfSigningKeys[user]); err != nil || !whole {
+		return err
+	}
+	var rows []store.DeviceRow
+	for id, keys := range devices {
+		var d struct {
+			Unsigned struct {
+				Name string `json:"device_display_name"`
+			} `json:"unsigned"`
+		}
+		if json.Unmarshal(keys, &d) != nil {
+			continue
+		}
+		rows = append(rows, store.DeviceRow{User: user, ID: id, Name: d.Unsigned.Name, Keys: keys})
+	}
+	if err := tx.ReplaceRemoteDevices(user, rows); err != nil {
+		return err
+	}
+	// The place in the user's stream is not told with such an answer: 0. While a room is shared every change
+	// from now on comes as an update, so the list is good until one shows a gap.
+	return tx.SetRemoteList(user, 0, false)
 }
 
 // StaleRemoteUsers lists users of a server whose device lists have gaps and should be fetched again.
@@ -402,6 +404,65 @@ func (a *Accounts) StaleRemoteUsers(ctx context.Context, server string) ([]event
 		return err
 	})
 	return out, err
+}
+
+// DoubtRemoteLists is for when a server may have had more to tell than it will: until they are fetched again, the kept device lists of its users answer nobody whom it
+// can answer itself.
+func (a *Accounts) DoubtRemoteLists(ctx context.Context, server string) error {
+	return a.db.DoSmall(ctx, func(tx *store.Tx) error { return tx.DoubtRemoteLists(server) })
+}
+
+// FreshenRemoteLists keeps a server's full answer to /user/keys/query, and tells the clients that those of its users have other devices than were kept here.
+func (a *Accounts) FreshenRemoteLists(ctx context.Context, users []event.UserID, answer json.RawMessage) error {
+	var got KeyAnswer
+	if err := json.Unmarshal(answer, &got); err != nil {
+		return badJSON("the other server's keys cannot be read")
+	}
+	return a.db.Do(ctx, func(tx *store.Tx) error {
+		for _, user := range users {
+			before, err := remotePrint(tx, user)
+			if err != nil {
+				return err
+			}
+			if err := a.keepRemoteUser(tx, user, got, true); err != nil {
+				return err
+			}
+			after, err := remotePrint(tx, user)
+			if err != nil {
+				return err
+			}
+			if before == after {
+				continue
+			}
+			if err := a.markList(tx, user); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// remotePrint is the same for the same devices and signing keys of a remote user, whichever of the ways to ask for them they came by.
+func remotePrint(tx *store.Tx, user event.UserID) (string, error) {
+	rows, err := tx.RemoteDevices(user)
+	if err != nil {
+		return "", err
+	}
+	devices := map[string]map[string]json.RawMessage{}
+	for _, row := range rows {
+		var d map[string]json.RawMessage
+		if err := json.Unmarshal(row.Keys, &d); err != nil {
+			return "", err
+		}
+		delete(d, "unsigned") // the name, which is not always told
+		devices[row.ID] = d
+	}
+	keys, err := tx.CrossSigningKeys(user)
+	if err != nil {
+		return "", err
+	}
+	all, err := json.Marshal([]any{devices, keys}) // maps are written in order
+	return string(all), err
 }
 
 func sortedUsers[V any](m map[event.UserID]V) []event.UserID { return slices.Sorted(maps.Keys(m)) }

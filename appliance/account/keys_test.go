@@ -310,6 +310,45 @@ func TestRemoteDeviceLists(t *testing.T) {
 	}
 }
 
+// When a server is back after an outage its users' lists are doubted: they are asked for anew, and clients hear of those that have changed.
+func TestDoubtedListsAreFetchedAnew(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	const zoe, yan event.UserID = "@zoe:far.test", "@yan:far.test"
+	ok(t, h.UpdateRemoteDevices(ctx, zoe, raw(`{"user_id":%q,"stream_id":5,"devices":[{"device_id":"A","keys":{"a":1}}]}`, zoe)))
+	ok(t, h.UpdateRemoteDevices(ctx, yan, raw(`{"user_id":%q,"stream_id":2,"devices":[{"device_id":"Y","keys":{"y":1}}]}`, yan)))
+	ok(t, h.UpdateRemoteDevices(ctx, "@else:far.test:8448", raw(`{"user_id":"@else:far.test:8448","stream_id":2,"devices":[]}`)))
+	ok(t, h.DoubtRemoteLists(ctx, "far.test"))
+	stale, err := h.StaleRemoteUsers(ctx, "far.test")
+	ok(t, err)
+	if !slices.Equal(stale, []event.UserID{yan, zoe}) {
+		t.Fatalf("doubted: %v", stale)
+	}
+	if other, _ := h.StaleRemoteUsers(ctx, "far.test:8448"); len(other) > 0 {
+		t.Errorf("another server's users are doubted: %v", other)
+	}
+	before := h.db.Published()
+	answer := raw(`{"device_keys":{%q:{"A":{"a":1,"unsigned":{"device_display_name":"Phone"}},"B":{"b":1}},%q:{"Y":{"y":1,"unsigned":{"device_display_name":"Phone"}}}}}`, zoe, yan)
+	ok(t, h.FreshenRemoteLists(ctx, stale, answer))
+	ok(t, h.db.View(ctx, func(r *store.Read) error {
+		changed, err := r.DeviceListChanges(before, h.db.Published())
+		if !slices.Equal(changed, []event.UserID{zoe}) {
+			t.Errorf("clients hear of %v", changed)
+		}
+		return err
+	}))
+	if stale, _ := h.StaleRemoteUsers(ctx, "far.test"); len(stale) != 0 {
+		t.Errorf("still stale: %v", stale)
+	}
+	ok(t, h.FreshenRemoteLists(ctx, []event.UserID{"@anna:box.test"}, raw(`{"device_keys":{"@anna:box.test":{"X":{"x":1}}}}`)))
+	ok(t, h.db.View(ctx, func(r *store.Read) error {
+		known, err := r.RemoteListKnown("@anna:box.test")
+		if known {
+			t.Error("another server tells the devices of our own user")
+		}
+		return err
+	}))
+}
+
 // A list that came by a query has no place in its owner's stream: the first update builds on one that we cannot have seen, and asks for the whole list. From
 // then on it is followed.
 func TestQueriedListsAreKept(t *testing.T) {

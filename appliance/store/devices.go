@@ -155,6 +155,11 @@ func (tx *Tx) SetRemoteList(user event.UserID, stream int64, stale bool) error {
 		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = excluded.stale`, user, stream, stale)
 }
 
+// DoubtRemoteLists makes all that is kept of a server's users stale.
+func (tx *Tx) DoubtRemoteLists(server string) error {
+	return tx.exec(`UPDATE remote_list SET stale = 1 WHERE substr(user_id, instr(user_id, ':') + 1) = ?`, server)
+}
+
 // StaleRemoteUsers lists the users of a server whose kept lists have gaps.
 func (r *Read) StaleRemoteUsers(server string) ([]event.UserID, error) {
 	var out []event.UserID

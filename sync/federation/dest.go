@@ -61,6 +61,7 @@ type dest struct {
 	since    time.Time // of the failure
 	retryAt  time.Time
 	contact  time.Time // of the last answer
+	met      bool      // it has answered since the start
 	pull     pullPlan
 	known    map[event.ID]bool // other boxes' events that the server knows
 }
@@ -290,9 +291,12 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 }
 
 // recovered is called after the first answer since a failure or the start: everything is looked at again, and pulled soon.
-func (d *dest) recovered(context.Context) {
+func (d *dest) recovered(ctx context.Context) {
+	long := !d.met
+	d.met = true
 	if d.failing.Swap(false) {
 		out := time.Since(d.since)
+		long = long || out > networkOut
 		d.log.Info("server is in reach again", "after", out.Round(time.Second))
 		if out > networkOut {
 			d.s.back(d) // perhaps the network is, and others with it
@@ -307,6 +311,9 @@ func (d *dest) recovered(context.Context) {
 	}
 	d.pull.soon()
 	d.s.c.Intake.Reachable(d.name)
+	if long {
+		d.s.c.Back(ctx, d.name)
+	}
 }
 
 // underWay makes a request abortable: one that was sent into a dead network would otherwise wait for its answer long after the network is back.

@@ -31,6 +31,9 @@ type SenderConfig struct {
 	Observe func(Travel)
 	// IsBox says whether a server is a paired box: boxes get parcels from the link, never PUT /send. nil: none is.
 	IsBox func(server string) bool
+	// Back is told of a server that is in reach for the first time since the start, or again after an outage in which it may have forgotten what it had for us.
+	// nil: nobody wants to know.
+	Back func(ctx context.Context, server string)
 	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.
 	Probe time.Duration
 	Log   *slog.Logger // nil: silent
@@ -76,6 +79,9 @@ func NewSender(c SenderConfig) *Sender {
 	}
 	if c.Observe == nil {
 		c.Observe = func(Travel) {}
+	}
+	if c.Back == nil {
+		c.Back = func(context.Context, string) {}
 	}
 	if c.IsBox == nil {
 		c.IsBox = func(string) bool { return false }

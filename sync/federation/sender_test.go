@@ -4,6 +4,7 @@ package federation
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -242,4 +243,29 @@ func (b *testBox) pos(id string) int64 {
 		b.Fatal(err)
 	}
 	return meta.Pos
+}
+
+// Who keeps what a server told is told when that server may have forgotten to tell more: after the start, and after an outage, but not each time that it stumbled.
+func TestBackAfterAnOutage(t *testing.T) {
+	var told []string
+	s := NewSender(SenderConfig{DB: newTestBox(t, testCA(t)).db, Intake: NewIntake(IntakeConfig{}), Back: func(_ context.Context, server string) { told = append(told, server) }})
+	d := newDest(s, "far.test")
+	for _, step := range []struct {
+		name    string
+		failing bool
+		since   time.Duration
+		want    int
+	}{
+		{"the first answer since the start", false, 0, 1},
+		{"an answer", false, 0, 1},
+		{"after a stumble", true, networkOut / 2, 1},
+		{"after an outage", true, 2 * networkOut, 2},
+	} {
+		d.failing.Store(step.failing)
+		d.since = time.Now().Add(-step.since)
+		d.recovered(t.Context())
+		if len(told) != step.want {
+			t.Errorf("%s: told %d times, want %d", step.name, len(told), step.want)
+		}
+	}
 }
