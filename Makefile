@@ -11,6 +11,11 @@ RATE    ?= 1200
 N       ?= 20000
 ACTIONS ?= 5000
 DAYS    ?= 8
+EVENTS  ?= 10000
+ROOMS   ?= 20
+LINK    ?= 1000000
+KILLS   ?= 0
+ROUNDS  ?= 1
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
@@ -21,7 +26,7 @@ IMAGES  ?= bin/image
 
 PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY)) $(if $(LIKE),-like $(LIKE))
 
-.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
+.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos homecoming lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -69,6 +74,13 @@ demo: build dendrite
 # chaos lets two boxes and Dendrite live through a random schedule of ACTIONS with partitions and crashes, and compares them.
 chaos: build dendrite
 	go run ./tools/chaos -hallig bin/hallig -seed $(SEED) -actions $(ACTIONS)
+
+# homecoming has people write EVENTS on each side of a cut in ROOMS rooms, 21 days by the box's clock, and joins the link at LINK bit/s: against Dendrite, and against a Synapse where
+# HALLIG_SYNAPSE names one. No box's clock is behind its program, so the program is built with an older date. KILLS=3 ROUNDS=10 kills either server now and then.
+homecoming: check dendrite
+	@mkdir -p bin
+	go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.releasedAt=2026-10-01T00:00:00Z' -o bin/hallig-old ./cmd/hallig
+	go run ./tools/homecoming -hallig bin/hallig-old -seed $(SEED) -events $(EVENTS) -rooms $(ROOMS) -rate $(LINK) -kills $(KILLS) -rounds $(ROUNDS)
 
 # lab lets five boxes on mixed links, in a row and in a ring, live through DAYS virtual days each, and counts what was lost in the last line.
 lab: check

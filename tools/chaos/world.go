@@ -67,7 +67,7 @@ func build(ctx context.Context, hallig, dir string, seed uint64, fights bool, lo
 		return w, err
 	}
 	for i := range w.boxes {
-		if w.boxes[i], err = testbox.New(fmt.Sprintf("box %d", i), hallig, filepath.Join(dir, fmt.Sprintf("box%d", i)), ca, w.central); err != nil {
+		if w.boxes[i], err = testbox.New(fmt.Sprintf("box %d", i), hallig, filepath.Join(dir, fmt.Sprintf("box%d", i)), ca, testbox.Central{Name: w.central.Name, At: w.central.Link.Addr()}); err != nil {
 			return w, err
 		}
 		if err := w.boxes[i].Start(ctx); err != nil {

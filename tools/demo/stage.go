@@ -41,7 +41,7 @@ func build(ctx context.Context, hallig, dir string, rate int, names []string) (s
 		return s, err
 	}
 	for i, name := range names {
-		if s.boxes[i], err = testbox.New("Box "+name, hallig, filepath.Join(dir, fmt.Sprintf("box%d", i)), ca, s.central); err != nil {
+		if s.boxes[i], err = testbox.New("Box "+name, hallig, filepath.Join(dir, fmt.Sprintf("box%d", i)), ca, testbox.Central{Name: s.central.Name, At: s.central.Link.Addr()}); err != nil {
 			return s, err
 		}
 		if err := s.boxes[i].Start(ctx); err != nil {

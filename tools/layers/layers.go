@@ -87,6 +87,7 @@ var Rooms = map[string]Room{
 	"tools/demo":          {Uses: []string{"..."}},
 	"tools/chaos":         {Uses: []string{"..."}},
 	"tools/testbox":       {Uses: []string{"appliance", "appliance/admin", "tools/testpeer"}},
+	"tools/homecoming":    {Uses: []string{"appliance", "appliance/admin", "radio/serial", "tools/matrixclient", "tools/testbox", "tools/testpeer"}},
 	"tools/lab":           {Uses: []string{"..."}},
 	"tools/matrixclient":  {},
 

@@ -24,24 +24,31 @@ import (
 
 // Box is a running or stopped box.
 type Box struct {
-	Name   string // for people: "Box Hooge"
-	Server string // Matrix server name: the address of its own door
-	Dir    string
-	Client string         // http://127.0.0.1:PORT
-	Config map[string]any // config.json; changes hold from the next Start on
-	Out    *testpeer.Link // from the box to the central server
-	In     *testpeer.Link // from the central server to the box
-	Wire   *testpeer.Link // from the other boxes to this one
+	Name       string // for people: "Box Hooge"
+	Server     string // Matrix server name: the address of its own door
+	Dir        string
+	Client     string         // http://127.0.0.1:PORT
+	Federation string         // HOST:PORT behind In
+	Config     map[string]any // config.json; changes hold from the next Start on
+	Out        *testpeer.Link // from the box to the central server
+	In         *testpeer.Link // from the central server to the box
+	Wire       *testpeer.Link // from the other boxes to this one
 
 	listen, fed, program string
 	cmd                  *exec.Cmd
 	log                  *os.File
 }
 
+// Central is a central server as a box finds it.
+type Central struct {
+	Name string // its server name
+	At   string // HOST:PORT of its Server-Server API
+}
+
 // New makes a stopped box with ways to and from a central server, and one for other boxes.
-func New(name, program, dir string, ca *testpeer.CA, central *testpeer.Peer) (b *Box, err error) {
+func New(name, program, dir string, ca *testpeer.CA, central Central) (b *Box, err error) {
 	b = &Box{Name: name, Dir: dir, program: program}
-	if b.Out, err = testpeer.NewLink(central.Link.Addr()); err != nil {
+	if b.Out, err = testpeer.NewLink(central.At); err != nil {
 		return nil, err
 	}
 	if b.In, err = testpeer.NewLink(""); err != nil {
@@ -58,6 +65,7 @@ func New(name, program, dir string, ca *testpeer.CA, central *testpeer.Peer) (b 
 	}
 	b.Server, b.Client = b.In.Addr(), "http://"+b.listen
 	b.In.Lead(b.fed)
+	b.Federation = b.fed
 	b.Wire.Lead(wire)
 	b.Config = map[string]any{
 		"federation_tls":    map[string]any{"ca_certificate": ca.File, "ca_key": ca.KeyFile},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // Link is a TCP way to one address that can be cut. While it is cut, connections die and new ones are refused, as
@@ -20,7 +21,8 @@ type Link struct {
 	mu    sync.Mutex
 	cut   bool
 	conns map[net.Conn]bool
-	count int64 // bytes, both directions
+	count [2]int64 // bytes towards the target, and back
+	rate  [2]*Rate // nil: as fast as it goes
 }
 
 // NewLink opens a way to target, at an address of its own on loopback.
@@ -63,9 +65,22 @@ func (k *Link) Join() {
 
 // Bytes is how much has gone through, both directions together.
 func (k *Link) Bytes() int64 {
+	there, back := k.Both()
+	return there + back
+}
+
+// Both is how much has gone towards the target, and back.
+func (k *Link) Both() (there, back int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.count
+	return k.count[0], k.count[1]
+}
+
+// Pace makes the link as narrow as two rates say, one towards the target and one back. Links that share a rate share a line.
+func (k *Link) Pace(there, back *Rate) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.rate = [2]*Rate{there, back}
 }
 
 // Close ends the link.
@@ -120,28 +135,70 @@ func (k *Link) carry(in net.Conn) {
 		return
 	}
 	var both sync.WaitGroup
-	pass := func(to, from net.Conn) {
+	pass := func(to, from net.Conn, way int) {
 		defer to.(*net.TCPConn).CloseWrite()
-		_, err := io.Copy(counter{to, k}, from)
+		_, err := io.Copy(counter{to, k, way}, from)
 		if err != nil && !errors.Is(err, net.ErrClosed) {
 			to.Close()
 		}
 	}
-	both.Go(func() { pass(out, in) })
-	both.Go(func() { pass(in, out) })
+	both.Go(func() { pass(out, in, 0) })
+	both.Go(func() { pass(in, out, 1) })
 	both.Wait()
 }
 
-// counter counts what it writes.
+// counter counts what it writes, and writes as fast as the line is.
 type counter struct {
-	w io.Writer
-	k *Link
+	w   io.Writer
+	k   *Link
+	way int
 }
 
-func (c counter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.k.mu.Lock()
-	c.k.count += int64(n)
-	c.k.mu.Unlock()
+// piece is what connections that share a line take turns with.
+const piece = 4 << 10
+
+func (c counter) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		c.k.mu.Lock()
+		rate := c.k.rate[c.way]
+		c.k.mu.Unlock()
+		part := b
+		if rate != nil {
+			part = b[:min(len(b), piece)]
+			rate.wait(len(part))
+		}
+		var m int
+		m, err = c.w.Write(part)
+		n, b = n+m, b[m:]
+		c.k.mu.Lock()
+		c.k.count[c.way] += int64(m)
+		c.k.mu.Unlock()
+	}
 	return n, err
+}
+
+// Rate is one direction of a line. The zero Rate is not usable; make one with NewRate.
+type Rate struct {
+	perByte time.Duration
+
+	mu   sync.Mutex
+	free time.Time // when the line is free again
+}
+
+// NewRate makes a line of so many bits per second.
+func NewRate(bitsPerSecond int) *Rate {
+	return &Rate{perByte: 8 * time.Second / time.Duration(bitsPerSecond)}
+}
+
+// wait takes n bytes' time of the line and returns when they have gone.
+func (r *Rate) wait(n int) {
+	r.mu.Lock()
+	now := time.Now()
+	if r.free.Before(now) {
+		r.free = now
+	}
+	r.free = r.free.Add(time.Duration(n) * r.perByte)
+	left := r.free.Sub(now)
+	r.mu.Unlock()
+	time.Sleep(left)
 }

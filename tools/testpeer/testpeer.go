@@ -8,6 +8,7 @@ package testpeer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -31,6 +32,7 @@ type Options struct {
 	Dir     string // everything it writes; must exist
 	CA      *CA
 	Program string // path of dendrite; empty: what tools/dendrite built, which is built now if it is not there
+	Retries int    // failures after which it speaks to a server no more until it hears from it; 0: 16 as Dendrite ships, some 18 hours
 }
 
 // Peer is a running central server.
@@ -42,6 +44,7 @@ type Peer struct {
 
 	dir, program, caFile string
 	ports                [2]int // client, federation
+	retries              int
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -57,7 +60,7 @@ func Start(ctx context.Context, o Options) (*Peer, error) {
 			return nil, err
 		}
 	}
-	p := &Peer{dir: o.Dir, program: program, caFile: o.CA.File, Secret: "loopback only"}
+	p := &Peer{dir: o.Dir, program: program, caFile: o.CA.File, Secret: "loopback only", retries: cmp.Or(o.Retries, 16)}
 	for i := range p.ports {
 		var err error
 		if p.ports[i], err = freePort(); err != nil {
@@ -137,7 +140,7 @@ func (p *Peer) prepare(ca *CA) error {
 		return err
 	}
 	var b bytes.Buffer
-	err := config.Execute(&b, map[string]string{"Name": p.Name, "Dir": p.dir, "Secret": p.Secret})
+	err := config.Execute(&b, map[string]any{"Name": p.Name, "Dir": p.dir, "Secret": p.Secret, "Retries": p.retries})
 	if err != nil {
 		return err
 	}
@@ -251,6 +254,22 @@ func (p *Peer) Stop() error {
 	return nil
 }
 
+// Kill ends the process as a power cut would; the data stay.
+func (p *Peer) Kill() error {
+	p.mu.Lock()
+	cmd, done := p.cmd, p.done
+	p.cmd = nil
+	p.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill test peer: %w", err)
+	}
+	<-done
+	return nil
+}
+
 // Close stops the process and the link.
 func (p *Peer) Close() error {
 	err := p.Stop()
@@ -281,7 +300,7 @@ client_api:
   rate_limiting: {enabled: false}
 federation_api:
   database: {connection_string: "file:{{.Dir}}/federationapi.db"}
-  send_max_retries: 16
+  send_max_retries: {{.Retries}}
   disable_tls_validation: false
   key_perspectives: []
   prefer_direct_fetch: true

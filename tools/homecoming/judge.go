@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"hallig/tools/matrixclient"
+	"hallig/tools/testpeer"
+)
+
+// verdict is what one homecoming has come to.
+type verdict struct {
+	peer   string
+	kills  int
+	night  *night
+	joined time.Time
+
+	took                       [2]time.Duration // until the side had all events of the other; 0: never
+	newest                     [2][]time.Duration
+	sent, received             int64
+	atCentral, atBox           map[string]testpeer.Asked
+	firstToCentral, firstToBox time.Time
+	frontDoor                  map[string]int
+	offAfter                   bool
+	howAfter                   string
+
+	live, paged, lost, twice, limited [2]int // of the events of the other side
+	toDevice, toDeviceTwice, receipts [2]int // arrived at the side
+	devices, told                     [2]bool
+	claimed, counted                  [2]bool
+	diff                              []string
+}
+
+// gapKinds are the requests by which a server looks for what it was not given.
+var gapKinds = []string{"get_missing_events", "state_ids", "state", "event", "event_auth", "backfill"}
+
+func (v *verdict) gaps() (n int) {
+	for _, k := range gapKinds {
+		n += v.atBox[k].Requests
+	}
+	return n
+}
+
+// count notes what has arrived at both sides by now.
+func (v *verdict) count(w *world, n *night) {
+	for s, f := range w.looks {
+		want := n.events[1-s]
+		v.live[s] = len(want) - len(f.missing(want))
+		v.newest[s] = v.newest[s][:0]
+		for _, t := range f.when(n.newest[1-s]) {
+			if !t.IsZero() {
+				v.newest[s] = append(v.newest[s], t.Sub(v.joined))
+			}
+		}
+		slices.Sort(v.newest[s])
+		f.mu.Lock()
+		v.twice[s], v.limited[s] = len(f.twice), f.limited
+		v.toDevice[s], v.toDeviceTwice[s], v.receipts[s] = 0, 0, 0
+		for _, num := range n.toDevice[1-s] {
+			if f.toDevice[num] > 0 {
+				v.toDevice[s]++
+			}
+			if f.toDevice[num] > 1 {
+				v.toDeviceTwice[s]++
+			}
+		}
+		for _, e := range n.receipts[1-s] {
+			if f.receipts[e.room][w.people[1-s][0].UserID] == e.id {
+				v.receipts[s]++
+			}
+		}
+		v.told[s] = n.devices[1-s] == "" || f.changed[w.people[1-s][0].UserID]
+		f.mu.Unlock()
+	}
+}
+
+// arrivedRest says whether nothing is awaited any more.
+func (v *verdict) arrivedRest() bool {
+	for s := range v.toDevice {
+		if v.toDevice[s] < len(v.night.toDevice[1-s]) || v.receipts[s] < len(v.night.receipts[1-s]) || !v.told[s] {
+			return false
+		}
+	}
+	return true
+}
+
+// judge looks for what has not come, as people would: by paging back.
+func (w *world) judge(ctx context.Context, n *night, v *verdict) (err error) {
+	v.count(w, n)
+	if v.diff, err = w.compare(ctx); err != nil {
+		return err
+	}
+	for s, f := range w.looks {
+		lack := f.missing(n.events[1-s])
+		if len(lack) == 0 {
+			continue
+		}
+		still, err := w.page(ctx, s, lack)
+		if err != nil {
+			return err
+		}
+		v.paged[s], v.lost[s] = len(lack)-len(still), len(still)
+		for _, e := range still[:min(len(still), 5)] {
+			say("LOST at the %s: %s in %s", sides[s], e.id, e.room)
+		}
+	}
+	return w.judgeKeys(ctx, n, v)
+}
+
+// page pages back through the rooms in which something lacks, three times, as servers fetch on request.
+func (w *world) page(ctx context.Context, side int, lack []written) ([]written, error) {
+	c := w.people[side][0]
+	for range 3 {
+		rooms, seen := map[string]bool{}, map[string]bool{}
+		for _, e := range lack {
+			rooms[e.room] = true
+		}
+		for id := range rooms {
+			events, err := c.AllMessages(ctx, id)
+			if err != nil && matrixclient.Status(err) == 0 {
+				return nil, err
+			}
+			for _, e := range events {
+				seen[e.ID] = true
+			}
+		}
+		lack = slices.DeleteFunc(lack, func(e written) bool { return seen[e.id] })
+		if len(lack) == 0 {
+			break
+		}
+		pause(ctx, 2*time.Second)
+	}
+	return lack, nil
+}
+
+// judgeKeys looks whether each side knows the other's new device, gets a one-time key, and whether its owner learns that it is gone.
+func (w *world) judgeKeys(ctx context.Context, n *night, v *verdict) error {
+	for s := range w.people {
+		devices, err := w.devicesOf(ctx, s)
+		if err != nil && matrixclient.Status(err) == 0 {
+			return err
+		}
+		_, v.devices[s] = devices[n.devices[1-s]]
+		v.devices[s] = v.devices[s] || n.devices[1-s] == ""
+		owner := w.looks[1-s]
+		owner.mu.Lock()
+		before := owner.oneTime
+		owner.mu.Unlock()
+		if v.claimed[s], err = w.claim(ctx, s); err != nil && matrixclient.Status(err) == 0 {
+			return err
+		}
+		for until := time.Now().Add(20 * time.Second); !v.counted[1-s] && time.Now().Before(until); pause(ctx, 100*time.Millisecond) {
+			owner.mu.Lock()
+			v.counted[1-s] = owner.oneTime < before
+			owner.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// tell prints the measurements.
+func (v *verdict) tell() {
+	for s := range sides {
+		say("%s: %d of %d events live in /sync, %d only by paging, %d lost, %d twice, %d limited answers; newest message of a room after %s",
+			sides[s], v.live[s], len(v.night.events[1-s]), v.paged[s], v.lost[s], v.twice[s], v.limited[s], spread(v.newest[s]))
+		say("%s: %d of %d messages between devices (%d twice), %d of %d receipts, new device %s, one-time key %s, count told to its owner %s", sides[s], v.toDevice[s], len(v.night.toDevice[1-s]),
+			v.toDeviceTwice[s], v.receipts[s], len(v.night.receipts[1-s]), yes(v.devices[s] && v.told[s]), yes(v.claimed[s]), yes(v.counted[s]))
+	}
+	say("box to central server %d kB, back %d kB", v.sent/1000, v.received/1000)
+	say("asked of the central server: %s", list(v.atCentral))
+	if v.frontDoor != nil {
+		var all []string
+		for _, k := range slices.Sorted(maps.Keys(v.frontDoor)) {
+			all = append(all, fmt.Sprintf("%s %d", k, v.frontDoor[k]))
+		}
+		say("as its front door counts: %s", strings.Join(all, ", "))
+	}
+	say("asked of the box: %s", list(v.atBox))
+	order := "the box spoke first"
+	if !v.firstToBox.IsZero() && (v.firstToCentral.IsZero() || v.firstToBox.Before(v.firstToCentral)) {
+		order = "THE CENTRAL SERVER SPOKE FIRST"
+	}
+	say("back-off: in the dark %s; %s, %.1f s after the link was back; now %s", v.night.how, order, v.firstToCentral.Sub(v.joined).Seconds(), v.howAfter)
+	for _, d := range v.diff[:min(len(v.diff), 10)] {
+		say("DIFFERENT: %s", d)
+	}
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
+}
+
+func spread(d []time.Duration) string {
+	if len(d) == 0 {
+		return "never"
+	}
+	return fmt.Sprintf("%.1f s in the first, %.1f s in the middle, %.1f s in the last", d[0].Seconds(), d[len(d)/2].Seconds(), d[len(d)-1].Seconds())
+}
+
+func list(asked map[string]testpeer.Asked) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(asked)) {
+		a := asked[k]
+		text := fmt.Sprintf("%s %d", k, a.Requests)
+		if a.Failed > 0 {
+			text += fmt.Sprintf(" (%d failed)", a.Failed)
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
+}
+
+// failure says what was not as it must be. That the central server asks for gaps after somebody was killed is its right.
+func (v *verdict) failure() error {
+	var errs []error
+	bad := func(is bool, what string) {
+		if is {
+			errs = append(errs, errors.New(what))
+		}
+	}
+	bad(v.lost != [2]int{}, "events were lost")
+	bad(v.paged != [2]int{}, "events came only by paging back")
+	bad(v.twice != [2]int{} || v.toDeviceTwice != [2]int{}, "something came twice")
+	bad(len(v.diff) > 0, "the state of a room differs")
+	bad(v.gaps() > 0 && v.kills == 0, "the central server had to ask for gaps")
+	bad(v.offAfter, "the central server is still in back-off")
+	for s := range sides {
+		bad(v.toDevice[s] < len(v.night.toDevice[1-s]), "messages between devices were lost at the "+sides[s])
+		bad(!v.devices[s] || !v.told[s], "the "+sides[s]+" does not know a new device")
+		bad(!v.claimed[s] || !v.counted[s], "one-time keys")
+	}
+	return errors.Join(errs...)
+}
+
+// sum is the last line, over all homecomings.
+func sum(all []*verdict) string {
+	least, lost, paged, twice, gaps, diff := -1, 0, 0, 0, 0, 0
+	for _, v := range all {
+		for s := range sides {
+			if n := len(v.night.events[s]); least < 0 || n < least {
+				least = n
+			}
+			lost += v.lost[s]
+			paged += v.paged[s]
+			twice += v.twice[s] + v.toDeviceTwice[s]
+		}
+		gaps += v.gaps()
+		diff += len(v.diff)
+	}
+	state := "state equal"
+	if diff > 0 {
+		state = fmt.Sprintf("state differs in %d places", diff)
+	}
+	notLive := ""
+	if paged > 0 {
+		notLive = fmt.Sprintf(" (and %d not live)", paged)
+	}
+	line := fmt.Sprintf("homecoming: %d events each way, lost %d%s, duplicated %d, gap requests %d, %s", least, lost, notLive, twice, gaps, state)
+	if len(all) > 1 {
+		line = fmt.Sprintf("homecoming: %d times, ", len(all)) + strings.TrimPrefix(line, "homecoming: ")
+	}
+	return line
+}
