@@ -26,8 +26,8 @@ const (
 	bodyWait   = 2 * time.Minute // for a body to arrive
 )
 
-// errBusy: the gate is full.
-var errBusy = errors.New("too many requests at once")
+// ErrBusy: the gate is full; who is told comes again.
+var ErrBusy = errors.New("too many requests at once")
 
 func newGate() *gate {
 	return &gate{bodies: semaphore.NewWeighted(maxBodies), fetches: semaphore.NewWeighted(maxFetches)}
@@ -50,7 +50,7 @@ func (g *gate) body(w http.ResponseWriter, r *http.Request) (raw []byte, release
 	ctx, cancel := context.WithTimeout(r.Context(), gateWait)
 	defer cancel()
 	if g.bodies.Acquire(ctx, size) != nil {
-		return nil, nil, errBusy
+		return nil, nil, ErrBusy
 	}
 	release = func() { g.bodies.Release(size) }
 	deadline := http.NewResponseController(w)
@@ -72,7 +72,7 @@ func (g *gate) key(ctx context.Context, ring *KeyRing, origin, keyID string, at 
 	wait, cancel := context.WithTimeout(ctx, gateWait)
 	defer cancel()
 	if g.fetches.Acquire(wait, 1) != nil {
-		return nil, errBusy
+		return nil, ErrBusy
 	}
 	defer g.fetches.Release(1)
 	return ring.Key(ctx, origin, keyID, at)

@@ -77,7 +77,7 @@ func TestBodiesAreBounded(t *testing.T) {
 			return err
 		}
 		began := time.Now()
-		if err := one(); !errors.Is(err, errBusy) || time.Since(began) != gateWait {
+		if err := one(); !errors.Is(err, ErrBusy) || time.Since(began) != gateWait {
 			t.Errorf("full: %v after %v", err, time.Since(began))
 		}
 		hangUp()
@@ -122,7 +122,7 @@ func TestKeyFetchesOfStrangersAreBounded(t *testing.T) {
 		if _, err := g.key(t.Context(), ring, "friend", friend.Key.ID, millis(time.Now())); err != nil || time.Since(began) != 0 {
 			t.Errorf("who is known: %v after %v", err, time.Since(began))
 		}
-		if _, err := g.key(t.Context(), ring, "late.example", "ed25519:1", 1); !errors.Is(err, errBusy) {
+		if _, err := g.key(t.Context(), ring, "late.example", "ed25519:1", 1); !errors.Is(err, ErrBusy) {
 			t.Errorf("one more stranger: %v", err)
 		}
 	})

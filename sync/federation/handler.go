@@ -44,13 +44,13 @@ type HandlerConfig struct {
 
 // Handler answers other servers under /_matrix/federation and /_matrix/key.
 type Handler struct {
-	c      HandlerConfig
-	log    *slog.Logger
-	mux    *http.ServeMux
-	acl    aclCache
-	turns  turns
-	gate   *gate
-	notary chan struct{} // bounds the servers that are asked for their keys on behalf of strangers
+	c        HandlerConfig
+	log      *slog.Logger
+	mux      *http.ServeMux
+	acl      aclCache
+	turns    turns
+	verifier *Verifier
+	notary   chan struct{} // bounds the servers that are asked for their keys on behalf of strangers
 }
 
 const maxRequest = 8 << 20 // 50 events of 64 KiB, and EDUs
@@ -63,10 +63,23 @@ func NewHandler(c HandlerConfig) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}, gate: newGate(),
+	h := &Handler{c: c, log: c.Log, mux: http.NewServeMux(), acl: aclCache{parsed: map[event.ID]*acl{}}, verifier: NewVerifier(c.Ring),
 		notary: make(chan struct{}, notaryAtOnce)}
 	for path, methods := range h.routes() {
 		h.mux.Handle(path, methods)
+	}
+	return h
+}
+
+// NewNotary returns a handler that answers what needs no rooms: key documents, also of other servers, version and .well-known. Of c only Locals, Ring, Version,
+// Log and Now count.
+func NewNotary(c HandlerConfig) http.Handler {
+	h, _ := NewHandler(c).(*Handler)
+	h.mux = http.NewServeMux()
+	for path, methods := range h.routes() {
+		if path == wellKnownPath || strings.HasPrefix(path, "/_matrix/key/") || strings.HasSuffix(path, "/version") {
+			h.mux.Handle(path, methods)
+		}
 	}
 	return h
 }
@@ -174,8 +187,8 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusMethodNotAllowed, errorBody{"M_UNRECOGNIZED", "this route does not know the method"})
 		return
 	}
-	raw, release, err := m.h.gate.body(w, r)
-	if errors.Is(err, errBusy) {
+	raw, release, err := m.h.verifier.Body(w, r)
+	if errors.Is(err, ErrBusy) {
 		busy(w)
 		return
 	}
@@ -193,7 +206,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	} else {
 		err := m.h.authenticate(q)
-		if errors.Is(err, errBusy) {
+		if errors.Is(err, ErrBusy) {
 			busy(w)
 			return
 		}
@@ -227,7 +240,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // busy tells to come again.
 func busy(w http.ResponseWriter) {
 	w.Header().Set("Retry-After", "10")
-	answer(w, http.StatusTooManyRequests, errorBody{"M_LIMIT_EXCEEDED", errBusy.Error()})
+	answer(w, http.StatusTooManyRequests, errorBody{"M_LIMIT_EXCEEDED", ErrBusy.Error()})
 }
 
 // errKey hides why a key could not be had from strangers; the log has it.
@@ -243,43 +256,28 @@ func publicReason(err error) string {
 // authenticate checks the X-Matrix headers; one good signature is enough.
 // https://spec.matrix.org/v1.16/server-server-api/#request-authentication
 func (h *Handler) authenticate(q *request) error {
-	uri := q.RequestURI
-	if uri == "" || !strings.HasPrefix(uri, "/") {
-		uri = q.URL.RequestURI()
-	}
-	err := errors.New("no X-Matrix authorization")
-	for _, header := range q.Header.Values("Authorization") {
-		var a Authorization
-		if a, err = ParseAuthorization(header); err != nil {
-			continue
-		}
+	a, _, err := h.verifier.Verify(q.Request, q.body, h.received(q.Context()), func(a Authorization) error {
 		local, ok := h.c.Locals.addressed(q.Request)
 		if a.Destination != "" {
 			local, ok = h.c.Locals(a.Destination)
 		}
 		if !ok {
-			err = errors.New("the request is for " + a.Destination + ", not for this server")
-			continue
+			return errors.New("the request is for " + a.Destination + ", not for this server")
 		}
 		if h.c.Locals.has(a.Origin) {
-			err = errors.New("the request claims to be from this server itself")
-			continue
+			return errors.New("the request claims to be from this server itself")
 		}
-		pub, kerr := h.gate.key(q.Context(), h.c.Ring, a.Origin, a.Key, millis(h.c.Now()))
-		if kerr != nil {
-			err = kerr
-			continue
-		}
-		if err = VerifyRequest(a, q.Method, uri, q.body, pub); err != nil {
-			continue
-		}
-		q.local, q.origin = local, a.Origin
-		if h.c.Heard != nil {
-			h.c.Heard(a.Origin)
-		}
+		q.local = local
 		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	q.origin = a.Origin
+	if h.c.Heard != nil {
+		h.c.Heard(a.Origin)
+	}
+	return nil
 }
 
 type errorBody struct {

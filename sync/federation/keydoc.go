@@ -238,3 +238,12 @@ func joined(old, changed []store.ServerKey) []store.ServerKey {
 	})
 	return append(out, changed...)
 }
+
+// CheckDocument says whether a key document is a server's, signed by every key that it lists as current.
+func CheckDocument(raw []byte, server string) error {
+	keys, err := readDocument(raw, "", 0)
+	if err == nil && keys[0].Server != server {
+		err = errors.New("the document is another server's")
+	}
+	return err
+}

@@ -46,6 +46,8 @@ type KeyRingConfig struct {
 	DB     *store.DB // where learnt documents live; nil keeps them in memory only
 	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name (verified TLS). nil: never.
 	Fetch func(ctx context.Context, server string) ([]byte, error)
+	// Notary asks somebody else who may be believed for a server's keys, and has the ring learn them, when Fetch has failed. nil: there is nobody.
+	Notary func(ctx context.Context, server string) error
 	// Source says how Fetch proves a server's name, as a source of keys: SourceBox and the id for a paired box. nil: SourceTLS for all.
 	Source func(server string) string
 	// Now is the clock; nil means time.Now.
@@ -252,6 +254,9 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 		}
 		if err == nil {
 			err = r.learn(ctx, raw, r.c.Source(server), true)
+		}
+		if err != nil && r.c.Notary != nil && r.c.Notary(ctx, server) == nil {
+			return nil, nil
 		}
 		if err != nil {
 			r.mu.Lock()

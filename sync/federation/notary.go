@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -158,14 +159,27 @@ func (c *Client) notarised(ctx context.Context, giver string, p *event.PDU) bool
 	if len(ask) == 0 || giver == "" {
 		return false
 	}
-	docs, err := c.askNotary(ctx, giver, ask)
+	return c.learnFrom(ctx, giver, ask)
+}
+
+// LearnFrom asks a notary for the keys of a server.
+func (c *Client) LearnFrom(ctx context.Context, notary, server string) error {
+	if !c.learnFrom(ctx, notary, map[string]map[string]keyCriteria{server: {}}) {
+		return fmt.Errorf("keys of %s: %s knows none", server, notary)
+	}
+	return nil
+}
+
+// learnFrom has the ring learn what a notary tells of the servers that are asked for. True when something was learnt.
+func (c *Client) learnFrom(ctx context.Context, notary string, ask map[string]map[string]keyCriteria) bool {
+	docs, err := c.askNotary(ctx, notary, ask)
 	if err != nil {
-		c.log.Info("keys not told by another server", "notary", giver, "err", err)
+		c.log.Info("keys not told by another server", "notary", notary, "err", err)
 		return false
 	}
-	source := c.c.Ring.c.Source(giver)
+	source := c.c.Ring.c.Source(notary)
 	if source == SourceTLS {
-		source = SourceNotary + giver
+		source = SourceNotary + notary
 	}
 	learnt := false
 	for _, doc := range docs {
@@ -173,12 +187,12 @@ func (c *Client) notarised(ctx context.Context, giver string, p *event.PDU) bool
 		if json.Unmarshal(doc, &head) != nil || ask[head.ServerName] == nil {
 			continue
 		}
-		err := c.signedByNotary(ctx, giver, head, doc)
+		err := c.signedByNotary(ctx, notary, head, doc)
 		if err == nil {
 			err = c.c.Ring.Learn(ctx, doc, source)
 		}
 		if err != nil {
-			c.log.Info("keys not learnt from another server", "notary", giver, "server", head.ServerName, "err", err)
+			c.log.Info("keys not learnt from another server", "notary", notary, "server", head.ServerName, "err", err)
 			continue
 		}
 		learnt = true

@@ -35,6 +35,12 @@ func parseTransaction(body []byte) (*incomingTransaction, error) {
 	return &t, nil
 }
 
+// CheckTransaction says whether the body of PUT /send has a form that its receiver can take in.
+func CheckTransaction(body []byte) error {
+	_, err := parseTransaction(body)
+	return err
+}
+
 // canonicalTransaction reads a body that is canonical JSON, as most servers send it, at a third of the cost.
 func canonicalTransaction(body []byte) (t incomingTransaction, ok bool) {
 	ok = true

@@ -109,6 +109,9 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 		if err != nil || h.taking[far] > 0 {
 			continue // no id, which cannot be in a roster; or pairing still, and one of the two has not stored the other
 		}
+		if h.cfg.Meeting && h.host.Network().Connectedness(far) != network.Connected {
+			continue // it comes to us
+		}
 		h.tried[p.ID] = time.Now()
 		dial, cancel := context.WithCancel(ctx)
 		h.dialing[p.ID] = cancel

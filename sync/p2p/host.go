@@ -55,7 +55,9 @@ type Config struct {
 	Static []string // where paired boxes may be found: "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
 	// Announce, if set, is what others are told in place of the addresses listened on: a forwarded port, the host of a container.
 	Announce []string
-	NoMDNS   bool // neither announce this box nor look for others on the local network
+	// Meeting says that boxes come here and are never looked for: a hub with a name on the Internet. It dials nobody but who shows a code to it, and has limits for thousands.
+	Meeting bool
+	NoMDNS  bool // neither announce this box nor look for others on the local network
 
 	// Reached, if set, is told the address at which this box reached a paired one, in the form of Static: whoever keeps
 	// it and gives it back finds the box again after a restart without mDNS.
@@ -337,13 +339,17 @@ func (g *gate) InterceptSecured(_ network.Direction, id libpeer.ID, _ network.Co
 func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
 // limits are fixed: a small box must not scale them with memory that belongs to others, and overflow on 32 bit has
-// stopped other programs from starting.
-func limits() rcmgr.ConcreteLimitConfig {
+// stopped other programs from starting. Where boxes meet there is a machine for it.
+func limits(meeting bool) rcmgr.ConcreteLimitConfig {
+	many := 1
+	if meeting {
+		many = 128
+	}
 	return rcmgr.PartialLimitConfig{
-		System: rcmgr.ResourceLimits{Conns: 128, ConnsInbound: 96, ConnsOutbound: 64, FD: 256, Streams: 1024, StreamsInbound: 768,
-			StreamsOutbound: 512, Memory: 64 << 20},
-		Transient: rcmgr.ResourceLimits{Conns: 32, ConnsInbound: 24, ConnsOutbound: 24, FD: 64, Streams: 64, StreamsInbound: 48,
-			StreamsOutbound: 48, Memory: 8 << 20},
+		System: rcmgr.ResourceLimits{Conns: rcmgr.LimitVal(128 * many), ConnsInbound: rcmgr.LimitVal(96 * many), ConnsOutbound: 64, FD: rcmgr.LimitVal(256 * many), Streams: rcmgr.LimitVal(1024 * many),
+			StreamsInbound: rcmgr.LimitVal(768 * many), StreamsOutbound: rcmgr.LimitVal(512 * many), Memory: rcmgr.LimitVal64(64 << 20 * int64(many))},
+		Transient: rcmgr.ResourceLimits{Conns: rcmgr.LimitVal(32 * many), ConnsInbound: rcmgr.LimitVal(24 * many), ConnsOutbound: 24, FD: rcmgr.LimitVal(64 * many), Streams: rcmgr.LimitVal(64 * many),
+			StreamsInbound: rcmgr.LimitVal(48 * many), StreamsOutbound: rcmgr.LimitVal(48 * many), Memory: rcmgr.LimitVal64(8 << 20 * int64(many))},
 		PeerDefault: rcmgr.ResourceLimits{Conns: 8, ConnsInbound: 6, ConnsOutbound: 6, FD: 8, Streams: 256, StreamsInbound: 160,
 			StreamsOutbound: 160, Memory: 24 << 20},
 		Conn: rcmgr.ResourceLimits{Memory: 16 << 20},

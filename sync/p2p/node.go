@@ -58,7 +58,7 @@ func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) 
 	if err != nil {
 		return nil, err
 	}
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits()))
+	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits(cfg.Meeting)))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"hallig/appliance/cert"
+	"hallig/appliance/event"
+	"hallig/sync/hub/spool"
+)
+
+// Config is everything that an operator can say about a hub. DIR/hub.json holds the fields as JSON; fields that nobody knows are refused. Flags of `hallig-hub
+// serve` win over the file.
+type Config struct {
+	// Data is the directory that holds all state of the hub. It is made with mode 0700 when it is missing.
+	Data string `json:"-"`
+	// Version is the program's own.
+	Version string `json:"-"`
+	// Spool is the hub's durable memory; the hub closes it.
+	Spool spool.Spool `json:"-"`
+
+	// Server is the hub's own server name: hub.example.org, or with a port. It has no users. Fixed at the first start.
+	Server string `json:"server_name,omitempty"`
+	// Names are the server names that boxes may have here: "box1.example.org", or "*.boxes.example.org" for all below. Empty: any; then whoever shows or takes a
+	// pairing code decides.
+	Names []string `json:"names,omitempty"`
+	// Listen is where the world reaches the Server-Server API of all names, TLS; ADDR:PORT. Empty: :8448.
+	Listen string `json:"listen,omitempty"`
+	// Host is the name, with or without port, where other servers find the hub when its boxes' names do not lead to it by themselves. It is published as
+	// /.well-known/matrix/server under every name, which must then be reachable over HTTPS at port 443. Empty: not published.
+	Host string `json:"federation_host,omitempty"`
+	// TLS are certificates, each for the names that it holds; "*.boxes.example.org" does for all boxes below. One with a CA mints for whatever else is asked for. Files that
+	// change are read again.
+	TLS []cert.Files `json:"tls,omitempty"`
+
+	// P2P is where boxes reach the hub.
+	P2P P2PConfig `json:"p2p,omitzero"`
+
+	// CAFile holds more certificate authorities to trust in federation, PEM; the system's own stay trusted.
+	CAFile string `json:"ca_file,omitempty"`
+	// ServerAddresses names, for closed networks, where a server is: "matrix.example.org": "10.0.0.5:8448".
+	ServerAddresses map[string]string `json:"server_addresses,omitempty"`
+	// PrivateAddresses allows boxes to speak with servers at private and loopback addresses through the hub.
+	PrivateAddresses bool `json:"private_addresses,omitempty"`
+}
+
+// P2PConfig says where boxes reach the hub by libp2p.
+type P2PConfig struct {
+	Listen   []string `json:"listen,omitempty"`   // multiaddresses; empty: TCP port 4001 on every interface
+	Announce []string `json:"announce,omitempty"` // told to boxes in place of these: "/dns/hub.example.org/tcp/4001"
+}
+
+// configFile is the operator's file in the data directory.
+const configFile = "hub.json"
+
+// LoadConfig reads DIR/hub.json; there need not be one.
+func LoadConfig(dir string) (Config, error) {
+	c := Config{}
+	raw, err := os.ReadFile(filepath.Join(dir, configFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return c, fmt.Errorf("read configuration: %w", err)
+	default:
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&c); err != nil {
+			return c, fmt.Errorf("%s: %w", filepath.Join(dir, configFile), err)
+		}
+	}
+	c.Data = dir
+	return c, nil
+}
+
+// check refuses what cannot work, naming the field.
+func (c *Config) check() error {
+	if c.Listen == "" {
+		c.Listen = ":8448"
+	}
+	switch {
+	case c.Spool == nil:
+		return errors.New("there is no spool")
+	case c.Server != "" && !event.ValidServerName(c.Server):
+		return fmt.Errorf("server_name %q is no server name (host or host:port)", c.Server)
+	case c.Host != "" && !event.ValidServerName(c.Host):
+		return fmt.Errorf("federation_host %q is no host or host:port", c.Host)
+	case len(c.TLS) == 0:
+		return errors.New("tls names no certificate; give one with --cert FILE --key FILE, or a CA to mint from with --ca FILE --ca-key FILE")
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("listen %q: want ADDR:PORT", c.Listen)
+	}
+	for i, f := range c.TLS {
+		if err := f.Check(); err != nil {
+			return fmt.Errorf("tls[%d]: %w", i, err)
+		}
+		if f == (cert.Files{}) {
+			return fmt.Errorf("tls[%d] is empty", i)
+		}
+	}
+	for _, n := range c.Names {
+		if name := strings.TrimPrefix(n, "*."); !event.ValidServerName(name) {
+			return fmt.Errorf("names: %q is neither a server name nor one with *. in front", n)
+		}
+	}
+	for name := range c.ServerAddresses {
+		if !event.ValidServerName(name) {
+			return fmt.Errorf("server_addresses: %q is no server name", name)
+		}
+	}
+	return nil
+}
+
+// allows says whether a box may have a name here.
+func (c *Config) allows(server string) bool {
+	if len(c.Names) == 0 {
+		return true
+	}
+	host := server
+	if h, _, err := net.SplitHostPort(server); err == nil {
+		host = h
+	}
+	for _, n := range c.Names {
+		if below, ok := strings.CutPrefix(n, "*"); n == server || ok && strings.HasSuffix(host, below) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+	"hallig/sync/peer"
+)
+
+// contact takes what a box says of itself.
+func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
+	if r.Method != http.MethodPut {
+		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
+		return
+	}
+	raw, release, err := h.verifier.Body(w, r)
+	if err != nil {
+		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+		return
+	}
+	defer release()
+	c, err := api.ReadContact(raw)
+	if err == nil {
+		err = h.learn(r, from, c)
+	}
+	if err != nil {
+		h.log.Warn("what a box says of itself was not taken", "box", from.Server, "err", err)
+		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
+		return
+	}
+	health, err := json.Marshal(map[string]any{"state": c.Health, "sentence": c.Sentence, "clock": c.Clock, "clock_good": c.ClockGood})
+	if err != nil {
+		health = nil // plain values always marshal
+	}
+	h.spool.Saw(from.Server, h.now(), "p2p", c.Version, health)
+	if off := h.now().Sub(time.UnixMilli(c.Clock)); off.Abs() > time.Minute && c.ClockGood && h.seldom.may("clock "+from.Server, h.now()) {
+		h.log.Warn("the clock of a box and that of the hub differ; one of them is wrong", "box", from.Server, "box_lags", off.Round(time.Second))
+	}
+	h.answerContact(w, r, from)
+}
+
+// learn takes in the box's statement and key document, when they are its own and not older than what is here.
+func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
+	p, err := peer.ReadStatement(c.Statement)
+	switch {
+	case err != nil:
+		return err
+	case p.ID != from.ID || p.Server != from.Server:
+		return errForeign
+	case p.Serial > from.Serial:
+		if err := h.addBox(p); err != nil {
+			return err
+		}
+		h.log.Info("a box has a new signing key", "box", p.Server)
+	}
+	if err := federation.CheckDocument(c.KeyDocument, from.Server); err != nil {
+		return err
+	}
+	old, err := h.spool.Deposited(r.Context(), from.Server, kindKey, "")
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(old, c.KeyDocument) || old != nil && endOf(old).After(endOf(c.KeyDocument)) && sameKeys(old, c.KeyDocument) {
+		return nil // a box whose clock lags promises less than it has promised before
+	}
+	if err := h.ring.Learn(r.Context(), c.KeyDocument, federation.SourceBox+string(from.ID)); err != nil {
+		return err
+	}
+	return h.spool.Deposit(r.Context(), from.Server, kindKey, "", c.KeyDocument)
+}
+
+// errForeign is answered to who brings another box's papers.
+var errForeign = errors.New("the statement is another box's")
+
+// sameKeys says whether two documents list the same current keys.
+func sameKeys(a, b []byte) bool {
+	var da, db struct {
+		Keys json.RawMessage `json:"verify_keys"`
+	}
+	return json.Unmarshal(a, &da) == nil && json.Unmarshal(b, &db) == nil && bytes.Equal(da.Keys, db.Keys)
+}
+
+// answerContact says what waits for the box.
+func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry) {
+	waiting, err := h.spool.Waiting(r.Context(), from.Server)
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
+		return
+	}
+	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Waiting: []api.Waiting{}}
+	for _, q := range waiting {
+		if q.In {
+			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})
+		}
+	}
+	answer(w, http.StatusOK, out)
+}

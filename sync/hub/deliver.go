@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"hallig/sync/hub/api"
+	"hallig/sync/hub/spool"
+	"hallig/sync/peer"
+)
+
+// This file hands on what waits for a box while it is connected here.
+
+// carrier serves one connected box.
+type carrier struct {
+	h      *Hub
+	box    string
+	log    *slog.Logger
+	wake   chan struct{}
+	cancel context.CancelFunc
+	ended  chan struct{}
+	lease  spool.Lease
+}
+
+const (
+	playPatience = 2 * time.Minute // for a transaction that the box works on
+	playBytes    = 2 << 20         // of one queue in memory
+	playQueues   = 8               // far servers at a time
+	againFirst   = 200 * time.Millisecond
+	againMost    = time.Minute
+)
+
+// boxUp begins to serve a box that has come in reach.
+func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
+	e, ok := h.boxByID(id)
+	if !ok || e.revoked != "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := &carrier{h: h, box: e.Server, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
+	h.mu.Lock()
+	old := h.carriers[e.Server]
+	h.carriers[e.Server] = c
+	h.mu.Unlock()
+	if old != nil {
+		old.cancel()
+	}
+	go func() { // stopCarriers waits for it
+		defer close(c.ended)
+		defer cancel()
+		if old != nil {
+			<-old.ended // one at a time plays to a box
+		}
+		c.run(ctx)
+	}()
+}
+
+func (h *Hub) boxDown(id peer.ID) {
+	e, ok := h.boxByID(id)
+	if !ok {
+		return
+	}
+	h.mu.Lock()
+	c := h.carriers[e.Server]
+	h.mu.Unlock()
+	if c != nil {
+		c.cancel()
+	}
+}
+
+// stopCarriers waits until nobody plays any more.
+func (h *Hub) stopCarriers() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.carriers {
+		c.cancel()
+		<-c.ended
+	}
+}
+
+// wakeCarriers hands on word of what has come in, through this node or another.
+func (h *Hub) wakeCarriers(ctx context.Context) {
+	for box := range h.spool.Changes(ctx) {
+		h.mu.Lock()
+		c := h.carriers[box]
+		h.mu.Unlock()
+		if c != nil {
+			select {
+			case c.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// run takes the box's lease and plays its queues until ctx ends or another node takes the box.
+func (c *carrier) run(ctx context.Context) {
+	for wait := againFirst; ; wait = min(2*wait, againMost) {
+		var err error
+		if c.lease, _, err = c.h.spool.Acquire(ctx, c.box, c.h.node, c.h.now(), leaseLife, true); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Error("take over a box that has come; it is tried again", "err", err)
+		if !pause(ctx, wait, nil) {
+			return
+		}
+	}
+	defer func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer stop()
+		if err := c.h.spool.Release(ctx, c.lease); err != nil {
+			c.log.Debug("release a box", "err", err) // it ends by itself
+		}
+	}()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	playing := map[string]bool{}
+	ended := make(chan struct{}, 1)
+	for wait := againFirst; ; {
+		waiting, err := c.h.spool.Waiting(ctx, c.box)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.log.Error("look what waits for a box; it is tried again", "err", err)
+			if !pause(ctx, wait, nil) {
+				return
+			}
+			wait = min(2*wait, againMost)
+			continue
+		}
+		wait = againFirst
+		mu.Lock()
+		for _, q := range waiting {
+			if !q.In || playing[q.Other] || len(playing) >= playQueues {
+				continue
+			}
+			playing[q.Other] = true
+			wg.Go(func() {
+				err := c.play(ctx, q.Queue)
+				if err != nil && ctx.Err() == nil {
+					c.log.Info("another node has the box now", "err", err)
+					cancel()
+				}
+				mu.Lock()
+				delete(playing, q.Other)
+				mu.Unlock()
+				select {
+				case ended <- struct{}{}:
+				default:
+				}
+			})
+		}
+		mu.Unlock()
+		select {
+		case <-c.wake:
+		case <-ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pause waits; false: ctx has ended.
+func pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-early:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// play hands on one queue, in order, until it is empty. An error: another node has the box.
+func (c *carrier) play(ctx context.Context, q spool.Queue) error {
+	wait := againFirst
+	for after := int64(0); ; {
+		rs, err := c.h.spool.Next(ctx, q, after, playBytes)
+		if ctx.Err() != nil || err == nil && len(rs) == 0 {
+			return nil
+		}
+		if err == nil {
+			after, err = c.playSome(ctx, q, after, rs)
+		}
+		switch {
+		case errors.Is(err, spool.ErrFenced):
+			return err
+		case err == nil:
+			wait = againFirst
+			continue
+		case ctx.Err() != nil:
+			return nil
+		}
+		if c.h.seldom.may("play "+c.box+" "+q.Other, c.h.now()) {
+			c.log.Warn("a box does not take what waits for it; it is tried again", "from", q.Other, "err", err)
+		}
+		if !pause(ctx, wait, nil) {
+			return nil
+		}
+		wait = min(2*wait, againMost)
+	}
+}
+
+// playSome hands on some requests and gives the place of the last one that is done with.
+func (c *carrier) playSome(ctx context.Context, q spool.Queue, after int64, rs []spool.Request) (int64, error) {
+	for _, r := range rs {
+		if err := c.one(ctx, r); err != nil {
+			return after, err
+		}
+		// The box has it. When we die here it gets the same once more, and knows it.
+		if err := c.h.spool.Settle(ctx, q, r.Seq, c.h.now(), c.lease); err != nil {
+			return after, fmt.Errorf("note what the box has: %w", err)
+		}
+		after = r.Seq
+	}
+	return after, nil
+}
+
+// one hands on one request. No error: the box has it, or has refused it for good.
+func (c *carrier) one(ctx context.Context, r spool.Request) error {
+	req, err := verbatim(c.box, sealed{method: r.Method, uri: r.URI, authorization: []string{r.Authorization}, body: r.Body})
+	if err != nil {
+		return err
+	}
+	req.Header.Set(api.Received, received(r.Received))
+	ctx, stop := context.WithTimeout(ctx, playPatience)
+	defer stop()
+	resp, err := c.h.p2p.RoundTripper().RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read the box's answer: %w", err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		c.h.count.delivered.Add(1)
+		return nil
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
+		c.h.count.refused.Add(1)
+		c.log.Warn("a box refuses a transaction for good; it is dropped", "uri", r.URI, "status", resp.StatusCode, "answer", fmt.Sprintf("%.200q", text))
+		return nil
+	}
+	return fmt.Errorf("it answered %d %.200q", resp.StatusCode, text)
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"hallig/appliance/event"
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+)
+
+// sendOut takes a box's request to a server that is none of ours, over HTTPS, as the box signed it.
+func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to string, signed bool) {
+	switch {
+	case !event.ValidServerName(to):
+		refuse(w, http.StatusBadRequest, "M_INVALID_PARAM", "the request names no server")
+		return
+	case !between(r.URL) || !signed && !bare(r):
+		h.log.Info("a box's request was not sent on", "box", from.Server, "to", to, "path", r.URL.Path, "signed", signed)
+		refuse(w, http.StatusForbidden, "M_FORBIDDEN", "a hub sends on what servers ask each other, signed by the box, and nothing else")
+		return
+	}
+	body, release, err := h.verifier.Body(w, r)
+	if errors.Is(err, federation.ErrBusy) {
+		comeAgain(w, "too many requests at once")
+		return
+	}
+	if err != nil {
+		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+		return
+	}
+	defer release()
+	req, err := verbatim(to, sealedOf(r, body))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "M_INVALID_PARAM", err.Error())
+		return
+	}
+	if !strings.HasSuffix(r.URL.Path, "/keys/claim") {
+		// Nothing is sent of it: it lets net/http repeat the request when a kept connection turns out to be dead. A claim has an effect each time it arrives.
+		req.Header["Idempotency-Key"] = []string{}
+	}
+	resp, err := h.discovery.RoundTrip(req.WithContext(r.Context()))
+	if err != nil {
+		h.log.Debug("server out of reach", "box", from.Server, "to", to, "err", err)
+		refuse(w, http.StatusBadGateway, api.Unreachable, "the hub does not reach "+to+": "+err.Error())
+		return
+	}
+	defer resp.Body.Close()
+	h.count.out.Add(1)
+	passOn(w, resp)
+}

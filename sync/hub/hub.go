@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hallig/appliance/cert"
+	"hallig/appliance/socket"
+	"hallig/appliance/store"
+	"hallig/sync/federation"
+	"hallig/sync/hub/spool"
+	"hallig/sync/identity"
+	"hallig/sync/p2p"
+	"hallig/sync/peer"
+)
+
+// Hub is one node of a hub. Open makes it; Run may be called once.
+type Hub struct {
+	cfg     Config
+	log     *slog.Logger
+	node    string // this running program, to the leases
+	started time.Time
+	now     func() time.Time
+
+	lock      *os.File
+	id        identity.Identity
+	local     federation.Local
+	db        *store.DB
+	spool     spool.Spool
+	ring      *federation.KeyRing
+	verifier  *federation.Verifier
+	discovery *federation.Discovery
+	notary    http.Handler // answers under the hub's own name
+	p2p       *p2p.Host
+	roster    atomic.Pointer[roster]
+	seldom    seldom
+	count     counters
+
+	world     net.Listener
+	localDoor net.Listener
+
+	mu       sync.Mutex
+	carriers map[string]*carrier // by box, while it is connected here
+	asking   map[string]int      // requests that are at a box now
+}
+
+// counters are what happened since the start, for status.
+type counters struct {
+	taken, delivered, refused, turnedAway, full, out atomic.Int64
+}
+
+const (
+	leaseLife    = 30 * time.Second
+	rosterEvery  = 10 * time.Second
+	keysEvery    = time.Hour
+	askPatience  = 8 * time.Second  // for what a box answers at once
+	joinPatience = 45 * time.Second // for what it has to work for
+	bodyPatience = 10 * time.Minute // for the rest of an answer
+	askAtOnce    = 16               // requests at one box at a time: its line may be narrow
+)
+
+// door is where `hallig-hub VERB` asks.
+func door(dir string) socket.Door { return socket.Door{Dir: dir, Name: "hallig-hub", What: "hub"} }
+
+// Ask sends one request to the hub that runs on dir: in and out are JSON values, nil for none.
+func Ask(ctx context.Context, dir, method, path string, in, out any) error {
+	return door(dir).Ask(ctx, method, path, in, out)
+}
+
+// Open reads or makes the identity, opens the database and the listeners. Nothing is served before Run. The spool is closed with the hub, also when Open fails.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Hub, error) {
+	h := &Hub{cfg: cfg, log: log, spool: cfg.Spool, started: time.Now(), now: time.Now, carriers: map[string]*carrier{}, asking: map[string]int{}}
+	h.roster.Store(&roster{})
+	word := make([]byte, 9)
+	_, _ = rand.Read(word) // never fails
+	h.node = base64.RawURLEncoding.EncodeToString(word)
+	if err := h.open(ctx); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Hub) open(ctx context.Context) error {
+	if err := h.cfg.check(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if err := h.lockData(); err != nil {
+		return err
+	}
+	if err := h.openIdentity(); err != nil {
+		return err
+	}
+	var err error
+	if h.db, err = store.Open(ctx, filepath.Join(h.cfg.Data, "hallig.db"), store.Options{Log: h.log}); err != nil {
+		return err
+	}
+	if err := h.readRoster(ctx); err != nil {
+		return err
+	}
+	roots, err := cert.Roots(h.cfg.CAFile, "")
+	if err != nil {
+		return err
+	}
+	h.discovery = federation.NewDiscovery(federation.DiscoveryConfig{Addresses: h.cfg.ServerAddresses, Roots: roots, AllowPrivate: h.cfg.PrivateAddresses})
+	h.ring = federation.NewKeyRing(federation.KeyRingConfig{
+		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Source: h.keySource, Paired: h.signingKey,
+	})
+	h.verifier = federation.NewVerifier(h.ring)
+	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
+	return h.listen()
+}
+
+// openIdentity reads who the hub is. The name is fixed once written: the boxes know the hub by it.
+func (h *Hub) openIdentity() error {
+	_, err := os.Stat(filepath.Join(h.cfg.Data, identity.SigningKeyFile))
+	fresh := errors.Is(err, os.ErrNotExist)
+	if fresh && h.cfg.Server == "" {
+		return errors.New("the hub has no name yet; give it one with --name, such as hub.example.org")
+	}
+	if h.id, err = identity.Load(h.cfg.Data, h.cfg.Server, !fresh); err != nil {
+		return err
+	}
+	h.local = federation.Local{Server: h.id.Server, Key: h.id.Key, Old: h.id.Old, At: h.cfg.Host}
+	return nil
+}
+
+// lockData makes the data directory and keeps a second process out of it.
+func (h *Hub) lockData() error {
+	if err := os.MkdirAll(h.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(h.cfg.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return door(h.cfg.Data).Taken()
+	}
+	h.lock = f
+	return nil
+}
+
+func (h *Hub) listen() error {
+	certs, err := openCertificates(h.cfg.TLS, h.serves, h.now)
+	if err != nil {
+		return err
+	}
+	statement, err := h.id.Statement()
+	if err != nil {
+		return err
+	}
+	h.p2p, err = p2p.New(p2p.Config{
+		Box: h.id.Box, Statement: statement, Roster: h.peers(), Paired: h.paired, Listen: h.cfg.P2P.Listen, Announce: h.cfg.P2P.Announce, Meeting: true, NoMDNS: true,
+		Log: h.log.With("room", "p2p"),
+	})
+	if err != nil {
+		return fmt.Errorf("%w; name another address in p2p.listen of hub.json", err)
+	}
+	l, err := net.Listen("tcp", h.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("open the federation port: %w; choose another one with --listen ADDR:PORT", err)
+	}
+	h.world = tls.NewListener(l, &tls.Config{GetCertificate: certs.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	h.localDoor, err = door(h.cfg.Data).Listen()
+	return err
+}
+
+// way takes a request to a server: to a box over libp2p, to every other over HTTPS.
+func (h *Hub) way(req *http.Request) (*http.Response, error) {
+	if _, ok := h.box(req.URL.Host); ok {
+		return h.p2p.RoundTripper().RoundTrip(req)
+	}
+	return h.discovery.RoundTrip(req)
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Addrs are where boxes reach the hub, and World where other servers do.
+func (h *Hub) Addrs() []string { return h.p2p.Addrs() }
+
+// World is where other servers reach the hub.
+func (h *Hub) World() net.Addr { return h.world.Addr() }
+
+// Run serves until ctx ends, then stops cleanly. It lists every loop of the hub.
+func (h *Hub) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	h.serve(ctx, g, "federation", h.world, http.HandlerFunc(h.fromWorld))
+	h.serve(ctx, g, "boxes", h.p2p.Listener(), http.HandlerFunc(h.fromBox))
+	h.serve(ctx, g, "local door", h.localDoor, h.verbs())
+	g.Go(func() error {
+		return h.p2p.Serve(ctx, func(id string, _, _ int) { h.boxUp(ctx, peer.ID(id)) }, func(id string) { h.boxDown(peer.ID(id)) }, func(string, []byte) {}, func(string) {})
+	})
+	g.Go(func() error { h.wakeCarriers(ctx); return nil })
+	h.every(ctx, g, leaseLife/3, func() {
+		if err := h.spool.Renew(ctx, h.node, h.now(), leaseLife); err != nil && ctx.Err() == nil {
+			h.log.Error("hold on to the boxes that are connected here", "err", err)
+		}
+	})
+	h.every(ctx, g, rosterEvery, func() {
+		if err := h.readRoster(ctx); err != nil && ctx.Err() == nil {
+			h.log.Error("look for boxes that other nodes have paired", "err", err)
+		}
+	})
+	h.every(ctx, g, keysEvery, func() { h.watchKeys(ctx) })
+	h.log.Info("hub serves", "name", h.id.Server, "federation", h.world.Addr().String(), "boxes", len(h.roster.Load().by))
+	err := g.Wait()
+	h.stopCarriers()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	h.log.Info("stopped cleanly")
+	return nil
+}
+
+// every does something now, and again and again until ctx ends.
+func (h *Hub) every(ctx context.Context, g *errgroup.Group, gap time.Duration, do func()) {
+	g.Go(func() error {
+		tick := time.NewTicker(gap)
+		defer tick.Stop()
+		for {
+			do()
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+}
+
+// boxKey finds the box of a connection over libp2p in its context.
+type boxKey struct{}
+
+// serve runs one HTTP server until ctx ends.
+func (h *Hub) serve(ctx context.Context, g *errgroup.Group, what string, l net.Listener, handler http.Handler) {
+	srv := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if from, ok := c.RemoteAddr().(p2p.Addr); ok {
+				return context.WithValue(ctx, boxKey{}, from.ID)
+			}
+			return ctx
+		},
+		ErrorLog: slog.NewLogLogger(h.log.With("server", what).Handler(), slog.LevelDebug),
+	}
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		grace, stop := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer stop()
+		if err := srv.Shutdown(grace); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+// Close lets go of listeners, spool, database and lock. It is safe after a failed Open.
+func (h *Hub) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{h.world, h.localDoor} {
+		if l != nil {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if h.p2p != nil {
+		errs = append(errs, h.p2p.Close())
+	}
+	if h.discovery != nil {
+		h.discovery.CloseIdle()
+	}
+	if h.spool != nil {
+		errs = append(errs, h.spool.Close())
+	}
+	if h.db != nil {
+		errs = append(errs, h.db.Close())
+	}
+	if h.lock != nil {
+		errs = append(errs, h.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// seldom says whether a sentence may be logged again, so that a flood of requests is none of lines.
+type seldom struct {
+	mu   sync.Mutex
+	said map[string]time.Time
+}
+
+const sayAgain = 10 * time.Minute
+
+func (s *seldom) may(what string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.said[what]; ok && now.Sub(last).Abs() < sayAgain {
+		return false
+	}
+	if s.said == nil || len(s.said) > 10_000 {
+		s.said = map[string]time.Time{}
+	}
+	s.said[what] = now
+	return true
+}
