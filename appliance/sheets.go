@@ -43,6 +43,10 @@ func (b *Box) sheets(ctx context.Context, order admin.CourierOrder) (out admin.C
 }
 
 func (b *Box) makeSheet(ctx context.Context, order admin.CourierOrder) (admin.CourierReport, error) {
+	room, err := b.sheetRoom(ctx, order.Room)
+	if err != nil {
+		return admin.CourierReport{}, err
+	}
 	p, ok := b.exchange.paired().ByServer(order.Box)
 	if !ok {
 		p, ok = b.exchange.paired().ByID(peer.ID(order.Box))
@@ -50,7 +54,7 @@ func (b *Box) makeSheet(ctx context.Context, order admin.CourierOrder) (admin.Co
 	if !ok {
 		return admin.CourierReport{}, errNoSuchBox
 	}
-	texts, events, left, err := b.exchange.parts.Sheet(ctx, p, event.RoomID(order.Room), order.Codes, order.Plain)
+	texts, events, left, err := b.exchange.parts.Sheet(ctx, p, room, order.Codes, order.Plain)
 	if err != nil {
 		return admin.CourierReport{}, err
 	}
@@ -63,6 +67,42 @@ func (b *Box) makeSheet(ctx context.Context, order admin.CourierOrder) (admin.Co
 		out.Sentence.EN += " There is more: have this sheet read in first, then take more codes, or a stick."
 	}
 	return out, nil
+}
+
+// sheetRoom finds the room that is meant, by its id or by a name that only one room has.
+func (b *Box) sheetRoom(ctx context.Context, word string) (event.RoomID, error) {
+	rooms, err := b.sheetRooms(ctx)
+	if err != nil {
+		return "", err
+	}
+	var named, list []string
+	for _, r := range rooms {
+		if r.ID == word {
+			return event.RoomID(word), nil
+		}
+		if r.Name == word {
+			named = append(named, r.ID)
+		}
+		label := r.ID
+		if r.Name != r.ID {
+			label = r.Name + " (" + r.ID + ")"
+		}
+		list = append(list, label)
+	}
+	if len(list) > 10 {
+		list = append(list[:10], "...")
+	}
+	all, which := strings.Join(list, ", "), strings.Join(named, ", ")
+	switch {
+	case len(named) == 1:
+		return event.RoomID(named[0]), nil
+	case len(named) > 1:
+		return "", &admin.Refusal{Text: fmt.Sprintf("several rooms are called %s; name one by its id: %s", word, which),
+			DE: fmt.Sprintf("Mehrere Räume heißen %s; bitte die Kennung des einen angeben: %s", word, which)}
+	case len(rooms) == 0:
+		return "", &admin.Refusal{Text: "this box has no rooms yet", DE: "Diese Box hat noch keine Räume."}
+	}
+	return "", &admin.Refusal{Text: fmt.Sprintf("this box has no room %s; it has: %s", word, all), DE: fmt.Sprintf("Diese Box hat keinen Raum %s; sie hat: %s", word, all)}
 }
 
 // sheetRooms lists the rooms with their names.
@@ -95,7 +135,10 @@ func (b *Box) sheetRooms(ctx context.Context) (out []admin.CourierRoom, err erro
 // sheetRefusal says what is wrong with a sheet in words that help.
 func sheetRefusal(err error) error {
 	var missing *courier.MissingPart
+	var said *admin.Refusal
 	switch {
+	case errors.As(err, &said):
+		return said
 	case errors.As(err, &missing):
 		return &admin.Refusal{Text: err.Error() + "; scan it as well", DE: fmt.Sprintf("Code %d von %d fehlt; bitte auch ihn einlesen.", missing.Part, missing.Of)}
 	case errors.Is(err, courier.ErrNoSheet):

@@ -322,6 +322,15 @@ func waysOf(p PeerFacts, f Facts) []string {
 	return down
 }
 
+// daysOf is a time in whole days, at least one.
+func daysOf(d time.Duration) Sentence {
+	n := int(d / (24 * time.Hour))
+	if n <= 1 {
+		return Sentence{"einen Tag", "1 day"}
+	}
+	return Sentence{fmt.Sprintf("%d Tage", n), fmt.Sprintf("%d days", n)}
+}
+
 // waiting says what is kept for somebody out of reach.
 func waiting(n int) Sentence {
 	switch {
@@ -353,7 +362,7 @@ func certificate(f Facts) (Node, bool) {
 	}
 	n := node(Certificate, OK, "Das Zertifikat gilt.", "The certificate is valid.")
 	n.Detail = c.Err
-	days := int(c.Left / (24 * time.Hour))
+	days := daysOf(c.Left)
 	switch {
 	case f.Clock != nil && !f.Clock.Trusted:
 		// Without the time nobody knows whether it has ended.
@@ -364,8 +373,8 @@ func certificate(f Facts) (Node, bool) {
 			"The certificate has expired and browsers warn: bring the box to the Internet or install a new certificate."}
 	case c.Left < shortCert && c.Err != "":
 		n.State = Look
-		n.Sentence = Sentence{fmt.Sprintf("Das Zertifikat gilt noch %d Tage und lässt sich nicht erneuern: die Box ans Internet bringen.", days),
-			fmt.Sprintf("The certificate ends in %d days and cannot be renewed: bring the box to the Internet.", days)}
+		n.Sentence = Sentence{"Das Zertifikat gilt noch " + days.DE + " und lässt sich nicht erneuern: die Box ans Internet bringen.",
+			"The certificate ends in " + days.EN + " and cannot be renewed: bring the box to the Internet."}
 	}
 	n.blames = []string{string(Clock), string(Network)}
 	return n, true
@@ -419,8 +428,8 @@ func backup(f Facts) (Node, bool) {
 	case b.Age == 0:
 		n = node(Backup, Look, "Es gibt noch keine Sicherung: den Sicherungsstick einstecken.", "There is no backup yet: plug in the backup stick.")
 	case b.Every > 0 && b.Age > 2*b.Every:
-		n = node(Backup, Look, fmt.Sprintf("Die letzte Sicherung ist %d Tage alt: den Sicherungsstick einstecken.", max(1, int(b.Age/(24*time.Hour)))),
-			fmt.Sprintf("The last backup is %d days old: plug in the backup stick.", max(1, int(b.Age/(24*time.Hour)))))
+		days := daysOf(b.Age)
+		n = node(Backup, Look, "Die letzte Sicherung ist "+days.DE+" alt: den Sicherungsstick einstecken.", "The last backup is "+days.EN+" old: plug in the backup stick.")
 	default:
 		n = node(Backup, OK, "Die Sicherung ist aktuell.", "The backup is up to date.")
 	}

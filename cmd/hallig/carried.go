@@ -16,24 +16,17 @@ import (
 // printCarried says what goes by boxes in between.
 func printCarried(out io.Writer, c admin.Carried) {
 	for _, m := range c.Mail {
-		fmt.Fprintf(out, "  %s to %s by boxes in between, without an answer yet, the oldest for %s\n", messages(m), m.Box, age(m.Oldest))
+		fmt.Fprintf(out, "  %s to %s by boxes in between, without an answer yet, the oldest for %s\n", count(m.Count, "message", "messages"), m.Box, age(m.Oldest))
 	}
 	for _, p := range c.For {
-		fmt.Fprintf(out, "  carries for %s: %d sealed parcels, %d kB, the oldest for %s\n", p.Box, p.Count, (p.Bytes+999)/1000, age(p.Oldest))
+		fmt.Fprintf(out, "  carries for %s: %s, %d kB, the oldest for %s\n", p.Box, count(p.Count, "sealed parcel", "sealed parcels"), (p.Bytes+999)/1000, age(p.Oldest))
 	}
 	if c.Most > 0 && c.Bytes > c.Most*9/10 {
 		fmt.Fprintf(out, "  has no more room to carry for others: %d of %d MB in use\n", c.Bytes>>20, c.Most>>20)
 	}
 	for _, why := range slices.Sorted(maps.Keys(c.Refused)) {
-		fmt.Fprintf(out, "  %d parcels of other boxes not taken: %s\n", c.Refused[why], strings.ReplaceAll(why, "_", " "))
+		fmt.Fprintf(out, "  %s of other boxes not taken: %s\n", count(c.Refused[why], "parcel", "parcels"), strings.ReplaceAll(why, "_", " "))
 	}
-}
-
-func messages(p admin.Parcels) string {
-	if p.Count == 1 {
-		return "1 message"
-	}
-	return fmt.Sprintf("%d messages", p.Count)
 }
 
 func age(d time.Duration) string {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hallig/appliance/admin"
+	"hallig/appliance/health"
 )
 
 func TestCarriedText(t *testing.T) {
@@ -29,5 +30,36 @@ func TestCarriedText(t *testing.T) {
 	printCarried(&b, admin.Carried{Most: 64 << 20})
 	if b.String() != "" {
 		t.Errorf("a box that carries nothing says %q", b.String())
+	}
+}
+
+// TestCourierText: one packet is no packets, in either language.
+func TestCourierText(t *testing.T) {
+	r := admin.CourierReport{
+		Boxes: []admin.CourierBox{{Server: "b.test", Events: 1, EDUs: 1, Known: 1, Segments: 1}, {Server: "c.test", Events: 2, Known: 3, Segments: 2}},
+		Bad:   map[string]int{"forged": 1, "cut off": 2}, Foreign: 1, Sentence: health.Sentence{DE: "Da.", EN: "There."},
+	}
+	for _, c := range []struct{ do, lang, want string }{
+		{"export", "en", `There.
+  for b.test: 1 new, 1 device message or receipt; 1 packet lies there already
+  for c.test: 2 new, 0 device messages and receipts; 3 packets lie there already
+  1 further box has left something there; it is not paired with this one
+  2 files do not count: cut off
+  1 file does not count: forged
+`},
+		{"export", "de", `Da.
+  für b.test: 1 neu, 1 Gerätenachricht oder Quittung; 1 Paket liegt schon dort
+  für c.test: 2 neu, 0 Gerätenachrichten und Quittungen; 3 Pakete liegen schon dort
+  1 weitere Box hat dort etwas; mit dieser ist sie nicht gekoppelt
+  2 Dateien zählen nicht: cut off
+  1 Datei zählt nicht: forged
+`},
+		{"status", "de", "Da.\n  b.test: 1 Nachricht in 1 Paket, davon schon übernommen: 1\n  c.test: 2 Nachrichten in 2 Paketen, davon schon übernommen: 3\n"},
+	} {
+		var b strings.Builder
+		printCourier(&b, c.do, r, c.lang)
+		if !strings.HasPrefix(b.String(), c.want) {
+			t.Errorf("%s %s: got\n%s\nwant\n%s", c.do, c.lang, b.String(), c.want)
+		}
 	}
 }

@@ -166,10 +166,10 @@ func printLine(out io.Writer, l admin.Line) {
 func printStatus(out io.Writer, s admin.Status) {
 	fmt.Fprintf(out, "%s  (box %s, version %s)\n", s.ServerName, s.BoxID, s.Version)
 	fmt.Fprintf(out, "  since %s, at %s\n", s.Started.Local().Format("2006-01-02 15:04"), s.URL)
-	fmt.Fprintf(out, "  %d accounts, %d rooms, log position %d, %d MB free\n", s.Accounts, s.Rooms, s.Position, s.FreeBytes>>20)
+	fmt.Fprintf(out, "  %s, %s, log position %d, %d MB free\n", count(s.Accounts, "account", "accounts"), count(s.Rooms, "room", "rooms"), s.Position, s.FreeBytes>>20)
 	fmt.Fprintf(out, "  signs with %s", s.SigningKey)
 	if s.OldKeys > 0 {
-		fmt.Fprintf(out, ", %d older keys retired", s.OldKeys)
+		fmt.Fprintf(out, ", %s retired", count(s.OldKeys, "older key", "older keys"))
 	}
 	fmt.Fprintln(out)
 	fmt.Fprintf(out, "  clock %s\n", clockLine(s.Clock))
@@ -213,9 +213,9 @@ func printStatus(out io.Writer, s admin.Status) {
 		if !srv.LastOK.IsZero() {
 			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
 		}
-		fmt.Fprintf(out, "  server %s: %s, %d events to send %s\n", srv.Name, last, srv.Queued, srv.Trouble)
+		fmt.Fprintf(out, "  server %s: %s, %s to send %s\n", srv.Name, last, count(srv.Queued, "event", "events"), srv.Trouble)
 	}
 	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
-		fmt.Fprintf(out, "  %d events of other servers not taken in: %s\n", s.NotTaken[why], strings.ReplaceAll(why, "_", " "))
+		fmt.Fprintf(out, "  %s of other servers not taken in: %s\n", count(s.NotTaken[why], "event", "events"), strings.ReplaceAll(why, "_", " "))
 	}
 }
