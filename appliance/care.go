@@ -51,6 +51,7 @@ type care struct {
 	lamp  health.State               // as the steward was last told
 	away  map[string]time.Time       // by server: since when a paired box is out of reach
 	ways  map[string]map[string]bool // by server: the transports on which it has been heard
+	lines map[string]lineSeen        // by the port's name
 }
 
 // health judges the box now.
@@ -114,10 +115,10 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 		b.stewardFacts(s, &f)
 		f.Courier = b.courierFacts(s.Sticks)
 	}
-	for i, port := range b.exchange.ports {
-		f.Lines = append(f.Lines, lineFacts(b.cfg.Serial[i], port, s.Serial))
-	}
 	b.notePeers(now)
+	for i, port := range b.exchange.ports {
+		f.Lines = append(f.Lines, lineFacts(b.cfg.Serial[i], port, s.Serial, b.seenLine(port), now))
+	}
 	f.Peers = b.peerFacts(ctx, now)
 	for _, srv := range b.fed.sender.Status() {
 		facts := health.ServerFacts{Name: srv.Server, Queued: srv.Unconfirmed, Err: srv.LastError}
@@ -273,12 +274,13 @@ func kernelAddress(name string) bool {
 	})
 }
 
-// notePeers keeps since when each paired box is out of reach, and by which ways it was ever in reach.
+// notePeers keeps since when each paired box is out of reach, and by which ways it was ever in reach; and since when each line is as it is.
 func (b *Box) notePeers(now time.Time) {
 	status := b.exchange.link.Status()
 	c := &b.care
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.noteLines(now, b.exchange.ports, status)
 	away := make(map[string]time.Time, len(status))
 	for _, p := range status {
 		server := p.Peer.Server

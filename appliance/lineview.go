@@ -5,22 +5,76 @@ package appliance
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"hallig/appliance/admin"
 	"hallig/appliance/health"
 	"hallig/appliance/steward"
 	"hallig/radio"
 	"hallig/radio/serial"
+	"hallig/sync/link"
 )
 
+// lineSeen is what a line was like when the box last looked, and since when.
+type lineSeen struct {
+	open, up, known  bool
+	since            time.Time
+	received, unlike uint64 // the counters then
+
+	boxes []string // paired boxes that it leads to
+}
+
+// noteLines looks at the lines. Under care.mu.
+func (c *care) noteLines(now time.Time, ports []*radio.Port, status []link.PeerStatus) {
+	if c.lines == nil {
+		c.lines = map[string]lineSeen{}
+	}
+	for _, port := range ports {
+		stats := port.Stats()
+		is := lineSeen{open: stats.PortOpen, up: stats.Up, since: now, received: stats.BytesReceived, unlike: stats.Unlike, boxes: boxesOn(port.Name(), status)}
+		is.known = len(is.boxes) > 0
+		if was, ok := c.lines[port.Name()]; ok && was.open == is.open && was.up == is.up && was.known == is.known {
+			is.since, is.received, is.unlike = was.since, was.received, was.unlike
+		}
+		c.lines[port.Name()] = is
+	}
+}
+
+// boxesOn are the paired boxes that a transport leads to now.
+func boxesOn(transport string, status []link.PeerStatus) (out []string) {
+	for _, p := range status {
+		if p.Carries == transport || slices.Contains(p.StandsBy, transport) {
+			out = append(out, p.Peer.Server)
+		}
+	}
+	return out
+}
+
+// seenLine is what notePeers has noted.
+func (b *Box) seenLine(port *radio.Port) lineSeen {
+	b.care.mu.Lock()
+	defer b.care.mu.Unlock()
+	return b.care.lines[port.Name()]
+}
+
+// someBytes come in by chance, when a plug goes in.
+const someBytes = 64
+
 // lineFacts are what health judges a line by. What init knows of the device comes before what opening it said.
-func lineFacts(line SerialConfig, port *radio.Port, known []steward.Port) health.LineFacts {
+func lineFacts(line SerialConfig, port *radio.Port, known []steward.Port, seen lineSeen, now time.Time) health.LineFacts {
 	stats, q := port.Stats(), port.Quality()
-	name := lineName(line.Device)
+	name, kind := lineName(line.Device), modemOf(line).Kind
 	out := health.LineFacts{
-		Name: port.Name(), Device: name, Modem: string(modemOf(line).Kind), Open: stats.PortOpen, Up: stats.Up, Opening: q.Opening,
+		Name: port.Name(), Device: name, Modem: string(kind), Open: stats.PortOpen, Up: stats.Up, Opening: q.Opening, Met: stats.Contacts > 0,
+		Since: now.Sub(seen.since), Boxes: seen.boxes, BitsPerSecond: stats.BitsPerSecond,
+		Garbled: stats.BytesReceived >= seen.received+someBytes, Unlike: stats.Unlike > seen.unlike,
+		NoBand: kind == serial.Transparent && line.InBand() == "",
 		Signal: q.Modem.Signal, RSSI: q.Modem.RSSI, SNR: q.Modem.SNR, Sent: q.Asked, Again: q.Again,
+	}
+	if stats.AirLimited && stats.AirLeft < stats.AirLimit/100 {
+		out.AirWait = stats.SendIn
 	}
 	if stats.PortOpen {
 		return out
@@ -53,12 +107,14 @@ func troubleOf(err error) (health.Sentence, string) {
 // lines are the serial lines for status and pages.
 func (b *Box) lines() []admin.Line {
 	var out []admin.Line
+	status := b.exchange.link.Status()
 	for i, port := range b.exchange.ports {
 		stats, q := port.Stats(), port.Quality()
 		l := admin.Line{
 			Name: port.Name(), Device: b.cfg.Serial[i].Device, Modem: string(modemOf(b.cfg.Serial[i]).Kind), Band: b.cfg.Serial[i].InBand(), Open: stats.PortOpen, Up: stats.Up,
 			BitsPerSecond: stats.BitsPerSecond, SentBytes: int64(stats.BytesSent), ReceivedBytes: int64(stats.BytesReceived),
 			Frames: int64(stats.FramesSent), Repeated: int64(stats.Retransmissions), Refused: int64(stats.FramesRefused), ModemRefused: int64(q.Modem.Refused), Note: q.Modem.Note,
+			Boxes: boxesOn(port.Name(), status),
 		}
 		if q.Modem.Signal {
 			l.RSSI, l.SNR = &q.Modem.RSSI, &q.Modem.SNR

@@ -84,7 +84,7 @@ func peerMetrics(m *admin.Metrics, s admin.Status) {
 func (b *Box) lineMetrics(m *admin.Metrics) {
 	metrics := []admin.Metric{
 		{Name: "hallig_line_open", Help: "1 while the serial port is open."},
-		{Name: "hallig_line_up", Help: "1 while the far end answers."},
+		{Name: "hallig_line_up", Help: "1 while a far end answers."},
 		{Name: "hallig_line_sent_bytes_total", Help: "Bytes on the wire, framing included.", Counter: true},
 		{Name: "hallig_line_received_bytes_total", Help: "Bytes on the wire, framing included.", Counter: true},
 		{Name: "hallig_line_retransmissions_total", Help: "Data frames that were sent again.", Counter: true},

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"hallig/appliance/cert"
@@ -110,7 +111,8 @@ type Line struct {
 	Modem         string          `json:"modem"`
 	Band          string          `json:"band,omitempty"`
 	Open          bool            `json:"open"`
-	Up            bool            `json:"up"` // the far end answers
+	Up            bool            `json:"up"`              // somebody answers
+	Boxes         []string        `json:"boxes,omitempty"` // paired boxes that it leads to; none while up: who answers is not known, or not paired
 	BitsPerSecond int             `json:"bits_per_second"`
 	SentBytes     int64           `json:"sent_bytes"`
 	ReceivedBytes int64           `json:"received_bytes"`
@@ -124,6 +126,20 @@ type Line struct {
 	AirLeft       *float64        `json:"air_left_seconds,omitempty"` // that the band's duty cycle still allows this hour; nil: no duty cycle, or no open port
 	SendIn        float64         `json:"send_in_seconds,omitempty"`  // until the next frame may go
 	Trouble       health.Sentence `json:"trouble,omitzero"`
+}
+
+// Stand says in a few words how the line does.
+func (l Line) Stand() health.Sentence {
+	switch {
+	case !l.Open:
+		return l.Trouble
+	case !l.Up:
+		return health.Sentence{DE: "bereit, noch keine Antwort", EN: "ready, no answer yet"}
+	case len(l.Boxes) > 0:
+		names := strings.Join(l.Boxes, ", ")
+		return health.Sentence{DE: "verbunden mit " + names, EN: "connected to " + names}
+	}
+	return health.Sentence{DE: "es antwortet eine Box, mit der diese (noch) nicht gekoppelt ist", EN: "a box answers that is not paired with this one (yet)"}
 }
 
 // AirTime is what is left of the hour's air time; "" where there is no duty cycle, or the port is not open.

@@ -12,8 +12,9 @@ import (
 func radioLines() []Line {
 	rssi, snr := -97, -6.25
 	return []Line{
-		{Name: "serial:radio0", Device: "/dev/hallig/radio", Modem: "rnode", Band: "eu868-10", Open: true, Up: true, BitsPerSecond: 1561, Frames: 120, Repeated: 7, Refused: 3, ModemRefused: 2, RSSI: &rssi, SNR: &snr, Note: "RNode 1.80"},
+		{Name: "serial:radio0", Device: "/dev/hallig/radio", Modem: "rnode", Band: "eu868-10", Open: true, Up: true, Boxes: []string{"hooge.example", "oland.example"}, BitsPerSecond: 1561, Frames: 120, Repeated: 7, Refused: 3, ModemRefused: 2, RSSI: &rssi, SNR: &snr, Note: "RNode 1.80"},
 		{Name: "serial:a", Device: "/dev/hallig/a", Modem: "null", Open: true, BitsPerSecond: 9600},
+		{Name: "serial:c", Device: "/dev/hallig/c", Modem: "null", Open: true, Up: true, BitsPerSecond: 9600},
 		{Name: "serial:b", Device: "/dev/hallig/b", Modem: "meshcore", Trouble: health.Sentence{DE: "Es antwortet nicht <b>.", EN: "It does not answer <b>."}},
 	}
 }
@@ -23,8 +24,8 @@ func TestLinesOnPage(t *testing.T) {
 	s := newSite(t, nil)
 	s.signIn()
 	for lang, words := range map[string][]string{
-		"de": {"/dev/hallig/radio", "rnode, RNode 1.80, eu868-10", "die andere Box antwortet", "-97 dBm, SNR -6.2 dB", "7 von 120 wiederholt, 3 nicht angenommen, 2 vom Modem abgelehnt", "bereit, noch keine Antwort", "Es antwortet nicht &lt;b&gt;."},
-		"en": {"the other box answers", "7 of 120 repeated, 3 not taken, 2 refused by the modem", "ready, no answer yet", "It does not answer &lt;b&gt;."},
+		"de": {"/dev/hallig/radio", "rnode, RNode 1.80, eu868-10", "verbunden mit hooge.example, oland.example", "es antwortet eine Box, mit der diese (noch) nicht gekoppelt ist", "-97 dBm, SNR -6.2 dB", "7 von 120 wiederholt, 3 nicht angenommen, 2 vom Modem abgelehnt", "bereit, noch keine Antwort", "Es antwortet nicht &lt;b&gt;."},
+		"en": {"connected to hooge.example, oland.example", "a box answers that is not paired with this one (yet)", "7 of 120 repeated, 3 not taken, 2 refused by the modem", "ready, no answer yet", "It does not answer &lt;b&gt;."},
 	} {
 		_, body, _ := s.get("/admin/boxes?lang=" + lang)
 		for _, w := range words {

@@ -28,11 +28,11 @@ func nodesBelow(t health.Tree, id string) []nodeView {
 	return out
 }
 
-// treeView is a tree for a page: what the one sentence is about, what else is to be done, what is well.
+// treeView is a tree for a page: what the one sentence is about, what else is to be done, what is on its way, what is well.
 type treeView struct {
 	health.Tree
-	First      *nodeView
-	Rest, Well []nodeView
+	First              *nodeView
+	Rest, Coming, Well []nodeView
 }
 
 func viewTree(t health.Tree) treeView {
@@ -45,7 +45,11 @@ func viewTree(t health.Tree) treeView {
 		}
 	}
 	for _, n := range t.Nodes {
-		if n.State == health.OK {
+		switch {
+		case n.State != health.OK:
+		case n.Waits:
+			v.Coming = append(v.Coming, nodeView{Node: n})
+		default:
 			v.Well = append(v.Well, nodeView{Node: n})
 		}
 	}

@@ -102,14 +102,24 @@ type LineFacts struct {
 	Trouble Sentence // why not, when more is known, such as a chip that the kernel does not know
 	Err     string   // why not, in the words of the system
 
-	Modem   string  // "null", "rnode", ...
-	Opening bool    // its modem is being set, or dials, or waits for a call
-	Up      bool    // the far end answers
-	Signal  bool    // the modem has said how well it hears the far end:
-	RSSI    int     // dBm
-	SNR     float64 // dB
-	Sent    int     // frames in the last minutes
-	Again   int     // repetitions among them
+	Modem   string // "null", "rnode", ...
+	Opening bool   // its modem is being set, or dials, or waits for a call
+	Up      bool   // the far end answers
+	Met     bool   // it has answered since the box was started
+
+	Since         time.Duration // for how long the line has been open without an answer, or answered, or led to a paired box: whichever it is now
+	Boxes         []string      // paired boxes that it leads to
+	BitsPerSecond int           //
+	Garbled       bool          // bytes come in, and no frame is among them
+	Unlike        bool          // the far end speaks open language and this one does not, or the other way round
+	NoBand        bool          // a radio of which nobody has said what its medium allows
+	AirWait       time.Duration // until the band's duty cycle lets the next frame go
+
+	Signal bool    // the modem has said how well it hears the far end:
+	RSSI   int     // dBm
+	SNR    float64 // dB
+	Sent   int     // frames in the last minutes
+	Again  int     // repetitions among them
 }
 
 // PeerFacts are of one paired box.

@@ -101,6 +101,7 @@ type Node struct {
 	Sentence Sentence `json:"sentence"`
 	Detail   string   `json:"detail,omitempty"`  // for the administrator
 	Because  string   `json:"because,omitempty"` // id of the node that explains this one
+	Waits    bool     `json:"waits,omitempty"`   // ok, but not there yet: it goes on by itself, and there is nothing to do so far
 
 	blames []string // ids that would explain it, the likeliest first
 }

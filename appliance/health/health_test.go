@@ -80,6 +80,27 @@ var stories = []story{
 		f.Peers[0].Network = false
 		away(f, 0, time.Hour)
 	}, Look, "radio at radio0 is missing", 0, "link:serial:radio0(peer:box2.example)"},
+	{"nobody at the other end of the cable: that explains the box", func(f *Facts) {
+		f.Lines[0].Modem, f.Lines[0].Since = "null", time.Hour
+		f.Peers[0].Network = false
+		away(f, 0, time.Hour)
+	}, Look, "Nobody answers on the line radio0 yet", 0, "link:serial:radio0(peer:box2.example)"},
+	{"a box that is not paired at the other end", func(f *Facts) {
+		f.Lines[0].Up, f.Lines[0].Since = true, time.Hour
+		f.Peers[0].Network = false
+		away(f, 0, time.Hour)
+	}, Look, "not paired with this one", 0, "link:serial:radio0(peer:box2.example)"},
+	{"no band is named: that is no reason for a box to be away", func(f *Facts) {
+		f.Lines[0].Up, f.Lines[0].Boxes, f.Lines[0].NoBand = true, []string{"box3.example"}, true
+		f.Peers[0].Network = false
+		away(f, 0, time.Hour)
+	}, Look, "no limit of air time", 1, "link:serial:radio0 peer:box2.example"},
+	{"no air time before anybody was met", func(f *Facts) {
+		f.Lines[0].AirWait = time.Hour
+		f.Peers[0].Network = false
+		away(f, 0, time.Hour)
+	}, Look, "in about 60 min", 0, "link:serial:radio0(peer:box2.example)"},
+	{"a server is gone for a moment", func(f *Facts) { f.Servers[0].Away = time.Minute }, OK, "All is well.", 0, ""},
 	{"the other end is off", func(f *Facts) { away(f, 1, time.Hour); f.Peers[1].Queued = 3 }, Look, "box3.example is out of reach: check power, cable and antenna there. 3 messages wait", 0, "peer:box3.example"},
 	{"a box is gone for a moment", func(f *Facts) { away(f, 1, time.Minute) }, OK, "All is well.", 0, ""},
 	{"just started: boxes are looked for", func(f *Facts) { f.Up = 20 * time.Second; away(f, 0, time.Hour); f.Servers[0].Away = time.Hour }, OK, "All is well.", 0, ""},
@@ -329,19 +350,50 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestLineSentences: what a line that is well says, and what to check when nobody answers, for each modem.
+// TestLineSentences: what a line says, and what to check when nobody answers, for each modem.
 func TestLineSentences(t *testing.T) {
 	for modem, want := range map[string]string{
 		"transparent": "same frequency", "null": "crossed", "rs485": "A and B swapped", "at": "other box running", "kiss": "KISS mode", "rnode": "antenna", "meshcore": "spreading factor",
 	} {
-		n := line(LineFacts{Name: "serial:x", Device: "x", Open: true, Modem: modem})
-		if n.State != OK || !strings.Contains(n.Sentence.EN, want) || !strings.Contains(n.Sentence.EN, "looks for the other box") || n.Sentence.DE == "" {
+		n := line(LineFacts{Name: "serial:x", Device: "x", Open: true, Modem: modem, Since: quietLine - time.Second})
+		if n.State != OK || !n.Waits || !strings.Contains(n.Sentence.EN, want) || !strings.Contains(n.Sentence.EN, "looks for the other box") || n.Sentence.DE == "" {
+			t.Errorf("%s: %+v", modem, n)
+		}
+		n = line(LineFacts{Name: "serial:x", Device: "x", Open: true, Modem: modem, Since: quietLine})
+		if n.State != Look || n.Waits || !strings.Contains(n.Sentence.EN, want) || !strings.Contains(n.Sentence.EN, "Nobody answers") || !strings.Contains(n.Sentence.DE, "antwortet noch niemand") || len(n.Sentence.DE) > 220 {
 			t.Errorf("%s: %+v", modem, n)
 		}
 	}
-	n := line(LineFacts{Name: "serial:x", Device: "x", Open: true, Up: true, Signal: true, RSSI: -97, SNR: 6.25, Sent: 100, Again: 3})
-	if n.Sentence.DE != "Die Funkstrecke x steht (Pegel -97 dBm, Rauschabstand 6 dB, 3 % wiederholt)." || n.Sentence.EN != "The radio line x stands (signal -97 dBm, 6 dB against the noise, 3 % repeated)." {
-		t.Errorf("%+v", n.Sentence)
+	stands := LineFacts{Name: "serial:x", Device: "x", Open: true, Up: true, Boxes: []string{"b.example"}, Signal: true, RSSI: -97, SNR: 6.25, Sent: 100, Again: 3}
+	for _, c := range []struct {
+		name   string
+		change func(*LineFacts)
+		state  State
+		waits  bool
+		de, en string
+	}{
+		{"it stands", func(*LineFacts) {}, OK, false, "Die Funkstrecke x steht (Pegel -97 dBm, Rauschabstand 6 dB, 3 % wiederholt).", "The radio line x stands (signal -97 dBm, 6 dB against the noise, 3 % repeated)."},
+		{"much is lost on a cable", func(l *LineFacts) { l.Modem, l.Again = "null", 40 }, Look, false, "Auf der Leitung x geht viel verloren", "check plugs and cable"},
+		{"it was there", func(l *LineFacts) { l.Up, l.Met, l.Since = false, true, time.Hour }, Look, false, "antwortet niemand mehr", "Nobody answers on the radio line x any more"},
+		{"another rate", func(l *LineFacts) { l.Modem, l.Up, l.Garbled, l.Since = "null", false, true, time.Hour }, Look, false, "nichts Verständliches", "same rate (baud)"},
+		{"a bus hears itself", func(l *LineFacts) { l.Modem, l.Up, l.Garbled, l.Since = "rs485", false, true, time.Hour }, Look, false, "A und B vertauscht", "A and B swapped"},
+		{"amateur here and not there", func(l *LineFacts) { l.Up, l.Unlike = false, true }, Look, false, "anderes Band", "either both have"},
+		{"who is it", func(l *LineFacts) { l.Boxes, l.BitsPerSecond = nil, 1200 }, OK, true, "machen sich bekannt", "introducing themselves"},
+		{"who is it, on a slow line", func(l *LineFacts) { l.Boxes, l.BitsPerSecond, l.Since = nil, 300, 2*time.Minute }, OK, true, "machen sich bekannt", "introducing themselves"},
+		{"nobody that we know", func(l *LineFacts) { l.Boxes, l.BitsPerSecond, l.Since = nil, 1200, 2*time.Minute }, Look, false, "→ „Code zeigen“", "→ “Show a code”"},
+		{"the hour is used up", func(l *LineFacts) { l.AirWait = 40*time.Minute + time.Second }, OK, true, "in etwa 41 min", "in about 41 min"},
+		{"the hour is used up before anybody was met", func(l *LineFacts) { l.Up, l.AirWait, l.Since = false, 40*time.Minute, time.Hour }, Look, false, "in etwa 40 min", "in about 40 min"},
+		{"no band", func(l *LineFacts) { l.Modem, l.NoBand = "transparent", true }, Look, false, "die Box kennt keine Grenze der Sendezeit", `enter "eu868-10" at 868 MHz`},
+	} {
+		l := stands
+		c.change(&l)
+		n := line(l)
+		if n.State != OK && len(n.Sentence.DE) > 220 {
+			t.Errorf("%s: too long for a screen: %s", c.name, n.Sentence.DE)
+		}
+		if n.State != c.state || n.Waits != c.waits || !strings.Contains(n.Sentence.DE, c.de) || !strings.Contains(n.Sentence.EN, c.en) {
+			t.Errorf("%s: %+v", c.name, n)
+		}
 	}
 }
 

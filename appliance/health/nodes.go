@@ -288,7 +288,7 @@ func peer(p PeerFacts, f Facts) Node {
 	case p.InReach:
 		return n
 	case p.Away < awayPeer || f.Up < settle:
-		n.Sentence = Sentence{"Die Box " + p.Server + " wird gesucht.", "Looking for the box " + p.Server + "."}
+		n.Waits, n.Sentence = true, Sentence{"Die Box " + p.Server + " wird gesucht.", "Looking for the box " + p.Server + "."}
 		return n
 	}
 	n.State = Look
@@ -313,7 +313,7 @@ func waysOf(p PeerFacts, f Facts) []string {
 			if l.Name != name {
 				continue
 			}
-			if l.Open {
+			if !l.down() {
 				return nil
 			}
 			down = append(down, string(Line)+":"+name)
@@ -346,6 +346,9 @@ func server(s ServerFacts, f Facts) Node {
 	n := node(Server, OK, "Der Server "+s.Name+" ist erreichbar.", "The server "+s.Name+" is in reach.")
 	n.ID, n.Name, n.Detail = string(Server)+":"+s.Name, s.Name, s.Err
 	if s.Away < awayServer || f.Up < settle {
+		if s.Away > 0 {
+			n.Waits, n.Sentence = true, Sentence{"Der Server " + s.Name + " antwortet gerade nicht; es wird weiter versucht.", "The server " + s.Name + " does not answer at the moment; it is tried again."}
+		}
 		return n
 	}
 	n.State = Look

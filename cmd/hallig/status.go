@@ -94,7 +94,7 @@ func language(getenv func(string) string) string {
 	return "en"
 }
 
-// printHealth says what to do, the worst first, and under each what it explains; then what is well.
+// printHealth says what to do, the worst first, and under each what it explains; then what is on its way, and what is well.
 func printHealth(out io.Writer, t health.Tree, lang string) {
 	well := "is well"
 	if lang == "de" {
@@ -108,7 +108,10 @@ func printHealth(out io.Writer, t health.Tree, lang string) {
 	}
 	var fine []string
 	for _, n := range t.Nodes {
-		if n.State == health.OK {
+		switch {
+		case n.State == health.OK && n.Waits:
+			fmt.Fprintf(out, "[ .. ] %s\n", n.Sentence.In(lang))
+		case n.State == health.OK:
 			fine = append(fine, n.ID)
 		}
 	}
@@ -140,12 +143,9 @@ func lamp(s health.State) string {
 
 // printLine tells of a serial line or radio.
 func printLine(out io.Writer, l admin.Line) {
-	state := "the far end answers"
-	switch {
-	case !l.Open:
+	state := l.Stand().EN
+	if !l.Open {
 		state = "not open"
-	case !l.Up:
-		state = "ready, no answer yet"
 	}
 	fmt.Fprintf(out, "  line %s (%s): %s\n      %d bit/s, sent %d B, received %d B, %d of %d frames repeated, %d not taken", strings.TrimPrefix(l.Name, "serial:"), l.Modem, state, l.BitsPerSecond, l.SentBytes, l.ReceivedBytes, l.Repeated, l.Frames, l.Refused)
 	if l.ModemRefused > 0 {

@@ -40,6 +40,24 @@ func TestStatusText(t *testing.T) {
 	}
 }
 
+// TestStatusOnItsWay: what is still looked for is not called well.
+func TestStatusOnItsWay(t *testing.T) {
+	var b strings.Builder
+	printHealth(&b, health.Judge(health.Facts{
+		Up: time.Hour, Database: &health.Probe{}, Peers: []health.PeerFacts{{Server: "b.example", Away: time.Minute}, {Server: "c.example", InReach: true}},
+		Servers: []health.ServerFacts{{Name: "s.example", Away: time.Minute}}, Lines: []health.LineFacts{{Name: "serial:x", Device: "x", Open: true, Modem: "null"}},
+	}), "en")
+	const want = `[ ok ] All is well.
+[ .. ] The line x is ready and looks for the other box. If it does not answer: is the other box running, is the cable plugged in at both ends, is it crossed (null modem), and have both boxes the same rate (baud)?
+[ .. ] Looking for the box b.example.
+[ .. ] The server s.example does not answer at the moment; it is tried again.
+[ ok ] is well: database, peer:c.example
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
 func TestStatusCheck(t *testing.T) {
 	look := health.Judge(health.Facts{Clock: &health.ClockFacts{}})
 	for _, tt := range []struct {

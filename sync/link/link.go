@@ -254,8 +254,13 @@ func (l *Link) readRoster() {
 		}
 	}
 	for _, w := range l.ways {
-		if w.up && w.far == nil {
-			l.greet(w)
+		if !w.up || w.far != nil {
+			continue
+		}
+		l.greet(w)
+		if p, ok := roster.ByBrief(w.unknown); ok && p.ID != l.self && w.keyed != nil {
+			w.unknown = peer.Brief{}
+			l.hand(w, p) // it has said hello before the two were paired, and does not say so again
 		}
 	}
 }

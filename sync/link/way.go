@@ -25,8 +25,9 @@ type way struct {
 	proved bool // the far end is who it says
 
 	hand    *peer.Handshake
-	with    peer.Peer // of hand
-	hailed  bool      // we said who we are since it came up
+	with    peer.Peer  // of hand
+	hailed  bool       // we said who we are since it came up
+	unknown peer.Brief // who said hello since then and is not paired
 	handTry *time.Timer
 	saidAt  time.Time // our last full greeting on this way
 	gen     int       // raised when it goes down: what was sent before is given up
@@ -90,7 +91,7 @@ func (l *Link) down(t Transport, addr string) {
 // lose notes that a way is gone with everything that was on it.
 func (l *Link) lose(w *way) {
 	f := w.far
-	w.up, w.proved, w.far, w.hand, w.hailed, w.saidAt = false, false, nil, nil, false, time.Time{}
+	w.up, w.proved, w.far, w.hand, w.hailed, w.saidAt, w.unknown = false, false, nil, nil, false, time.Time{}, peer.Brief{}
 	w.gen++
 	if w.handTry != nil {
 		w.handTry.Stop()
@@ -162,6 +163,7 @@ func (l *Link) hello(w *way, h *parcel.Hello) {
 	p, ok := l.c.Roster().ByBrief(h.From)
 	if !ok || p.ID == l.self {
 		l.log.Warn("a box that is not paired is at the far end", "transport", w.t.Name())
+		w.unknown = h.From
 		return
 	}
 	if l.fars[p.ID] == nil {
