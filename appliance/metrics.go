@@ -36,6 +36,7 @@ func (b *Box) metrics(ctx context.Context) (admin.Metrics, error) {
 		notTaken.Samples = append(notTaken.Samples, admin.Sample{Labels: []string{"why", why}, Value: float64(n)})
 	}
 	m = append(m, notTaken)
+	m.Add("hallig_logs_refused_total", "How often another box named a log of a room that is one more than this box remembers, since the start.", true, float64(b.db.LogsRefused()))
 	peerMetrics(&m, s)
 	carriedMetrics(&m, s.Carried)
 	b.lineMetrics(&m)

@@ -29,7 +29,7 @@ func (r *Read) EachPlace(log int64, upTo uint64, f func(seq uint64, n int64, id 
 // OwnerMark is MarkEntry by the word of the log's own box: it also takes a place from the event that somebody else has put there. That
 // event gets a place in our own log where it has no other.
 func (tx *Tx) OwnerMark(room event.RoomID, box string, epoch uint32, seq, gap uint64, nid int64) (kept uint64, err error) {
-	n, err := tx.logN(room, box, epoch)
+	n, err := tx.namedLog(room, box, epoch, true)
 	if err != nil {
 		return 0, err
 	}
@@ -52,7 +52,7 @@ func (tx *Tx) OwnerMark(room event.RoomID, box string, epoch uint32, seq, gap ui
 			}
 		}
 	}
-	return tx.MarkEntry(room, box, epoch, seq, gap, nid)
+	return tx.markEntry(n, room, seq, gap, nid)
 }
 
 // place gives an event a place in our own log if it stands in none of the room's logs.

@@ -81,12 +81,14 @@ type DB struct {
 	note     wayback.Note // as found by Open
 	restored bool
 
-	published atomic.Int64
-	eventNID  atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
-	groupNID  atomic.Int64
-	flushes   atomic.Int64
-	gathering atomic.Int32 // how many are about to queue more
-	hurried   atomic.Int32 // how many wait for what is queued already
+	published     atomic.Int64
+	eventNID      atomic.Int64 // next numbers; in memory, because their rows come in the order the writer takes them
+	groupNID      atomic.Int64
+	flushes       atomic.Int64
+	logsRefused   atomic.Int64
+	logsRefusedAt time.Time    // when it was last told; the writer's
+	gathering     atomic.Int32 // how many are about to queue more
+	hurried       atomic.Int32 // how many wait for what is queued already
 	// redactionsWait: there may be rows in redaction_wait. It spares every event a look.
 	redactionsWait atomic.Bool
 	// partials: there may be rows in partial. It spares every look at a room's servers a second table.
@@ -409,6 +411,9 @@ func (db *DB) Published() int64 { return db.published.Load() }
 
 // Flushes counts, since Open, the flushes to the disk: one for each commit, two for each folding of the log into the file.
 func (db *DB) Flushes() int64 { return db.flushes.Load() }
+
+// LogsRefused counts, since Open, how often an event or word named a log that is one too many (ErrManyLogs).
+func (db *DB) LogsRefused() int64 { return db.logsRefused.Load() }
 
 // NextEvent and NextGroup hand out numbers for rows that are prepared before the writer takes them. A number that is not used leaves a hole.
 func (db *DB) NextEvent() int64 { return db.eventNID.Add(1) }

@@ -4,8 +4,10 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"hallig/appliance/event"
 )
@@ -167,21 +169,60 @@ func (r *Read) LogOf(room event.RoomID, box string, epoch uint32) (Log, bool, er
 	return l[0], true, nil
 }
 
+func (tx *Tx) findLog(room event.RoomID, box string, epoch uint32) (roomN, boxN, n int64, err error) {
+	if roomN, err = tx.roomNID(room, ""); err != nil {
+		return 0, 0, 0, err
+	}
+	if _, err = tx.one(`SELECT n FROM box WHERE id = ?`, args(box), &boxN); boxN == 0 || err != nil {
+		return roomN, 0, 0, err
+	}
+	_, err = tx.one(`SELECT n FROM log WHERE room = ? AND box = ? AND epoch = ?`, args(roomN, boxN, epoch), &n)
+	return roomN, boxN, n, err
+}
+
+// logN finds or makes a log. What others name goes through namedLog.
 func (tx *Tx) logN(room event.RoomID, box string, epoch uint32) (int64, error) {
-	nid, err := tx.roomNID(room, "")
-	if err != nil {
-		return 0, err
+	roomN, _, n, err := tx.findLog(room, box, epoch)
+	if n != 0 || err != nil {
+		return n, err
 	}
 	b, err := tx.boxN(box)
 	if err != nil {
 		return 0, err
 	}
-	var n int64
-	if ok, err := tx.one(`SELECT n FROM log WHERE room = ? AND box = ? AND epoch = ?`, args(nid, b, epoch), &n); ok || err != nil {
+	_, err = tx.one(`INSERT INTO log (room, box, epoch) VALUES (?, ?, ?) RETURNING n`, args(roomN, b, epoch), &n)
+	return n, err
+}
+
+// How many logs of a room others can make this box remember: each of them stands in all its greetings from then on. A box begins a new one after a restore.
+const (
+	maxNamed   = 256 // in a room, as far as somebody else than their box names them
+	maxHearsay = 8   // of one box, the same
+	maxOwned   = 32  // of one box, as far as it says so itself: what others say of it never keeps it from that
+)
+
+// ErrManyLogs says that a log is one more than this box remembers of a room: its events are taken in, its numbers are not.
+var ErrManyLogs = errors.New("more logs of a room are named than a box remembers")
+
+// namedLog finds a log that somebody names, or makes it, within bounds; byOwner says that its own box does.
+func (tx *Tx) namedLog(room event.RoomID, box string, epoch uint32, byOwner bool) (int64, error) {
+	roomN, b, n, err := tx.findLog(room, box, epoch)
+	if n != 0 || err != nil {
 		return n, err
 	}
-	_, err = tx.one(`INSERT INTO log (room, box, epoch) VALUES (?, ?, ?) RETURNING n`, args(nid, b, epoch), &n)
-	return n, err
+	var ofBox, ofRoom int
+	if _, err := tx.one(`SELECT count(*) FILTER (WHERE box = ?2), count(*) FROM log WHERE room = ?1`, args(roomN, b), &ofBox, &ofRoom); err != nil {
+		return 0, fmt.Errorf("count logs: %w", err)
+	}
+	if byOwner && ofBox >= maxOwned || !byOwner && (ofBox >= maxHearsay || ofRoom >= maxNamed) {
+		tx.db.logsRefused.Add(1)
+		if now := time.Now(); now.Sub(tx.db.logsRefusedAt) > time.Hour {
+			tx.db.logsRefusedAt = now
+			tx.db.log.Warn("a paired box names more logs of a room than there can be; their events are taken in, their numbers are not", "room", room, "box", box, "by_itself", byOwner, "of_the_box", ofBox, "of_the_room", ofRoom)
+		}
+		return 0, ErrManyLogs
+	}
+	return tx.logN(room, box, epoch)
 }
 
 // NumberEvent puts an event that this box takes in first into its own log of the room and gives its number there; 0
@@ -227,12 +268,16 @@ func (tx *Tx) ownLog(room event.RoomID) (*ownLog, error) {
 }
 
 // MarkEntry notes that this box is done with a place of another box's log: it has the event (nid) or has refused it for
-// good (nid 0). gap says how many numbers before seq the giver declared to be not for us. It gives how far we are now.
+// good (nid 0). gap says how many numbers before seq the giver declared to be not for us. It gives how far we are now. ErrManyLogs changes nothing.
 func (tx *Tx) MarkEntry(room event.RoomID, box string, epoch uint32, seq, gap uint64, nid int64) (kept uint64, err error) {
-	log, err := tx.logN(room, box, epoch)
+	log, err := tx.namedLog(room, box, epoch, false)
 	if err != nil {
 		return 0, err
 	}
+	return tx.markEntry(log, room, seq, gap, nid)
+}
+
+func (tx *Tx) markEntry(log int64, room event.RoomID, seq, gap uint64, nid int64) (kept uint64, err error) {
 	own, err := tx.isOwn(log)
 	if err != nil {
 		return 0, err

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 
 	"hallig/appliance/event"
@@ -22,9 +23,12 @@ type Notice struct {
 	Expired bool  // its event is long overdue
 }
 
-// PutNotice keeps a notice, unless the place has its event or a notice, or the box has most notices already; it says whether it is new.
+// PutNotice keeps a notice, unless the place has its event or a notice, or the box has most notices or too many logs already; it says whether it is new.
 func (tx *Tx) PutNotice(n Notice, most int) (bool, error) {
-	log, err := tx.logN(n.Room, n.Box, n.Epoch)
+	log, err := tx.namedLog(n.Room, n.Box, n.Epoch, true)
+	if errors.Is(err, ErrManyLogs) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

@@ -11,6 +11,7 @@ package inbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -303,14 +304,20 @@ func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
 	if err != nil {
 		return fmt.Errorf("look up log places: %w", err)
 	}
+	beyond := make(map[parcel.Vector]uint64) // by vectors without Upto: logs that are too many to be remembered
 	if len(left) > 0 {
 		err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+			clear(beyond)
 			for _, p := range left {
 				mark := tx.MarkEntry
 				if p.owner {
 					mark = tx.OwnerMark
 				}
-				if _, err := mark(p.room, string(p.ref.Box), p.ref.Epoch, p.ref.Seq, 0, p.nid); err != nil {
+				_, err := mark(p.room, string(p.ref.Box), p.ref.Epoch, p.ref.Seq, 0, p.nid)
+				if errors.Is(err, store.ErrManyLogs) {
+					v := parcel.Vector{Room: p.room, Box: p.ref.Box, Epoch: p.ref.Epoch}
+					beyond[v] = max(beyond[v], p.ref.Seq)
+				} else if err != nil {
 					return err
 				}
 			}
@@ -326,7 +333,7 @@ func (b *Inbox) settle(ctx context.Context, hs []*held, t *Taken) error {
 			if err != nil {
 				return err
 			}
-			v.Upto = l.Top
+			v.Upto = max(l.Top, beyond[v]) // the giver has to come to an end with what is not remembered, too
 			t.kept(v)
 		}
 		return nil
@@ -374,7 +381,13 @@ func (b *Inbox) Note(ctx context.Context, from peer.Peer, n recon.Note, resolve 
 		}
 		var kept uint64
 		err := b.c.DB.DoSmall(ctx, func(tx *store.Tx) (err error) {
-			kept, err = tx.MarkEntry(id, string(box), s.Log.Epoch, s.UpTo, s.UpTo-s.After-1, 0)
+			mark := tx.MarkEntry
+			if box == from.ID {
+				mark = tx.OwnerMark
+			}
+			if kept, err = mark(id, string(box), s.Log.Epoch, s.UpTo, s.UpTo-s.After-1, 0); errors.Is(err, store.ErrManyLogs) {
+				kept, err = s.UpTo, nil
+			}
 			return err
 		})
 		if err != nil {
@@ -423,7 +436,10 @@ func (b *Inbox) have(ctx context.Context, from peer.Peer, h recon.Have, id event
 			if box == from.ID {
 				mark = tx.OwnerMark
 			}
-			if kept, err = mark(id, string(box), h.Log.Epoch, p.Seq, 0, nids[i]); err != nil {
+			if kept, err = mark(id, string(box), h.Log.Epoch, p.Seq, 0, nids[i]); errors.Is(err, store.ErrManyLogs) {
+				kept, err = p.Seq, nil
+			}
+			if err != nil {
 				return err
 			}
 		}

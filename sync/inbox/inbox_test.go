@@ -19,6 +19,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/sync/parcel"
 	"hallig/sync/peer"
+	"hallig/sync/recon"
 )
 
 // home is a store with its rooms.
@@ -339,5 +340,86 @@ func must[T any](t *testing.T) func(T, error) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// TestManyLogs: others cannot make this box remember logs without end, neither of boxes that they make up nor of one that there is; that one can still say
+// itself which it has, and no event is lost, here or for those that it goes on to.
+func TestManyLogs(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	id := shared(t, a, b)
+	box := New(Config{DB: b.db, Rooms: b.rooms, Verify: good})
+	liar := peer.Peer{ID: peer.IDOf(bytes.Repeat([]byte{77}, 32)), Server: "m.test"}
+	resolve := func(who peer.ID) func(recon.Log) (event.RoomID, peer.ID, bool) {
+		return func(recon.Log) (event.RoomID, peer.ID, bool) { return id, who, true }
+	}
+	skip := func(from peer.Peer, who peer.ID, epoch uint32) Taken {
+		t.Helper()
+		got, _, _, err := box.Note(t.Context(), from, recon.Note{Skips: []recon.Range{{Log: recon.Log{Epoch: epoch}, UpTo: 1}}}, resolve(who))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	logs := func() (all, own int) {
+		t.Helper()
+		if err := b.db.View(t.Context(), func(r *store.Read) error {
+			ls, err := r.Logs(id)
+			for _, l := range ls {
+				all++
+				if l.Own {
+					own = int(l.Top)
+				}
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return all, own
+	}
+	before, _ := logs()
+	for epoch := range uint32(1000) {
+		skip(liar, far.ID, 100+epoch)
+	}
+	if n, _ := logs(); n > before+8 || b.db.LogsRefused() != 1000-int64(n-before) {
+		t.Errorf("%d logs more of one box by another's word, %d refused", n-before, b.db.LogsRefused())
+	}
+	for i := range 1000 {
+		got := skip(liar, peer.IDOf(fmt.Appendf(nil, "%032d", i)), 1)
+		if len(got.Kept) != 1 || got.Kept[0].Upto != 1 {
+			t.Fatalf("receipt %+v, want one: the giver would say it for ever", got.Kept)
+		}
+	}
+	if n, _ := logs(); n > 300 {
+		t.Errorf("%d logs by one box's word", n)
+	}
+	for epoch := range uint32(1000) {
+		skip(liar, liar.ID, epoch+1)
+	}
+	if n, _ := logs(); n > 340 {
+		t.Errorf("%d logs, with those of the liar itself", n)
+	}
+	var boxes int
+	if err := b.db.View(t.Context(), func(r *store.Read) error {
+		ids, err := r.Boxes()
+		boxes = len(ids)
+		return err
+	}); err != nil || boxes > 300 {
+		t.Errorf("%d boxes are known, %v", boxes, err)
+	}
+	// The box itself is heard: its log is new here.
+	_, own := logs()
+	e := &parcel.Event{Log: ref(1), PDU: a.event(a.say(id, "true"))}
+	if _, err := box.Events(t.Context(), far, []*parcel.Event{e}); err != nil || kept(t, b, id) != 1 {
+		t.Errorf("of its own box's word: kept up to %d, %v", kept(t, b, id), err)
+	}
+	// Somebody passes on another log of it: that is one too many, but the event comes in, goes on as one of ours, and its giver comes to an end.
+	e = &parcel.Event{Log: parcel.LogRef{Box: far.ID, Epoch: 5, Seq: 9}, PDU: a.event(a.say(id, "passed on"))}
+	got, err := box.Events(t.Context(), peer.Peer{ID: peer.IDOf(bytes.Repeat([]byte{78}, 32)), Server: "c.test"}, []*parcel.Event{e})
+	if err != nil || len(got.Kept) != 1 || got.Kept[0].Upto != 9 || got.Events[0].Outcome != room.Accepted {
+		t.Errorf("passed on: %+v, %v", got, err)
+	}
+	if _, now := logs(); now != own+1 {
+		t.Errorf("our own log went from %d to %d, want one more", own, now)
 	}
 }

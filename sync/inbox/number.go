@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"hallig/appliance/event"
@@ -51,7 +52,7 @@ func number(tx *store.Tx, e room.AppendInfo) error {
 		if e.Log.ByOwner {
 			mark = tx.OwnerMark
 		}
-		if _, err := mark(e.Room, e.Log.Box, uint32(e.Log.Epoch), e.Log.Seq, 0, e.NID); err != nil {
+		if _, err := mark(e.Room, e.Log.Box, uint32(e.Log.Epoch), e.Log.Seq, 0, e.NID); err != nil && !errors.Is(err, store.ErrManyLogs) { // it gets a place below, then
 			return err
 		}
 		if e.Outcome == room.Rejected {
