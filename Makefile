@@ -60,6 +60,7 @@ staticcheck: check
 
 test: check vet staticcheck dendrite pebble
 	@command -v direwolf >/dev/null || echo "Dire Wolf is missing, so the test with a real TNC is skipped. Install it with: sudo apt-get install -y direwolf"
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo "PostgreSQL is missing, so the tests of a hub with several nodes are skipped. Install it with: sudo apt-get install -y postgresql"
 	go test -shuffle=on -timeout 20m ./...
 	@$(MAKE) --no-print-directory -C tools/oracle test SEED=$(SEED)
 

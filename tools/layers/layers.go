@@ -100,6 +100,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/vm":       {},
 	"tools/testacme":           {},
 	"tools/testpeer":           {},
+	"tools/testpostgres":       {},
 }
 
 // Giant is an outside library of weight: the one room that may know it, and why we do not write it ourselves.
@@ -111,6 +112,7 @@ type Giant struct {
 // Giants lists every direct dependency by module path. A direct import of any module that is not here is a breach.
 var Giants = map[string]Giant{
 	"github.com/mattn/go-sqlite3":          {In: []string{"appliance/store", "sync/hub/spool"}, Why: "the database of a box, and of a hub on one machine: one file, crash-safe, no server"},
+	"github.com/jackc/pgx/v5":              {In: []string{"sync/hub/spool"}, Why: "speaks to PostgreSQL, the memory that several nodes of a hub share: pools, pipelines, LISTEN"},
 	"github.com/libp2p/go-libp2p":          {In: []string{"sync/p2p"}, Why: "authenticated streams and discovery between boxes on IP networks"},
 	"github.com/quic-go/quic-go":           {In: []string{"sync/p2p"}, Why: "types of the keys that libp2p's QUIC transport takes"},
 	"github.com/multiformats/go-multiaddr": {In: []string{"sync/p2p"}, Why: "addresses in libp2p's form"},
@@ -141,3 +143,12 @@ var Giants = map[string]Giant{
 // Outsiders are modules that tests run or compare with from modules of their own (tools/dendrite, tools/oracle): either their licence or our
 // own law keeps them out of the box.
 var Outsiders = []string{"github.com/element-hq/dendrite", "github.com/matrix-org/gomatrixserverlib", "maunium.net/go/mautrix"}
+
+// NotLinked says which modules a program must not link, also by way of another package: what only the hub needs stays out of the box.
+var NotLinked = map[string][]string{
+	"cmd/hallig":       {"github.com/jackc/pgx/v5"},
+	"cmd/init":         {"github.com/jackc/pgx/v5"},
+	"cmd/hallig-lan":   {"github.com/jackc/pgx/v5"},
+	"cmd/hallig-acm":   {"github.com/jackc/pgx/v5"},
+	"cmd/hallig-vault": {"github.com/jackc/pgx/v5"},
+}

@@ -223,6 +223,26 @@ func TestOutsiders(t *testing.T) {
 	}
 }
 
+// TestNotLinked looks at everything that a program links.
+func TestNotLinked(t *testing.T) {
+	for program, mods := range NotLinked {
+		out, err := exec.Command("go", "list", "-deps", module+"/"+program).Output()
+		if err != nil {
+			t.Fatalf("go list -deps %s: %v", program, err)
+		}
+		if !strings.Contains(string(out), "\nruntime\n") {
+			t.Fatalf("%s links no runtime: the test looks at the wrong place", program)
+		}
+		for line := range strings.Lines(string(out)) {
+			for _, mod := range mods {
+				if dep := strings.TrimSpace(line); dep == mod || strings.HasPrefix(dep, mod+"/") {
+					t.Errorf("%s links %s", program, dep)
+				}
+			}
+		}
+	}
+}
+
 // TestGiantsAreUsed keeps the list of reasons as short as the list of dependencies.
 func TestGiantsAreUsed(t *testing.T) {
 	used := map[string]bool{}

@@ -17,7 +17,8 @@ import (
 // place is where a spool is kept in a test: it can be opened again and, if the implementation has several nodes, more than once at a time.
 type place interface {
 	open(t *testing.T, l Limits) Spool
-	nodes() bool // may be open more than once at a time
+	nodes() bool             // may be open more than once at a time
+	copy(t *testing.T) place // as it is now; nobody has it open
 }
 
 // t0 is the time of the tests; it has microseconds.
@@ -32,9 +33,12 @@ func contract(t *testing.T, make func(*testing.T) place) {
 		{"Roster", testRoster}, {"Seen", testSeen}, {"Remove", testRemove}, {"Order", testOrder}, {"Bytes", testBytes}, {"Idempotent", testIdempotent}, {"Remembered", testRemembered},
 		{"Settle", testSettle}, {"Fence", testFence}, {"Limits", testLimits}, {"Waiting", testWaiting}, {"Deposits", testDeposits}, {"OneTimeKeys", testOneTimeKeys},
 		{"OneTimeKeysOnce", testOneTimeKeysOnce}, {"Leases", testLeases}, {"Changes", testChanges}, {"ChangesSlow", testChangesSlow}, {"Writers", testWriters}, {"Reopen", testReopen},
-		{"Restored", testRestored}, {"Names", testNames}, {"Sweep", testSweep}, {"Closed", testClosed}, {"Cancelled", testCancelled},
+		{"Restored", testRestored}, {"OldCopy", testOldCopy}, {"Names", testNames}, {"Sweep", testSweep}, {"Closed", testClosed}, {"Cancelled", testCancelled},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.f(t, make(t)) })
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // they wait for disks and processes, not for the processor
+			c.f(t, make(t))
+		})
 	}
 }
 
@@ -948,6 +952,43 @@ func testRestored(t *testing.T, p place) {
 	if seq := all(t, s, in("c.example"))[0].Seq; seq < 1<<32 {
 		t.Errorf("place %d of a new box", seq)
 	}
+}
+
+// A copy is put back after work went on without it: once that was said, nothing is given out a second time.
+func testOldCopy(t *testing.T, p place) {
+	s := with(t, p, "a.example")
+	ctx := t.Context()
+	must(t, s.PutKeys(ctx, "a.example", "@u", "D", map[string]json.RawMessage{"a:1": json.RawMessage("1"), "a:2": json.RawMessage("1")}))
+	appended(t, s, in("a.example"), "1")
+	must(t, s.Close())
+	old := p.copy(t)
+	work := func(s Spool) (places map[string]bool) {
+		places = map[string]bool{}
+		appended(t, s, in("a.example"), "2", "3")
+		for _, r := range all(t, s, in("a.example")) {
+			if r.Key != "1" {
+				places[fmt.Sprint("place ", r.Seq)] = true
+			}
+		}
+		for _, node := range []string{"n1", "n2", "n3"} {
+			l, _, err := s.Acquire(ctx, "a.example", node, t0, time.Minute, true)
+			must(t, err)
+			places[fmt.Sprint("token ", l.Token)] = true
+		}
+		id, _, err := s.TakeKey(ctx, "a.example", "@u", "D", "a")
+		must(t, err)
+		places["key "+id] = id != ""
+		return places
+	}
+	first := work(p.open(t, Limits{}))
+	s = old.open(t, Limits{})
+	must(t, s.Restored(ctx))
+	for what, given := range work(s) {
+		if given && first[what] {
+			t.Errorf("%s was given out twice", what)
+		}
+	}
+	want(t, "what was in the copy is there", keys(all(t, s, in("a.example"))), []string{"1", "2", "3"})
 }
 
 // Names that cannot be looked up are refused, and change nothing.

@@ -27,12 +27,13 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
+	stopCluster()
 	os.Exit(code)
 }
 
 func child(at, run string) error {
 	ctx := context.Background()
-	s, err := openAt(at)
+	s, err := openAt(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,10 @@ func killed(t *testing.T, p place, at string, runs int) {
 	}
 }
 
-// openAt opens the spool that a path names.
-func openAt(at string) (Spool, error) {
+// openAt opens the spool that a path or an address names.
+func openAt(ctx context.Context, at string) (Spool, error) {
+	if strings.Contains(at, "://") {
+		return Connect(ctx, at, Limits{}, nil)
+	}
 	return Open(at, Limits{}, nil)
 }

@@ -26,6 +26,19 @@ func (p oneFile) open(t *testing.T, l Limits) Spool {
 	return s
 }
 
+func (p oneFile) copy(t *testing.T) place {
+	t.Helper()
+	raw, err := os.ReadFile(p.path)
+	must(t, err)
+	must(t, os.WriteFile(p.path+".copy", raw, 0o600))
+	return oneFile{p.path + ".copy"}
+}
+
+func readFile(path string) (string, error) {
+	raw, err := os.ReadFile(path)
+	return string(raw), err
+}
+
 func testLog(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
@@ -41,6 +54,9 @@ func rows(t *testing.T, s Spool) []int {
 	const text = `SELECT (SELECT count(*) FROM queue), (SELECT count(*) FROM request), (SELECT count(*) FROM node)`
 	switch s := s.(type) {
 	case *file:
+		_, err := s.one(t.Context(), text, nil, &q, &r, &n)
+		must(t, err)
+	case *server:
 		_, err := s.one(t.Context(), text, nil, &q, &r, &n)
 		must(t, err)
 	}
@@ -178,7 +194,7 @@ func TestSQLiteKilled(t *testing.T) {
 // testdata/sqlite-1.sql is the oldest schema that hubs may have. A file made with it must open, keep what it holds, and then be what a new one is. It is never
 // changed: a new table or column is a new sqliteVersion with a step that leads there.
 func TestOldestSchema(t *testing.T) {
-	frozen, err := os.ReadFile("testdata/sqlite-1.sql")
+	frozen, err := readFile("testdata/sqlite-1.sql")
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "old.db")
 	db, err := sql.Open("sqlite3", path)

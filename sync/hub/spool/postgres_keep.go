@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package spool
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Deposit is part of Spool.
+func (p *server) Deposit(ctx context.Context, box, kind, key string, value []byte) error {
+	if err := short(kind, key); err != nil {
+		return err
+	}
+	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		n, err := lock(ctx, tx, box)
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			_, err = tx.Exec(ctx, `DELETE FROM deposit WHERE box=$1 AND kind=$2 AND key=$3`, n, kind, key)
+			return err
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO deposit (box, kind, key, value) VALUES ($1,$2,$3,$4) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value
+			WHERE deposit.value<>excluded.value`, n, kind, key, value)
+		return err
+	})
+}
+
+// Deposited is part of Spool.
+func (p *server) Deposited(ctx context.Context, box, kind, key string) (value []byte, err error) {
+	if short(box, kind, key) != nil {
+		return nil, nil
+	}
+	_, err = p.one(ctx, `SELECT value FROM deposit JOIN box ON box.n=deposit.box WHERE server=$1 AND kind=$2 AND key=$3`, []any{box, kind, key}, &value)
+	return value, err
+}
+
+// PutKeys is part of Spool.
+func (p *server) PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error {
+	ids, algorithms, values, err := sortedKeys(user, device, keys)
+	if err != nil {
+		return err
+	}
+	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		n, err := lock(ctx, tx, box)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO onetime (box, usr, device, algorithm, id, value)
+			SELECT $1, $2, $3, algorithm, id, value FROM unnest($4::text[], $5::text[], $6::bytea[]) WITH ORDINALITY AS k (algorithm, id, value, i) ORDER BY i ON CONFLICT DO NOTHING`,
+			n, user, device, algorithms, ids, values)
+		return err
+	})
+}
+
+// TakeKey is part of Spool. The box's lock makes the places grow in the order of the commits.
+func (p *server) TakeKey(ctx context.Context, box, user, device, algorithm string) (id string, key json.RawMessage, err error) {
+	known := short(user, device, algorithm) == nil
+	err = p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		id, key = "", nil
+		b, err := lock(ctx, tx, box)
+		if err != nil || !known {
+			return err
+		}
+		var n int64
+		var value []byte
+		ok, err := found(tx.QueryRow(ctx, `SELECT n, id, value FROM onetime WHERE box=$1 AND usr=$2 AND device=$3 AND algorithm=$4 AND taken IS NULL ORDER BY n LIMIT 1`,
+			b, user, device, algorithm).Scan(&n, &id, &value))
+		if err != nil || !ok {
+			return err
+		}
+		key = value
+		write := &pgx.Batch{}
+		write.Queue(`UPDATE tally SET taken=taken+1 WHERE box=$1`, b)
+		write.Queue(`UPDATE onetime SET taken=(SELECT taken FROM tally WHERE box=$1), value=NULL WHERE n=$2`, b, n)
+		return tx.SendBatch(ctx, write).Close()
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	return id, key, nil
+}
+
+// CountKeys is part of Spool.
+func (p *server) CountKeys(ctx context.Context, box, user, device string) (map[string]int, error) {
+	counts := make(map[string]int)
+	if short(box, user, device) != nil {
+		return counts, nil
+	}
+	_, err := rowsOf(ctx, p, func(row pgx.CollectableRow) (struct{}, error) {
+		var a string
+		var n int
+		err := row.Scan(&a, &n)
+		counts[a] = n
+		return struct{}{}, err
+	}, `SELECT algorithm, count(*) FROM onetime JOIN box ON box.n=onetime.box WHERE server=$1 AND usr=$2 AND device=$3 AND taken IS NULL GROUP BY algorithm`, box, user, device)
+	return counts, err
+}
+
+// TakenKeys is part of Spool.
+func (p *server) TakenKeys(ctx context.Context, box string, after int64, most int) ([]Taken, error) {
+	return rowsOf(ctx, p, func(row pgx.CollectableRow) (t Taken, err error) {
+		err = row.Scan(&t.Place, &t.User, &t.Device, &t.ID)
+		return t, err
+	}, `SELECT taken, usr, device, onetime.id FROM onetime JOIN box ON box.n=onetime.box WHERE server=$1 AND taken>$2 ORDER BY taken LIMIT $3`, plain(box), after, most)
+}
+
+// Epoch is part of Spool.
+func (p *server) Epoch(ctx context.Context) (epoch string, err error) {
+	_, err = p.one(ctx, `SELECT epoch FROM spool`, nil, &epoch)
+	return epoch, err
+}
+
+// Restored is part of Spool.
+func (p *server) Restored(ctx context.Context) error {
+	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		write := &pgx.Batch{}
+		write.Queue(`UPDATE spool SET epoch=$1, floor=floor+$2`, newEpoch(), int64(restored))
+		write.Queue(`UPDATE tally SET place=place+$1, taken=taken+$1, token=token+$1, changes=changes+$1, held=false`, int64(restored))
+		write.Queue(`UPDATE onetime SET value=NULL, taken=here.place FROM (SELECT onetime.n, tally.taken+row_number() OVER (PARTITION BY onetime.box ORDER BY onetime.n) AS place
+			FROM onetime JOIN tally ON tally.box=onetime.box WHERE onetime.taken IS NULL) AS here WHERE onetime.n=here.n`)
+		write.Queue(`UPDATE tally SET taken=GREATEST(taken, (SELECT max(taken) FROM onetime WHERE onetime.box=tally.box))`)
+		return tx.SendBatch(ctx, write).Close()
+	})
+}
