@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store"
 )
 
 // Two forks that differ in their state grow by turns: messages ask the law for nothing, a change of state asks it once. The next own event joins the forks.
@@ -57,5 +58,58 @@ func TestForksDoNotResolvePerEvent(t *testing.T) {
 		if got := a.resolutions.Load() - before; got > 0 {
 			t.Errorf("version %s: %d resolutions for own messages", version, got)
 		}
+	}
+}
+
+// OnFork is told when branches are seen to differ, in the transaction of the event that shows it, and not by every event after that. A conversation, and branches
+// that agree on the state, cost nothing; of memberships only those of our users count.
+func TestOnFork(t *testing.T) {
+	var told []Fork
+	a := newBoxWith(t, "a", Options{OnFork: func(tx *store.Tx, f Fork) error {
+		if e, err := tx.EventByNID(f.Event); err != nil || e == nil || e.Pos != f.Pos {
+			t.Errorf("%+v: its event is not there (%v)", f, err)
+		}
+		told = append(told, f)
+		return nil
+	}})
+	b := newBox(t, "b")
+	room := a.create(CreateRequest{Creator: alice, Version: "11", Preset: "public_chat"})
+	joinRemote(t, a, b, room, carol)
+	a.send(state(room, alice, "m.room.power_levels", "", `{"users":{"@alice:a":100,"@carol:b":100}}`))
+	if len(told) > 0 {
+		t.Errorf("told of what is no fork: %+v", told)
+	}
+	root := a.pdu(a.ends(room)[0])
+	auth := []event.ID{a.id(room, "m.room.create", ""), a.id(room, "m.room.power_levels", ""), a.id(room, "m.room.member", string(carol))}
+	none, own := "", string(carol)
+	far := func(typ string, key *string, content string, prev *event.PDU) *event.PDU {
+		p := remote(t, root.Version, room, carol, typ, key, content, []*event.PDU{prev}, auth...)
+		a.mustAccept(Incoming{PDU: p, From: Source{"federation", "b"}}, Accepted)
+		return p
+	}
+	a.send(text(room, alice, "hier"))
+	tip := far("m.room.message", nil, `{"body":"dort"}`, root)
+	if len(told) > 0 {
+		t.Errorf("told of branches that agree: %+v", told)
+	}
+	tip = far("m.room.member", &own, `{"membership":"join","displayname":"C"}`, tip)
+	auth[2] = tip.ID
+	if len(told) > 0 {
+		t.Errorf("told of another server's member: %+v", told)
+	}
+	tip = far("m.room.topic", &none, `{"topic":"dort"}`, tip)
+	for range 100 {
+		tip = far("m.room.message", nil, `{"body":"dort"}`, tip)
+	}
+	if len(told) != 1 || len(told[0].Apart) != 1 || told[0].Apart[0].Type != "m.room.topic" || told[0].Room != room {
+		t.Fatalf("told %+v, want once, of the topic", told)
+	}
+	a.send(text(room, alice, "beisammen"))
+	if len(told) != 1 {
+		t.Errorf("told %d times", len(told))
+	}
+	far("m.room.name", &none, `{"name":"dort"}`, tip) // made before b knew of that
+	if len(told) != 2 {
+		t.Errorf("told %d times, want twice", len(told))
 	}
 }

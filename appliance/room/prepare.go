@@ -37,6 +37,7 @@ type prepared struct {
 	unsure   *store.Unsure // its verdict or the state before it may change with them
 	given    bool          // the state before it was told
 	again    *again        // looked at again: what of it stays as it was
+	fork     *Fork         // it shows that branches differ in their state
 	txn      *Txn
 	ahead    func(*store.Tx) error // comes before all the rest
 	extra    func(*store.Tx) error
@@ -113,6 +114,11 @@ func (l *live) advance(k *look, p *prepared, after group) error {
 			if cur, err = l.resolveTips(k, p, tips); err != nil {
 				return err
 			}
+		}
+	}
+	if len(tips) > 1 {
+		if err := l.noteFork(p, tips, after, was); err != nil {
+			return err
 		}
 	}
 	listed := len(tips) > 1 || fills // otherwise the newest event is the end, and no row has to say so
@@ -321,6 +327,9 @@ func (p *prepared) write(tx *store.Tx) error {
 		return err
 	}
 	if err := p.writeState(tx); err != nil {
+		return err
+	}
+	if err := p.writeFork(tx); err != nil {
 		return err
 	}
 	if p.again == nil || !p.again.quiet {

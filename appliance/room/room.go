@@ -39,6 +39,9 @@ type Options struct {
 	Log     *slog.Logger
 	// OnAppend runs in the transaction that stores an event; its error undoes the event. It must not ask Rooms anything.
 	OnAppend func(tx *store.Tx, e AppendInfo) error
+	// OnFork runs in the transaction that stores an event by which branches of a room are seen to differ in their state: after a partition, and now and then when two
+	// act in the same moment. It must not ask Rooms anything. nil: nobody wants to know.
+	OnFork func(tx *store.Tx, f Fork) error
 	// OnWhole runs in the transaction by which all members of a room become known that was joined without them; since is where that join stands in the stream.
 	OnWhole func(tx *store.Tx, room event.RoomID, since int64) error
 	// Vet shows an event of a local user to the room's policy server, where there is one, and gives it back with that server's signature, or without
