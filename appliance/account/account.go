@@ -30,6 +30,8 @@ type Options struct {
 	Enqueue func(tx *store.Tx, dest, kind, key string, body []byte) error
 	// SharedServers gives the other servers that share a room with the user; nil: asked of the store.
 	SharedServers func(r *store.Read, user event.UserID) ([]string, error)
+	// Reserved are localparts that nobody may register.
+	Reserved []string
 	// Cost is what a password check may use; zero: 19 MiB, 2 passes, right for a small box.
 	Cost Cost
 }

@@ -377,3 +377,22 @@ func FuzzParsePHC(f *testing.F) {
 		}
 	})
 }
+
+// A name that the box keeps for itself cannot be registered, and nobody is told that it is free.
+func TestReservedName(t *testing.T) {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	a := New(db, "b", Options{Reserved: []string{"hallig"}})
+	if _, err := a.CheckUsername(t.Context(), "Hallig"); err == nil {
+		t.Error("said to be free")
+	}
+	if _, err := a.Register(t.Context(), RegisterRequest{Username: "@hallig:b", InhibitLogin: true}); err == nil {
+		t.Error("registered")
+	}
+	if _, err := a.Register(t.Context(), RegisterRequest{Username: "hallig2", InhibitLogin: true}); err != nil {
+		t.Error(err)
+	}
+}

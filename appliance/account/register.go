@@ -5,6 +5,7 @@ package account
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,15 +50,15 @@ func (a *Accounts) CheckUsername(ctx context.Context, name string) (event.UserID
 	if err != nil {
 		return "", err
 	}
-	return id, a.db.View(ctx, func(r *store.Read) error { return free(r, id) })
+	return id, a.db.View(ctx, func(r *store.Read) error { return a.free(r, id) })
 }
 
-func free(r *store.Read, id event.UserID) error {
+func (a *Accounts) free(r *store.Read, id event.UserID) error {
 	row, err := r.Account(id)
 	if err != nil {
 		return err
 	}
-	if row != nil {
+	if row != nil || slices.Contains(a.opt.Reserved, id.Localpart()) {
 		return refuse(400, "M_USER_IN_USE", "this user name is taken")
 	}
 	return nil
@@ -86,7 +87,7 @@ func (a *Accounts) Register(ctx context.Context, req RegisterRequest) (Session, 
 	s := Session{User: id, Admin: req.Admin, Guest: req.Guest}
 	now := a.opt.Now()
 	err = a.db.Do(ctx, func(tx *store.Tx) error {
-		if err := free(tx.Read, id); err != nil {
+		if err := a.free(tx.Read, id); err != nil {
 			return err
 		}
 		if req.Token != "" {

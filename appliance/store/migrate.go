@@ -187,6 +187,39 @@ CREATE TABLE notice_change (
 	room INTEGER PRIMARY KEY,
 	pos  INTEGER NOT NULL
 ) STRICT;`,
+	`-- 13: what people are to be told after a partition.
+CREATE TABLE conflict (
+	room   INTEGER PRIMARY KEY,
+	since  INTEGER NOT NULL,
+	ours   INTEGER NOT NULL,
+	theirs INTEGER NOT NULL
+) STRICT;
+CREATE TABLE conflict_unshown (
+	room INTEGER NOT NULL,
+	usr  INTEGER NOT NULL,
+	n    INTEGER NOT NULL,
+	told INTEGER NOT NULL,
+	PRIMARY KEY (room, usr)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE conflict_follow (
+	room  TEXT NOT NULL,
+	user  TEXT NOT NULL,
+	next  TEXT NOT NULL,
+	by    TEXT NOT NULL,
+	via   TEXT NOT NULL,
+	tries INTEGER NOT NULL,
+	at    INTEGER NOT NULL,
+	PRIMARY KEY (room, user)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE conflict_count (
+	what TEXT PRIMARY KEY NOT NULL,
+	n    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE letter (
+	n    INTEGER PRIMARY KEY AUTOINCREMENT,
+	user TEXT NOT NULL,
+	body BLOB NOT NULL
+) STRICT;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

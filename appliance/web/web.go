@@ -188,6 +188,9 @@ func (h *site) showAs(w http.ResponseWriter, status int, name, lang string, v an
 	_, _ = w.Write(b.Bytes()) // a browser that has gone asks again
 }
 
+// German says whether the pages speak German to whoever asks; English otherwise.
+func German(r *http.Request) bool { return language(r).German }
+
 // language takes ?lang= first, then a path that is a word of one language, then the first of the browser's languages that we have; German otherwise.
 func language(r *http.Request) texts {
 	wish := r.URL.Query().Get("lang") + "," + map[string]string{"/vertrauen": "de", "/trust": "en", "/konto": "de", "/account": "en"}[r.URL.Path] + "," + r.Header.Get("Accept-Language")
