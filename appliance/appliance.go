@@ -61,6 +61,7 @@ type Box struct {
 	inviting atomic.Pointer[csapi.Handler] // clients, for those who hear of servers before it is made
 	fed      *federationParts
 	exchange *exchangeParts
+	telling  tellingParts
 
 	called         []string     // names, the server name first
 	certs          *cert.Keeper // nil: no TLS for clients
@@ -221,6 +222,7 @@ func (b *Box) Run(ctx context.Context) error {
 		b.runBackups(ctx, g)
 		b.runCourier(ctx, g)
 		b.runAutomaticUpdates(ctx, g)
+		b.runTelling(ctx, g)
 		g.Go(func() error { b.clients.HandOnInvites(ctx); return nil })
 		g.Go(func() error { return b.refreshStale(ctx) })
 		g.Go(func() error { b.freshenDevices(ctx); return nil })

@@ -253,6 +253,9 @@ func (b *Box) pages() http.Handler {
 		ServerName: b.id.Server, BaseURL: b.cfg.PublicURL, Trust: b.trust, Status: b.sayStatus, StatusPath: "/status",
 		SignUp: func(r *http.Request, name, password, token string) (string, string) {
 			user, code := b.clients.SignUp(r.Context(), r.RemoteAddr, name, password, token)
+			if code == "" {
+				b.noteLanguage(r.Context(), user, web.German(r))
+			}
 			return string(user), code
 		},
 		Invite: b.inviteNext,

@@ -104,7 +104,10 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 			return err
 		}
 		s.Rooms = len(rooms)
-		s.Accounts, err = r.CountAccounts()
+		if s.Accounts, err = r.CountAccounts(); err != nil {
+			return err
+		}
+		s.Conflicts, err = r.ConflictCounts()
 		return err
 	})
 	if err != nil {

@@ -37,6 +37,11 @@ func (b *Box) metrics(ctx context.Context) (admin.Metrics, error) {
 	}
 	m = append(m, notTaken)
 	m.Add("hallig_logs_refused_total", "How often another box named a log of a room that is one more than this box remembers, since the start.", true, float64(b.db.LogsRefused()))
+	conflicts := admin.Metric{Name: "hallig_conflicts_total", Help: "What did not survive the end of a partition, since the box was set up.", Counter: true}
+	for what, n := range s.Conflicts {
+		conflicts.Samples = append(conflicts.Samples, admin.Sample{Labels: []string{"what", what}, Value: float64(n)})
+	}
+	m = append(m, conflicts)
 	peerMetrics(&m, s)
 	carriedMetrics(&m, s.Carried)
 	b.lineMetrics(&m)

@@ -14,6 +14,7 @@ import (
 	"hallig/appliance/csapi"
 	"hallig/appliance/event"
 	"hallig/appliance/feed"
+	"hallig/appliance/herald"
 	"hallig/appliance/media"
 	"hallig/appliance/room"
 	"hallig/appliance/store"
@@ -38,13 +39,18 @@ func (b *Box) joinRooms(ctx context.Context) error {
 			if err := b.exchange.appended(tx, e); err != nil {
 				return err
 			}
+			if err := b.telling.conflicts.Appended(tx, e); err != nil {
+				return err
+			}
 			return b.fed.sender.Appended(tx, e)
 		},
+		OnFork: func(tx *store.Tx, f room.Fork) error { return b.telling.conflicts.Forked(tx, f) },
 		OnWhole: func(tx *store.Tx, room event.RoomID, since int64) error {
 			return b.accounts.MembersKnown(tx, room, since)
 		},
 	})
-	b.accounts = account.New(b.db, b.id.Server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted})
+	b.accounts = account.New(b.db, b.id.Server, account.Options{Log: b.log.With("room", "account"), Now: b.clock.Now, Trusted: b.clock.Trusted, Reserved: herald.Reserved[:]})
+	b.joinTelling()
 	if err := b.openDelivery(ctx); err != nil {
 		return err
 	}

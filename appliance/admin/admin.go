@@ -44,13 +44,38 @@ type Status struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	// NotTaken counts events of other servers that were not taken in since the start, by why: malformed, bad_signature, ...
 	NotTaken map[string]int64 `json:"events_not_taken,omitempty"`
-	Peers    []Peer           `json:"peers"`
-	Lines    []Line           `json:"lines,omitempty"` // serial lines and radios
+	// Conflicts counts what did not survive the end of a partition, since the box was set up: rooms, messages, changes, unshown, followed, stayed.
+	Conflicts map[string]int64 `json:"conflicts,omitempty"`
+	Peers     []Peer           `json:"peers"`
+	Lines     []Line           `json:"lines,omitempty"` // serial lines and radios
 	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
 	QuietUntil *time.Time `json:"quiet_until,omitempty"`
 	Servers    []Server   `json:"servers"`
 	// Carried is what the box carries for others, and has written to boxes that it reaches only over others.
 	Carried Carried `json:"carried"`
+}
+
+// ConflictCount is one line of Status.Conflicts for people.
+type ConflictCount struct {
+	De, En string
+	N      int64
+}
+
+// ConflictCounts puts what was counted in words, the gravest first; what never happened is left out.
+func ConflictCounts(counts map[string]int64) (out []ConflictCount) {
+	for _, c := range []struct{ what, de, en string }{
+		{"rooms", "Räume, in denen etwas nicht bestehen blieb", "Rooms in which something did not stand"},
+		{"messages", "Nachrichten von hier, die andere nicht zeigen", "Messages from here that others do not show"},
+		{"changes", "Änderungen an Räumen, die nicht mehr gelten", "Changes of rooms that no longer hold"},
+		{"unshown", "Nachrichten von anderswo, die diese Box nicht zeigt", "Messages from elsewhere that this box does not show"},
+		{"followed", "Menschen, die in einen neuen Raum mitkamen", "People who were brought into a new room"},
+		{"stayed", "Menschen, die ein neuer Raum nicht einließ", "People whom a new room did not let in"},
+	} {
+		if n := counts[c.what]; n > 0 {
+			out = append(out, ConflictCount{c.de, c.en, n})
+		}
+	}
+	return out
 }
 
 // Carried is what goes by boxes in between.

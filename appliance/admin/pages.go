@@ -152,6 +152,9 @@ type view struct {
 	Data                any
 }
 
+// Conflicts is ConflictCounts for the templates.
+func (v view) Conflicts(counts map[string]int64) []ConflictCount { return ConflictCounts(counts) }
+
 // T takes the text in the page's language.
 func (v view) T(de, en string) string {
 	if v.Lang == "de" {

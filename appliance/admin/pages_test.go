@@ -183,7 +183,8 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 			Peers:     []Peer{{ID: "12D3", ServerName: "box2.test", Carrier: "serial:radio0", Links: []Link{{Transport: "serial:radio0", BitsPerSecond: 1200}}}, {ID: "12D4", ServerName: "box3.test"}},
 			Lines:     radioLines(),
 			Servers:   []Server{{Name: "matrix.test", Queued: 3, Trouble: "out of reach"}},
-			Addresses: []string{"/ip4/1.2.3.4/tcp/4001"}, NotTaken: map[string]int64{"malformed": 2}}, nil
+			Addresses: []string{"/ip4/1.2.3.4/tcp/4001"}, NotTaken: map[string]int64{"malformed": 2},
+			Conflicts: map[string]int64{"rooms": 1, "messages": 25}}, nil
 	}
 	if change != nil {
 		change(&o)
@@ -412,5 +413,20 @@ func TestNewestRefusal(t *testing.T) {
 	_, body, _ := s.post("/admin/update?lang=de", "csrf", csrf, "do", "stick", "path", "/x")
 	if !strings.Contains(body, "anderes Gerät") || strings.Contains(body, "Die alte") {
 		t.Errorf("want the newest refusal only:\n%s", body)
+	}
+}
+
+// What partitions have cost is shown to whoever runs the box, in words; what never happened is not.
+func TestConflictCounts(t *testing.T) {
+	s := newSite(t, nil)
+	s.signIn()
+	_, body, _ := s.get("/admin/")
+	for _, want := range []string{"Was Trennungen gekostet haben", "<dt>Nachrichten von hier, die andere nicht zeigen</dt><dd>25</dd>"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("not shown: %s\n%s", want, body)
+		}
+	}
+	if strings.Contains(body, "mitkamen") {
+		t.Error("what never happened is shown")
 	}
 }

@@ -24,6 +24,12 @@ func (h *Handler) leave(ctx context.Context, c *call) (any, error) {
 	return h.leaveRoom(ctx, c.session.User, id, req.Reason)
 }
 
+// Leave takes a local user out of a room, as their client would.
+func (h *Handler) Leave(ctx context.Context, user event.UserID, id event.RoomID) error {
+	_, err := h.leaveRoom(ctx, user, id, "")
+	return err
+}
+
 // leaveRoom leaves, refuses an invite or takes a knock back.
 func (h *Handler) leaveRoom(ctx context.Context, user event.UserID, id event.RoomID, reason string) (any, error) {
 	m, err := h.membership(ctx, id, user)

@@ -343,6 +343,11 @@ func (h *Handler) participants(ctx context.Context, id event.RoomID) (here bool,
 	return here, others, known, err
 }
 
+// Join lets a local user into a room, as their client would.
+func (h *Handler) Join(ctx context.Context, user event.UserID, id event.RoomID, servers []string) error {
+	return h.join(ctx, user, id, servers, "", nil)
+}
+
 // join lets a local user into a room: by our own decision when we are in it, by another server's otherwise. What a client
 // has put into extra goes into its member event, under what we say ourselves.
 func (h *Handler) join(ctx context.Context, user event.UserID, id event.RoomID, servers []string, reason string, extra map[string]any) error {

@@ -215,6 +215,9 @@ func printStatus(out io.Writer, s admin.Status) {
 		}
 		fmt.Fprintf(out, "  server %s: %s, %s to send %s\n", srv.Name, last, count(srv.Queued, "event", "events"), srv.Trouble)
 	}
+	for _, c := range admin.ConflictCounts(s.Conflicts) {
+		fmt.Fprintf(out, "  after separations: %s: %d\n", strings.ToLower(c.En[:1])+c.En[1:], c.N)
+	}
 	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
 		fmt.Fprintf(out, "  %s of other servers not taken in: %s\n", count(s.NotTaken[why], "event", "events"), strings.ReplaceAll(why, "_", " "))
 	}
