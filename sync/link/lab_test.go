@@ -31,7 +31,7 @@ import (
 // somebody does. What is left out with them is the Client-Server API, accounts and central servers; messages between devices
 // are known again by their id here as account does it.
 //
-// `make lab` plays five boxes for eight days in a row, and for as many in a ring in which three of them share one channel; without HALLIG_LAB three play for one day. HALLIG_LAB_SEED picks another story.
+// `make lab` plays five boxes for eight days in a row, and for as many in a ring in which three of them share one channel; without HALLIG_LAB they play one day in the ring. HALLIG_LAB_SEED picks another story.
 func TestLab(t *testing.T) {
 	seed := uint64(1)
 	if s, err := strconv.ParseUint(os.Getenv("HALLIG_LAB_SEED"), 10, 64); err == nil {
@@ -39,7 +39,7 @@ func TestLab(t *testing.T) {
 	}
 	days, err := strconv.Atoi(os.Getenv("HALLIG_LAB"))
 	if err != nil {
-		run(t, func(t *testing.T, w *world) { newLab(t, w, seed, 3, false).live(1) })
+		run(t, func(t *testing.T, w *world) { newLab(t, w, seed, 5, true).live(1) })
 		return
 	}
 	total := labCount{}
