@@ -366,7 +366,7 @@ func (f *far) mailPatience(w *way) time.Duration {
 	return min(max(15*time.Minute, 3*answer), 7*24*time.Hour) << min(f.stalls, 4)
 }
 
-// leaveToOthers finds out which neighbours are nearer to a far box than this one: what they have they send, and by log, so that it
+// leaveToOthers finds out which neighbours are nearer to a far box than this one: what they have they send, by log, so that it
 // travels once.
 func (f *far) leaveToOthers(w *way) {
 	if near := w.mail != nil && w.near(); near != f.mail.near {
@@ -376,10 +376,11 @@ func (f *far) leaveToOthers(w *way) {
 		}
 	}
 	var servers []string
+	var nearer []peer.Peer
 	if w.mail != nil {
 		for _, o := range f.l.fars {
 			if o != f && o.active != nil && o.active.mail == nil && o.agreed && w.mail.Nearer(o.p.ID, f.p.ID) {
-				servers = append(servers, o.p.Server)
+				servers, nearer = append(servers, o.p.Server), append(nearer, o.p)
 			}
 		}
 		slices.Sort(servers)
@@ -388,7 +389,7 @@ func (f *far) leaveToOthers(w *way) {
 		return
 	}
 	f.mail.elsewhere = servers
-	f.feed.LeaveTo(servers, w.mail != nil)
+	f.feed.LeaveTo(nearer, w.mail != nil)
 	f.touchAll()
 }
 

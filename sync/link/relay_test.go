@@ -15,6 +15,8 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
+	"hallig/sync/parcel"
+	"hallig/sync/peer"
 	"hallig/sync/relay"
 )
 
@@ -408,6 +410,74 @@ func TestRelayLeavesToLogs(t *testing.T) {
 		nets[0].setCut(false)
 		pass(10 * time.Minute)
 		want(t, id, msgs, a, c)
+	})
+}
+
+// A neighbour that came back into the room does not have what was written while it was out, and sends nothing that stands behind that: it is not
+// left to it. What it has is, and is due again when it is no longer nearer.
+func TestLeftIsOnlyWhatIsHeld(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		boxes, nets := row(w, &tap{}, 1e6, "anna", "berta", "carla")
+		a, b, c := boxes[0], boxes[1], boxes[2]
+		pair(a, c)
+		w.start()
+		pass(30 * time.Second)
+		id := a.create("anna")
+		b.join(a, id, "berta")
+		c.join(b, id, "carla")
+		pass(5 * time.Minute)
+		nets[1].setCut(true)
+		pass(5 * time.Second)
+		both := a.text(id, "anna", "berta is here")
+		pass(5 * time.Second)
+		b.state(id, "berta", "m.room.member", string(b.user("berta")), map[string]string{"membership": "leave"})
+		pass(5 * time.Second)
+		rest := []event.ID{a.text(id, "anna", "berta is out")}
+		pass(5 * time.Second)
+		b.join(a, id, "berta")
+		pass(5 * time.Second)
+		rest = append(rest, a.text(id, "anna", "berta is back"))
+
+		f := a.link.Outbox().Feed(c.peer)
+		nearer := []peer.Peer{b.peer}
+		if err := f.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		due := func(what string, want ...event.ID) (last parcel.LogRef) {
+			t.Helper()
+			if err := f.TouchAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			items, err := f.Next(t.Context(), 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []event.ID
+			for _, it := range items {
+				if it.Event != nil && it.Event.PDU.Type == "m.room.message" {
+					got, last = append(got, it.ID), it.Event.Log
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %d messages are due, want %d: %v, want %v", what, len(got), len(want), got, want)
+			}
+			return last
+		}
+		f.LeaveTo(nearer, true)
+		due("with berta's box in between", rest...)
+		due("and no more")
+		f.LeaveTo(nil, true)
+		last := due("without it", append([]event.ID{both}, rest...)...)
+		f.LeaveTo(nearer, true)
+		due("with it again, all being under way")
+		kept := parcel.Vector{Room: id, Box: last.Box, Epoch: last.Epoch, Upto: last.Seq}
+		if _, err := f.Kept(t.Context(), &parcel.Kept{Vectors: []parcel.Vector{kept}}); err != nil {
+			t.Fatal(err)
+		}
+		next := a.text(id, "anna", "behind all that")
+		due("behind what is kept")
+		f.LeaveTo(nil, true)
+		due("behind what is kept, without berta's box", next)
 	})
 }
 

@@ -38,7 +38,7 @@ type Feed struct {
 	pressing int                    // how urgent the most urgent is that the peer lacks and that was not given yet; Routine at least
 	beyond   []Raised               // what of that is a flash
 	given    map[event.RoomID]int64 // up to which event number rooms were given
-	nearer   []string               // servers that are nearer to the peer
+	nearer   []peer.Peer            // boxes that are nearer to the peer
 	mail     bool                   // the peer is written to by mail
 	open     bool                   // the peer is reached over open language only (open.go)
 	sealed   map[event.RoomID]bool
@@ -50,7 +50,8 @@ type Feed struct {
 type cursor struct {
 	kept, sent uint64
 	flight     []flying
-	hole       uint64 // 1 + the place before which the log was last found to go no further (holes.go)
+	hole       uint64             // 1 + the place before which the log was last found to go no further (holes.go)
+	left       map[peer.ID]uint64 // up to where a box that is nearer has all that is not kept (mail.go)
 }
 
 type flying struct {
@@ -138,7 +139,7 @@ func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, l
 		}
 		if lost || c.kept > kept || c.sent < kept {
 			f.flight -= len(c.flight)
-			c.flight, c.sent = nil, kept
+			c.flight, c.sent, c.left = nil, kept, nil
 		}
 		c.kept = kept
 	}

@@ -5,15 +5,16 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
+	"hallig/sync/peer"
 	"hallig/sync/recon"
 )
 
 // A feed by mail (link's word for messages that travel over boxes in between) begins without the peer's greeting, sends whole events where
-// on a direct way names would do (an answer may take days), and leaves rooms to neighbours that have a member there and are nearer to the
-// peer: they have the same logs.
+// on a direct way names would do (an answer may take days), and leaves to neighbours that are nearer to the peer what they have by their logs.
 
 // Resume goes on from what the peer is known to keep. It moves no cursor back.
 func (f *Feed) Resume(ctx context.Context) error {
@@ -97,11 +98,22 @@ func (f *Feed) Raise(ctx context.Context, h recon.Hello, lost bool) error {
 	return nil
 }
 
-// LeaveTo says which servers are nearer to the peer than this box, and whether the peer is written to by mail.
-func (f *Feed) LeaveTo(servers []string, byMail bool) {
+// LeaveTo says which boxes are nearer to the peer than this one, and whether the peer is written to by mail. What was left to others and
+// not to these is due again.
+func (f *Feed) LeaveTo(nearer []peer.Peer, byMail bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.nearer, f.mail = servers, byMail
+	f.nearer, f.mail = nearer, byMail
+	for _, c := range f.cursors {
+		for _, upTo := range c.left {
+			if c.kept < upTo && upTo < c.sent { // what was left is not there, and more was sent
+				f.flight -= len(c.flight)
+				c.sent, c.flight = c.kept, nil
+				f.gen++
+			}
+		}
+		c.left = nil
+	}
 }
 
 // ByMail is what LeaveTo was told.
@@ -111,17 +123,68 @@ func (f *Feed) ByMail() bool {
 	return f.mail
 }
 
-// left says whether a room is left to a server that is nearer.
-func (f *Feed) left(r *store.Read, id event.RoomID) (bool, error) {
+// heirs are the boxes nearer to the peer whose servers are in a room, with what of it is their business.
+func (f *Feed) heirs(r *store.Read, id event.RoomID) (out map[peer.ID]*dues, err error) {
 	f.mu.Lock()
 	nearer := f.nearer
 	f.mu.Unlock()
-	for _, server := range nearer {
-		if n, err := r.JoinedOf(id, server); n > 0 || err != nil {
-			return n > 0, err
+	for _, p := range nearer {
+		d, err := duesOf(r, id, p.Server)
+		if err != nil {
+			return nil, err
 		}
+		if d == nil || !d.joined {
+			continue
+		}
+		if out == nil {
+			out = make(map[peer.ID]*dues)
+		}
+		out[p.ID] = d
 	}
-	return false, nil
+	return out, nil
+}
+
+// leave passes over what a nearer box sends: what it has without a gap from where the peer is. What was written while it was out of the room
+// it does not have, and it sends nothing that stands behind that.
+func (f *Feed) leave(r *store.Read, s *stream, due *dues, heirs map[peer.ID]*dues) error {
+	f.mu.Lock()
+	c := f.cursors[s.log.N]
+	kept, left := c.kept, maps.Clone(c.left)
+	f.mu.Unlock()
+	if left == nil {
+		left = make(map[peer.ID]uint64)
+	}
+	for box, d := range heirs {
+		at := max(kept, left[box])
+		if s.log.Box == string(box) { // its own
+			at = s.log.Top
+		}
+		const page = 256
+		for from, more := at, true; more; {
+			entries, err := r.LogEntries(s.log.N, from, page)
+			if err != nil {
+				return err
+			}
+			more = len(entries) == page
+			for _, e := range entries {
+				held := e.Event != 0 && d.holds(e.Event)
+				if e.Seq != from+1 || !held && (at > 0 || due.holds(e.Event)) { // what is before the peer's time holds up nobody
+					more = false
+					break
+				}
+				from = e.Seq
+				if held {
+					at = e.Seq
+				}
+			}
+		}
+		left[box] = at
+		s.after = max(s.after, at)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c.left = left
+	return nil
 }
 
 // named says whether an event is only named at first: the peer mostly has it from elsewhere.

@@ -108,13 +108,14 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 	if err := f.o.judge.Know(r, id); err != nil {
 		return nil, false, err
 	}
-	if left, err := f.left(r, id); left || err != nil {
-		return nil, false, err
-	}
 	if kept, err := f.withheld(r, id); kept || err != nil {
 		return nil, false, err
 	}
 	logs, err := r.Logs(id)
+	if err != nil {
+		return nil, false, err
+	}
+	heirs, err := f.heirs(r, id)
 	if err != nil {
 		return nil, false, err
 	}
@@ -131,6 +132,11 @@ func (f *Feed) room(r *store.Read, id event.RoomID, limit int) (items []Item, mo
 			continue // its own log: nobody knows it better. What it wrote before a restore it may have lost.
 		}
 		s := &stream{log: l, after: f.position(l.N)}
+		if len(heirs) > 0 {
+			if err := f.leave(r, s, due, heirs); err != nil {
+				return nil, false, err
+			}
+		}
 		if l.Top <= s.after {
 			continue
 		}
@@ -189,12 +195,15 @@ type dues struct {
 	late   bool // the peer came into the room after us
 }
 
-func (f *Feed) due(r *store.Read, id event.RoomID) (*dues, error) {
-	n, err := r.JoinedOf(id, f.p.Server)
+func (f *Feed) due(r *store.Read, id event.RoomID) (*dues, error) { return duesOf(r, id, f.p.Server) }
+
+// duesOf says which of a room's events are a server's business; nil: none.
+func duesOf(r *store.Read, id event.RoomID, server string) (*dues, error) {
+	n, err := r.JoinedOf(id, server)
 	if err != nil {
 		return nil, err
 	}
-	spans, err := r.Spans(f.p.Server, id)
+	spans, err := r.Spans(server, id)
 	if err != nil || n == 0 && len(spans) == 0 {
 		return nil, err
 	}
