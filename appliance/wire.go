@@ -103,7 +103,7 @@ func (b *Box) joinFederation() error {
 			if b.exchange.byStick(server, path) {
 				return courier.AskFor
 			}
-			return 0
+			return b.exchange.link.Patience(server, path)
 		},
 		Heard: func(server string, ok bool) {
 			if ok {

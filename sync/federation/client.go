@@ -30,7 +30,7 @@ type ClientConfig struct {
 	Log       *slog.Logger // nil: silent
 	// Patience is how long one small request may take; 0: one minute. Joins and media may take ten times that.
 	Patience time.Duration
-	// Longer says how long a request to a server may take that only travellers lead to; 0: no longer than others. nil: there are none.
+	// Longer says how long a request to a server may take that only travellers or a narrow line lead to; 0: no longer than others. nil: there are none.
 	Longer func(server, path string) time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -168,7 +168,7 @@ func (c *Client) patience(server string, q call) time.Duration {
 	return c.c.Patience
 }
 
-// longer says how long a request may take where only travellers lead.
+// longer says how long a request may take where only travellers or a narrow line lead.
 func (c *Client) longer(server string, q call) time.Duration {
 	if c.c.Longer == nil {
 		return 0

@@ -5,11 +5,15 @@ package link
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"testing"
+	"time"
 
 	"hallig/appliance/event"
+	"hallig/radio/ether"
 	"hallig/sync/federation"
 )
 
@@ -32,7 +36,8 @@ func (b *box) federate() {
 	}})
 	g := &graph{}
 	over := asked(func(r *http.Request) (*http.Response, error) { return b.link.RoundTripper().RoundTrip(r) })
-	g.client = federation.NewClient(federation.ClientConfig{Local: l, Transport: over, Ring: ring, Rooms: b.rooms, Now: b.now, Log: b.logger()})
+	g.client = federation.NewClient(federation.ClientConfig{Local: l, Transport: over, Ring: ring, Rooms: b.rooms, Now: b.now, Log: b.logger(),
+		Longer: func(server, path string) time.Duration { return b.link.Patience(server, path) }})
 	g.intake = federation.NewIntake(federation.IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: g.client, Log: b.logger()})
 	g.sender = federation.NewSender(federation.SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: g.client, Intake: g.intake, Log: b.logger(),
 		IsBox: func(server string) bool { _, ok := b.roster.ByServer(server); return ok }})
@@ -71,4 +76,33 @@ func (b *box) stage() func(context.Context, string, *event.PDU) error {
 		return nil
 	}
 	return b.graph.intake.Take
+}
+
+// A hundred events of history are more than a narrow line brings in the minute that answers may take elsewhere.
+func TestHistoryOverANarrowLine(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b := w.box("anna"), w.box("bert")
+		a.asks, b.asks = true, true
+		pair(a, b)
+		cfg := ether.Config{BitsPerSecond: 300, Seed: 7}
+		radioed(ether.New(cfg), cfg, a, b)
+		w.start()
+		pass(time.Minute)
+		id := a.create("anna")
+		var last event.ID
+		for i := range 120 {
+			last = a.text(id, "anna", fmt.Sprintf("Meldung %d: Wasserstand %d cm, Wind aus Nordwest", i, i*7919%900))
+		}
+		v, err := a.rooms.Version(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.join(a, id, "bert")
+		began := time.Now()
+		got, err := b.graph.client.History(t.Context(), a.name, id, v, []event.ID{last}, 100)
+		if err != nil || len(got) != 100 {
+			t.Fatalf("%d events of history after %v, error %v, want 100", len(got), time.Since(began), err)
+		}
+		t.Logf("100 events of history over 300 bit/s in %v", time.Since(began))
+	})
 }

@@ -454,10 +454,38 @@ func headerOf(fields []parcel.Field) http.Header {
 // minutes of a 1200 bit/s line), and what people write meanwhile must not wait behind them.
 var history = []string{"/media/", "/backfill/", "/get_missing_events/", "/state/", "/state_ids/", "/event/", "/event_auth/"}
 
+func isHistory(path string) bool {
+	return slices.ContainsFunc(history, func(part string) bool { return strings.Contains(path, part) })
+}
+
+// historyBytes is what an answer with history takes on a line at most, with what else there is to say meanwhile.
+const historyBytes = 40 << 10
+
+// Patience says how long the answer to a question for history may take by the way that carries to a server's box now; 0: as long as anywhere, for that
+// way, that question or that server. Whoever gives up earlier gets nothing, and asks for it again.
+func (l *Link) Patience(server, path string) time.Duration {
+	if !isHistory(path) {
+		return 0
+	}
+	l.statusMu.Lock()
+	c, ok := l.carriers[server]
+	l.statusMu.Unlock()
+	if !ok {
+		return 0
+	}
+	if _, ok := c.t.(Relay); ok {
+		return askLife
+	}
+	if c.bps >= slowBelow {
+		return 0
+	}
+	return min(time.Minute+historyBytes*10*time.Second/time.Duration(max(c.bps, 1)), askLife)
+}
+
 // urgency says how soon a request should go: people wait for joins and invites, nobody for media and history.
 func urgency(method, path string) int {
 	switch {
-	case slices.ContainsFunc(history, func(part string) bool { return strings.Contains(path, part) }):
+	case isHistory(path):
 		return parcel.Bulk
 	case strings.Contains(path, "/make_join/"), strings.Contains(path, "/send_join/"), strings.Contains(path, "/invite/"),
 		strings.Contains(path, "/make_leave/"), strings.Contains(path, "/send_leave/"), method == http.MethodPost && strings.HasSuffix(path, "/claim"):
