@@ -120,6 +120,7 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 		f.Lines = append(f.Lines, lineFacts(b.cfg.Serial[i], port, s.Serial, b.seenLine(port), now))
 	}
 	f.Peers = b.peerFacts(ctx, now)
+	f.Hub = b.hubFacts(now)
 	for _, srv := range b.fed.sender.Status() {
 		facts := health.ServerFacts{Name: srv.Server, Queued: srv.Unconfirmed, Err: srv.LastError}
 		if srv.Failing {

@@ -79,6 +79,8 @@ type Config struct {
 
 	// P2P is libp2p between boxes.
 	P2P P2PConfig `json:"p2p,omitzero"`
+	// Hub is the hub beside the central server that has this box's name on the Internet. Requests to servers that are no boxes go through it while it is in reach.
+	Hub HubConfig `json:"hub,omitzero"`
 	// Serial are the lines to other boxes.
 	Serial []SerialConfig `json:"serial,omitempty"`
 
@@ -126,6 +128,12 @@ type P2PConfig struct {
 	Peers    []string `json:"peers,omitempty"` // multiaddresses ending in /p2p/ID, for boxes that mDNS cannot see
 }
 
+// HubConfig names the box's hub. It must be paired: hallig-hub pair there, hallig pair CODE --at ADDRESS here.
+type HubConfig struct {
+	Server string   `json:"server"`          // the hub's own server name: "hub.example.org"
+	Peers  []string `json:"peers,omitempty"` // where it is: multiaddresses ending in /p2p/ID, as `hallig-hub status` shows them; empty: where it was paired
+}
+
 // GPSConfig is a satellite receiver.
 type GPSConfig struct {
 	Device string `json:"device"`         // /dev/hallig/gps
@@ -163,6 +171,9 @@ func (c *Config) check() error {
 	}
 	if n := len(c.MetricsToken); n > 0 && n < 16 {
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
+	}
+	if err := c.Hub.check(); err != nil {
+		return err
 	}
 	for i, s := range c.Serial {
 		if err := s.Check(fmt.Sprintf("serial[%d]", i)); err != nil {

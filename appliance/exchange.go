@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,9 +38,11 @@ type exchangeParts struct {
 	relay  *relay.Relay
 	link   *link.Link
 	parts  courierParts
+	post   hubParts
 
 	mu     sync.RWMutex
-	roster peer.Roster
+	all    peer.Roster // with the hub
+	roster peer.Roster // without it
 }
 
 func publicKey(key ed25519.PrivateKey) ed25519.PublicKey {
@@ -55,10 +58,18 @@ func (x *exchangeParts) appended(tx *store.Tx, e room.AppendInfo) error {
 	return x.link.Appended(tx, e)
 }
 
+// paired are the boxes.
 func (x *exchangeParts) paired() peer.Roster {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.roster
+}
+
+// everybody is all that are paired: the boxes, and the hub.
+func (x *exchangeParts) everybody() peer.Roster {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.all
 }
 
 // isBox says whether a server is a paired box: boxes get parcels, never PUT /send.
@@ -67,29 +78,36 @@ func (x *exchangeParts) isBox(server string) bool {
 	return ok
 }
 
-// signingKey is the Matrix key that a paired box has stated.
+// signingKey is the Matrix key that a paired box, or the hub, has stated.
 func (x *exchangeParts) signingKey(server, keyID string) ed25519.PublicKey {
-	p, ok := x.paired().ByServer(server)
+	p, ok := x.everybody().ByServer(server)
 	if !ok {
 		return nil
 	}
 	return p.SigningKeys[keyID]
 }
 
-// keySource says how the way to a server proves its name: a paired box by its box key, all others by their certificate.
+// keySource says how the way to a server proves its name: a paired box by its box key, all others by their certificate, or by the word of the hub.
 func (x *exchangeParts) keySource(server string) string {
-	if p, ok := x.paired().ByServer(server); ok {
+	if p, ok := x.everybody().ByServer(server); ok {
+		return federation.SourceBox + string(p.ID)
+	}
+	if p, ok := x.hub(); ok && x.hubInReach() {
 		return federation.SourceBox + string(p.ID)
 	}
 	return federation.SourceTLS
 }
 
 // ways chooses how a request reaches a server: a paired box over libp2p when it is in reach there, otherwise as parcels
-// over whatever link there is; every other server over HTTPS.
+// over whatever link there is; every other server through the hub when that is in reach, and over HTTPS otherwise.
 func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 	return roundTrip(func(req *http.Request) (*http.Response, error) {
 		server := req.URL.Host
 		switch {
+		case server == x.post.server && x.host != nil:
+			return x.host.RoundTripper().RoundTrip(req)
+		case !x.isBox(server) && x.hubInReach():
+			return x.throughHub(req, public)
 		case !x.isBox(server):
 			return public.RoundTrip(req)
 		case x.host != nil && x.host.InReach(server):
@@ -132,8 +150,8 @@ func (b *Box) joinExchange(ctx context.Context) error {
 			return err
 		}
 		cfg := p2p.Config{
-			Box: b.id.Box, Statement: statement, Roster: x.paired(), Paired: b.addPeer,
-			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: append(reached, b.cfg.P2P.Peers...), Reached: b.reached, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
+			Box: b.id.Box, Statement: statement, Roster: x.everybody(), Paired: b.addPeer,
+			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: slices.Concat(reached, b.cfg.P2P.Peers, b.cfg.Hub.Peers), Reached: b.reached, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
 		}
 		if x.host, err = p2p.New(cfg); err != nil && len(cfg.Listen) == 0 {
 			b.log.Warn("the usual libp2p port is taken; using another one", "err", err)
@@ -219,7 +237,7 @@ func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
 func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
 	if b.exchange.host != nil {
-		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.keeping(b.offerUpdate(b.timed(b.fed.handler)))))
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.fromHub(b.keeping(b.offerUpdate(b.timed(b.fed.handler))))))
 	}
 }
 
@@ -301,8 +319,11 @@ func (b *Box) loadRoster(ctx context.Context) error {
 
 func (x *exchangeParts) setRoster(r peer.Roster) {
 	x.mu.Lock()
-	x.roster = r
-	x.mu.Unlock()
+	defer x.mu.Unlock()
+	x.all, x.roster = r, r
+	if p, ok := r.ByServer(x.post.server); ok {
+		x.roster = r.Without(p.ID)
+	}
 }
 
 // addPeer stores a paired box, or a newer statement of one, and tells everybody.
@@ -311,16 +332,16 @@ func (b *Box) addPeer(p peer.Peer) error {
 		return fmt.Errorf("the other box is called %s as well; give one of them another --name", p.Server)
 	}
 	x := b.exchange
-	if old, ok := x.paired().ByServer(p.Server); ok && old.ID != p.ID {
+	if old, ok := x.everybody().ByServer(p.Server); ok && old.ID != p.ID {
 		return fmt.Errorf("another box is already paired under the name %s; forget it first: hallig forget %s", p.Server, old.ID)
 	}
 	err := b.db.Do(context.Background(), func(tx *store.Tx) error { return tx.PutPeer(string(p.ID), p.Server, p.Statement) })
 	if err != nil {
 		return fmt.Errorf("store paired box: %w", err)
 	}
-	x.setRoster(x.paired().With(p))
+	x.setRoster(x.everybody().With(p))
 	if x.host != nil {
-		x.host.SetRoster(x.paired())
+		x.host.SetRoster(x.everybody())
 	}
 	if x.link != nil {
 		x.link.RosterChanged()
@@ -339,19 +360,19 @@ func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
 // forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is.
 func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	x := b.exchange
-	if p, ok := x.paired().ByServer(string(id)); ok {
+	if p, ok := x.everybody().ByServer(string(id)); ok {
 		id = p.ID // people know a box by its server name
 	}
-	p, ok := x.paired().ByID(id)
+	p, ok := x.everybody().ByID(id)
 	if !ok {
 		return errNoSuchBox
 	}
 	if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.DeletePeer(string(id)) }); err != nil {
 		return fmt.Errorf("forget box: %w", err)
 	}
-	x.setRoster(x.paired().Without(id))
+	x.setRoster(x.everybody().Without(id))
 	if x.host != nil {
-		x.host.SetRoster(x.paired())
+		x.host.SetRoster(x.everybody())
 	}
 	x.link.RosterChanged()
 	b.fed.sender.LinkUp(p.Server) // as any other server now

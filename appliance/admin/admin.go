@@ -51,6 +51,7 @@ type Status struct {
 	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
 	QuietUntil *time.Time `json:"quiet_until,omitempty"`
 	Servers    []Server   `json:"servers"`
+	Hub        *Hub       `json:"hub,omitempty"` // nil: the box has none
 	// Carried is what the box carries for others, and has written to boxes that it reaches only over others.
 	Carried Carried `json:"carried"`
 }
@@ -118,6 +119,20 @@ type Peer struct {
 	Carrier    string `json:"carrier,omitempty"` // the transport that carries now; "": out of reach
 	Links      []Link `json:"links,omitempty"`
 	Queued     int    `json:"queued"` // events that the peer has not confirmed as kept
+}
+
+// Hub is the post office beside the central server, as the box sees it.
+type Hub struct {
+	ServerName string    `json:"server_name"`
+	Paired     bool      `json:"paired"`
+	InReach    bool      `json:"in_reach"`
+	Since      time.Time `json:"since"`             // it is in reach, or is not
+	Mode       string    `json:"mode,omitempty"`    // "sealed": it has no key of the box
+	Version    string    `json:"version,omitempty"` // of its program
+	Heard      time.Time `json:"heard,omitzero"`    // last contact
+	Waiting    int64     `json:"waiting"`           // transactions that waited for the box there then
+	Oldest     time.Time `json:"oldest,omitzero"`   // of these
+	Trouble    string    `json:"trouble,omitempty"`
 }
 
 // Link is one way to a peer.

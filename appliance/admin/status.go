@@ -103,7 +103,7 @@ var qualitiesDE = map[string]string{
 var sourcesDE = [][2]string{
 	{"the last time that was known", "die letzte bekannte Zeit"}, {"as before the restart", "wie vor dem Neustart"}, {"the operator", "die Verwaltung"},
 	{"the system's clock, as configured", "die Systemuhr, wie eingestellt"}, {"the system's clock, synchronised", "die abgeglichene Systemuhr"}, {"the hardware's clock", "die Uhr mit Batterie"}, {"the administrator's device", "das Telefon der Verwaltung"},
-	{"devices of two users", "die Telefone von zwei Personen"}, {"time server ", "Zeitserver "}, {"box ", "Box "},
+	{"devices of two users", "die Telefone von zwei Personen"}, {"time server ", "Zeitserver "}, {"box ", "Box "}, {"hub ", "Hub "},
 }
 
 // ClockSource names where the time comes from, and since when it has not been heard.

@@ -22,6 +22,7 @@ type Facts struct {
 	Links        *Probe
 	Lines        []LineFacts
 	Peers        []PeerFacts
+	Hub          *HubFacts
 	Servers      []ServerFacts
 	Certificate  *CertificateFacts
 	Update       *UpdateFacts
@@ -134,6 +135,14 @@ type PeerFacts struct {
 	Twin         bool     // two boxes speak under its name
 	Network      bool     // it can be reached over the network
 	Lines        []string // names of lines that may lead to it
+}
+
+// HubFacts are of the box's hub.
+type HubFacts struct {
+	Name   string
+	Paired bool
+	Away   time.Duration // 0: in reach
+	Err    string        // why it did not take what the box said of itself
 }
 
 // ServerFacts are of a server that is no box.

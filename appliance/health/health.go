@@ -65,6 +65,7 @@ const (
 	Links        Kind = "links"
 	Line         Kind = "link" // one serial line or radio
 	Peer         Kind = "peer"
+	Hub          Kind = "hub"
 	Server       Kind = "server"
 	Certificate  Kind = "certificate"
 	Update       Kind = "update"
@@ -73,7 +74,7 @@ const (
 )
 
 // Kinds lists all of them in order.
-var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Setup, Clock, Links, Line, Peer, Server, Certificate, Update, Backup, Courier}
+var kinds = []Kind{Power, Machine, Temperature, Memory, Disk, Database, Homeserver, Services, Provisioning, Network, Setup, Clock, Links, Line, Peer, Hub, Server, Certificate, Update, Backup, Courier}
 
 // Sentence is a text for people.
 type Sentence struct {

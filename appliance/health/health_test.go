@@ -102,6 +102,17 @@ var stories = []story{
 	}, Look, "in about 60 min", 0, "link:serial:radio0(peer:box2.example)"},
 	{"a server is gone for a moment", func(f *Facts) { f.Servers[0].Away = time.Minute }, OK, "All is well.", 0, ""},
 	{"the other end is off", func(f *Facts) { away(f, 1, time.Hour); f.Peers[1].Queued = 3 }, Look, "box3.example is out of reach: check power, cable and antenna there. 3 messages wait", 0, "peer:box3.example"},
+	{"the hub is out of reach, and so the servers behind it", func(f *Facts) {
+		f.Hub = &HubFacts{Name: "hub.example", Paired: true, Away: time.Hour}
+		f.Servers[0].Away = time.Hour
+	}, Look, "The hub is out of reach", 0, "hub(server:matrix.example)"},
+	{"the cable explains the hub", func(f *Facts) {
+		unplug(f)
+		f.Hub = &HubFacts{Name: "hub.example", Paired: true, Away: time.Hour}
+	}, Trouble, "plug in the network cable", 0, "network(hub)"},
+	{"a hub that nobody has paired", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Away: time.Hour} }, Look, "not paired", 0, "hub"},
+	{"a hub that refuses", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Paired: true, Err: "400"} }, Look, "ask the hub's administrator", 0, "hub"},
+	{"a hub that is well", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Paired: true, Away: time.Minute} }, OK, "All is well.", 0, ""},
 	{"a box is gone for a moment", func(f *Facts) { away(f, 1, time.Minute) }, OK, "All is well.", 0, ""},
 	{"just started: boxes are looked for", func(f *Facts) { f.Up = 20 * time.Second; away(f, 0, time.Hour); f.Servers[0].Away = time.Hour }, OK, "All is well.", 0, ""},
 	{"little power explains a radio that comes and goes", func(f *Facts) {

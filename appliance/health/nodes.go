@@ -34,7 +34,7 @@ func one(n Node) []Node { return []Node{n} }
 func nodesOf(k Kind, f Facts) []Node {
 	single := map[Kind]func(Facts) (Node, bool){
 		Power: power, Machine: machine, Temperature: temperature, Memory: memory, Disk: disk, Database: database, Homeserver: homeserver, Services: services,
-		Provisioning: provisioning, Network: network, Clock: clock, Links: links, Certificate: certificate, Update: update, Backup: backup, Courier: courier, Setup: setup,
+		Provisioning: provisioning, Network: network, Clock: clock, Links: links, Hub: hub, Certificate: certificate, Update: update, Backup: backup, Courier: courier, Setup: setup,
 	}
 	if judge, ok := single[k]; ok {
 		if n, there := judge(f); there {
@@ -342,6 +342,31 @@ func waiting(n int) Sentence {
 	return Sentence{fmt.Sprintf(" %d Nachrichten warten und gehen von selbst hinaus.", n), fmt.Sprintf(" %d messages wait and leave by themselves.", n)}
 }
 
+func hub(f Facts) (Node, bool) {
+	h := f.Hub
+	if h == nil {
+		return Node{}, false
+	}
+	n := node(Hub, OK, "Der Hub ist erreichbar.", "The hub is in reach.")
+	n.Detail = strings.TrimSuffix(h.Name+": "+h.Err, ": ")
+	switch {
+	case !h.Paired:
+		n.State = Look
+		n.Sentence = Sentence{"Der Hub ist eingetragen, aber nicht gekoppelt: dort „hallig-hub pair“ aufrufen und den Code hier eingeben.",
+			"The hub is configured but not paired: call “hallig-hub pair” there and enter the code here."}
+	case f.Up < settle:
+	case h.Away >= awayServer:
+		n.State = Look
+		n.Sentence = Sentence{"Der Hub ist nicht erreichbar: den Weg ins Internet oder ins Netz der Organisation prüfen. Was andere Server schreiben, wartet dort.",
+			"The hub is out of reach: check the way to the Internet or to the organisation's network. What other servers write waits there."}
+		n.blames = []string{string(Network)}
+	case h.Err != "":
+		n.State = Look
+		n.Sentence = Sentence{"Der Hub nimmt nicht an, was die Box von sich sagt: die Verwaltung des Hubs fragen.", "The hub does not take what the box says of itself: ask the hub's administrator."}
+	}
+	return n, true
+}
+
 func server(s ServerFacts, f Facts) Node {
 	n := node(Server, OK, "Der Server "+s.Name+" ist erreichbar.", "The server "+s.Name+" is in reach.")
 	n.ID, n.Name, n.Detail = string(Server)+":"+s.Name, s.Name, s.Err
@@ -354,7 +379,7 @@ func server(s ServerFacts, f Facts) Node {
 	n.State = Look
 	n.Sentence = Sentence{"Der Server " + s.Name + " ist nicht erreichbar: den Weg ins Internet oder ins Netz der Organisation prüfen." + waiting(s.Queued).DE,
 		"The server " + s.Name + " is out of reach: check the way to the Internet or to the organisation's network." + waiting(s.Queued).EN}
-	n.blames = []string{string(Network), string(Clock)}
+	n.blames = []string{string(Network), string(Clock), string(Hub)}
 	return n
 }
 

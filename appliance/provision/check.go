@@ -24,7 +24,7 @@ import (
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
 var ConfigFields = []string{
 	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "registration_shared_secret",
-	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "serial", "clock", "clock_gps", "clock_ntp", "backup", "keep_for_boxes_bytes", "certificate", "room_version",
+	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "hub", "serial", "clock", "clock_gps", "clock_ntp", "backup", "keep_for_boxes_bytes", "certificate", "room_version",
 	"media_quota_bytes", "upload_limit_bytes", "metrics_token",
 }
 

@@ -208,6 +208,7 @@ func printStatus(out io.Writer, s admin.Status) {
 	for _, l := range s.Lines {
 		printLine(out, l)
 	}
+	printHub(out, s.Hub)
 	for _, srv := range s.Servers {
 		last := "never reached"
 		if !srv.LastOK.IsZero() {
@@ -220,5 +221,33 @@ func printStatus(out io.Writer, s admin.Status) {
 	}
 	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
 		fmt.Fprintf(out, "  %s of other servers not taken in: %s\n", count(s.NotTaken[why], "event", "events"), strings.ReplaceAll(why, "_", " "))
+	}
+}
+
+// printHub tells of the hub; nil: the box has none.
+func printHub(out io.Writer, h *admin.Hub) {
+	if h == nil {
+		return
+	}
+	switch {
+	case !h.Paired:
+		fmt.Fprintf(out, "  hub %s: not paired; call hallig-hub pair there, and here: hallig pair CODE --at ADDRESS\n", h.ServerName)
+		return
+	case h.InReach:
+		fmt.Fprintf(out, "  hub %s: in reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))
+	default:
+		fmt.Fprintf(out, "  hub %s: out of reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))
+	}
+	if h.Mode == "sealed" {
+		fmt.Fprint(out, ", sealed (it has no key of this box)")
+	} else if h.Mode != "" {
+		fmt.Fprintf(out, ", %s", h.Mode)
+	}
+	if !h.Heard.IsZero() {
+		fmt.Fprintf(out, ", %d transactions waited there at %s", h.Waiting, h.Heard.Local().Format("15:04"))
+	}
+	fmt.Fprintln(out)
+	if h.Trouble != "" {
+		fmt.Fprintf(out, "      %s\n", h.Trouble)
 	}
 }

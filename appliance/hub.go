@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hallig/appliance/admin"
+	"hallig/appliance/clock"
+	"hallig/appliance/event"
+	"hallig/appliance/health"
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+	"hallig/sync/peer"
+)
+
+// This file is the box's side of its hub: a paired peer that is no box. It gets no parcels; requests to servers that are no boxes go through it, and what it hands on is
+// answered as if it had come straight.
+
+const (
+	hubLook    = time.Second
+	hubContact = 10 * time.Minute // the key document is signed afresh daily, and what waits there is shown
+	hubAgain   = 30 * time.Second // after a contact that failed
+	hubWait    = 20 * time.Second
+)
+
+// hubParts is what the box knows of its hub. The zero value is a box without one.
+type hubParts struct {
+	server string // the hub's name; "": there is none
+
+	mu      sync.Mutex
+	up      bool
+	since   time.Time // of up, or of the outage
+	next    time.Time // of the next contact
+	answer  *api.Answer
+	heard   time.Time
+	trouble string // why the last contact failed
+}
+
+// hub gives the hub when it is paired.
+func (x *exchangeParts) hub() (peer.Peer, bool) {
+	if x.post.server == "" {
+		return peer.Peer{}, false
+	}
+	return x.everybody().ByServer(x.post.server)
+}
+
+// hubInReach says whether requests can go through the hub now.
+func (x *exchangeParts) hubInReach() bool {
+	return x.host != nil && x.post.server != "" && x.host.InReach(x.post.server)
+}
+
+// throughHub takes a request to a server that is no box to it by way of the hub, as it was signed. What the hub does not reach may be in reach of the box itself.
+func (x *exchangeParts) throughHub(req *http.Request, public http.RoundTripper) (*http.Response, error) {
+	out := req.Clone(req.Context())
+	if out.Host == "" {
+		out.Host = req.URL.Host // whom it is for
+	}
+	out.URL.Host = x.post.server // whom it is handed to
+	resp, err := x.host.RoundTripper().RoundTrip(out)
+	if err != nil {
+		return nil, fmt.Errorf("by the hub %s: %w", x.post.server, err)
+	}
+	resp.Request = req
+	if resp.StatusCode != http.StatusBadGateway {
+		return resp, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	resp.Body.Close()
+	var refusal struct {
+		Code string `json:"errcode"`
+		Text string `json:"error"`
+	}
+	if err != nil || json.Unmarshal(text, &refusal) != nil || refusal.Code != api.Unreachable {
+		resp.Body = io.NopCloser(bytes.NewReader(text)) // the server's own answer
+		return resp, nil
+	}
+	if req.Body != nil && req.Body != http.NoBody {
+		if req.GetBody == nil {
+			return nil, errors.New(refusal.Text)
+		}
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	resp, err = public.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s; and straight: %w", refusal.Text, err)
+	}
+	return resp, nil
+}
+
+// askHubForKeys learns a server's keys from the hub, which has verified what it hands on.
+func (b *Box) askHubForKeys(ctx context.Context, server string) error {
+	x := b.exchange
+	if !x.hubInReach() || server == x.post.server {
+		return errors.New("there is no hub in reach")
+	}
+	return b.fed.client.LearnFrom(ctx, x.post.server, server)
+}
+
+// fromHub separates what the hub hands on from what paired boxes ask. The one behind it may be anybody, so nothing but the Server-Server API is open to it; and the hub's word
+// counts when it says at what time a request came in.
+func (b *Box) fromHub(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.exchange.post.server == "" || r.RemoteAddr != b.exchange.post.server {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if ms, err := strconv.ParseInt(r.Header.Get(api.Received), 10, 64); err == nil {
+			if at := time.UnixMilli(ms); at.Before(b.clock.Now()) {
+				r = r.WithContext(federation.WithReceived(r.Context(), at))
+			}
+		}
+		b.fed.handler.ServeHTTP(w, r)
+	})
+}
+
+// runHub tells the hub of the box whenever it comes in reach, and now and then.
+func (b *Box) runHub(ctx context.Context, g *errgroup.Group) {
+	h := &b.exchange.post
+	if h.server == "" || b.exchange.host == nil {
+		return
+	}
+	h.mu.Lock()
+	h.since = time.Now()
+	h.mu.Unlock()
+	g.Go(func() error {
+		every(ctx, hubLook, func() { b.lookAtHub(ctx) })
+		return nil
+	})
+}
+
+func (b *Box) lookAtHub(ctx context.Context) {
+	h := &b.exchange.post
+	up, now := b.exchange.hubInReach(), time.Now()
+	h.mu.Lock()
+	came := up && !h.up
+	if up != h.up {
+		h.up, h.since, h.next = up, now, now
+	}
+	due := up && !now.Before(h.next)
+	h.mu.Unlock()
+	if !due {
+		return
+	}
+	answer, err := b.contactHub(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	h.mu.Lock()
+	before := h.trouble
+	h.trouble, h.next = "", time.Now().Add(hubContact)
+	if err != nil {
+		h.trouble, h.next = err.Error(), time.Now().Add(hubAgain)
+	} else {
+		h.answer, h.heard = answer, time.Now()
+	}
+	h.mu.Unlock()
+	if err != nil && before == "" {
+		b.log.Warn("the hub does not take what the box says of itself; it is tried again", "hub", h.server, "err", err)
+	}
+	if came {
+		b.log.Info("hub in reach", "hub", h.server)
+		b.fed.sender.LinkUp("") // the box speaks first
+	}
+}
+
+// contactHub tells the hub who and how the box is.
+func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
+	ctx, stop := context.WithTimeout(ctx, hubWait)
+	defer stop()
+	doc, err := b.fed.ring.Document(b.fed.local)
+	if err != nil {
+		return nil, err
+	}
+	statement, err := b.id.Statement()
+	if err != nil {
+		return nil, err
+	}
+	tree := b.recentHealth(ctx)
+	raw, err := json.Marshal(api.Contact{
+		Version: b.cfg.Version, Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
+		Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write contact: %w", err)
+	}
+	server := b.exchange.post.server
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, federation.Scheme+"://"+server+api.ContactPath, bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("write contact: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	asked := time.Now()
+	resp, err := b.exchange.host.RoundTripper().RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("read the hub's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the hub answered %s %.200q", resp.Status, text)
+	}
+	var a api.Answer
+	if err := json.Unmarshal(text, &a); err != nil {
+		return nil, fmt.Errorf("read the hub's answer: %w", err)
+	}
+	if a.Time > 0 && time.Since(asked) < clockLate {
+		b.heardTime(clock.Reading{Time: time.UnixMilli(a.Time), Quality: clock.Told, Source: "hub " + server})
+	}
+	return &a, nil
+}
+
+// hubStatus is what people are shown; nil: there is no hub.
+func (b *Box) hubStatus() *admin.Hub {
+	h := &b.exchange.post
+	if h.server == "" {
+		return nil
+	}
+	_, paired := b.exchange.hub()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Trouble: h.trouble}
+	if h.answer != nil {
+		out.Mode, out.Version, out.Heard = h.answer.Mode, h.answer.Version, h.heard
+		for _, q := range h.answer.Waiting {
+			out.Waiting += q.Count
+			if out.Oldest.IsZero() || q.Oldest.Before(out.Oldest) {
+				out.Oldest = q.Oldest
+			}
+		}
+	}
+	return out
+}
+
+// hubFacts is the same for the health tree.
+func (b *Box) hubFacts(now time.Time) *health.HubFacts {
+	s := b.hubStatus()
+	if s == nil {
+		return nil
+	}
+	f := &health.HubFacts{Name: s.ServerName, Paired: s.Paired, Err: s.Trouble}
+	if !s.InReach {
+		f.Away = now.Sub(s.Since)
+	}
+	return f
+}
+
+// check refuses what cannot work.
+func (c HubConfig) check() error {
+	if c.Server == "" && len(c.Peers) > 0 {
+		return errors.New("hub: server is missing, the hub's own server name")
+	}
+	if c.Server != "" && !event.ValidServerName(c.Server) {
+		return fmt.Errorf("hub: %q is no server name", c.Server)
+	}
+	return nil
+}

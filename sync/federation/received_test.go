@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"hallig/appliance/event"
+)
+
+// A request that was kept on its way counts by the key that was good when it came in; one that comes now does not.
+func TestKeptRequestOutlivesItsKey(t *testing.T) {
+	b := newTestBox(t, testCA(t))
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := Local{Server: "gone.test", Key: event.Key{ID: "ed25519:gone", Private: private}}
+	then := time.Now().Add(-ownValidity - 30*24*time.Hour) // its document ended a month ago
+	doc := must[[]byte](t)(NewKeyRing(KeyRingConfig{Locals: Only(gone), Now: func() time.Time { return then }}).Document(gone))
+	if err := b.ring.Learn(t.Context(), doc, SourceBox+"hub"); err != nil {
+		t.Fatal(err)
+	}
+	const uri = "/_matrix/federation/v1/send/1"
+	body := []byte(`{"pdus":[]}`)
+	a := must[Authorization](t)(SignRequest(gone, b.name, "PUT", uri, body))
+	ask := func(ctx context.Context) int {
+		r := httptest.NewRequestWithContext(ctx, "PUT", uri, bytes.NewReader(body))
+		r.Header.Set("Authorization", a.String())
+		w := httptest.NewRecorder()
+		b.handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	if code := ask(t.Context()); code != http.StatusUnauthorized {
+		t.Errorf("a request that comes now: %d", code)
+	}
+	if code := ask(WithReceived(t.Context(), then.Add(time.Hour))); code != http.StatusOK {
+		t.Errorf("a request that came then: %d", code)
+	}
+	if code := ask(WithReceived(t.Context(), time.Now().Add(-time.Hour))); code != http.StatusUnauthorized {
+		t.Errorf("a request that came after the key had ended: %d", code)
+	}
+}
+
+// When a server does not show its keys, somebody else who may be believed is asked, and only then.
+func TestNotaryStandsIn(t *testing.T) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := Local{Server: "far.test", Key: event.Key{ID: "ed25519:far", Private: private}}
+	doc := must[[]byte](t)(NewKeyRing(KeyRingConfig{Locals: Only(far)}).Document(far))
+	for _, away := range []bool{false, true} {
+		var ring *KeyRing
+		asked := 0
+		ring = NewKeyRing(KeyRingConfig{
+			Locals: Only(Local{Server: "box.test"}),
+			Fetch: func(context.Context, string) ([]byte, error) {
+				if away {
+					return nil, errors.New("no way there")
+				}
+				return doc, nil
+			},
+			Notary: func(ctx context.Context, server string) error {
+				asked++
+				if server != "far.test" {
+					return errors.New("unknown")
+				}
+				return ring.Learn(ctx, doc, SourceBox+"hub")
+			},
+		})
+		key, err := ring.Key(t.Context(), "far.test", "ed25519:far", time.Now().UnixMilli())
+		if err != nil || !key.Equal(private.Public()) || (asked == 1) != away {
+			t.Errorf("away %v: %v, the notary was asked %d times", away, err, asked)
+		}
+		if _, err := ring.Key(t.Context(), "other.test", "ed25519:x", 0); !away && err == nil || away && !errors.Is(err, ErrKeyUnavailable) {
+			t.Errorf("a server that nobody knows: %v", err)
+		}
+	}
+}
