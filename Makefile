@@ -26,7 +26,7 @@ IMAGES  ?= bin/image
 
 PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY)) $(if $(LIKE),-like $(LIKE))
 
-.PHONY: image image-test image-smoke image-modules image-repro all build run test demo bench chaos homecoming lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
+.PHONY: hub image image-test image-smoke image-modules image-repro all build run test demo bench chaos homecoming lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -40,6 +40,11 @@ check:
 build: check
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/hallig ./cmd/hallig
+
+# hub is the post office beside the central server, one static program like the box.
+hub: check
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/hallig-hub ./cmd/hallig-hub
 
 run: build
 	./bin/hallig serve --data $(DATA) --listen 127.0.0.1:8008

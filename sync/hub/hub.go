@@ -195,7 +195,10 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// Addrs are where boxes reach the hub, and World where other servers do.
+// Name is the hub's own server name.
+func (h *Hub) Name() string { return h.id.Server }
+
+// Addrs are where boxes reach the hub.
 func (h *Hub) Addrs() []string { return h.p2p.Addrs() }
 
 // World is where other servers reach the hub.

@@ -83,6 +83,7 @@ var Rooms = map[string]Room{
 	"radio/ether":         {},
 	"cmd/hallig-lan":      {Uses: []string{"appliance/nic"}},
 	"cmd/hallig":          {Uses: []string{"appliance/qrtext", "appliance/steward", "appliance/update", "appliance", "appliance/admin", "appliance/health", "appliance/fleet", "appliance/provision", "appliance/backup"}},
+	"cmd/hallig-hub":      {Uses: []string{"appliance/cert", "sync/hub", "sync/hub/spool"}},
 	"cmd/hallig-acm":      {Uses: []string{"radio/acm", "radio/serial"}},
 	"cmd/hallig-vault":    {Uses: []string{"appliance/vault"}},
 	"tools/layers":        {Uses: []string{"..."}},

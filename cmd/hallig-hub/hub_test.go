@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/appliance"
+	"hallig/appliance/admin"
+	"hallig/sync/hub"
+	"hallig/tools/matrixclient"
+	"hallig/tools/testpeer"
+)
+
+// asHub makes the test's program the hub itself, so that it can be killed.
+const asHub = "HALLIG_TEST_HUB"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asHub) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func TestVerbs(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{nil, 0, "hallig-hub serve"},
+		{[]string{"nonsense"}, 2, "no verb"},
+		{[]string{"revoke", "box1.test", "--data", t.TempDir()}, 2, "--reason"},
+		{[]string{"boxes", "a", "--data", t.TempDir()}, 2, "not expected"},
+		{[]string{"status", "--data", t.TempDir()}, 1, "no hub is running"},
+		{[]string{"serve", "--data", t.TempDir(), "--name", "hub.test"}, 1, "--cert FILE"},
+		{[]string{"serve", "--data", t.TempDir(), "--cert", "x"}, 1, "come together"},
+	} {
+		var out strings.Builder
+		if code := run(t.Context(), tt.args, &out, &out); code != tt.code || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%q: %d, %s; want %d and %q", tt.args, code, out.String(), tt.code, tt.want)
+		}
+	}
+}
+
+// home is a central server that nobody here wrote, a hub that is a process of its own, and a box that only the hub reaches.
+type home struct {
+	*testing.T
+	central *testpeer.Peer
+	ca      *testpeer.CA
+	hubDir  string
+	world   string // where the hub answers others, and so the box's name
+	meeting string // where the box finds the hub
+	hub     *exec.Cmd
+	boxDir  string
+	box     *appliance.Box
+	stopBox func()
+	anna    *matrixclient.Client // of the box
+	carl    *matrixclient.Client // of the central server
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func newHome(t *testing.T) *home {
+	t.Helper()
+	ca, err := testpeer.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &home{T: t, ca: ca, hubDir: t.TempDir(), boxDir: t.TempDir(), world: freeAddr(t), meeting: freeAddr(t)}
+	if h.central, err = testpeer.Start(t.Context(), testpeer.Options{Dir: t.TempDir(), CA: ca}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.central.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	_, port, _ := net.SplitHostPort(h.meeting)
+	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, ca.File, port)
+	if err := os.WriteFile(filepath.Join(h.hubDir, "hub.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.startHub()
+	t.Cleanup(func() { h.killHub() })
+	h.startBox()
+	t.Cleanup(func() { h.stopBox() })
+	h.pair()
+	h.anna, h.carl = matrixclient.New(h.box.URL()), matrixclient.New(h.central.Client)
+	if err := errors.Join(h.anna.Register(t.Context(), "anna", "a long enough password", ""),
+		h.carl.RegisterShared(t.Context(), h.central.Secret, "carl", "a long enough password", false)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// startHub starts the process and waits until it answers.
+func (h *home) startHub() {
+	h.Helper()
+	h.hub = exec.Command(os.Args[0], "serve", "--data", h.hubDir, "--name", "hub.test", "--listen", h.world, "--ca", h.ca.File, "--ca-key", h.ca.KeyFile, "--verbose")
+	h.hub.Env = append(os.Environ(), asHub+"=1")
+	h.hub.Stderr = prefixed{h.T, "hub"}
+	if err := h.hub.Start(); err != nil {
+		h.Fatal(err)
+	}
+	h.await("the hub to answer", func() bool { _, err := h.hubStatus(); return err == nil })
+}
+
+// killHub is kill -9.
+func (h *home) killHub() {
+	_ = h.hub.Process.Kill()
+	_ = h.hub.Wait() // it was killed
+}
+
+type prefixed struct {
+	t    *testing.T
+	name string
+}
+
+func (p prefixed) Write(b []byte) (int, error) {
+	fmt.Fprintf(p.t.Output(), "%s: %s", p.name, b)
+	return len(b), nil
+}
+
+func (h *home) hubStatus() (s hub.Status, err error) {
+	err = hub.Ask(h.Context(), h.hubDir, "GET", "/status", nil, &s)
+	return s, err
+}
+
+// startBox opens the box over its data directory. It has no federation port, trusts no certificate of the central server and may not go to its address: only the hub leads there.
+func (h *home) startBox() {
+	h.Helper()
+	cfg := appliance.Config{Data: h.boxDir, ServerName: h.world, Listen: "127.0.0.1:0", OpenRegistration: true,
+		P2P: appliance.P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}, Hub: appliance.HubConfig{Server: "hub.test"}}
+	log := slog.New(slog.NewTextHandler(prefixed{h.T, "box"}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	box, err := appliance.Open(h.Context(), cfg, log)
+	if err != nil {
+		h.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- box.Run(ctx) }() // stopBox waits for it
+	h.box = box
+	h.stopBox = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-done, box.Close()); err != nil {
+			h.Error(err)
+		}
+	})
+	if h.anna != nil {
+		h.anna.Base = box.URL()
+	}
+}
+
+func (h *home) boxStatus() (s admin.Status) {
+	h.Helper()
+	if err := appliance.Ask(h.Context(), h.boxDir, "GET", "/status", nil, &s); err != nil {
+		h.Fatal(err)
+	}
+	return s
+}
+
+// pair takes the hub's code on the box, as an operator does.
+func (h *home) pair() {
+	h.Helper()
+	if s := h.boxStatus(); s.Hub == nil || s.Hub.Paired {
+		h.Errorf("before the pairing the box says of its hub: %+v", s.Hub)
+	}
+	var code hub.Code
+	if err := hub.Ask(h.Context(), h.hubDir, "POST", "/pair/show", struct{}{}, &code); err != nil {
+		h.Fatal(err)
+	}
+	if err := appliance.Ask(h.Context(), h.boxDir, "POST", "/pair/take", map[string]string{"Code": code.Code, "Address": h.meeting}, nil); err != nil {
+		h.Fatal(err)
+	}
+	h.await("the contact", func() bool { s := h.boxStatus(); return s.Hub.InReach && s.Hub.Mode == "sealed" })
+}
+
+func (h *home) await(what string, cond func() bool) {
+	h.Helper()
+	for end := time.Now().Add(60 * time.Second); !cond(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			h.Fatalf("waited in vain for: %s", what)
+		}
+	}
+}
+
+// reader follows a room as a client does, and counts.
+type reader struct {
+	h        *home
+	c        *matrixclient.Client
+	since    string
+	seen     map[string]int
+	whispers map[string]int // to-device messages: nobody can ask for them again
+}
+
+func (h *home) reader(c *matrixclient.Client) *reader {
+	return &reader{h: h, c: c, seen: map[string]int{}, whispers: map[string]int{}}
+}
+
+// sees waits until all events have been shown, each once.
+func (r *reader) sees(what string, ids ...string) {
+	r.h.Helper()
+	began := time.Now()
+	for end := began.Add(90 * time.Second); ; {
+		lack := 0
+		for _, id := range ids {
+			if r.seen[id] == 0 {
+				lack++
+			}
+		}
+		if lack == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			r.h.Fatalf("%s: %s does not see %d of %d", what, r.c.UserID, lack, len(ids))
+		}
+		s, err := r.c.Sync(r.h.Context(), matrixclient.SyncOptions{Since: r.since, Timeout: 500 * time.Millisecond, Filter: `{"room":{"timeline":{"limit":1000}}}`})
+		if err != nil {
+			time.Sleep(100 * time.Millisecond) // it is being started
+			continue
+		}
+		r.since = s.NextBatch
+		for _, e := range s.ToDevice.Events {
+			r.whispers[string(e.Content)]++
+		}
+		for _, room := range s.Rooms.Join {
+			for _, e := range room.Timeline.Events {
+				if r.seen[e.ID]++; r.seen[e.ID] > 1 {
+					r.h.Errorf("%s: %s was shown %s twice", what, r.c.UserID, e.ID)
+				}
+			}
+		}
+	}
+	r.h.Logf("%s: %s sees all %d after %s", what, r.c.UserID, len(ids), time.Since(began).Round(10*time.Millisecond))
+}
+
+func (h *home) say(c *matrixclient.Client, room string, n int, what string) (ids []string) {
+	h.Helper()
+	for i := range n {
+		id, err := c.SendText(h.Context(), room, fmt.Sprintf("%s %d", what, i))
+		if err != nil {
+			h.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// whisper sends a message to anna's devices.
+func (h *home) whisper(what string) {
+	h.Helper()
+	path := matrixclient.Path("sendToDevice", "org.hallig.test", "w"+what)
+	if err := h.carl.Do(h.Context(), "PUT", path, map[string]any{"messages": map[string]any{h.anna.UserID: map[string]any{h.anna.DeviceID: map[string]string{"n": what}}}}, nil); err != nil {
+		h.Fatal(err)
+	}
+}
+
+// TestHomecomingThroughTheHub: a box without a port of its own lives in rooms of a central server through its hub, whatever of the three is away or killed meanwhile; nothing is lost and nothing
+// shown twice.
+func TestHomecomingThroughTheHub(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: "lage"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.anna.Join(ctx, "#lage:"+h.central.Name); err != nil {
+		t.Fatal("join through the hub: ", err)
+	}
+	anna, carl := h.reader(h.anna), h.reader(h.carl)
+	carl.sees("talk", h.say(h.anna, room, 3, "von der Box")...)
+	anna.sees("talk", h.say(h.carl, room, 3, "von der Zentrale")...)
+	if err := h.carl.Invite(ctx, must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "private_chat"})), h.anna.UserID); err != nil {
+		t.Error("invite through the hub: ", err)
+	}
+
+	// The box is away, and the hub is killed while it keeps what is for the box.
+	h.stopBox()
+	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
+	kept := h.say(h.carl, room, 20, "Box ist weg")
+	for i := range 3 {
+		h.whisper(fmt.Sprint(i))
+	}
+	h.await("the central server to be rid of it", func() bool {
+		s, err := h.hubStatus()
+		return err == nil && len(s.Boxes[0].Waiting) == 1 && s.Boxes[0].Waiting[0].From == h.central.Name
+	})
+	if err := h.carl.Invite(ctx, must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10"})), h.anna.UserID); matrixclient.Status(err) != http.StatusForbidden || !strings.Contains(err.Error(), "nicht erreichbar") {
+		t.Errorf("an invite while the box is away: %v", err)
+	}
+	kept = append(kept, h.say(h.carl, room, 5, "Hub gleich auch")...)
+	h.killHub()
+	h.startHub()
+	h.startBox()
+	anna.sees("the box is back", kept...)
+	h.await("the messages between devices", func() bool {
+		anna.sees("a look", h.say(h.anna, room, 1, "ein Blick")...)
+		return len(anna.whispers) == 3
+	})
+	h.await("the hub to have nothing left", func() bool { s, err := h.hubStatus(); return err == nil && len(s.Boxes[0].Waiting) == 0 })
+	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
+
+	// The central server is stopped.
+	if err := h.central.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	alone := h.say(h.anna, room, 10, "Zentrale ist weg")
+	if err := h.central.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	carl.sees("the central server is back", alone...)
+	anna.sees("the central server is back", h.say(h.carl, room, 3, "wieder da")...)
+
+	// The hub is killed in the middle of it, three times.
+	var fromA, fromC []string
+	for i := range 3 {
+		for j := range 10 {
+			fromA = append(fromA, h.say(h.anna, room, 1, fmt.Sprintf("hin %d.%d", i, j))...)
+			fromC = append(fromC, h.say(h.carl, room, 1, fmt.Sprintf("her %d.%d", i, j))...)
+			if j == 5 {
+				h.killHub()
+			}
+		}
+		h.startHub()
+	}
+	carl.sees("the hub was killed", fromA...)
+	anna.sees("the hub was killed", append(fromC, h.say(h.carl, room, 1, "zum Schluss")...)...)
+	for _, r := range []*reader{anna, carl} {
+		for id, n := range r.seen {
+			if n != 1 {
+				t.Errorf("%s was shown %s %d times", r.c.UserID, id, n)
+			}
+		}
+	}
+	for what, n := range anna.whispers {
+		if n != 1 {
+			t.Errorf("%s came %d times", what, n)
+		}
+	}
+	if s := h.boxStatus(); len(s.Peers) != 0 {
+		t.Errorf("the hub counts as a box: %+v", s.Peers)
+	}
+	for what, n := range anna.whispers {
+		if n != 1 {
+			t.Errorf("%s came %d times", what, n)
+		}
+	}
+	if s := h.boxStatus(); len(s.Peers) != 0 {
+		t.Errorf("the hub counts as a box: %+v", s.Peers)
+	}
+	if s := h.boxStatus(); s.Hub == nil || !s.Hub.InReach || s.Hub.Trouble != "" {
+		t.Errorf("the box says of its hub: %+v", s.Hub)
+	}
+}
+
+func must(t *testing.T) func(string, error) string {
+	return func(s string, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command hallig-hub runs the post office beside the central server and speaks with the running one: `hallig-hub serve` answers under its boxes' names, every other verb
+// asks it through the socket in its data directory. Flags, signals and words for people live here; decisions do not.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// version is set by the build.
+var version = "unknown"
+
+const help = `hallig-hub: the post office of Hallig boxes beside a central Matrix server
+
+  hallig-hub serve  --data DIR          run the hub; all its state is in DIR
+  hallig-hub status --data DIR [--json] how the hub does, and what waits for whom
+  hallig-hub boxes  --data DIR [--json] its boxes: last contact, version, health, what waits
+  hallig-hub pair   --data DIR          show a pairing code for a box: there, hallig pair CODE --at ADDRESS
+  hallig-hub pair   --data DIR CODE [--at ADDRESS]   take the code that a box shows
+  hallig-hub revoke BOX --data DIR --reason TEXT     turn a lost box away; what waits for it stays
+  hallig-hub revoke BOX --data DIR --forget          delete a box with all that waits for it
+  hallig-hub version
+
+Example, with the certificate of *.boxes.example.org:
+
+  hallig-hub serve --data /var/lib/hallig-hub --name hub.example.org --cert /etc/hub/chain.pem --key /etc/hub/key.pem
+
+--data is ./data, or $HALLIG_HUB_DATA, when it is left out. DIR/hub.json holds what has no flag; doc/hub.md explains it.
+
+Exit status: 0 done, 1 failed (the text says the next step), 2 wrong usage.
+`
+
+// errUsage is answered with exit status 2.
+var errUsage = errors.New("wrong usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
+		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke,
+		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
+			_, err := fmt.Fprintln(out, "hallig-hub", version)
+			return err
+		},
+	}
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		fmt.Fprint(out, help)
+		return 0
+	}
+	verb, ok := verbs[args[0]]
+	if !ok {
+		fmt.Fprintf(errOut, "hallig-hub: %q is no verb; hallig-hub help lists them\n", args[0])
+		return 2
+	}
+	switch err := verb(ctx, args[1:], out, errOut); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(errOut, "hallig-hub %s: %s\n", args[0], strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
+		return 2
+	default:
+		fmt.Fprintf(errOut, "hallig-hub %s: %v\n", args[0], err)
+		return 1
+	}
+}
+
+// flags makes the flag set of a verb, with the --data that all have.
+func flags(verb string, errOut io.Writer) (*flag.FlagSet, *string) {
+	f := flag.NewFlagSet("hallig-hub "+verb, flag.ContinueOnError)
+	f.SetOutput(errOut)
+	dir := os.Getenv("HALLIG_HUB_DATA")
+	if dir == "" {
+		dir = "data"
+	}
+	return f, f.String("data", dir, "directory that holds all state of the hub")
+}
+
+// parse gives the words between the flags, which may stand after them as well; at most so many.
+func parse(f *flag.FlagSet, args []string, most int) ([]string, error) {
+	var words []string
+	for {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, fmt.Errorf("%w: %v", errUsage, err)
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		words = append(words, f.Arg(0))
+		args = f.Args()[1:]
+	}
+	if len(words) > most {
+		return nil, fmt.Errorf("%w: %q is not expected; hallig-hub help shows examples", errUsage, words[most])
+	}
+	return words, nil
+}

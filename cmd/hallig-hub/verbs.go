@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"hallig/appliance/cert"
+	"hallig/sync/hub"
+	"hallig/sync/hub/spool"
+)
+
+func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("serve", errOut)
+	name := f.String("name", "", "the hub's own server name, such as hub.example.org; fixed at the first start")
+	listen := f.String("listen", "", "ADDR:PORT of the Server-Server API, TLS (default :8448)")
+	host := f.String("federation-host", "", "HOST[:PORT] to publish under the boxes' names in .well-known, when these do not lead to the hub by themselves")
+	certFile := f.String("cert", "", "certificate with its chain, PEM; it must hold the names of the boxes")
+	keyFile := f.String("key", "", "its key")
+	ca := f.String("ca", "", "certificate of a CA of your own, to mint certificates from")
+	caKey := f.String("ca-key", "", "its key")
+	quiet := f.Bool("quiet", false, "log warnings and errors only")
+	verbose := f.Bool("verbose", false, "log everything")
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if *quiet {
+		level = slog.LevelWarn
+	}
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	slog.SetLogLoggerLevel(slog.LevelDebug) // what libraries print is for those who ask for everything
+	slog.SetDefault(log)
+	cfg, err := hub.LoadConfig(*dir)
+	if err != nil {
+		return err
+	}
+	cfg.Version = version
+	for flag, field := range map[*string]*string{name: &cfg.Server, listen: &cfg.Listen, host: &cfg.Host} {
+		if *flag != "" {
+			*field = *flag
+		}
+	}
+	if given := (cert.Files{Certificate: *certFile, Key: *keyFile, CACertificate: *ca, CAKey: *caKey}); given != (cert.Files{}) {
+		cfg.TLS = []cert.Files{given}
+	}
+	if err := os.MkdirAll(*dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if cfg.Spool, err = spool.Open(filepath.Join(*dir, "spool.db"), spool.Limits{}, log.With("room", "spool")); err != nil {
+		return err
+	}
+	h, err := hub.Open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s\n  other servers reach it at %s\n", h.Name(), h.World())
+	for _, a := range h.Addrs() {
+		fmt.Fprintf(out, "  boxes reach it at %s\n", a)
+	}
+	runErr := h.Run(ctx)
+	if err := h.Close(); err != nil && runErr == nil {
+		return err
+	}
+	return runErr
+}
+
+// asked gives the hub's status, or prints it as JSON.
+func asked(ctx context.Context, verb string, args []string, out, errOut io.Writer) (*hub.Status, error) {
+	f, dir := flags(verb, errOut)
+	asJSON := f.Bool("json", false, "for scripts")
+	if _, err := parse(f, args, 0); err != nil {
+		return nil, err
+	}
+	var s hub.Status
+	if err := hub.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+		return nil, err
+	}
+	if !*asJSON {
+		return &s, nil
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	if verb == "boxes" {
+		return nil, enc.Encode(s.Boxes)
+	}
+	return nil, enc.Encode(s)
+}
+
+func status(ctx context.Context, args []string, out, errOut io.Writer) error {
+	s, err := asked(ctx, "status", args, out, errOut)
+	if s == nil {
+		return err
+	}
+	connected, waiting := 0, int64(0)
+	var oldest time.Time
+	for _, b := range s.Boxes {
+		if b.Connected {
+			connected++
+		}
+		for _, q := range b.Waiting {
+			waiting += q.Count
+			if oldest.IsZero() || q.Oldest.Before(oldest) {
+				oldest = q.Oldest
+			}
+		}
+	}
+	fmt.Fprintf(out, "%s  (hub %s, version %s)\n  since %s; other servers reach it at %s\n", s.Server, s.ID, s.Version, s.Started.Local().Format("2006-01-02 15:04"), s.World)
+	for _, a := range s.Addresses {
+		fmt.Fprintf(out, "  boxes reach it at %s\n", a)
+	}
+	fmt.Fprintf(out, "  %d boxes, %d connected, %d transactions wait", len(s.Boxes), connected, waiting)
+	if waiting > 0 {
+		fmt.Fprintf(out, ", the oldest since %s", oldest.Local().Format("2006-01-02 15:04"))
+	}
+	fmt.Fprintf(out, "\n  since the start: %d transactions taken, %d handed on, %d requests of boxes sent out, %d refused, %d could not be kept\n", s.Taken, s.Delivered, s.SentOut, s.Refused, s.Full)
+	if len(s.Boxes) == 0 {
+		fmt.Fprintln(out, "  no box is paired; pair one with: hallig-hub pair")
+	}
+	return nil
+}
+
+func boxes(ctx context.Context, args []string, out, errOut io.Writer) error {
+	s, err := asked(ctx, "boxes", args, out, errOut)
+	if s == nil {
+		return err
+	}
+	for _, b := range s.Boxes {
+		printBox(out, b)
+	}
+	if len(s.Boxes) == 0 {
+		fmt.Fprintln(out, "no box is paired; pair one with: hallig-hub pair")
+	}
+	return nil
+}
+
+func printBox(out io.Writer, b hub.BoxStatus) {
+	state := "away"
+	switch {
+	case b.Revoked != "":
+		state = "turned away: " + b.Revoked
+	case b.Connected:
+		state = "connected"
+	}
+	fmt.Fprintf(out, "%s  %s, %s\n", b.Server, state, b.Mode)
+	if b.Seen.IsZero() {
+		fmt.Fprintln(out, "    never in contact")
+	} else {
+		fmt.Fprintf(out, "    last contact %s by %s, version %s", b.Seen.Local().Format("2006-01-02 15:04"), b.Way, b.Version)
+		var health struct{ State, Sentence string }
+		if json.Unmarshal(b.Health, &health) == nil && health.State != "" {
+			fmt.Fprintf(out, "; %s: %s", health.State, health.Sentence)
+		}
+		fmt.Fprintln(out)
+	}
+	if !b.KeyUntil.IsZero() && time.Until(b.KeyUntil) < 14*24*time.Hour {
+		fmt.Fprintf(out, "    its key document ends %s: bring it in contact before, with the right time\n", b.KeyUntil.Local().Format("2006-01-02 15:04"))
+	}
+	for _, q := range b.Waiting {
+		fmt.Fprintf(out, "    waits from %s: %d transactions, %d kB, since %s\n", q.From, q.Count, (q.Bytes+1023)>>10, q.Oldest.Local().Format("2006-01-02 15:04"))
+	}
+}
+
+func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("pair", errOut)
+	at := f.String("at", "", "address of the box (multiaddress, or HOST:PORT)")
+	words, err := parse(f, args, 1)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 {
+		var c hub.Code
+		if err := hub.Ask(ctx, *dir, "POST", "/pair/show", struct{}{}, &c); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "On the box:\n\n    hallig pair %s --at ADDRESS-OF-THIS-HUB\n\nThe code works once, until %s.\n", c.Code, c.Expires.Local().Format(time.TimeOnly))
+		return nil
+	}
+	var b hub.BoxStatus
+	if err := hub.Ask(ctx, *dir, "POST", "/pair/take", hub.Order{Code: words[0], Address: *at}, &b); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Paired with %s (box %s).\n", b.Server, b.ID)
+	return nil
+}
+
+func revoke(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("revoke", errOut)
+	reason := f.String("reason", "", "why: stolen, broken, replaced")
+	forget := f.Bool("forget", false, "delete the box with all that waits for it; its name is free again")
+	words, err := parse(f, args, 1)
+	if err != nil {
+		return err
+	}
+	if len(words) != 1 || (*reason == "") != *forget {
+		return fmt.Errorf("%w: name the box, and either --reason TEXT or --forget: hallig-hub revoke BOX --reason stolen", errUsage)
+	}
+	if err := hub.Ask(ctx, *dir, "POST", "/revoke", hub.Order{Box: words[0], Reason: *reason, Forget: *forget}, nil); err != nil {
+		return err
+	}
+	if *forget {
+		fmt.Fprintf(out, "%s is forgotten. Pair again with: hallig-hub pair\n", words[0])
+	} else {
+		fmt.Fprintf(out, "%s is turned away for good. What waits for it stays until: hallig-hub revoke %s --forget\n", words[0], words[0])
+	}
+	return nil
+}
