@@ -163,6 +163,9 @@ func (b *Box) joinExchange(ctx context.Context) error {
 		}
 		transports = append(transports, x.host)
 	}
+	if err := b.adoptBooks(); err != nil {
+		return err
+	}
 	for _, line := range b.cfg.Serial {
 		port := radio.New(radioConfig(line, b))
 		x.ports = append(x.ports, port)

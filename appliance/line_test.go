@@ -3,9 +3,13 @@
 package appliance
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -77,6 +81,35 @@ func TestAirOfLines(t *testing.T) {
 		air := modemOf(c.line).Air()
 		if air.MTU != c.mtu || air.BitsPerSecond < c.least || air.BitsPerSecond > c.most || (air.TurnDelay-c.turn).Abs() > time.Millisecond || (air.Packet(200)-c.packet).Abs() > c.tolerance {
 			t.Errorf("%s: %+v, 200 bytes %v", c.line.Modem, air, air.Packet(200))
+		}
+	}
+}
+
+// TestBookFollowsTheLine: a line under a new name goes on with the book of air time of the one that is gone; others keep theirs or begin one.
+func TestBookFollowsTheLine(t *testing.T) {
+	dir := t.TempDir()
+	keep := func(name, text string, age time.Duration) {
+		t.Helper()
+		at := time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600), os.Chtimes(filepath.Join(dir, name), at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep("airtime-ttyUSB0.json", "of the radio", time.Minute)
+	keep("airtime-ttyUSB1.json", "of an older radio", time.Hour)
+	keep("airtime-b.json", "its own", 2*time.Hour)
+	lora := func(device string) SerialConfig {
+		return SerialConfig{Device: device, Modem: "rnode", FrequencyHz: 869_525_000}
+	}
+	b := &Box{log: slog.New(slog.DiscardHandler), cfg: Config{Data: dir, Serial: []SerialConfig{{Device: "/dev/cable", Modem: "null"}, lora("/dev/hallig/b"), lora("/dev/hallig/radio")}}}
+	for range 2 { // another start changes nothing
+		if err := b.adoptBooks(); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"airtime-radio.json": "of the radio", "airtime-b.json": "its own", "airtime-ttyUSB1.json": "of an older radio", "airtime-ttyUSB0.json": "", "airtime-cable.json": ""} {
+			if raw, err := os.ReadFile(filepath.Join(dir, name)); string(raw) != want || (err == nil) != (want != "") {
+				t.Errorf("%s: %q, %v; want %q", name, raw, err, want)
+			}
 		}
 	}
 }

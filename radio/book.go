@@ -16,6 +16,8 @@ import (
 )
 
 // The book of air time outlives the process: it is read when the port begins to be served, and kept before air time is used (airtime.Budget).
+// Beside it lies a mark that there has been one, an empty file. A port with neither is new and has never sent; a book that is gone, or cannot be
+// read, counts as an hour used up.
 
 // moment is now, by a clock that nobody sets.
 func moment() (airtime.Moment, error) {
@@ -35,7 +37,13 @@ func moment() (airtime.Moment, error) {
 	return airtime.Moment{Boot: strings.TrimSpace(string(boot)), Since: time.Duration(since * float64(time.Second))}, nil
 }
 
-// openBook reads the book. What cannot be read counts as an hour used up.
+// errNoBook is a book that somebody has taken away.
+var errNoBook = errors.New("it was there before and is gone")
+
+// mark is where the mark lies.
+func (p *Port) mark() string { return strings.TrimSuffix(p.cfg.AirtimeFile, ".json") + ".used" }
+
+// openBook reads the book.
 func (p *Port) openBook() {
 	if p.cfg.AirtimeFile == "" || !p.budget.Limited() {
 		return
@@ -46,16 +54,24 @@ func (p *Port) openBook() {
 		raw, err = os.ReadFile(p.cfg.AirtimeFile)
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		raw, err = nil, nil
-	} else if err != nil {
+		if _, err = os.Lstat(p.mark()); err == nil {
+			err = errNoBook
+		} else if errors.Is(err, os.ErrNotExist) {
+			raw, err = nil, nil
+		}
+	}
+	if err != nil {
 		raw = []byte{} // no book: the worst is taken
 	}
 	p.mu.Lock()
 	restored := p.budget.Restore(time.Now(), m, raw)
 	p.mu.Unlock()
 	if restored != nil {
+		if err == nil {
+			err = restored
+		}
 		p.log.Warn("the record of air time cannot be read: this hour's air time counts as used; messages wait for up to an hour",
-			"file", p.cfg.AirtimeFile, "error", errors.Join(err, restored))
+			"file", p.cfg.AirtimeFile, "error", err)
 	}
 }
 
@@ -95,6 +111,11 @@ func (p *Port) keepBook(over bool) error {
 	p.mu.Lock()
 	raw := p.budget.State(time.Now(), m, over)
 	p.mu.Unlock()
+	if _, err := os.Lstat(p.mark()); errors.Is(err, os.ErrNotExist) {
+		if err := renameio.WriteFile(p.mark(), nil, 0o600); err != nil {
+			return fmt.Errorf("mark that there is a record of air time: %w", err)
+		}
+	}
 	if err := renameio.WriteFile(p.cfg.AirtimeFile, raw, 0o600); err != nil {
 		return fmt.Errorf("keep record of air time: %w", err)
 	}

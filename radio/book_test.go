@@ -61,6 +61,22 @@ func TestBookOverRestarts(t *testing.T) {
 		if left := damaged.budget.Clone().Left(time.Now(), 0); left != 0 {
 			t.Errorf("with a damaged book %v are left", left)
 		}
+		// So does one that somebody has taken away; a port that never sent is another matter.
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		gone := New(Config{Name: "gone", BitsPerSecond: 1200, Band: "eu868-10", AirtimeFile: path})
+		gone.openBook()
+		gone.lease()
+		if left := gone.budget.Clone().Left(time.Now(), 0); left != 0 {
+			t.Errorf("with a book taken away %v are left", left)
+		}
+		fresh := New(Config{Name: "fresh", BitsPerSecond: 1200, Band: "eu868-10", AirtimeFile: filepath.Join(dir, "fresh.json")})
+		fresh.openBook()
+		fresh.lease()
+		if left := fresh.budget.Clone().Left(time.Now(), 0); left != 6*time.Minute {
+			t.Errorf("a port that never sent has %v left", left)
+		}
 	})
 }
 

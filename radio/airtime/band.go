@@ -15,8 +15,9 @@
 //
 // Over a restart of the process the book is carried in a State. It is written before air time is used (a lease), and what is left of a
 // lease counts as used at the very moment of the restart. The age of entries comes from the time since boot, which no one sets; after
-// a reboot at least the time since it has passed. A book that cannot be read counts as a full hour used just now; one that is not
-// there was never written, so nothing was ever sent.
+// a reboot at least the time since it has passed. A book that cannot be read counts as a full hour used just now, and so does one that was
+// kept before and is gone: the limit is never exceeded, at the price of an hour's silence. Only whoever has never kept one has never sent. Which
+// of the two a missing book is, the keeper of the file must know (radio leaves a mark beside it).
 package airtime
 
 import "time"

@@ -79,7 +79,7 @@ func (b *Budget) Leased(kept bool) {
 	}
 }
 
-// Restore begins with what was kept; nil: there was nothing, so nothing was ever sent. On an error the hour counts as used up just
+// Restore begins with what was kept; nil: nothing was ever kept, so nothing was ever sent (a book that is gone is no nil). On an error the hour counts as used up just
 // now, which is the caller's to say to people. From here on air time is leased.
 func (b *Budget) Restore(now time.Time, m Moment, raw []byte) error {
 	if !b.Limited() {
