@@ -32,6 +32,9 @@ func TestModemsOfConfiguration(t *testing.T) {
 		if k == serial.KISS {
 			line.Band = "licensed"
 		}
+		if k == serial.Transparent {
+			line.BitsPerSecond = 1200
+		}
 		if err := line.Check("serial[0]"); err != nil {
 			t.Errorf("%s: %v", k, err)
 		}

@@ -22,7 +22,7 @@ type Serial struct {
 	// Modem: "transparent", "null", "rs485", "at", "kiss", "rnode", "meshcore"; "": a cable, or with half_duplex a transparent radio modem.
 	Modem         string `json:"modem,omitempty"`
 	Baud          int    `json:"baud,omitempty"`            // of the port; 0: 9600, for rnode and meshcore 115200
-	BitsPerSecond int    `json:"bits_per_second,omitempty"` // of the air or wire behind it; 0: the port's rate, for kiss 1200
+	BitsPerSecond int    `json:"bits_per_second,omitempty"` // of the air or wire behind it; transparent: must be said; 0: the port's rate, for kiss 1200
 	HalfDuplex    bool   `json:"half_duplex,omitempty"`     // one channel for both directions; transparent, rs485 and radios have it anyway
 	RTSCTS        bool   `json:"rts_cts,omitempty"`         // hardware flow control
 	TurnDelayMS   int    `json:"turn_delay_ms,omitempty"`   // key-up delay of the radio; kiss: TXDELAY, 0: 300
@@ -116,6 +116,9 @@ func (s Serial) Check(at string) error {
 		if err := s.checkField(at, f); err != nil {
 			return err
 		}
+	}
+	if s.Modem == "transparent" && s.BitsPerSecond == 0 { // taken for the plug's, every deadline would be wrong
+		return wrong(at+"bits_per_second", "fehlt: die Rate in der Luft aus dem Handbuch des Funkgeräts, zum Beispiel 1200; sie ist meist kleiner als baud, die am Stecker", "is missing: the rate on the air from the radio's manual, for example 1200; most often it is lower than baud, that of the plug")
 	}
 	if err := s.checkBand(at); err != nil {
 		return err

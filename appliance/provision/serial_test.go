@@ -76,6 +76,7 @@ func TestWrongLines(t *testing.T) {
 		{"kiss", func(s *Serial) { s.TNCPort = 16 }, "tnc_port", []string{"between 0 and 15"}},
 		{"kiss", func(s *Serial) { s.CallSign = "" }, "call_sign", []string{"missing"}},
 		{"kiss", func(s *Serial) { s.Band = "" }, "band", []string{"amateur", "licensed"}},
+		{"transparent", func(s *Serial) { s.BitsPerSecond = 0 }, "bits_per_second", []string{"on the air", "1200"}},
 		{"transparent", func(s *Serial) { s.Band = "433" }, "band", []string{"none of wire, eu868-10"}},
 		{"transparent", func(s *Serial) { s.Band = "amateur" }, "call_sign", nil},
 		{"rnode", func(s *Serial) { s.FrequencyHz = 433_775_000 }, "band", []string{"licensed"}},
