@@ -20,6 +20,8 @@ func TestLoadConfig(t *testing.T) {
 		{"nothing near", `{"serial":[{"device":"/dev/x","colour":"red"}]}`, `"serial[0].colour" is not known; here are: device, modem, baud, bits_per_second`},
 		{"number as text", "{\n  \"serial\": [{\"device\": \"/dev/x\", \"baud\": \"9600\"}]\n}", `Line 2, column 43: "serial[0].baud" must be a whole number, without quotation marks.`},
 		{"comma too many", "{\n  \"listen\": \"127.0.0.1:8008\",\n}", "Line 3, column 1: there is a comma too many"},
+		{"the other file", `{"hallig": 1, "serial": []}`, `Line 1, column 2: "hallig" belongs in hallig.json, not here`},
+		{"a line without its list", `{"modem": "null"}`, `"modem" belongs in a line: "serial": [{`},
 		{"p2p as a word", `{"p2p": "off"}`, `"p2p" must be a block in braces { }`},
 		{"large number", `{"media_quota_bytes": 1e3}`, `"media_quota_bytes" must be a whole number`},
 		{"null, as ever", `{"serial": null, "listen": "127.0.0.1:1"}`, ""},

@@ -48,6 +48,23 @@ func TestExamplesOfManual(t *testing.T) {
 				shown[s.Modem] = true
 			}
 		}
+		inline := regexp.MustCompile("`(\"(?:p2p|config)\":[^`]*)`").FindAllStringSubmatch(string(text), -1)
+		if len(inline) != 2 {
+			t.Errorf("%s: %d examples of how libp2p is switched off, want one for each file", page, len(inline))
+		}
+		for _, m := range inline {
+			var c Config
+			err := parseConfig([]byte("{"+m[1]+"}"), &c)
+			if strings.HasPrefix(m[1], `"config"`) {
+				var f provision.File
+				if f, err = provision.Parse([]byte(`{"hallig": 1, ` + m[1] + "}")); err == nil {
+					err = parseConfig(f.Config, &c)
+				}
+			}
+			if err != nil || !c.P2P.Off {
+				t.Errorf("%s: %s: %v, %+v", page, m[1], err, c.P2P)
+			}
+		}
 		for _, k := range serial.Kinds() {
 			if !shown[string(k)] {
 				t.Errorf("%s has no line for a modem of kind %s", page, k)

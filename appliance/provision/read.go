@@ -233,6 +233,12 @@ func (r *reader) object(t reflect.Type, path string, depth int) error {
 }
 
 func (r *reader) unknown(full, name string, known []string) error {
+	switch _, ofLine := fieldsOf(reflect.TypeFor[Serial]())[name]; {
+	case name == "hallig":
+		return r.fail(full, "gehört in hallig.json, nicht hierher; hier einfach weglassen", "belongs in hallig.json, not here; just leave it out here")
+	case ofLine && full == name:
+		return r.fail(full, "gehört in eine Leitung: \"serial\": [{\"device\": …, \"modem\": …}]", "belongs in a line: \"serial\": [{\"device\": …, \"modem\": …}]")
+	}
 	if near := nearest(name, known); near != "" {
 		return r.fail(full, fmt.Sprintf("ist unbekannt; gemeint ist wohl „%s“", near), fmt.Sprintf("is not known; %q was probably meant", near))
 	}
