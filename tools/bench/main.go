@@ -68,6 +68,8 @@ var measures = []measure{
 	{[]string{"join200_9600_s", "join200_1200_s"}, joinRoom},
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
 	{[]string{"goodput_wire_loss0", "goodput_wire_loss5", "goodput_wire_loss20"}, goodputWire},
+	{[]string{"spool_append_per_s_sqlite", "spool_bytes_written_sqlite"}, spoolSQLite},
+	{[]string{"spool_append_per_s_pg", "spool_bytes_written_pg"}, spoolPostgres},
 	{[]string{"eu868_share_percent", "eu868_violations"}, dutyCycle},
 	{[]string{"channel_use_4_loss0", "channel_use_4_loss5", "channel_use_4_loss20", "channel_use_8_loss5", "bus_use_4_loss0", "bus_use_4_loss20",
 		"cast_gain_4_loss0_polls_false", "cast_gain_4_loss5_polls_false", "cast_gain_4_loss20_polls_false", "cast_gain_4_loss0_polls_true", "cast_gain_4_loss20_polls_true"}, channelUse},

@@ -184,6 +184,17 @@ func (s *Server) KillSession(pid int) error { return syscall.Kill(pid, syscall.S
 // PID is the server's first process.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
+// Written is how many bytes the server has written so far by its own count, after a checkpoint: its log, and pages of tables and indices. (The kernel's count of a process takes whole
+// runs of cached pages for each flush of the log.)
+func (s *Server) Written() (int64, error) {
+	const count = `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint + (buffers_checkpoint+buffers_clean+buffers_backend)*8192 FROM pg_stat_bgwriter`
+	out, err := exec.Command(filepath.Join(s.bin, "psql"), "-h", s.dir, "-U", role, "-d", "postgres", "-q", "-t", "-A", "-c", "CHECKPOINT", "-c", count).CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("ask what was written: %w: %s", err, out)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+}
+
 // Stop ends the server and removes its directory.
 func (s *Server) Stop() error {
 	err := s.cmd.Process.Signal(syscall.SIGQUIT)
