@@ -25,6 +25,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
+	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
 	"hallig/tools/testpeer"
@@ -37,7 +38,7 @@ const inTime = 20 * time.Second
 type world struct {
 	*testing.T
 	ca    *testpeer.CA
-	spool *memory
+	spool *breakable
 	far   *farServer
 	dir   string
 	hub   *Hub
@@ -50,12 +51,63 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, ca: ca, spool: newMemory(), dir: t.TempDir()}
+	w := &world{T: t, ca: ca, dir: t.TempDir()}
+	kept, err := spool.Open(filepath.Join(w.dir, "spool.db"), spool.Limits{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.spool = &breakable{Spool: kept}
 	w.far = newFar(t, ca, "far.test")
 	w.start()
-	t.Cleanup(func() { w.stop() })
+	t.Cleanup(func() {
+		w.stop()
+		if err := kept.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return w
 }
+
+// breakable is a spool whose acts a test can have fail. It outlives the hubs that are opened on it.
+type breakable struct {
+	spool.Spool
+
+	mu      sync.Mutex
+	failing func(what string) error
+}
+
+// fail has acts fail from now on, before anything happens; nil: none.
+func (b *breakable) fail(f func(what string) error) {
+	b.mu.Lock()
+	b.failing = f
+	b.mu.Unlock()
+}
+
+func (b *breakable) try(what string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failing == nil {
+		return nil
+	}
+	return b.failing(what)
+}
+
+func (b *breakable) Append(ctx context.Context, q spool.Queue, now time.Time, rs ...spool.Request) (int, error) {
+	if err := b.try("Append"); err != nil {
+		return 0, err
+	}
+	return b.Spool.Append(ctx, q, now, rs...)
+}
+
+func (b *breakable) Settle(ctx context.Context, q spool.Queue, through int64, now time.Time, l spool.Lease) error {
+	if err := b.try("Settle"); err != nil {
+		return err
+	}
+	return b.Spool.Settle(ctx, q, through, now, l)
+}
+
+// Close leaves the spool open, for the next hub and for the test.
+func (b *breakable) Close() error { return nil }
 
 // start opens the hub over the same spool and data directory.
 func (w *world) start() {
