@@ -55,11 +55,67 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// home is a central server that nobody here wrote, a hub that is a process of its own, and a box that only the hub reaches.
+// central is a server that nobody here wrote.
+type central struct {
+	name, client, secret string
+	ca                   *testpeer.CA
+	away, back           func() error
+}
+
+// dendrite is the one of the tests.
+func dendrite(t *testing.T) central {
+	t.Helper()
+	ca, err := testpeer.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := testpeer.Start(t.Context(), testpeer.Options{Dir: t.TempDir(), CA: ca})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return central{name: p.Name, client: p.Client, secret: p.Secret, ca: ca, away: p.Stop, back: func() error { return p.Restart(t.Context()) }}
+}
+
+// synapse is one that somebody else has started: HALLIG_SYNAPSE names a file of KEY=VALUE lines with SERVER_NAME, CLIENT_URL, SHARED_SECRET, CA_FILE (its key beside it) and CTL_URL, where
+// POST /down and /up cut it off from other servers.
+func synapse(t *testing.T) central {
+	t.Helper()
+	file := os.Getenv("HALLIG_SYNAPSE")
+	if file == "" {
+		t.Skip("NOT TRIED with a Synapse: HALLIG_SYNAPSE names no file that says where one is")
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]string{}
+	for line := range strings.Lines(string(raw)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			at[k] = v
+		}
+	}
+	control := func(path string) func() error {
+		return func() error {
+			resp, err := http.Post(at["CTL_URL"]+path, "", nil)
+			if err != nil {
+				return err
+			}
+			return resp.Body.Close()
+		}
+	}
+	return central{name: at["SERVER_NAME"], client: at["CLIENT_URL"], secret: at["SHARED_SECRET"],
+		ca: &testpeer.CA{File: at["CA_FILE"], KeyFile: strings.TrimSuffix(at["CA_FILE"], ".crt") + ".key"}, away: control("/down"), back: control("/up")}
+}
+
+// home is a central server, a hub that is a process of its own, and a box that only the hub reaches.
 type home struct {
 	*testing.T
-	central *testpeer.Peer
-	ca      *testpeer.CA
+	central
 	hubDir  string
 	world   string // where the hub answers others, and so the box's name
 	meeting string // where the box finds the hub
@@ -81,23 +137,11 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func newHome(t *testing.T) *home {
+func newHome(t *testing.T, c central) *home {
 	t.Helper()
-	ca, err := testpeer.NewCA(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &home{T: t, ca: ca, hubDir: t.TempDir(), boxDir: t.TempDir(), world: freeAddr(t), meeting: freeAddr(t)}
-	if h.central, err = testpeer.Start(t.Context(), testpeer.Options{Dir: t.TempDir(), CA: ca}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.central.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	h := &home{T: t, central: c, hubDir: t.TempDir(), boxDir: t.TempDir(), world: freeAddr(t), meeting: freeAddr(t)}
 	_, port, _ := net.SplitHostPort(h.meeting)
-	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, ca.File, port)
+	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, h.ca.File, port)
 	if err := os.WriteFile(filepath.Join(h.hubDir, "hub.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +150,10 @@ func newHome(t *testing.T) *home {
 	h.startBox()
 	t.Cleanup(func() { h.stopBox() })
 	h.pair()
-	h.anna, h.carl = matrixclient.New(h.box.URL()), matrixclient.New(h.central.Client)
+	carl := fmt.Sprintf("carl%d", time.Now().UnixNano()) // a central server may outlive the test
+	h.anna, h.carl = matrixclient.New(h.box.URL()), matrixclient.New(h.client)
 	if err := errors.Join(h.anna.Register(t.Context(), "anna", "a long enough password", ""),
-		h.carl.RegisterShared(t.Context(), h.central.Secret, "carl", "a long enough password", false)); err != nil {
+		h.carl.RegisterShared(t.Context(), h.secret, carl, "a long enough password", false)); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -279,13 +324,19 @@ func (h *home) whisper(what string) {
 // TestHomecomingThroughTheHub: a box without a port of its own lives in rooms of a central server through its hub, whatever of the three is away or killed meanwhile; nothing is lost and nothing
 // shown twice.
 func TestHomecomingThroughTheHub(t *testing.T) {
-	h := newHome(t)
-	ctx := t.Context()
-	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: "lage"})
+	for name, start := range map[string]func(*testing.T) central{"dendrite": dendrite, "synapse": synapse} {
+		t.Run(name, func(t *testing.T) { throughTheHub(newHome(t, start(t))) })
+	}
+}
+
+func throughTheHub(h *home) {
+	t := h.T
+	ctx, alias := t.Context(), fmt.Sprintf("lage%d", time.Now().UnixNano())
+	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: alias})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.anna.Join(ctx, "#lage:"+h.central.Name); err != nil {
+	if _, err := h.anna.Join(ctx, "#"+alias+":"+h.name); err != nil {
 		t.Fatal("join through the hub: ", err)
 	}
 	anna, carl := h.reader(h.anna), h.reader(h.carl)
@@ -304,7 +355,7 @@ func TestHomecomingThroughTheHub(t *testing.T) {
 	}
 	h.await("the central server to be rid of it", func() bool {
 		s, err := h.hubStatus()
-		return err == nil && len(s.Boxes[0].Waiting) == 1 && s.Boxes[0].Waiting[0].From == h.central.Name
+		return err == nil && len(s.Boxes[0].Waiting) == 1 && s.Boxes[0].Waiting[0].From == h.name
 	})
 	if err := h.carl.Invite(ctx, must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10"})), h.anna.UserID); matrixclient.Status(err) != http.StatusForbidden || !strings.Contains(err.Error(), "nicht erreichbar") {
 		t.Errorf("an invite while the box is away: %v", err)
@@ -322,11 +373,11 @@ func TestHomecomingThroughTheHub(t *testing.T) {
 	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
 
 	// The central server is stopped.
-	if err := h.central.Stop(); err != nil {
+	if err := h.away(); err != nil {
 		t.Fatal(err)
 	}
 	alone := h.say(h.anna, room, 10, "Zentrale ist weg")
-	if err := h.central.Restart(ctx); err != nil {
+	if err := h.back(); err != nil {
 		t.Fatal(err)
 	}
 	carl.sees("the central server is back", alone...)
