@@ -121,8 +121,12 @@ func (b *Box) facts(ctx context.Context) health.Facts {
 	}
 	f.Peers = b.peerFacts(ctx, now)
 	f.Hub = b.hubFacts(now)
+	left, err := b.progress(ctx)
+	if err != nil {
+		b.log.Debug("what other servers lack is not counted", "err", err) // the database's own node tells of it
+	}
 	for _, srv := range b.fed.sender.Status() {
-		facts := health.ServerFacts{Name: srv.Server, Queued: srv.Unconfirmed, Err: srv.LastError}
+		facts := health.ServerFacts{Name: srv.Server, Queued: left[srv.Server].Out, Err: srv.LastError}
 		if srv.Failing {
 			facts.Away = now.Sub(srv.Since)
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -135,15 +134,8 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	if s.Carried, err = b.carriedStatus(ctx); err != nil {
 		return s, err
 	}
-	for _, f := range b.fed.sender.Status() {
-		srv := admin.Server{Name: f.Server, Queued: f.Unconfirmed}
-		if f.Failing {
-			srv.Trouble = "out of reach since " + f.Since.Local().Format("15:04:05") + ": " + f.LastError
-		}
-		if f.Parked > 0 {
-			srv.Trouble = strings.TrimPrefix(srv.Trouble+"; ", "; ") + strconv.Itoa(f.Parked) + " refused by it, kept and offered again when it is back in reach"
-		}
-		s.Servers = append(s.Servers, srv)
+	if s.Servers, err = b.serverStatus(ctx); err != nil {
+		return s, err
 	}
 	return s, nil
 }

@@ -78,13 +78,15 @@ func peerMetrics(m *admin.Metrics, s admin.Status) {
 		queued.Samples = append(queued.Samples, admin.Sample{Labels: label, Value: float64(p.Queued)})
 	}
 	servers := admin.Metric{Name: "hallig_server_queued", Help: "Events that another server has not confirmed."}
+	coming := admin.Metric{Name: "hallig_server_coming", Help: "About how many events are still to come from another server."}
 	failing := admin.Metric{Name: "hallig_server_in_reach", Help: "1 while another server answers."}
 	for _, srv := range s.Servers {
 		label := []string{"server", srv.Name}
 		servers.Samples = append(servers.Samples, admin.Sample{Labels: label, Value: float64(srv.Queued)})
+		coming.Samples = append(coming.Samples, admin.Sample{Labels: label, Value: float64(srv.Coming)})
 		failing.Samples = append(failing.Samples, admin.Sample{Labels: label, Value: one(srv.Trouble == "")})
 	}
-	*m = append(*m, reach, queued, servers, failing)
+	*m = append(*m, reach, queued, servers, coming, failing)
 }
 
 func (b *Box) lineMetrics(m *admin.Metrics) {

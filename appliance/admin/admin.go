@@ -8,6 +8,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -204,11 +205,24 @@ func (l Line) Signal() string {
 
 // Server is another homeserver that shares rooms and is reached over HTTPS.
 type Server struct {
-	Name    string    `json:"name"`
-	Queued  int       `json:"queued"`
-	LastOK  time.Time `json:"last_ok,omitzero"`
-	Trouble string    `json:"trouble,omitempty"`
+	Name    string       `json:"name"`
+	Queued  int          `json:"queued"`           // events that it has not confirmed
+	Coming  int          `json:"coming,omitempty"` // about as many are still to come from it
+	Rooms   []ServerRoom `json:"rooms,omitempty"`  // where something is left, those with most first, some at most
+	LastOK  time.Time    `json:"last_ok,omitzero"`
+	Trouble string       `json:"trouble,omitempty"`
 }
+
+// ServerRoom is what is left of one room.
+type ServerRoom struct {
+	ID     string `json:"id"`
+	Name   string `json:"name,omitempty"`
+	Queued int    `json:"queued"`
+	Coming int    `json:"coming"`
+}
+
+// Title is how people know the room.
+func (r ServerRoom) Title() string { return cmp.Or(r.Name, r.ID) }
 
 // UpdateOffer is a newer system that a paired box runs.
 type UpdateOffer struct {

@@ -182,7 +182,7 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 		return Status{ServerName: "box.test", Certificate: &Certificate{Source: "own", Issuer: "Hallig box.test", Fingerprint: "AB:CD", Names: []string{"box.test", "hallig.local"}}, Started: time.Now(), Clock: Clock{Quality: "untrusted", Time: time.Unix(1.8e9, 0)},
 			Peers:     []Peer{{ID: "12D3", ServerName: "box2.test", Carrier: "serial:radio0", Links: []Link{{Transport: "serial:radio0", BitsPerSecond: 1200}}}, {ID: "12D4", ServerName: "box3.test"}},
 			Lines:     radioLines(),
-			Servers:   []Server{{Name: "matrix.test", Queued: 3, Trouble: "out of reach"}},
+			Servers:   []Server{{Name: "matrix.test", Queued: 312, Coming: 480, Rooms: []ServerRoom{{ID: "!a:b", Name: "Lage", Queued: 310, Coming: 471}, {ID: "!c:d", Queued: 2, Coming: 9}}, Trouble: "out of reach"}},
 			Addresses: []string{"/ip4/1.2.3.4/tcp/4001"}, NotTaken: map[string]int64{"malformed": 2},
 			Conflicts: map[string]int64{"rooms": 1, "messages": 25}}, nil
 	}
@@ -356,6 +356,18 @@ func TestPeople(t *testing.T) {
 		u, err := s.Accounts.User(t.Context(), tt.user)
 		if !strings.Contains(body, tt.want) || u.Admin != tt.admin || (err == nil && !u.Deactivated) != tt.ok {
 			t.Errorf("%s %s: %+v %v, want %q\n%s", tt.do, tt.user, u, err, tt.want, body)
+		}
+	}
+}
+
+// A homecoming is told room by room.
+func TestHomecomingOnThePage(t *testing.T) {
+	s := newSite(t, nil)
+	s.signIn()
+	_, body, _ := s.get("/admin/boxes?lang=en")
+	for _, want := range []string{"matrix.test", ">312<", ">480<", "– Lage", ">310<", ">471<", "– !c:d", "to come, about"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("how the homecoming gets on: %q is not on the page", want)
 		}
 	}
 }

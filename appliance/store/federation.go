@@ -4,6 +4,7 @@ package store
 
 import (
 	"encoding/json"
+	"math"
 
 	"hallig/appliance/event"
 )
@@ -209,17 +210,41 @@ type Outgoing struct {
 // OutgoingEvents gives what a server is owed of a room's events with after < pos <= to: those of our own users, those
 // of others (but not the server's own) that were made through us, and those of users of the servers in with; oldest first.
 func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID, after, to int64, limit int) ([]Outgoing, error) {
+	where, params, err := r.outgoing(own, dest, with, room, after, to)
+	if where == "" || err != nil {
+		return nil, err
+	}
+	var out []Outgoing
+	events, err := r.events(`SELECT `+eventColumns+` FROM event WHERE `+where+` ORDER BY pos LIMIT ?6`, append(params, limit)...)
+	for _, e := range events {
+		out = append(out, Outgoing{ID: e.ID, Pos: e.Pos, JSON: e.JSON})
+	}
+	return out, err
+}
+
+// CountOutgoing counts the events that OutgoingEvents gives, without those of other servers' users, after a position; it counts no further than most.
+func (r *Read) CountOutgoing(own, dest string, room event.RoomID, after int64, most int) (n int, err error) {
+	where, params, err := r.outgoing(own, dest, nil, room, after, math.MaxInt64)
+	if where == "" || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT count(*) FROM (SELECT 1 FROM event WHERE `+where+` LIMIT ?6)`, append(params, most), &n)
+	return n, err
+}
+
+// outgoing says which events of a room a server is owed, as a condition; "" when none.
+func (r *Read) outgoing(own, dest string, with []string, room event.RoomID, after, to int64) (where string, params []any, err error) {
 	nid, err := r.findRoom(room)
 	if nid == 0 || err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	us, err := r.db.names.find(kindServer, own, nil)
 	if us == nil || err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var them int64
 	if n, err := r.db.names.find(kindServer, dest, nil); err != nil {
-		return nil, err
+		return "", nil, err
 	} else if n != nil {
 		them = n.nid
 	}
@@ -227,7 +252,7 @@ func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID
 	for _, name := range with {
 		n, err := r.db.names.find(kindServer, name, nil)
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
 		if n != nil {
 			servers = append(servers, n.nid)
@@ -235,15 +260,38 @@ func (r *Read) OutgoingEvents(own, dest string, with []string, room event.RoomID
 	}
 	list, err := json.Marshal(servers)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	var out []Outgoing
-	events, err := r.events(`SELECT `+eventColumns+` FROM event WHERE room=?1 AND pos>?2 AND pos<=?3 AND EXISTS (SELECT 1 FROM usr u WHERE u.nid=event.sender
-		AND (u.server IN (SELECT value FROM json_each(?4)) OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=event.id))) ORDER BY pos LIMIT ?6`,
-		nid, after, to, string(list), them, limit)
-	for _, e := range events {
-		out = append(out, Outgoing{ID: e.ID, Pos: e.Pos, JSON: e.JSON})
+	return `room=?1 AND pos>?2 AND pos<=?3 AND EXISTS (SELECT 1 FROM usr u WHERE u.nid=event.sender
+		AND (u.server IN (SELECT value FROM json_each(?4)) OR u.server<>?5 AND EXISTS (SELECT 1 FROM fed_owed o WHERE o.room=?1 AND o.id=event.id)))`,
+		args(nid, after, to, string(list), them), nil
+}
+
+// NewestDepth gives the depth of the newest event by a server's users that the room took in among its last thousand; 0 when there is none.
+func (r *Read) NewestDepth(room event.RoomID, server string) (depth int64, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return 0, err
 	}
+	n, err := r.db.names.find(kindServer, server, nil)
+	if n == nil || err != nil {
+		return 0, err
+	}
+	_, err = r.one(`SELECT e.depth FROM (SELECT pos, depth, sender FROM event WHERE room=? AND pos>0 ORDER BY pos DESC LIMIT 1000) e
+		JOIN usr u ON u.nid=e.sender AND u.server=? ORDER BY e.pos DESC LIMIT 1`, args(nid, n.nid), &depth)
+	return depth, err
+}
+
+// StagedByOrigin says how many events wait in a room, by the server that gave them.
+func (r *Read) StagedByOrigin(room event.RoomID) (map[string]int, error) {
+	out := map[string]int{}
+	err := r.each(`SELECT origin, count(*) FROM fed_in WHERE room=? GROUP BY origin`, args(string(room)), func(row *Row) error {
+		var origin string
+		var n int
+		err := row.Scan(&origin, &n)
+		out[origin] = n
+		return err
+	})
 	return out, err
 }
 

@@ -214,7 +214,17 @@ func printStatus(out io.Writer, s admin.Status) {
 		if !srv.LastOK.IsZero() {
 			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
 		}
-		fmt.Fprintf(out, "  server %s: %s, %s to send %s\n", srv.Name, last, count(srv.Queued, "event", "events"), srv.Trouble)
+		fmt.Fprintf(out, "  server %s: %s, %s to send", srv.Name, last, count(srv.Queued, "event", "events"))
+		if srv.Coming > 0 {
+			fmt.Fprintf(out, ", about %d to come", srv.Coming)
+		}
+		if srv.Trouble != "" {
+			fmt.Fprintf(out, "; %s", srv.Trouble)
+		}
+		fmt.Fprintln(out)
+		for _, r := range srv.Rooms {
+			fmt.Fprintf(out, "      %s: %d to send, about %d to come\n", r.Title(), r.Queued, r.Coming)
+		}
 	}
 	for _, c := range admin.ConflictCounts(s.Conflicts) {
 		fmt.Fprintf(out, "  after separations: %s: %d\n", strings.ToLower(c.En[:1])+c.En[1:], c.N)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance/admin"
 	"hallig/appliance/health"
 )
 
@@ -55,6 +56,24 @@ func TestStatusOnItsWay(t *testing.T) {
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+
+	}
+}
+
+// A homecoming is told room by room.
+func TestStatusOfAHomecoming(t *testing.T) {
+	var b strings.Builder
+	printStatus(&b, admin.Status{Servers: []admin.Server{
+		{Name: "central.example", Queued: 312, Coming: 480, Rooms: []admin.ServerRoom{{ID: "!a:b", Name: "Lage", Queued: 310, Coming: 471}, {ID: "!c:d", Queued: 2, Coming: 9}}, Trouble: "out of reach since 12:00"},
+		{Name: "other.example"},
+	}})
+	const want = `  server central.example: never reached, 312 events to send, about 480 to come; out of reach since 12:00
+      Lage: 310 to send, about 471 to come
+      !c:d: 2 to send, about 9 to come
+  server other.example: never reached, 0 events to send
+`
+	if !strings.HasSuffix(b.String(), want) {
+		t.Errorf("got\n%s\nwant at its end\n%s", b.String(), want)
 	}
 }
 

@@ -282,13 +282,16 @@ type pullPlan struct {
 	at   time.Time
 	gap  time.Duration
 	turn int // rotates through the rooms
+
+	began time.Time // the first look since it came into reach
 }
 
 const (
 	pullBusy  = 2 * time.Second
 	pullFirst = 5 * time.Second
 	pullMost  = 5 * time.Minute
-	pullRooms = 10 // per look, in turn, unless the server has just come into reach
+	pullRooms = 10          // per look, in turn, unless the server has just come into reach
+	pullLeave = time.Minute // so long, a room in which a gap is being closed is left alone
 )
 
 func (p *pullPlan) soon() { *p = pullPlan{} }
@@ -302,6 +305,9 @@ func (d *dest) pullWhenDue(ctx context.Context) (time.Duration, error) {
 	}
 	if left > 0 {
 		return left, nil
+	}
+	if d.pull.began.IsZero() {
+		d.pull.began = time.Now()
 	}
 	found, err := d.look(ctx, d.pull.gap == 0)
 	if err != nil {
@@ -337,6 +343,10 @@ func (d *dest) look(ctx context.Context, all bool) (found bool, err error) {
 		d.pull.turn += pullRooms
 	}
 	for _, id := range rooms {
+		if d.s.c.Intake.Busy(id) && time.Since(d.pull.began) < pullLeave {
+			found = true // the next look, when that is done; a question makes the server work
+			continue
+		}
 		new, err := d.lookIn(ctx, id)
 		if err != nil && !final(err) {
 			return found, err

@@ -23,6 +23,7 @@ const (
 	resendsMost  = 4                // then it is parked, and the room goes on
 	refusalsMost = 3                // of a whole transaction, before it is cut smaller
 	hangs        = 2 * time.Second  // a request without an answer by then, when the link has just come up
+	tryFew       = time.Minute
 	tryMost      = 15 * time.Minute
 	networkOut   = 30 * time.Second // an outage of that length may be the network's
 	roomsMost    = 4                // rooms whose backlog is on its way at a time
@@ -49,6 +50,7 @@ type dest struct {
 	abort  context.CancelFunc // of the request under way; nil when there is none
 	began  time.Time          // that request
 	marked map[event.RoomID]bool
+	told   map[event.RoomID]outward
 	hints  map[string]edu // typing: gone when not taken along
 	st     Status
 
@@ -145,6 +147,7 @@ func (d *dest) run(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		wait := d.turn(ctx)
+		d.publish()
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -205,6 +208,7 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 		if d.s.silent.Load() {
 			return retryMost
 		}
+		d.publish()
 		did, err := d.push(ctx, first)
 		if err != nil {
 			return d.failed(ctx, err)
@@ -228,15 +232,16 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 		if done {
 			continue
 		}
+		// What the server has is asked for while it works on what it was given: people are to see today, not wait until our backlog is through.
+		next, err := d.pullWhenDue(ctx)
+		if err != nil {
+			return d.failed(ctx, err)
+		}
 		if wait < checkIdle {
 			if !pause(ctx, wait) {
 				break
 			}
 			continue
-		}
-		next, err := d.pullWhenDue(ctx)
-		if err != nil {
-			return d.failed(ctx, err)
 		}
 		quiet := d.probeEvery() - time.Since(d.contact)
 		if quiet > 0 {
@@ -269,8 +274,8 @@ func pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// failed notes a failure and plans the next try: soon at first, later at the length of an eighth of the outage so far, never more than a quarter
-// of an hour apart. A link that comes up, a word from the server, or another server that is back ends the wait.
+// failed notes a failure and plans the next try: soon at first, later at the length of an eighth of the outage so far, never more than a minute apart, or a quarter
+// of an hour with many servers. A link that comes up, a word from the server, or another server that is back ends the wait.
 func (d *dest) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil {
 		return time.Second
@@ -281,7 +286,11 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)
 	}
-	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/8, tryMost))
+	most := tryMost
+	if d.s.count() <= fewServers {
+		most = tryFew
+	}
+	wait := max(time.Duration(d.s.retry.Load()), min(now.Sub(d.since)/8, most))
 	d.retryAt = now.Add(wait)
 	d.mu.Lock()
 	clear(d.hints)

@@ -93,6 +93,7 @@ func (in *Intake) fill(ctx context.Context, l *lane, v *event.Version, want map[
 		}
 		walk[k.child.origin] = walk[k.child.origin].add(k.id, k.child.pdu.ID)
 	}
+	in.measure(ctx, l, prev)
 	for id, server := range want {
 		walk[server] = walk[server].add(id, "")
 	}

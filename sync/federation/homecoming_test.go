@@ -258,6 +258,10 @@ func TestHomecoming(t *testing.T) {
 			written = append(written, e)
 		}
 	}
+	h.box.await("what the central server lacks, told room by room", func() bool {
+		p := must[[]Progress](h)(h.box.sender.Progress(t.Context()))
+		return len(p) == 1 && p[0].Server == h.peer.Name && p[0].Out >= 303 && p[0].Out <= 306 && len(p[0].Rooms) == 3 && p[0].Rooms[2].Out >= 101 // the warm-up may not be confirmed
+	})
 	h.join()
 	start := time.Now()
 	h.box.sender.LinkUp(h.peer.Name)
@@ -268,6 +272,7 @@ func TestHomecoming(t *testing.T) {
 	for _, id := range rooms {
 		h.equalState(id)
 	}
+	h.box.await("the end of the homecoming", func() bool { return len(must[[]Progress](h)(h.box.sender.Progress(t.Context()))) == 0 })
 	if h.box.seen.count("/send/") == 0 {
 		t.Error("the central server never sent anything")
 	}

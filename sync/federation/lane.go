@@ -24,6 +24,7 @@ type lane struct {
 	wake    chan struct{}       // capacity 1
 	running bool                // guarded by Intake.mu
 	wants   map[event.ID]string // ids that a server named as its newest: id to server; a hint only. Guarded by Intake.mu
+	gap     map[string]int      // about how many events lack before those that came from a server. Guarded by Intake.mu
 
 	// The lane's own:
 	asked, noHistory map[string]bool   // servers asked before; those that gave no history

@@ -70,6 +70,9 @@ func (d *dest) send(ctx context.Context, id string, body json.RawMessage) (map[e
 	done()
 	if err == nil {
 		d.contact = time.Now()
+		d.mu.Lock()
+		d.st.Answered = d.contact
+		d.mu.Unlock()
 	}
 	return errs, err
 }

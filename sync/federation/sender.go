@@ -323,6 +323,7 @@ type Status struct {
 	Server      string
 	Failing     bool
 	Since       time.Time // of the failure
+	Answered    time.Time // last; zero: not since the start
 	Unconfirmed int
 	Parked      int // events and EDUs that it refuses
 	LastError   string
