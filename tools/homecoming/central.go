@@ -5,7 +5,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
@@ -19,6 +23,8 @@ type central interface {
 	register(ctx context.Context, localpart string) (*matrixclient.Client, error)
 	// backedOff tells whether it has given the box up for now; how is for people.
 	backedOff(ctx context.Context, box string) (off bool, how string, err error)
+	// process is its id; 0: not known.
+	process() int
 	// kill ends it as a power cut would, and starts it again. false: it cannot.
 	kill(ctx context.Context) (bool, error)
 	close() error
@@ -50,6 +56,7 @@ func (d *dendrite) name() string            { return d.Name }
 func (d *dendrite) federation() string      { return d.Client }
 func (d *dendrite) authority() *testpeer.CA { return d.ca }
 func (d *dendrite) close() error            { return d.Close() }
+func (d *dendrite) process() int            { return d.PID() }
 
 func (d *dendrite) register(ctx context.Context, localpart string) (*matrixclient.Client, error) {
 	c := matrixclient.New(d.Client)
@@ -75,4 +82,20 @@ func (d *dendrite) kill(ctx context.Context) (bool, error) {
 		return true, err
 	}
 	return true, d.Restart(ctx)
+}
+
+// cpuOf gives the CPU time that a process has taken, from proc(5); 0 when it is not known.
+func cpuOf(pid int) time.Duration {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ") // the name may hold spaces
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(f[11], 10, 64) // hundredths of a second, here and there
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond
 }

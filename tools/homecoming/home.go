@@ -166,10 +166,14 @@ func (w *world) kill(ctx context.Context, central bool, done float64) error {
 }
 
 // traffic is what has gone over the link since it was back.
-type traffic struct{ out, in [2]int64 }
+type traffic struct {
+	out, in [2]int64
+	cpu     time.Duration
+}
 
 func (t *traffic) begin(w *world) {
 	t.out[0], t.in[0] = bytesOf(w)
+	t.cpu = cpuOf(w.central.process())
 }
 
 func bytesOf(w *world) (out, in int64) {
@@ -180,6 +184,9 @@ func bytesOf(w *world) (out, in int64) {
 
 func (t *traffic) end(ctx context.Context, w *world, v *verdict) error {
 	t.out[1], t.in[1] = bytesOf(w)
+	if w.o.kills == 0 {
+		v.cpu = cpuOf(w.central.process()) - t.cpu
+	}
 	v.sent, v.received = t.out[1]-t.out[0], t.in[1]-t.in[0]
 	v.atCentral, v.firstToCentral = w.doors[onLand].Asked()
 	v.atBox, v.firstToBox = w.doors[onBox].Asked()

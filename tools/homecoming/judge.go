@@ -25,6 +25,7 @@ type verdict struct {
 	took                       [2]time.Duration // until the side had all events of the other; 0: never
 	newest                     [2][]time.Duration
 	sent, received             int64
+	cpu                        time.Duration // of the central server; 0: not known
 	atCentral, atBox           map[string]testpeer.Asked
 	firstToCentral, firstToBox time.Time
 	frontDoor                  map[string]int
@@ -174,6 +175,9 @@ func (v *verdict) tell() {
 			v.toDeviceTwice[s], v.receipts[s], len(v.night.receipts[1-s]), yes(v.devices[s] && v.told[s]), yes(v.claimed[s]), yes(v.counted[s]))
 	}
 	say("box to central server %d kB, back %d kB", v.sent/1000, v.received/1000)
+	if n := len(v.night.events[onBox]); v.cpu > 0 && n > 0 {
+		say("the central server took %.1f s of CPU, %.1f ms for an event of the box", v.cpu.Seconds(), float64(v.cpu.Milliseconds())/float64(n))
+	}
 	say("asked of the central server: %s", list(v.atCentral))
 	if v.frontDoor != nil {
 		var all []string
