@@ -54,7 +54,7 @@ func (b *Box) joinCourier(in *inbox.Inbox, statement []byte) error {
 			return b.fed.ring.Learn(ctx, document, federation.SourceBox+string(from.ID))
 		},
 		Receipt: func(id peer.ID, k *parcel.Kept) { l.Receipt(id, k) },
-		Longer:  l.Longer, Ahead: l.Ahead,
+		Longer:  l.Longer, Ahead: l.Ahead, Returned: l.Returned,
 		Sealed:  func(from peer.ID, p *parcel.Sealed) { b.exchange.relay.Take(from, p) },
 		Handler: b.fed.handler,
 		Came: func() { // what waits for boxes is asked now

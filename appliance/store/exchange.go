@@ -74,6 +74,17 @@ func (tx *Tx) NewEpoch(draw uint32) error {
 	return tx.exec(`UPDATE exchange_self SET epoch = ?`, draw)
 }
 
+// UnprovenEpochs counts the epochs that were begun by somebody's word alone.
+func (r *Read) UnprovenEpochs() (n int, err error) {
+	_, err = r.one(`SELECT unproven FROM exchange_claim`, nil, &n)
+	return n, err
+}
+
+// SetUnprovenEpochs sets what UnprovenEpochs gives.
+func (tx *Tx) SetUnprovenEpochs(n int) error {
+	return tx.exec(`INSERT OR REPLACE INTO exchange_claim (one, unproven) VALUES (1, ?)`, n)
+}
+
 // PutPeer stores a paired box in place of an older entry of the same box or the same server name.
 func (tx *Tx) PutPeer(box, server string, record []byte) error {
 	n, err := tx.boxN(box)

@@ -220,6 +220,11 @@ CREATE TABLE letter (
 	user TEXT NOT NULL,
 	body BLOB NOT NULL
 ) STRICT;`,
+	`-- 14: claims to have more of this box's logs than it wrote.
+CREATE TABLE exchange_claim (
+	one      INTEGER PRIMARY KEY CHECK (one = 1),
+	unproven INTEGER NOT NULL
+) STRICT;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

@@ -56,6 +56,8 @@ type Config struct {
 	Came func()
 	// Ahead is told when a box has more of our logs than we. May be nil.
 	Ahead func()
+	// Returned is told when something of ours came back that was lost here. May be nil.
+	Returned func()
 	// Observe is told what travels; it must not block. May be nil.
 	Observe func(Moved)
 	Log     *slog.Logger // nil: silent

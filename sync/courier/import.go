@@ -250,6 +250,9 @@ func (t *taking) flush(ctx context.Context) error {
 func (t *taking) took(got inbox.Taken) {
 	var fresh []told
 	for _, o := range got.Events {
+		if t.c.c.Returned != nil && o.Returned(t.c.c.Server) {
+			t.c.c.Returned()
+		}
 		switch o.Outcome {
 		case room.Duplicate:
 			t.box.Again++

@@ -104,6 +104,12 @@ type Outcome struct {
 	Room    event.RoomID
 	Outcome room.Outcome
 	Reason  string
+	Sender  event.UserID
+}
+
+// Returned says whether the event was written on this box, whose server name that is, as its signature shows, and was not here: somebody gives back what was lost.
+func (o Outcome) Returned(server string) bool {
+	return o.Sender.Server() == server && (o.Outcome == room.Accepted || o.Outcome == room.SoftFailed)
 }
 
 // Events takes events from a peer, in the order in which they came, with one flush for as many as the store takes at once.
@@ -241,7 +247,7 @@ func (b *Inbox) outcome(t *Taken, h *held, res room.Result) {
 	if t.Room == "" {
 		t.Room = h.pdu.RoomID
 	}
-	t.Events = append(t.Events, Outcome{Event: h.pdu.ID, Room: h.pdu.RoomID, Outcome: res.Outcome, Reason: res.Reason})
+	t.Events = append(t.Events, Outcome{Event: h.pdu.ID, Room: h.pdu.RoomID, Outcome: res.Outcome, Reason: res.Reason, Sender: h.pdu.Sender})
 }
 
 // known says whether an event is here for good, and whether this box is in its room at all.

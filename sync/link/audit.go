@@ -110,7 +110,7 @@ func (f *far) auditGreeted(ahead bool, heads []recon.Heads) {
 	if ahead {
 		f.l.log.Warn("a paired box has more of what was written here than this box: was this box set back to an earlier day, or does the other one err? Comparing", "peer", f.p.Server)
 		a.due = true
-		f.l.renew(now)
+		f.l.claimed(now)
 	}
 	for _, h := range heads { // the newest events are asked for at once; what they do not lead to is found by comparing
 		if now.Sub(a.heads[h.Room]) < headsEvery {
@@ -163,14 +163,51 @@ func (f *far) auditIn(d time.Duration) {
 	})
 }
 
-// renew begins a new epoch, at most once a day: whoever lies about our logs gets no more than that by it.
-func (l *Link) renew(now time.Time) {
-	if !l.renewed.IsZero() && now.Sub(l.renewed) < auditEvery {
+// A box that was set back to an earlier day without a word gives out numbers that others know already; it has to begin a new epoch. All that it hears of it
+// is a peer's word that it has more of our logs than we, and any peer may lie. So the first such word is believed at once, and whether it was true shows in
+// what comes back: events of ours, signed, that are not here. As long as nothing has, each word more has to wait twice as long as the one before, in days
+// that this box has run: whoever lies all the time gets some nine epochs in a year. A word that was not believed is as soon as such an event comes.
+
+// claimed takes a peer's word that it has more of our logs than we.
+func (l *Link) claimed(now time.Time) {
+	last, wait := l.renewed, auditEvery
+	if n := l.out.Unproven(); n > 0 {
+		wait <<= min(n-1, 12)
+		if last.IsZero() {
+			last = l.began
+		}
+	}
+	if l.doubted = !last.IsZero() && now.Sub(last) < wait; !l.doubted {
+		l.renewed = now
+		l.renew(false)
+	}
+}
+
+// returned takes note of something of ours that has come back.
+func (l *Link) returned() {
+	if l.doubted {
+		l.log.Warn("what was written here and is not here has come back: this box was set back to an earlier day")
+		l.doubted, l.renewed = false, time.Now()
+		l.renew(true)
 		return
 	}
-	l.renewed = now
+	if l.out.Unproven() == 0 {
+		return
+	}
 	l.work(func(ctx context.Context) func() {
-		err := l.out.Renew(ctx, draw())
+		err := l.out.Proven(ctx)
+		return func() {
+			if err != nil && ctx.Err() == nil {
+				l.log.Error("an epoch counts as not needed still", "err", err)
+			}
+		}
+	})
+}
+
+// renew begins a new epoch.
+func (l *Link) renew(proven bool) {
+	l.work(func(ctx context.Context) func() {
+		err := l.out.Renew(ctx, draw(), proven)
 		return func() {
 			if err != nil {
 				l.log.Error("no new epoch", "err", err)

@@ -249,6 +249,53 @@ func TestLiesInGreetings(t *testing.T) {
 	})
 }
 
+// TestClaimsEachDay: who claims each day, over restarts too, to have more of a box's log than it wrote, gets few epochs by it.
+func TestClaimsEachDay(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		west, east := newWire("west", 1e6, 5*time.Millisecond), newWire("east", 1e6, 5*time.Millisecond)
+		a, b, m := w.box("anna"), w.box("bert"), w.box("mala")
+		pair(a, b)
+		pair(a, m)
+		a.on(west).on(east)
+		b.on(west)
+		m.on(east)
+		w.start()
+		pass(time.Second)
+		id := a.create("anna")
+		b.join(a, id, "bert")
+		m.join(a, id, "mala")
+		pass(time.Minute)
+		var msgs []event.ID
+		for day := range 64 {
+			if day%9 == 8 {
+				a.halt()
+				a.start()
+				pass(time.Minute)
+			}
+			h := recon.Hello{Session: uint32(day + 1), Epoch: 5, Last: true, Rooms: []recon.RoomState{{Room: recon.RoomOf(id),
+				Logs: []recon.LogKept{{Box: recon.Box(a.peer.ID.Brief()), Epoch: a.link.out.Epoch(), Kept: 1 << 30}}}}}
+			a.link.post(func() { a.link.fars[m.peer.ID].greeted(a.link.fars[m.peer.ID].active, h) })
+			pass(time.Minute)
+			msgs = append(msgs, a.text(id, "anna", fmt.Sprint("day ", day)))
+			pass(24*time.Hour + time.Minute)
+		}
+		epochs := 0
+		b.do(func(tx *store.Tx) error {
+			logs, err := tx.Logs(id)
+			for _, l := range logs {
+				if l.Box == string(a.peer.ID) {
+					epochs++
+				}
+			}
+			return err
+		})
+		if epochs < 3 || epochs > 8 { // with the first: after 0, 1, 2, 4, 8 ... days without a restart
+			t.Errorf("%d epochs in 64 days", epochs)
+		}
+		want(t, id, msgs, a, b)
+	})
+}
+
 // copied copies a box's directory, as a backup or a copy of its medium does.
 func (b *box) copied() string {
 	b.w.t.Helper()
@@ -291,13 +338,17 @@ func TestSetBack(t *testing.T) {
 	for _, begun := range []bool{true, false} {
 		for _, talk := range []bool{true, false} {
 			t.Run(fmt.Sprint("new epoch ", begun, ", others write on ", talk), func(t *testing.T) {
-				run(t, func(t *testing.T, w *world) { setBack(t, w, begun, talk) })
+				run(t, func(t *testing.T, w *world) { setBack(t, w, begun, talk, 0) })
 			})
 		}
 	}
+	t.Run("after many lies", func(t *testing.T) {
+		run(t, func(t *testing.T, w *world) { setBack(t, w, false, true, 12) })
+	})
 }
 
-func setBack(t *testing.T, w *world, begun, talk bool) {
+// setBack tells the story where lies are so many epochs that were begun for nothing before.
+func setBack(t *testing.T, w *world, begun, talk bool, lies int) {
 	west, east := newWire("west", 1e6, 5*time.Millisecond), newWire("east", 1e6, 5*time.Millisecond)
 	a, b, c := w.box("anna"), w.box("bert"), w.box("carl")
 	pair(a, b)
@@ -323,7 +374,9 @@ func setBack(t *testing.T, w *world, begun, talk bool) {
 	}
 	say(10, "before")
 	pass(time.Minute)
+	a.do(func(tx *store.Tx) error { return tx.SetUnprovenEpochs(lies) })
 	backup := a.copied()
+	epoch := a.link.out.Epoch()
 	pass(time.Minute)
 	say(30, "forgotten")
 	pass(time.Minute)
@@ -339,6 +392,9 @@ func setBack(t *testing.T, w *world, begun, talk bool) {
 				t.Errorf("%s: %d events for %s are without a receipt", x.name, s.InFlight, s.Peer.Server)
 			}
 		}
+	}
+	if got := a.link.out.Epoch(); got == epoch || a.link.out.Unproven() != 0 {
+		t.Errorf("epoch %d, was %d; %d count as not needed, want a new one that was", got, epoch, a.link.out.Unproven())
 	}
 	differ := strings.Join(append(a.observed("differs"), b.observed("differs")...), "; ")
 	if begun && differ != "" {

@@ -29,7 +29,10 @@ func (l *Link) Receipt(id peer.ID, k *parcel.Kept) {
 }
 
 // Ahead tells that a box has more of our logs than we.
-func (l *Link) Ahead() { l.post(func() { l.renew(time.Now()) }) }
+func (l *Link) Ahead() { l.post(func() { l.claimed(time.Now()) }) }
+
+// Returned tells that something of ours has come back that was lost here.
+func (l *Link) Returned() { l.post(l.returned) }
 
 // Longer tells that logs have become longer by what a box gave another way: whoever lacks their entries may need them now.
 func (l *Link) Longer(from peer.ID, logs []parcel.Vector) {

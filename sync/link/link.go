@@ -85,7 +85,9 @@ type Link struct {
 	quiet quiet
 	cast  casts
 
+	began   time.Time // when Run began
 	renewed time.Time // when this box last began a new epoch because a peer was ahead
+	doubted bool      // a peer is ahead, and was not believed
 
 	statusMu   sync.Mutex
 	status     []PeerStatus
@@ -165,7 +167,7 @@ func (l *Link) Run(ctx context.Context) error {
 	l.posts.mu.Lock()
 	l.posts.closed = false
 	l.posts.mu.Unlock()
-	l.ctx = ctx
+	l.ctx, l.began = ctx, time.Now()
 	if l.c.Relay != nil {
 		l.c.Relay.Begin(func(id peer.ID) { l.post(func() { l.wake(id) }) })
 	}

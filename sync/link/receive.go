@@ -257,6 +257,9 @@ func (f *far) taken(t inbox.Taken, transport string) {
 		if o.Outcome != room.Duplicate {
 			f.l.c.Observe(Event{What: "taken", Peer: f.p, Transport: transport, Event: o.Event, Room: o.Room, Note: o.Outcome.String()})
 		}
+		if o.Returned(f.l.c.Server) {
+			f.l.returned()
+		}
 	}
 	f.noteKept(t.Kept, 0)
 	f.passOn(t.Kept)

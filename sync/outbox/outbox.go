@@ -38,16 +38,20 @@ type Outbox struct {
 	// Clock is read for what is shown to people; the zero time: it is not known. nil: time.Now. Set it before anything else is called.
 	Clock func() time.Time
 
-	mu     sync.Mutex
-	epoch  uint32
-	states map[int64]uint32 // fingerprints of state groups
+	mu       sync.Mutex
+	epoch    uint32
+	unproven int
+	states   map[int64]uint32 // fingerprints of state groups
 }
 
 // Open makes the outbox of a box; judge says what may go before the rest, and draw is a random number that becomes the epoch of a new database.
 func Open(ctx context.Context, db *store.DB, judge *precedence.Judge, self peer.ID, server string, draw uint32) (*Outbox, error) {
 	o := &Outbox{db: db, judge: judge, self: self, server: server, states: make(map[int64]uint32)}
 	err := db.Do(ctx, func(tx *store.Tx) (err error) {
-		o.epoch, err = tx.OpenExchange(string(self), draw|1)
+		if o.epoch, err = tx.OpenExchange(string(self), draw|1); err != nil {
+			return err
+		}
+		o.unproven, err = tx.UnprovenEpochs()
 		return err
 	})
 	if err != nil {
@@ -75,14 +79,45 @@ func (o *Outbox) Epoch() uint32 {
 	return o.epoch
 }
 
-// Renew begins a new epoch: numbers of the present one may have been given away twice.
-func (o *Outbox) Renew(ctx context.Context, draw uint32) error {
-	if err := o.db.Do(ctx, func(tx *store.Tx) error { return tx.NewEpoch(draw | 1) }); err != nil {
+// Renew begins a new epoch: numbers of the present one may have been given away twice. proven says that this is more than somebody's word.
+func (o *Outbox) Renew(ctx context.Context, draw uint32, proven bool) error {
+	unproven := o.Unproven() + 1
+	if proven {
+		unproven = 0
+	}
+	err := o.db.Do(ctx, func(tx *store.Tx) error {
+		if err := tx.NewEpoch(draw | 1); err != nil {
+			return err
+		}
+		return tx.SetUnprovenEpochs(unproven)
+	})
+	if err != nil {
 		return fmt.Errorf("begin a new epoch: %w", err)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.epoch = draw | 1
+	o.epoch, o.unproven = draw|1, unproven
+	return nil
+}
+
+// Unproven counts the epochs that were begun by somebody's word alone, since the last proof that one was needed.
+func (o *Outbox) Unproven() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.unproven
+}
+
+// Proven notes that the last epoch had to be begun: something of ours has come back that was lost here.
+func (o *Outbox) Proven(ctx context.Context) error {
+	if o.Unproven() == 0 {
+		return nil
+	}
+	if err := o.db.Do(ctx, func(tx *store.Tx) error { return tx.SetUnprovenEpochs(0) }); err != nil {
+		return fmt.Errorf("note that an epoch was needed: %w", err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unproven = 0
 	return nil
 }
 
