@@ -190,9 +190,17 @@ func (l Line) AirTime() string {
 	}
 	out := fmt.Sprintf("%.1f s of air time left", *l.AirLeft)
 	if l.SendIn > 0 {
-		out += fmt.Sprintf(", next frame in %.0f s", math.Ceil(l.SendIn))
+		out += ", next frame in " + pause(l.SendIn)
 	}
 	return out
+}
+
+// pause is a time in seconds, and from three minutes on in minutes, rounded up.
+func pause(seconds float64) string {
+	if seconds > 180 {
+		return fmt.Sprintf("%.0f min", math.Ceil(seconds/60))
+	}
+	return fmt.Sprintf("%.0f s", math.Ceil(seconds))
 }
 
 // Signal is how well the far end is heard; "" when the modem does not tell.

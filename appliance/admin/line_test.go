@@ -35,3 +35,16 @@ func TestLinesOnPage(t *testing.T) {
 		}
 	}
 }
+
+// TestAirTimeText: an hour is not told in seconds.
+func TestAirTimeText(t *testing.T) {
+	left := 12.34
+	for in, want := range map[float64]string{0: "12.3 s of air time left", 2.1: "12.3 s of air time left, next frame in 3 s", 3271: "12.3 s of air time left, next frame in 55 min"} {
+		if got := (Line{AirLeft: &left, SendIn: in}).AirTime(); got != want {
+			t.Errorf("%v s: %q, want %q", in, got, want)
+		}
+	}
+	if got := (Line{}).AirTime(); got != "" {
+		t.Errorf("without a duty cycle: %q", got)
+	}
+}
