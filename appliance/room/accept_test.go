@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/rules"
@@ -462,6 +463,33 @@ func TestLeaveUnknownRoom(t *testing.T) {
 }
 
 // Everybody left, then somebody joins again through another server: the room lives on from there.
+// A user comes back through a server that has not heard yet that he had gone. Both servers come to the same state, whatever the law makes of it: his going
+// counts as later when his server's clock was put back in between.
+func TestRejoinBeforeTheGoingIsKnown(t *testing.T) {
+	for _, back := range []time.Duration{0, 48 * time.Hour} {
+		a, b := newBox(t, "a"), newBox(t, "b")
+		const bob = event.UserID("@bob:b")
+		room := a.create(CreateRequest{Creator: alice, Preset: "public_chat"})
+		joinRemote(t, a, b, room, bob)
+		b.now = a.now.Add(back)
+		going := []event.ID{b.send(text(room, bob, "bis morgen")), b.send(member(room, bob, bob, "leave"))}
+		a.now = a.now.Add(time.Hour)
+		a.send(text(room, alice, "bist du noch da?"))
+		join := joinRemote(t, a, b, room, bob)
+		for _, id := range going {
+			a.mustAccept(Incoming{PDU: b.pdu(id), From: Source{"federation", "b"}}, Accepted)
+		}
+		sameState(t, a, b, room)
+		want := map[bool]event.ID{true: join.ID, false: going[1]}[back == 0]
+		if got := b.id(room, "m.room.member", string(bob)); got != want {
+			t.Errorf("clock put back by %v: the membership is %s, want %s", back, got, want)
+		}
+		if ends := b.ends(room); !slices.Contains(ends, join.ID) || !slices.Contains(ends, going[1]) {
+			t.Errorf("clock put back by %v: ends %v, want the join and the going", back, ends)
+		}
+	}
+}
+
 func TestRejoin(t *testing.T) {
 	a, b, room := pair(t, "12")
 	bFrom := b.db.Published()

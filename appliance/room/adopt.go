@@ -83,6 +83,7 @@ func (r *Rooms) arriveOnce(ctx context.Context, a Arrival) error {
 func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 	join, from := a.Join, a.From
 	stay := false
+	var err error
 	if l.in() {
 		users, err := k.rd.JoinedFrom(l.id, l.r.id.Server)
 		if err != nil {
@@ -100,6 +101,11 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 			stay, in.State = true, nil
 		}
 	}
+	if !stay && l.in() && l.partial == nil && !a.Partial {
+		if stay, err = l.ahead(k, join); err != nil {
+			return nil, err
+		}
+	}
 	anew := !stay && l.partial != nil
 	if !stay {
 		// A state we remember from an earlier stay is history; what readers are told is the difference to it.
@@ -107,7 +113,6 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 		l.partial = nil
 	}
 	var ps []*prepared
-	var err error
 	if len(a.pdus) > 0 {
 		if ps, err = l.outliers(k, a.pdus, from); err != nil {
 			return nil, err
@@ -149,6 +154,32 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 	l.startPartial(p, a, anew)
 	l.keep(p)
 	return l.adopted(k, append(ps, p), stay)
+}
+
+// ahead says that a user comes back through a server that has not heard of his going: the join rests on the membership that his going ended. To the others
+// both are news, and what the law makes of the two must be what we make of them: what we know of the room is no history then.
+func (l *live) ahead(k *look, join *event.PDU) (bool, error) {
+	row, err := k.rd.CurrentStateEvent(l.id, "m.room.member", *join.StateKey)
+	if row == nil || err != nil {
+		return false, err
+	}
+	going, _, err := k.thinID(row.ID)
+	if going == nil || err != nil {
+		return false, err
+	}
+	for _, id := range going.Auth {
+		if !slices.Contains(join.Auth, id) {
+			continue
+		}
+		e, _, err := k.thinID(id)
+		if err != nil {
+			return false, err
+		}
+		if e != nil && e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == *join.StateKey {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // adopted looks again at what waited for the room's events.
