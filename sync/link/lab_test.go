@@ -106,9 +106,10 @@ type labMail struct {
 	exempt   bool
 }
 
-// labLife is what a box's devices have got: seen goes back with a restore, ever does not.
+// labLife is what a box's devices have got: seen goes back with a restore, ever does not. floor is the highest time that its clock has shown.
 type labLife struct {
 	seen, ever map[string]bool
+	floor      time.Time
 }
 
 type labBackup struct {
@@ -330,7 +331,7 @@ func (l *lab) step(end time.Time) {
 		l.count["cuts"]++
 	case n < 93:
 		if up {
-			b.halt()
+			l.halt(b)
 		} else {
 			l.boot(b)
 		}
@@ -438,18 +439,39 @@ func (l *lab) comeOrGo(b *box, r *labRoom) {
 	}
 }
 
-// boot starts a box; its clock may be wrong then: it lags, or leads by minutes.
+// boot starts a box; its clock may be wrong then: it lags, but not behind what it has shown before (appliance/clock), or leads by minutes.
 func (l *lab) boot(b *box) {
 	wrong := []time.Duration{0, 0, -48 * time.Hour, 4 * time.Minute, -365 * 24 * time.Hour}[l.rng.IntN(5)]
-	b.now = func() time.Time { return time.Now().Add(wrong) }
+	began, from := time.Now(), time.Now().Add(wrong)
+	if floor := l.life[b].floor; from.Before(floor) {
+		from = floor
+	}
+	b.now = func() time.Time { return from.Add(time.Since(began)) }
 	b.start()
+}
+
+// halt stops a box.
+func (l *lab) halt(b *box) {
+	l.mark(b)
+	b.halt()
+}
+
+// mark notes what a box's clock shows.
+func (l *lab) mark(b *box) {
+	now := time.Now()
+	if b.now != nil {
+		now = b.now()
+	}
+	if life := l.life[b]; now.After(life.floor) {
+		life.floor = now
+	}
 }
 
 // crash is kill -9: what is on the disk at a moment at which all is still is what the box wakes up with.
 func (l *lab) crash(b *box) {
 	synctest.Wait()
 	dir := l.copyOf(b)
-	b.halt()
+	l.halt(b)
 	b.dir = dir
 	l.boot(b)
 	l.count["crashes"]++
@@ -475,7 +497,7 @@ func (l *lab) keepOrRestore(b *box, end time.Time) {
 		if l.down[b] {
 			return
 		}
-		b.halt()
+		l.halt(b)
 		l.backup = &labBackup{b: b, dir: l.copyOf(b), at: time.Now()}
 		l.backup.seen = map[string]bool{}
 		for id := range l.life[b].seen {
