@@ -90,8 +90,10 @@ type Config struct {
 	// ClockGPS is a satellite receiver that speaks NMEA on a serial port.
 	ClockGPS GPSConfig `json:"clock_gps,omitzero"`
 	// ClockNTP are time servers, names or addresses. Empty: those that the network names by DHCP, and no others. Of several more than half must agree.
-	ClockNTP []string                     `json:"clock_ntp,omitempty"`
-	system   func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
+	ClockNTP []string `json:"clock_ntp,omitempty"`
+	// restAfter: tests: for how long a room must be at rest before people are told what a partition has left; 0: as conflict has it.
+	restAfter time.Duration
+	system    func() (clock.Reading, bool) // tests: a machine without a clock; nil: systemClock
 
 	// Backup says where the encrypted backup goes, how often, and who can open it.
 	Backup provision.Backup `json:"backup,omitzero"`

@@ -24,7 +24,7 @@ type tellingParts struct {
 func (b *Box) joinTelling() {
 	b.telling.herald = herald.New(herald.Config{DB: b.db, Server: b.id.Server, Rooms: b.rooms, Profile: b.accounts.DisplayName, Log: b.log.With("room", "herald")})
 	b.telling.conflicts = conflict.New(conflict.Config{
-		DB: b.db, Server: b.id.Server, Now: b.clock.Now, Told: b.telling.herald.Poke, Log: b.log.With("room", "conflict"),
+		DB: b.db, Server: b.id.Server, Now: b.clock.Now, Quiet: b.cfg.restAfter, Told: b.telling.herald.Poke, Log: b.log.With("room", "conflict"),
 		Join: func(ctx context.Context, user event.UserID, id event.RoomID, servers []string) (bool, error) {
 			err := b.clients.Join(ctx, user, id, servers)
 			return shutOut(err), err

@@ -16,7 +16,7 @@ import (
 // Bounds of what is read at once, and in all.
 const (
 	stepEvents  = 200  // events in one snapshot
-	walkMost    = 1e6  // events of another branch
+	walkMost    = 1e5  // events of another branch
 	changesMost = 5000 // changes of state since a fork
 )
 
@@ -251,7 +251,7 @@ func (g *graph) ownBy(ctx context.Context, d store.StateDelta, counted map[int64
 	if err != nil || state == nil {
 		return err
 	}
-	known, base, err := g.walk(ctx, by)
+	base, err := g.known(ctx, by)
 	if err != nil || base == 0 {
 		return err
 	}
@@ -265,7 +265,7 @@ func (g *graph) ownBy(ctx context.Context, d store.StateDelta, counted map[int64
 			n = len(es)
 			for _, e := range es {
 				after = e.Pos
-				if known[e.ID] || counted[e.NID] || e.StateKey != nil || e.RedactedBy != 0 || e.Type == "m.room.redaction" || e.Type == "m.reaction" {
+				if counted[e.NID] || e.StateKey != nil || e.RedactedBy != 0 || e.Type == "m.room.redaction" || e.Type == "m.reaction" {
 					continue
 				}
 				p, t := thin(g.version, e)
@@ -303,20 +303,22 @@ func (o *own) add(x excerpt) {
 	}
 }
 
-// walk goes back from an event through what came since the branches met. known are the events there that it descends from; base is the position up to which it knows what
-// was here before: ancestors stand before their descendants. 0: no way leads there, so nothing can be said.
-func (g *graph) walk(ctx context.Context, nid int64) (known map[event.ID]bool, base int64, err error) {
-	known = make(map[event.ID]bool)
+// known gives the position up to which an event knows what our users wrote: that of the newest event of ours which it descends from. Each of ours builds on all ends that
+// were here, and so on all of ours before it. 0: no way leads to one, so nothing can be said.
+func (g *graph) known(ctx context.Context, nid int64) (base int64, err error) {
+	seen := make(map[event.ID]bool)
 	var todo []event.ID
 	err = g.view(ctx, func(r *store.Read) error {
 		p, _, err := g.read(r, nid)
 		if p != nil {
-			known[p.ID] = true
 			todo = append(todo, p.Prev...)
 		}
 		return err
 	})
-	for err == nil && len(todo) > 0 && len(known) < walkMost {
+	for err == nil && len(todo) > 0 {
+		if len(seen) > walkMost {
+			return 0, nil
+		}
 		err = g.view(ctx, func(r *store.Read) error {
 			for range stepEvents {
 				if len(todo) == 0 {
@@ -324,10 +326,10 @@ func (g *graph) walk(ctx context.Context, nid int64) (known map[event.ID]bool, b
 				}
 				id := todo[len(todo)-1]
 				todo = todo[:len(todo)-1]
-				if known[id] {
+				if seen[id] {
 					continue
 				}
-				known[id] = true
+				seen[id] = true
 				e, err := r.Event(id)
 				if err != nil {
 					return err
@@ -335,7 +337,7 @@ func (g *graph) walk(ctx context.Context, nid int64) (known map[event.ID]bool, b
 				if e == nil || e.Room != g.x.Room || e.Pos < 0 {
 					continue
 				}
-				if e.Pos > 0 && e.Pos < g.x.Since {
+				if e.Is(store.Local) && e.Pos > 0 {
 					base = max(base, e.Pos)
 					continue
 				}
@@ -346,7 +348,7 @@ func (g *graph) walk(ctx context.Context, nid int64) (known map[event.ID]bool, b
 			return nil
 		})
 	}
-	return known, base, err
+	return base, err
 }
 
 // text reads a string out of a content; "" when there is none.

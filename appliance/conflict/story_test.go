@@ -361,6 +361,8 @@ func TestBannedMeanwhile(t *testing.T) {
 		b.say(id, "bob", fmt.Sprintf("Pegel %d", i))
 		b.say(id, "carl", fmt.Sprintf("level %d", i))
 	}
+	z.say(id, "alice", "Achtung")
+	z.say(id, "alice", "Achtung!")
 	z.set(id, "alice", "m.room.member", "@bob:b", `{"membership":"ban","reason":"Streit"}`)
 	z.say(id, "alice", "Ruhe")
 	unseen := b.meet(z, id)
