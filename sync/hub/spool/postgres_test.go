@@ -197,16 +197,20 @@ func TestPostgresNodes(t *testing.T) {
 	drain(t, ch, "b.example")
 
 	// A node that dies between commit and message: the change is in the database only.
-	_, err = raw(t, d).Exec(t.Context(), `UPDATE hallig_hub.tally SET changes=changes+1 WHERE box=(SELECT n FROM hallig_hub.box WHERE server='c.example')`)
-	must(t, err)
-	drain(t, ch, "c.example")
+	silent := func() {
+		_, err := raw(t, d).Exec(t.Context(), `UPDATE hallig_hub.tally SET changes=changes+1 WHERE box=(SELECT n FROM hallig_hub.box WHERE server='c.example')`)
+		must(t, err)
+		drain(t, ch, "c.example")
+	}
+	silent()
 	must(t, one.Remove(t.Context(), "a.example"))
 	drain(t, ch, "a.example")
 
 	// Somebody sends nonsense: nothing that comes after it is lost.
 	_, err = raw(t, d).Exec(t.Context(), `SELECT pg_notify('hallig_hub', E'x\n9000000000000000000 c.example\n5\n\n-1 c.example\n7 nobody')`)
 	must(t, err)
-	drain(t, ch, "c.example")
+	drain(t, ch, "c.example", "nobody")
+	silent()
 	appended(t, one, in("c.example"), "1")
 	drain(t, ch, "c.example")
 }
