@@ -20,6 +20,7 @@ import (
 	"hallig/appliance"
 	"hallig/appliance/admin"
 	"hallig/sync/hub"
+	"hallig/sync/hub/spool"
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
 )
@@ -47,12 +48,65 @@ func TestVerbs(t *testing.T) {
 		{[]string{"status", "--data", t.TempDir()}, 1, "no hub is running"},
 		{[]string{"serve", "--data", t.TempDir(), "--name", "hub.test"}, 1, "--cert FILE"},
 		{[]string{"serve", "--data", t.TempDir(), "--cert", "x"}, 1, "come together"},
+		{[]string{"restored", "--data", t.TempDir()}, 1, "put the copy back first"},
+		{[]string{"restored", "--data", withSpool(t)}, 0, "Start the hub now"},
 	} {
 		var out strings.Builder
 		if code := run(t.Context(), tt.args, &out, &out); code != tt.code || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%q: %d, %s; want %d and %q", tt.args, code, out.String(), tt.code, tt.want)
 		}
 	}
+}
+
+// withSpool gives a hub's directory with a spool in it.
+func withSpool(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	s, err := spool.Open(filepath.Join(dir, "spool.db"), spool.Limits{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// A hub with a database waits for it, and says so.
+func TestWaitsForDatabase(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hub.json"), []byte(`{"database":"postgres://hub@/hub?host=`+dir+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	said := make(chan struct{})
+	code := make(chan int)
+	var out strings.Builder
+	go func() {
+		code <- run(ctx, []string{"serve", "--data", dir, "--name", "hub.test"}, &out, watchFor{"waits for its database", said})
+	}()
+	select {
+	case <-said:
+	case <-time.After(20 * time.Second):
+		t.Error("no word of a database that is away")
+	}
+	cancel()
+	if c := <-code; c != 1 {
+		t.Errorf("exit status %d", c)
+	}
+}
+
+// watchFor closes a channel at a word.
+type watchFor struct {
+	word string
+	said chan struct{}
+}
+
+func (w watchFor) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), w.word) {
+		close(w.said)
+	}
+	return len(b), nil
 }
 
 // central is a server that nobody here wrote.

@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"hallig/appliance/cert"
 	"hallig/sync/hub"
-	"hallig/sync/hub/spool"
 )
 
 func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
@@ -54,10 +51,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if given := (cert.Files{Certificate: *certFile, Key: *keyFile, CACertificate: *ca, CAKey: *caKey}); given != (cert.Files{}) {
 		cfg.TLS = []cert.Files{given}
 	}
-	if err := os.MkdirAll(*dir, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	if cfg.Spool, err = spool.Open(filepath.Join(*dir, "spool.db"), spool.Limits{}, log.With("room", "spool")); err != nil {
+	if cfg.Spool, err = openSpool(ctx, cfg, log); err != nil {
 		return err
 	}
 	h, err := hub.Open(ctx, cfg, log)

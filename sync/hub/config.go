@@ -45,6 +45,10 @@ type Config struct {
 	// P2P is where boxes reach the hub.
 	P2P P2PConfig `json:"p2p,omitzero"`
 
+	// Database is the PostgreSQL database of a hub of several nodes: postgres://USER:PASSWORD@HOST/DATABASE. All nodes name the same one, and have the same box.key and signing.key. Empty:
+	// one node, which keeps its memory in spool.db.
+	Database string `json:"database,omitempty"`
+
 	// CAFile holds more certificate authorities to trust in federation, PEM; the system's own stay trusted.
 	CAFile string `json:"ca_file,omitempty"`
 	// ServerAddresses names, for closed networks, where a server is: "matrix.example.org": "10.0.0.5:8448".

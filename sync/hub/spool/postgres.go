@@ -31,7 +31,6 @@ const (
 var settings = map[string]string{
 	"search_path":                         "hallig_hub",
 	"synchronous_commit":                  "on",
-	"application_name":                    "hallig-hub",
 	"idle_in_transaction_session_timeout": "4000",
 	"lock_timeout":                        "10000",
 	"tcp_keepalives_idle":                 "5",
@@ -71,6 +70,8 @@ func Connect(ctx context.Context, url string, limits Limits, log *slog.Logger) (
 	for name, value := range settings {
 		config.ConnConfig.RuntimeParams[name] = value
 	}
+	name := "hallig-hub " + newEpoch()[:8] // another one for each node, for Restored and for who looks at the server
+	config.ConnConfig.RuntimeParams["application_name"] = name
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
 	}

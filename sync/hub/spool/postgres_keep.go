@@ -5,6 +5,7 @@ package spool
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -117,6 +118,14 @@ func (p *server) Epoch(ctx context.Context) (epoch string, err error) {
 // Restored is part of Spool.
 func (p *server) Restored(ctx context.Context) error {
 	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		var others int
+		if err := tx.QueryRow(ctx, `SELECT count(DISTINCT application_name) FROM pg_stat_activity
+			WHERE datname=current_database() AND application_name LIKE 'hallig-hub %' AND application_name<>current_setting('application_name')`).Scan(&others); err != nil {
+			return err
+		}
+		if others > 0 {
+			return fmt.Errorf("%d nodes of the hub are running; stop all of them first, then say it again", others)
+		}
 		write := &pgx.Batch{}
 		write.Queue(`UPDATE spool SET epoch=$1, floor=floor+$2`, newEpoch(), int64(restored))
 		write.Queue(`UPDATE tally SET place=place+$1, taken=taken+$1, token=token+$1, changes=changes+$1, held=false`, int64(restored))

@@ -258,7 +258,7 @@ func TestPostgresServerKilled(t *testing.T) {
 	must(t, server.Run())
 	atLeast(200)
 	var pid int
-	must(t, raw(t, d).QueryRow(t.Context(), `SELECT pid FROM pg_stat_activity WHERE application_name='hallig-hub' AND query NOT LIKE '%notify%' AND query NOT LIKE 'LISTEN%' LIMIT 1`).Scan(&pid))
+	must(t, raw(t, d).QueryRow(t.Context(), `SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'hallig-hub %' AND query NOT LIKE '%notify%' AND query NOT LIKE 'LISTEN%' LIMIT 1`).Scan(&pid))
 	must(t, server.KillSession(pid))
 	atLeast(350)
 	must(t, server.Kill())
@@ -299,6 +299,21 @@ func TestPostgresDeadNode(t *testing.T) {
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("the box was held up for %v", took)
 	}
+}
+
+// A copy is not worked on while a node goes on with what it knew before.
+func TestPostgresRestoredInUse(t *testing.T) {
+	d := newDatabase(t)
+	one := with(t, d, "a.example")
+	two := d.open(t, Limits{})
+	epoch, err := one.Epoch(t.Context())
+	must(t, err)
+	if err := one.Restored(t.Context()); err == nil || !strings.Contains(err.Error(), "stop all of them") {
+		t.Errorf("with another node: %v", err)
+	}
+	e, err := two.Epoch(t.Context())
+	must(t, err)
+	want(t, "epoch", e, epoch)
 }
 
 func FuzzNotice(f *testing.F) {
