@@ -4,11 +4,13 @@ package link
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
+	"hallig/sync/parcel"
 )
 
 // two makes two paired boxes on a wire, a room of the first, and a member of the second in it.
@@ -325,6 +327,41 @@ func TestPutOut(t *testing.T) {
 		pass(time.Second)
 		if p, _, err := b.rooms.Event(t.Context(), ban); err != nil || p == nil {
 			t.Errorf("bert's box has not heard of the ban: %v", err)
+		}
+	})
+}
+
+// Whoever was in a room can ask for what was there while he was, as he could then: he may be out by the law alone, and learns it only from that.
+func TestHistoryOfAFormerMember(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("net", 1e6, 5*time.Millisecond)
+		a, b := w.box("anna"), w.box("bert")
+		a.on(net)
+		b.on(net)
+		pair(a, b)
+		w.start()
+		pass(time.Second)
+		id := a.create("anna")
+		before := []event.ID{a.text(id, "anna", "before his time"), a.state(id, "anna", "m.room.topic", "", map[string]string{"topic": "before"})}
+		b.join(a, id, "bert")
+		pass(time.Second)
+		b.state(id, "bert", "m.room.member", string(b.user("bert")), map[string]string{"membership": "leave"})
+		pass(time.Second)
+		after := []event.ID{a.text(id, "anna", "after his time"), a.state(id, "anna", "m.room.topic", "", map[string]string{"topic": "after"})}
+		items, err := a.link.Outbox().Feed(b.peer).Wanted(t.Context(), &parcel.Want{Room: id, IDs: append(after, before...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []event.ID
+		for _, it := range items {
+			got = append(got, it.ID)
+		}
+		if !slices.Equal(got, before) {
+			t.Errorf("given %v, want %v and nothing of %v", got, before, after)
+		}
+		a.state(id, "anna", "m.room.history_visibility", "", map[string]string{"history_visibility": "joined"})
+		if items, err = a.link.Outbox().Feed(b.peer).Wanted(t.Context(), &parcel.Want{Room: id, IDs: before}); err != nil || len(items) != 1 || items[0].ID != before[1] {
+			t.Errorf("%d events are given though the room shows no history, error %v; want the topic", len(items), err)
 		}
 	})
 }

@@ -224,6 +224,11 @@ func (d *dues) holds(nid int64) bool {
 	return d.joined && last.Last != 0 && nid > last.Last
 }
 
+// in says whether the peer was in the room when an event was here already, or later.
+func (d *dues) in(nid int64) bool {
+	return d.joined || slices.ContainsFunc(d.spans, func(s store.Span) bool { return nid <= s.Last })
+}
+
 // settle moves the stream to its next entry that is for the peer; false when there is none.
 func (s *stream) settle(d *dues) bool {
 	at := max(s.after, s.skipTo)
@@ -360,8 +365,8 @@ func (f *Feed) wanted(r *store.Read, items []Item, row *store.Event, at parcel.L
 	return append(items, Item{Event: e, Room: row.Room, ID: row.ID, Priority: parcel.UrgencyOf(e)}), nil
 }
 
-// may says whether the peer's server may see an event: it is in the room, and a message from before its time only if
-// the room shows its history.
+// may says whether the peer's server may see an event: it is in the room or was when the event was here already, and a message from before its time
+// only if the room shows its history. Whom the law has put out without an event that says so can find out by that.
 func (f *Feed) may(r *store.Read, row *store.Event) (bool, error) {
 	if kept, err := f.withheld(r, row.Room); kept || err != nil {
 		return false, err
@@ -373,11 +378,11 @@ func (f *Feed) may(r *store.Read, row *store.Event) (bool, error) {
 	if d.holds(row.NID) {
 		return true, nil
 	}
-	if row.StateKey != nil {
-		return d.joined, nil
+	if row.StateKey != nil || !d.in(row.NID) {
+		return d.in(row.NID), nil
 	}
 	vis, err := r.CurrentStateEvent(row.Room, "m.room.history_visibility", "")
-	if err != nil || !d.joined {
+	if err != nil {
 		return false, err
 	}
 	return vis == nil || historyShared(vis.JSON), nil
