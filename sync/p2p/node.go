@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -28,6 +30,7 @@ import (
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	quicgo "github.com/quic-go/quic-go"
 )
@@ -58,7 +61,7 @@ func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) 
 	if err != nil {
 		return nil, err
 	}
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits(cfg.Meeting)))
+	limits, err := resources(cfg.Meeting)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +87,30 @@ func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) 
 	n.Start()
 	return n, nil
 }
+
+// resources limits what others may take of this host. libp2p lets eight connections in from one address, and one more every five seconds: a field box meets no more, but to a meeting place
+// whole towns come from behind one address, all at once when the power is back. There the limits of the host as a whole do.
+func resources(meeting bool) (network.ResourceManager, error) {
+	var opts []rcmgr.Option
+	if meeting {
+		each := func(bits int) []rcmgr.ConnLimitPerSubnet {
+			return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: meetingPerAddress}}
+		}
+		speed := func(bits int) []rate.SubnetLimit {
+			return []rate.SubnetLimit{{PrefixLength: bits, Limit: rate.Limit{RPS: meetingPerSecond, Burst: meetingPerAddress}}}
+		}
+		opts = append(opts, rcmgr.WithLimitPerSubnet(each(32), each(48)), rcmgr.WithConnRateLimiters(&rate.Limiter{
+			NetworkPrefixLimits: []rate.PrefixLimit{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
+			SubnetRateLimiter:   rate.SubnetLimiter{IPv4SubnetLimits: speed(32), IPv6SubnetLimits: speed(48), GracePeriod: time.Minute},
+		}))
+	}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits(meeting)), opts...)
+}
+
+const (
+	meetingPerAddress = 4096 // connections
+	meetingPerSecond  = 100  // new ones, once so many have come
+)
 
 func newSwarm(key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
 	id, err := libpeer.IDFromPublicKey(key.GetPublic())
