@@ -130,6 +130,30 @@ func TestFlashOfOthersRaisesNothing(t *testing.T) {
 	})
 }
 
+// The first flash after the cable is plugged in does not wait until both ends have told each other where they stand.
+func TestFlashGoesBeforeTheGreeting(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, id, air := radioPair(t, w, ether.Config{BitsPerSecond: 1200, Seed: 6})
+		old := a.says(id, "anna", "ein älterer Blitz", priority.Flash)
+		until(t, time.Minute, "event", func() bool { return b.shows(id, old) })
+		pass(time.Minute)
+		air.Cut(true)
+		pass(5 * time.Minute)
+		e := a.says(id, "anna", "Damm gebrochen", priority.Flash)
+		air.Cut(false)
+		up := until(t, time.Minute, "contact", func() bool { return a.link.Status()[0].Carries != "" })
+		shown := until(t, time.Minute, "notice", func() bool { return len(b.notices(id)) > 0 })
+		t.Logf("contact after %v, shown after another %v", up, shown)
+		if shown > 3500*time.Millisecond {
+			t.Errorf("a flash was shown %v after contact", shown)
+		}
+		if n := b.notices(id); len(n) != 1 {
+			t.Errorf("%d notices, want 1: what is known to be there is not told again", len(n))
+		}
+		until(t, time.Minute, "event", func() bool { return b.shows(id, e) })
+	})
+}
+
 // A box in between that has only the text of a flash passes on what that builds on while it comes in, through the quiet that the text has begun.
 func TestBacklogPassesABoxInBetween(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

@@ -48,6 +48,7 @@ type far struct {
 
 	// Greetings.
 	said     uint32    // session of our last greeting
+	greeting uint32    // during which flash texts were looked for
 	heard    uint32    // the far end's greeting that we go by; 0: none since the active way changed
 	lost     bool      // the far end may have lost what was under way
 	farEpoch uint32    // of its EDUs
@@ -204,6 +205,7 @@ func (f *far) choose() {
 	f.l.log.Info("carries", "peer", f.p.Server, "transport", best.t.Name(), "bps", best.bps)
 	f.l.c.Observe(Event{What: "carries", Peer: f.p, Transport: best.t.Name()})
 	f.begin(best)
+	f.pump() // a flash does not wait for the answer
 }
 
 // forget takes back what is under way: it goes again, from what the far end is known to keep.

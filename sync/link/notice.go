@@ -81,7 +81,34 @@ func (f *far) heraldNews() {
 	if len(f.ahead) > knownAhead {
 		clear(f.ahead) // what has gone ahead is known to the memory of the conversation, too
 	}
-	var news []outbox.Raised
+	if news := f.newest(flashes); len(news) > 0 {
+		f.l.work(func(ctx context.Context) func() { return f.heraldAll(f.aheads(ctx, news)) })
+	}
+}
+
+// heraldFirst lets notices go while both ends still tell each other where they stand: on a slow line that takes seconds.
+func (f *far) heraldFirst() {
+	if f.greeting == f.said || !f.defers(f.active) {
+		return
+	}
+	f.greeting = f.said
+	f.l.work(func(ctx context.Context) func() {
+		flashes, err := f.feed.Flashes(ctx)
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("flash texts could not be looked for; they come in their turn", "peer", f.p.Server, "err", err)
+		}
+		if len(flashes) == 0 {
+			return nil
+		}
+		if n := len(flashes); n > mostAhead {
+			flashes = flashes[n-mostAhead:]
+		}
+		return f.heraldAll(f.aheads(ctx, flashes))
+	})
+}
+
+// newest picks what to tell ahead, and notes what is passed over.
+func (f *far) newest(flashes []outbox.Raised) (news []outbox.Raised) {
 	for _, x := range slices.Backward(flashes) {
 		if _, known := f.ahead[x.Event]; known {
 			continue
@@ -91,32 +118,35 @@ func (f *far) heraldNews() {
 			news = append(news, x)
 		}
 	}
-	if len(news) == 0 {
-		return
+	return news
+}
+
+// aheads reads events as they would be sent.
+func (f *far) aheads(ctx context.Context, news []outbox.Raised) (es []*parcel.Event) {
+	for _, n := range news {
+		e, err := f.feed.Ahead(ctx, n.Room, n.Event)
+		if err != nil && ctx.Err() == nil {
+			f.l.log.Error("a flash could not be told ahead; it comes in its turn", "peer", f.p.Server, "event", n.Event, "err", err)
+		}
+		if e != nil {
+			es = append(es, e)
+		}
 	}
-	gen := f.gen
-	f.l.work(func(ctx context.Context) func() {
-		var es []*parcel.Event
-		for _, n := range news {
-			e, err := f.feed.Ahead(ctx, n.Room, n.Event)
-			if err != nil && ctx.Err() == nil {
-				f.l.log.Error("a flash could not be told ahead; it comes in its turn", "peer", f.p.Server, "event", n.Event, "err", err)
-			}
-			if e != nil {
-				es = append(es, e)
-			}
+	return es
+}
+
+// heraldAll gives what lets notices of events go, for the loop.
+func (f *far) heraldAll(es []*parcel.Event) func() {
+	return func() {
+		if f.closed || f.session == nil || !f.defers(f.active) {
+			return
 		}
-		return func() {
-			if f.gen != gen || f.closed || f.session == nil {
-				return
-			}
-			for _, e := range es {
-				f.ahead[e.PDU.ID] = f.herald(e)
-			}
-			f.arrange()
-			f.pump()
+		for _, e := range es {
+			f.ahead[e.PDU.ID] = f.herald(e)
 		}
-	})
+		f.arrange()
+		f.pump()
+	}
 }
 
 // forgetNotices is to be called when a notice may have been lost: what it was of comes again as the whole event.

@@ -25,6 +25,7 @@ func (f *far) pump() {
 	}
 	f.adjoin()
 	f.ask()
+	f.heraldFirst()
 	f.read(w)
 	for f.active == w && f.talks(w) {
 		if !f.sendOne(w) {

@@ -125,6 +125,20 @@ func (f *Feed) lacks(r *store.Read, id event.RoomID) (bool, error) {
 	return slices.ContainsFunc(logs, func(l store.Log) bool { return l.Box != string(f.p.ID) && l.Top > f.position(l.N) }), nil
 }
 
+// Flashes lists what of this box's users is a flash now, in rooms of the peer and not known to be there: what could be told ahead before the peer has said where it stands.
+func (f *Feed) Flashes(ctx context.Context) ([]Raised, error) {
+	var rooms []event.RoomID
+	err := f.o.db.View(ctx, func(r *store.Read) (err error) {
+		rooms, err = r.DueRooms(f.p.Server)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the rooms of %s: %w", f.p.ID.Short(), err)
+	}
+	flashes, _, err := f.waiting(ctx, rooms)
+	return flashes, err
+}
+
 // Pressing says how urgent the most urgent is that the peer lacks and that Next has not given yet, Routine when there is nothing raised, and names what of it is a flash.
 // It is as of the last Next.
 func (f *Feed) Pressing() (level int, flashes []Raised) {
@@ -179,6 +193,10 @@ func (f *Feed) Ahead(ctx context.Context, room event.RoomID, id event.ID) (e *pa
 			}
 			seq, err := r.PlaceOf(l.N, row.NID)
 			if err != nil || seq == 0 || seq <= f.position(l.N) {
+				return err
+			}
+			kept, err := r.KeptBy(l.N)
+			if err != nil || seq <= kept[string(f.p.ID)] {
 				return err
 			}
 			if e, err = f.o.load(r, row); e != nil {
