@@ -37,29 +37,56 @@ func (r *Read) PlacesOf(room event.RoomID, nid int64) ([]Place, error) {
 // Reach is how far somebody has got in a log.
 type Reach struct {
 	Who  string // a server name, or a user id
+	By   string // the server whose box says so; "" where it is their own
 	Upto uint64
-	At   int64 // ms; 0: not known
+	At   int64 // ms, when this became known here; 0: not known
 }
 
-// Reached lists how far others are known to have got in a log.
+// keptMoves is how many moves of each are kept.
+const keptMoves = 16
+
+// Reached lists how far others are known to have got in a log: for each, by the word of each who has said something, the last.
 func (r *Read) Reached(log int64) ([]Reach, error) {
-	var out []Reach
-	err := r.each(`SELECT who, upto, at FROM reached WHERE log = ? ORDER BY who`, args(log), func(row *Row) error {
+	return r.reach(`SELECT who, by, max(upto), at FROM word WHERE log = ? GROUP BY who, by ORDER BY who, by`, log)
+}
+
+// ReachedPlace lists who has got as far as a place of a log, and when that became known. The time of the oldest move is unknown where older ones may have been dropped.
+func (r *Read) ReachedPlace(log int64, seq uint64) ([]Reach, error) {
+	return r.reach(`SELECT who, by, min(upto), CASE WHEN EXISTS (SELECT 1 FROM word o WHERE o.log = w.log AND o.who = w.who AND o.by = w.by AND o.upto < ?2)
+		OR (SELECT count(*) FROM word o WHERE o.log = w.log AND o.who = w.who AND o.by = w.by) < ?3 THEN at ELSE 0 END
+		FROM word w WHERE log = ?1 AND upto >= ?2 GROUP BY who, by ORDER BY who, by`, log, seq, keptMoves)
+}
+
+// reach reads rows; of each group the columns besides are those of the row with the least or greatest upto (SQLite: bare columns of min and max).
+func (r *Read) reach(sql string, a ...any) (out []Reach, err error) {
+	err = r.each(sql, a, func(row *Row) error {
 		var x Reach
 		var upto int64
-		err := row.Scan(&x.Who, &upto, &x.At)
+		err := row.Scan(&x.Who, &x.By, &upto, &x.At)
 		x.Upto = uint64(upto)
 		out = append(out, x)
 		return err
 	})
-	return out, err
+	if err != nil {
+		return nil, fmt.Errorf("look how far others have got: %w", err)
+	}
+	return out, nil
 }
 
-// Reached notes how far somebody has got in a log; it never moves back. It says whether it moved.
+// Reached notes how far somebody has got in a log, by somebody's word; it never moves back. It says whether it moved.
 func (tx *Tx) Reached(log int64, x Reach) (bool, error) {
-	n, err := tx.execN(`INSERT INTO reached (log, who, upto, at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (log, who) DO UPDATE
-		SET upto = excluded.upto, at = excluded.at WHERE upto < excluded.upto`, log, x.Who, x.Upto, x.At)
-	return n > 0, err
+	n, err := tx.execN(`INSERT INTO word (log, who, by, upto, at) SELECT ?1, ?2, ?3, ?4, ?5
+		WHERE NOT EXISTS (SELECT 1 FROM word WHERE log = ?1 AND who = ?2 AND by = ?3 AND upto >= ?4)`, log, x.Who, x.By, x.Upto, x.At)
+	if n == 0 || err != nil {
+		return false, err
+	}
+	return true, tx.exec(`DELETE FROM word WHERE log = ?1 AND who = ?2 AND by = ?3 AND upto <=
+		(SELECT upto FROM word WHERE log = ?1 AND who = ?2 AND by = ?3 ORDER BY upto DESC LIMIT 1 OFFSET ?4)`, log, x.Who, x.By, keptMoves)
+}
+
+// ReachedOnly notes that somebody says of themselves that they have got no further in a log: they have lost what they had.
+func (tx *Tx) ReachedOnly(log int64, who string, upto uint64) error {
+	return tx.exec(`DELETE FROM word WHERE log = ? AND who = ? AND by = '' AND upto > ?`, log, who, upto)
 }
 
 // Shown lists up to which stream position devices of this box's users were shown everything.
@@ -113,29 +140,38 @@ func (r *Read) Left(log int64, seq uint64) ([]Leave, error) {
 	return out, err
 }
 
-// Left notes that the places first to last of a log left by a way. What follows on, or repeats the newest range, by the same way makes it longer;
-// anything else cuts what it covers out of the older ranges.
+// Left notes that the places first to last of a log left by a way. What follows on by the same way within leftTogether makes the newest range longer; anything else cuts what
+// it covers out of the older ranges. Of what the box is known to keep the newest keptLeft ranges stay.
 func (tx *Tx) Left(box string, log int64, first, last uint64, way string, at int64) error {
 	b, err := tx.boxN(box)
 	if err != nil {
 		return err
 	}
-	var topFirst, topLast int64
+	var topLast, topAt int64
 	var topWay string
-	ok, err := tx.one(`SELECT first, last, way FROM left_by WHERE box = ? AND log = ? ORDER BY last DESC LIMIT 1`, args(b, log), &topFirst, &topLast, &topWay)
+	ok, err := tx.one(`SELECT last, way, at FROM left_by WHERE box = ? AND log = ? ORDER BY last DESC LIMIT 1`, args(b, log), &topLast, &topWay, &topAt)
 	if err != nil {
 		return fmt.Errorf("note which way events left: %w", err)
 	}
-	if ok && topWay == way && uint64(topFirst) <= first && first <= uint64(topLast)+1 && last >= uint64(topLast) {
-		return tx.exec(`UPDATE left_by SET last = ?, at = ? WHERE box = ? AND log = ? AND last = ?`, last, at, b, log, topLast)
+	if ok && topWay == way && first == uint64(topLast)+1 && at >= topAt && at-topAt <= leftTogether {
+		return tx.exec(`UPDATE left_by SET last = ? WHERE box = ? AND log = ? AND last = ?`, last, b, log, topLast)
 	}
 	if ok && first <= uint64(topLast) {
 		if err := tx.cutLeft(b, log, first, last); err != nil {
 			return err
 		}
 	}
-	return tx.exec(`INSERT INTO left_by (box, log, last, first, way, at) VALUES (?, ?, ?, ?, ?, ?)`, b, log, last, first, way, at)
+	if err := tx.exec(`INSERT INTO left_by (box, log, last, first, way, at) VALUES (?, ?, ?, ?, ?, ?)`, b, log, last, first, way, at); err != nil {
+		return err
+	}
+	return tx.exec(`DELETE FROM left_by WHERE box = ?1 AND log = ?2 AND last <= min((SELECT kept FROM peer_kept WHERE box = ?1 AND log = ?2),
+		(SELECT last FROM left_by WHERE box = ?1 AND log = ?2 ORDER BY last DESC LIMIT 1 OFFSET ?3))`, b, log, keptLeft)
 }
+
+const (
+	leftTogether = 2000 // ms: what left within is one range, and has the time of its first
+	keptLeft     = 64
+)
 
 // cutLeft takes the places first to last out of what is noted.
 func (tx *Tx) cutLeft(box, log int64, first, last uint64) error {

@@ -225,6 +225,16 @@ CREATE TABLE exchange_claim (
 	one      INTEGER PRIMARY KEY CHECK (one = 1),
 	unproven INTEGER NOT NULL
 ) STRICT;`,
+	`-- 15: who says how far others have got, and since when. What is known without that goes; the others tell it again.
+CREATE TABLE word (
+	log  INTEGER NOT NULL,
+	who  TEXT NOT NULL,
+	by   TEXT NOT NULL,
+	upto INTEGER NOT NULL,
+	at   INTEGER NOT NULL,
+	PRIMARY KEY (log, who, by, upto)
+) STRICT, WITHOUT ROWID;
+DROP TABLE reached;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

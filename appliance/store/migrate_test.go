@@ -128,6 +128,9 @@ func TestEverySchema(t *testing.T) {
 			}
 			after := rows(t, path)
 			for table, want := range before {
+				if table == "reached" { // without who said it; others tell it again (migration 15)
+					continue
+				}
 				for _, line := range want {
 					if !slices.Contains(after[table], line) {
 						t.Errorf("%s lost %s; it has %s", table, line, after[table])

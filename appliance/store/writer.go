@@ -149,6 +149,14 @@ func (db *DB) Lazy(f func(*Tx) error) {
 	db.poke()
 }
 
+// Hasten commits what was handed to Lazy before, for somebody who wants to see it now; it waits for that.
+func (db *DB) Hasten(ctx context.Context) error {
+	if !db.hasLazy() {
+		return nil
+	}
+	return db.DoSmall(ctx, func(*Tx) error { return nil })
+}
+
 // OnCommit registers f to be told after each commit, from the writer's goroutine. f must not block.
 func (db *DB) OnCommit(f func(Commit)) {
 	db.mu.Lock()

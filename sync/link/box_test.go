@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -67,6 +68,8 @@ type box struct {
 	fail func(kind string) error // of EDUs
 	mail func(content []byte)    // is told of messages between devices instead of edus
 	now  func() time.Time        // its clock; nil: the right time
+
+	shown map[event.UserID]int64 // what its users' devices were shown
 }
 
 func newWorld(t *testing.T) *world {
@@ -156,7 +159,7 @@ func (b *box) start() {
 		transports, carrier = append(transports, b.relay), b.relay
 	}
 	b.link, err = New(ctx, Config{Relay: carrier, Key: b.key, Server: b.name, DB: b.db, Inbox: in, Roster: func() peer.Roster { return b.roster },
-		Transports: transports, Handler: b.answers(), Observe: b.observe, Log: b.logger()})
+		Transports: transports, Handler: b.answers(), Observe: b.observe, Shown: b.devices, Log: b.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +187,24 @@ func (b *box) appended(number func(*store.Tx, room.AppendInfo) error) func(*stor
 		}
 		return b.graph.sender.Appended(tx, e)
 	}
+}
+
+// devices tells what its users' devices were shown.
+func (b *box) devices() map[event.UserID]int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.shown)
+}
+
+// syncs shows a user's device everything.
+func (b *box) syncs(local string) {
+	b.mu.Lock()
+	if b.shown == nil {
+		b.shown = map[event.UserID]int64{}
+	}
+	b.shown[b.user(local)] = b.db.Published()
+	b.mu.Unlock()
+	b.link.Moved()
 }
 
 func (b *box) answers() http.Handler {

@@ -58,23 +58,24 @@ type far struct {
 	askTimer *time.Timer
 
 	// What waits to be sent, the most urgent first.
-	queues     [parcel.Bulk + 1][]entry
-	feed       *outbox.Feed
-	items      []outbox.Item     // read from the feed
-	more       bool              // the feed may have more
-	urgent     bool              // and what it has may be urgent
-	owed       int               // bytes that the least urgent may have before others
-	ahead      map[event.ID]bool // flash of which is known here that it waits: whether its text has gone ahead in this session
-	asIf       int               // priority for the transport of what goes by that right; 0: its own
-	reading    bool
-	starting   int           // greetings that are being taken
-	edus       []*parcel.EDU // read from the queue; sent one message at a time
-	edusDue    bool
-	eduReading bool // forget leaves it: a reading that is under way ends by itself
-	eduBusy    bool
-	eduTo      uint64      // the last that went
-	eduHold    *time.Timer // receipts wait
-	eduLate    bool        // they have waited long enough
+	queues      [parcel.Bulk + 1][]entry
+	feed        *outbox.Feed
+	items       []outbox.Item     // read from the feed
+	more        bool              // the feed may have more
+	urgent      bool              // and what it has may be urgent
+	owed        int               // bytes that the least urgent may have before others
+	ahead       map[event.ID]bool // flash of which is known here that it waits: whether its text has gone ahead in this session
+	asIf        int               // priority for the transport of what goes by that right; 0: its own
+	reading     bool
+	starting    int           // greetings that are being taken
+	edus        []*parcel.EDU // read from the queue; sent one message at a time
+	edusDue     bool
+	eduReading  bool // forget leaves it: a reading that is under way ends by itself
+	eduBusy     bool
+	eduTo       uint64      // the last that went
+	eduHold     *time.Timer // receipts wait
+	eduLate     bool        // they have waited long enough
+	eduReceipts time.Time   // when they went alone last
 
 	told    map[naming]bool // names that the far end has, in this session
 	telling bool            // a message that explains names is under way
@@ -93,6 +94,8 @@ type far struct {
 	seen      outbox.Told // what of it the far end was told in this session
 	seenTimer *time.Timer
 	seenBusy  bool
+	seenMore  bool      // something has moved meanwhile
+	seenAt    time.Time // when something was told last
 
 	// Receipts that wait for company.
 	kept      map[logName]parcel.Vector
@@ -336,7 +339,7 @@ func (f *far) restart(h *parcel.Hello) {
 	f.session = f.l.codec.Session(f.mine, f.theirs)
 	f.sameModel = h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion()
 	f.casts.told, f.casts.telling, f.casts.keys = 0, false, nil
-	f.seen, f.seenBusy = outbox.NewTold(), false
+	f.seen, f.seenBusy, f.seenMore = outbox.NewTold(), false, false
 	f.eduDeaf.Store(false)
 	f.session.UseModel(h.Features&parcel.FeatureModel != 0 && h.Model == f.l.codec.ModelVersion())
 	f.session.UseVersion2(h.Features&parcel.FeatureVersion2 != 0)

@@ -38,15 +38,16 @@ const (
 
 // mail is what is remembered of the mail with one box. It belongs to the loop.
 type mail struct {
-	out   *parcel.Session // that we write with
-	outID uint16
-	in    map[uint16]*parcel.Session // that the far box writes with
-	order []uint16                   // of in
-	lost  map[uint16]time.Time       // when they were called forgotten
-	epoch uint32                     // of the far box's EDUs, in the message that is being read
-	knows bool                       // the far box has our greeting of this life
-	model bool                       // it has our text model
-	heard uint32                     // epoch of its last greeting
+	out      *parcel.Session // that we write with
+	outID    uint16
+	in       map[uint16]*parcel.Session // that the far box writes with
+	order    []uint16                   // of in
+	lost     map[uint16]time.Time       // when they were called forgotten
+	epoch    uint32                     // of the far box's EDUs, in the message that is being read
+	knows    bool                       // the far box has our greeting of this life
+	model    bool                       // it has our text model
+	features uint32                     // of the far box, by its last greeting
+	heard    uint32                     // epoch of its last greeting
 
 	near      bool     // a way was known when we looked last
 	elsewhere []string // servers of neighbours that are nearer to the far box
@@ -67,6 +68,14 @@ func (w *way) near() bool {
 	}
 	_, _, near := w.mail.Outlook(w.addr)
 	return near
+}
+
+// mayHear says whether the far box has a feature, as it has told by the way that carries.
+func (f *far) mayHear(feature uint32) bool {
+	if f.active != nil && f.active.mail != nil {
+		return f.mail.features&feature != 0
+	}
+	return f.features&feature != 0
 }
 
 func (w *way) receiptsEvery() time.Duration {
@@ -238,6 +247,7 @@ func (f *far) greetByMail(w *way) {
 
 // met takes the far box's word on what it can read.
 func (m *mail) met(l *Link, h *parcel.Hello) {
+	m.features = h.Features
 	m.model = h.Features&parcel.FeatureModel != 0 && h.Model == l.codec.ModelVersion()
 	if m.out != nil {
 		m.out.UseModel(m.model)

@@ -8,12 +8,16 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/sync/parcel"
+	"hallig/sync/peer"
 )
 
-// How far others have got is told in the background, what came together meanwhile in one parcel, and never while there is something to say that people wait for.
+// How far others have got is told in the background, what came together meanwhile in one parcel, and never while there is something to say that people wait for. The first
+// news after a while goes soon, further ones only so often. In the quiet after a flash, when people wait to see who has it, they go raised and more often.
 const (
-	seenFast = 2 * time.Second
-	seenSlow = 2 * time.Minute
+	seenSoon  = 3 * time.Second // what moves together: several devices, and messages that came together
+	seenFast  = 2 * time.Second
+	seenSlow  = 2 * time.Minute
+	seenQuiet = 20 * time.Second
 )
 
 // Moved says that users of this box were shown more: other boxes may be told.
@@ -30,12 +34,21 @@ func (l *Link) moved(from *far) {
 
 // seenSoon puts telling off, so that more comes together.
 func (f *far) seenSoon() {
-	if f.seenTimer != nil || f.active == nil || f.closed || f.features&parcel.FeatureSeen == 0 {
+	if f.seenTimer != nil || f.active == nil || f.closed || !f.mayHear(parcel.FeatureSeen) {
 		return
 	}
-	wait := seenFast
-	if f.active.slow() {
-		wait = seenSlow
+	soon, every := seenFast/4, seenFast
+	if f.active.mail != nil {
+		soon, every = seenSoon, f.active.receiptsEvery()
+	} else if f.active.slow() {
+		soon, every = seenSoon, seenSlow
+		if f.l.hushed(f.active) {
+			every = seenQuiet
+		}
+	}
+	wait := soon
+	if !f.seenAt.IsZero() {
+		wait = max(soon, every-time.Since(f.seenAt))
 	}
 	f.seenTimer = f.l.after(wait, func() {
 		f.seenTimer = nil
@@ -45,27 +58,38 @@ func (f *far) seenSoon() {
 
 // tellSeen tells the far end what it does not know yet; the rest when that has arrived.
 func (f *far) tellSeen() {
-	if f.seenBusy || f.closed || f.active == nil || f.session == nil || !f.agreed {
+	if f.closed || f.active == nil || !f.talks(f.active) {
+		return // the next greeting begins anew
+	}
+	if f.seenBusy {
+		f.seenMore = true
 		return
 	}
-	f.seenBusy = true
+	f.seenBusy, f.seenMore = true, false
 	most := 400
 	if f.active.slow() {
 		most = 40
 	}
 	told, roster, session := f.seen, f.l.c.Roster(), f.session
+	direct := make(map[peer.ID]bool, len(f.l.fars))
+	for id, o := range f.l.fars {
+		direct[id] = o.active != nil && o.active.mail == nil
+	}
 	var shown map[event.UserID]int64
 	if f.l.c.Shown != nil {
 		shown = f.l.c.Shown()
 	}
 	f.l.work(func(ctx context.Context) func() {
-		marks, err := f.l.out.Marks(ctx, f.p, roster, shown, told)
+		marks, err := f.feed.Marks(ctx, roster, func(id peer.ID) bool { return direct[id] }, shown, told)
 		return func() {
-			f.seenBusy = false
 			if err != nil && ctx.Err() == nil {
 				f.l.log.Warn("how far others have got could not be read", "peer", f.p.Server, "err", err)
 			}
-			if err != nil || f.closed || f.session != session {
+			if f.closed || f.session != session {
+				return // the new conversation begins by itself
+			}
+			f.seenBusy = false
+			if err != nil {
 				return
 			}
 			whole := len(marks) <= most
@@ -73,16 +97,25 @@ func (f *far) tellSeen() {
 				marks = marks[:most]
 			} else if len(marks) == 0 {
 				told.Shown(shown)
+				f.seenAgain()
 				return
 			}
-			f.seenBusy = true
-			f.enqueue(parcel.Bulk, &parcel.Seen{Marks: marks}, func(arrived bool) {
+			f.seenBusy, f.seenAt = true, time.Now()
+			urgency := parcel.Bulk
+			if f.l.hushed(f.active) {
+				urgency = parcel.Priority
+			}
+			f.enqueue(urgency, &parcel.Seen{Marks: marks}, func(arrived bool) {
+				if f.session != session {
+					return
+				}
 				f.seenBusy = false
 				if arrived {
 					told.Note(marks)
 				}
 				if arrived && whole {
 					told.Shown(shown)
+					f.seenAgain()
 					return
 				}
 				f.seenSoon()
@@ -90,6 +123,13 @@ func (f *far) tellSeen() {
 			f.pump()
 		}
 	})
+}
+
+// seenAgain tells what has moved while the last was told.
+func (f *far) seenAgain() {
+	if f.seenMore {
+		f.seenSoon()
+	}
 }
 
 func (f *far) takeSeen(ctx context.Context, s *parcel.Seen) func() {

@@ -4,6 +4,7 @@ package link
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"hallig/appliance/event"
@@ -154,14 +155,17 @@ func (f *far) readEDUs(w *way) {
 	})
 }
 
-// eduPriority: keys and other messages between devices go before the texts that need them, receipts with the rest.
+// eduPriority: keys and other messages between devices go before the texts that need them, receipts with the rest, in the quiet after a flash raised: people wait for them.
 func (f *far) eduPriority() int {
-	for _, e := range f.edus {
-		if e.Type != "m.receipt" {
-			return parcel.Priority
-		}
+	if !f.onlyReceipts() || f.active != nil && f.l.hushed(f.active) {
+		return parcel.Priority
 	}
 	return parcel.Bulk
+}
+
+// onlyReceipts says that what waits of EDUs is read receipts.
+func (f *far) onlyReceipts() bool {
+	return !slices.ContainsFunc(f.edus, func(e *parcel.EDU) bool { return e.Type != "m.receipt" })
 }
 
 // message is one message on its way.
@@ -300,7 +304,7 @@ func (f *far) sendQueued(w *way, priority int) {
 }
 
 func (f *far) sendEDUs(w *way, priority int) {
-	if priority == parcel.Bulk && w.slow() && f.holdReceipts() {
+	if w.slow() && f.onlyReceipts() && f.holdReceipts() {
 		f.edus = nil
 		return
 	}
@@ -322,15 +326,16 @@ func (f *far) sendEDUs(w *way, priority int) {
 // receiptsEvery is how often receipts alone may use a slow line.
 const receiptsEvery = time.Minute
 
-// holdReceipts puts receipts off, so that newer ones can take their place, unless they have waited long enough.
+// holdReceipts puts receipts off, so that newer ones can take their place, when others went shortly before.
 func (f *far) holdReceipts() bool {
-	if f.eduLate {
-		f.eduLate = false
+	wait := f.active.receiptsEvery() - time.Since(f.eduReceipts)
+	if f.eduLate || f.eduReceipts.IsZero() || wait <= 0 {
+		f.eduLate, f.eduReceipts = false, time.Now()
 		return false
 	}
 	f.feed.RewindEDUs()
 	if f.eduHold == nil {
-		f.eduHold = f.l.after(f.active.receiptsEvery(), func() {
+		f.eduHold = f.l.after(wait, func() {
 			f.eduHold = nil
 			f.eduLate, f.edusDue = true, true
 			f.pump()
@@ -549,8 +554,8 @@ func (w *way) keptDelay() time.Duration {
 	if w.mail != nil {
 		return mailKept
 	}
-	if w.slow() {
-		return 3 * time.Second
+	if w.slow() { // a second at 1200 bit/s: what comes meanwhile costs as much as the receipt
+		return min(max(1200*time.Second/time.Duration(max(w.bps, 1)), 300*time.Millisecond), 3*time.Second)
 	}
 	return 20 * time.Millisecond
 }

@@ -96,6 +96,23 @@ func (l *Link) hush(room event.RoomID, d time.Duration) {
 		q.until = most
 	}
 	l.hushTimer()
+	for _, f := range l.fars {
+		f.raiseReceipts()
+	}
+}
+
+// raiseReceipts lets receipts that wait go in the quiet: who sent the flash waits for them.
+func (f *far) raiseReceipts() {
+	for _, p := range []int{parcel.Routine, parcel.Bulk} {
+		f.queues[p] = slices.DeleteFunc(f.queues[p], func(e entry) bool {
+			switch e.p.(type) {
+			case *parcel.Kept, *parcel.Seen:
+				f.queues[parcel.Priority] = append(f.queues[parcel.Priority], e)
+				return true
+			}
+			return false
+		})
+	}
 }
 
 // hushTimer lets what waits go when the quiet is over.

@@ -151,6 +151,7 @@ func (l *Link) hello(w *way, h *parcel.Hello) {
 	if w.mail != nil {
 		if w.far != nil && h.Step == 3 && h.From == w.far.p.ID.Brief() {
 			w.far.mail.met(l, h)
+			w.far.seenSoon()
 		}
 		return
 	}

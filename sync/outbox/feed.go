@@ -149,9 +149,13 @@ func (f *Feed) start(said map[int64]uint64, rooms []event.RoomID, edus uint64, l
 
 // remember stores cursors; a power cut may take the newest back, the next greeting tells them again.
 func (f *Feed) remember(kept map[int64]uint64, edus uint64, down bool) {
+	at := f.o.now()
 	f.o.db.Lazy(func(tx *store.Tx) error {
 		for n, k := range kept {
 			if err := tx.SetPeerKept(string(f.p.ID), n, k, down); err != nil {
+				return err
+			}
+			if err := f.reached(tx, n, k, at, down); err != nil {
 				return err
 			}
 		}
@@ -160,6 +164,20 @@ func (f *Feed) remember(kept map[int64]uint64, edus uint64, down bool) {
 		}
 		return nil
 	})
+}
+
+// reached notes since when the peer is known to be where it says, for people.
+func (f *Feed) reached(tx *store.Tx, log int64, upTo uint64, at int64, down bool) error {
+	if down {
+		if err := tx.ReachedOnly(log, f.p.Server, upTo); err != nil {
+			return err
+		}
+	}
+	if upTo == 0 {
+		return nil
+	}
+	_, err := tx.Reached(log, store.Reach{Who: f.p.Server, Upto: upTo, At: at})
+	return err
 }
 
 // Rewind forgets what is under way: everything that is not kept will be sent again.

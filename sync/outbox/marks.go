@@ -5,6 +5,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,20 +23,24 @@ type Mark struct {
 	Who   string
 }
 
-// Told is what a peer has been told of marks: places by mark, and the stream position of each user of this box that they came from. The owner
+// Told is what a peer has been told of marks: places by mark, mostTold at most, and the stream position of each user of this box that they came from. The owner
 // serialises.
 type Told struct {
 	Places map[Mark]uint64
 	Pos    map[event.UserID]int64
 }
 
+// mostTold bounds the marks of one conversation: who is not among them by then is not told of before the next one.
+const mostTold = 4096
+
 // NewTold is that nothing has been told.
 func NewTold() Told { return Told{map[Mark]uint64{}, map[event.UserID]int64{}} }
 
-// Marks lists what a peer has not been told yet of how far others have got. It hears of its own logs, and of those of boxes that we are not
-// paired with: it may know the way. shown says up to which stream position this box's users were shown everything.
-func (o *Outbox) Marks(ctx context.Context, p peer.Peer, roster peer.Roster, shown map[event.UserID]int64, told Told) ([]parcel.Mark, error) {
-	m := marker{p: p, roster: roster, told: told}
+// Marks lists what a peer has not been told yet of how far others have got. It hears of its own logs, and of those of boxes that are not in direct reach: it may
+// know the way. Of rooms that are left to a nearer neighbour that one tells. shown says up to which stream position this box's users were shown everything.
+func (f *Feed) Marks(ctx context.Context, roster peer.Roster, direct func(peer.ID) bool, shown map[event.UserID]int64, told Told) ([]parcel.Mark, error) {
+	o, p := f.o, f.p
+	m := marker{p: p, roster: roster, told: told, room: mostTold - len(told.Places)}
 	for user, pos := range shown {
 		if pos > told.Pos[user] {
 			m.fresh = append(m.fresh, store.Shows{Who: user, Pos: pos})
@@ -47,13 +52,20 @@ func (o *Outbox) Marks(ctx context.Context, p peer.Peer, roster peer.Roster, sho
 			return err
 		}
 		for _, id := range rooms {
+			heirs, err := f.heirs(r, id)
+			if err != nil {
+				return err
+			}
+			if len(heirs) > 0 {
+				continue
+			}
 			logs, err := r.Logs(id)
 			if err != nil {
 				return err
 			}
 			for _, l := range logs {
 				box := peer.ID(l.Box)
-				if _, paired := roster.ByID(box); box != p.ID && (paired || box == o.self) {
+				if box != p.ID && (box == o.self || direct(box)) {
 					continue
 				}
 				if err := m.log(r, id, l); err != nil {
@@ -75,25 +87,30 @@ type marker struct {
 	roster peer.Roster
 	told   Told
 	fresh  []store.Shows // users of this box who were shown more
+	room   int           // for marks of whom the peer was told nothing yet
 	out    []parcel.Mark
 }
 
 func (m *marker) log(r *store.Read, room event.RoomID, l store.Log) error {
+	upto := make(map[string]uint64) // by whoever's word: the far end shows it as ours
 	reached, err := r.Reached(l.N)
 	if err != nil {
 		return err
 	}
 	for _, x := range reached {
-		m.add(room, l, x.Who, x.Upto)
+		upto[x.Who] = max(upto[x.Who], x.Upto)
 	}
 	kept, err := r.KeptBy(l.N)
 	if err != nil {
 		return err
 	}
-	for box, upto := range kept {
-		if q, ok := m.roster.ByID(peer.ID(box)); ok && upto > 0 {
-			m.add(room, l, q.Server, upto)
+	for box, n := range kept {
+		if q, ok := m.roster.ByID(peer.ID(box)); ok && n > 0 {
+			upto[q.Server] = max(upto[q.Server], n)
 		}
+	}
+	for _, who := range slices.Sorted(maps.Keys(upto)) {
+		m.add(room, l, who, upto[who])
 	}
 	var here []store.Shows
 	for _, x := range m.fresh {
@@ -116,8 +133,15 @@ func (m *marker) log(r *store.Read, room event.RoomID, l store.Log) error {
 }
 
 func (m *marker) add(room event.RoomID, l store.Log, who string, upto uint64) {
-	if serverOf(who) == m.p.Server || upto <= m.told.Places[Mark{room, peer.ID(l.Box), l.Epoch, who}] {
+	old, known := m.told.Places[Mark{room, peer.ID(l.Box), l.Epoch, who}]
+	if serverOf(who) == m.p.Server || upto <= old {
 		return // it knows best itself, or knows already
+	}
+	if !known {
+		if m.room <= 0 {
+			return
+		}
+		m.room--
 	}
 	m.out = append(m.out, parcel.Mark{Room: room, Box: peer.ID(l.Box), Epoch: l.Epoch, Upto: upto, Who: who})
 }
@@ -146,9 +170,16 @@ func (t Told) Shown(shown map[event.UserID]int64) {
 }
 
 // TakeMarks stores what a peer says of how far others have got, for rooms that it shares with us and subjects that are in them. It says whether
-// anything was new.
+// anything was new. What it says of its own users is their word; what it says of others, whoever told it, is stored as said by it: a paired box can make people see
+// its own claims about others, and nobody's word but its own is changed by them.
 func (o *Outbox) TakeMarks(ctx context.Context, p peer.Peer, marks []parcel.Mark) (bool, error) {
 	at := o.now()
+	by := func(who string) string {
+		if serverOf(who) == p.Server {
+			return ""
+		}
+		return p.Server
+	}
 	type move struct {
 		log int64
 		x   store.Reach
@@ -174,7 +205,7 @@ func (o *Outbox) TakeMarks(ctx context.Context, p peer.Peer, marks []parcel.Mark
 				return err
 			}
 			if ok {
-				moves = append(moves, move{l.N, store.Reach{Who: x.Who, Upto: min(x.Upto, l.Top), At: at}})
+				moves = append(moves, move{l.N, store.Reach{Who: x.Who, By: by(x.Who), Upto: min(x.Upto, l.Top), At: at}})
 			}
 		}
 		return nil
