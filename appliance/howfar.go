@@ -10,6 +10,8 @@ import (
 
 	"hallig/appliance/delivery"
 	"hallig/appliance/event"
+	"hallig/appliance/priority"
+	"hallig/appliance/store"
 )
 
 // openDelivery makes what tells how far events have got. It is asked and told before the exchange stands.
@@ -26,11 +28,37 @@ func (b *Box) openDelivery(ctx context.Context) error {
 			}
 			return out
 		},
-		Expect: func(server string, ahead, size int) (time.Duration, bool) {
+		Level: func(r *store.Read, e *store.Event) (priority.Level, error) {
 			if b.exchange == nil || b.exchange.link == nil {
-				return 0, false
+				return priority.Routine, nil
 			}
-			return b.exchange.link.Expect(server, ahead, size/5) // the codec's mean, with frames and answers
+			return b.exchange.link.Urgency(r, e)
+		},
+		Expect: func(d delivery.Due) delivery.Outlook {
+			if b.exchange == nil || b.exchange.link == nil {
+				return delivery.Outlook{}
+			}
+			o := b.exchange.link.Expect(d.Server, d.Room, d.Level, d.Ahead, d.Bytes/5) // the codec's mean, with frames and answers
+			switch {
+			case o.Away:
+				return delivery.Outlook{WaitsFor: delivery.WaitsForLink}
+			case o.Other:
+				return delivery.Outlook{WaitsFor: delivery.WaitsForOther}
+			case o.Quiet:
+				return delivery.Outlook{In: o.In, WaitsFor: delivery.WaitsForQuiet}
+			}
+			return delivery.Outlook{In: o.In}
+		},
+		Notice: func(server string, id event.ID) (delivery.Notice, bool) {
+			if b.exchange == nil || b.exchange.link == nil {
+				return delivery.Notice{}, false
+			}
+			h, ok := b.exchange.link.Heralded(server, id)
+			n := delivery.Notice{Via: h.Transport, Arrived: h.Arrived}
+			if !h.Left.IsZero() {
+				n.At = h.Left.UnixMilli()
+			}
+			return n, ok
 		},
 		Moved: func() {
 			if b.exchange != nil && b.exchange.link != nil {

@@ -8,6 +8,9 @@
 // "Seen" says that a device of the user has synchronised past the event: its app has been given it, or has been told that there is more to
 // fetch. Whether a person looked is what "read" says, and only where they let others know (m.read, not m.read.private).
 //
+// What a box says of itself and its users is its word; what it passes on of others is shown with who said it (reported_by), for it may be wrong or a lie. Nothing else
+// depends on either: no cursor moves by what is shown here.
+//
 // Who may see an event may see how far it has got. That tells members which other members' devices are switched on, as receipts do.
 package delivery
 
@@ -21,6 +24,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/priority"
 	"hallig/appliance/store"
 )
 
@@ -30,11 +34,43 @@ type Config struct {
 	Server string
 	// Boxes gives the paired boxes: server name by box id. nil: there are none.
 	Boxes func() map[string]string
-	// Expect says in what time an event of so many bytes of JSON would have arrived at a paired box that lacks so many events before it; false
-	// when nothing can be said. May be nil.
-	Expect func(server string, ahead, bytes int) (time.Duration, bool)
+	// Level says how urgent an event is now. nil: all are routine.
+	Level func(*store.Read, *store.Event) (priority.Level, error)
+	// Expect says when an event would be at a paired box. May be nil: nothing can be said.
+	Expect func(Due) Outlook
+	// Notice says whether the text of an event has gone to a paired box ahead of the event. May be nil: none ever does.
+	Notice func(server string, id event.ID) (Notice, bool)
 	// Moved is told when users of this box were shown more, for other boxes; not more often than every few seconds. May be nil.
 	Moved func()
+}
+
+// Due is an event that a paired box lacks.
+type Due struct {
+	Server string
+	Room   event.RoomID
+	Level  priority.Level
+	Ahead  int // events before it that the box lacks, too
+	Bytes  int // of its JSON
+}
+
+// Outlook is when something would be there if nothing changed.
+type Outlook struct {
+	In       time.Duration // with all that it waits for; 0: nothing can be said
+	WaitsFor string        // what it waits for before it goes; "": its turn
+}
+
+// What an event may wait for.
+const (
+	WaitsForLink  = "link"       // no way leads to the box now
+	WaitsForOther = "other_link" // the way that does may not carry the room (amateur radio, and the room is encrypted)
+	WaitsForQuiet = "quiet"      // a flash keeps routine and bulk off narrow links
+)
+
+// Notice is a text that went ahead of its event and is shown over there as not yet verified.
+type Notice struct {
+	Via     string
+	At      int64 // ms, when it left; 0: not known
+	Arrived bool  // the transport has acknowledged it
 }
 
 // Delivery is safe for concurrent use.
@@ -82,8 +118,14 @@ type Server struct {
 	Via    string `json:"via,omitempty"`     // the way by which it left last: "p2p", "serial:ttyUSB0", "relay", "federation"; not by stick, which moves nothing until its receipt
 	LeftAt int64  `json:"left_ts,omitempty"` // ms
 	KeptAt int64  `json:"kept_ts,omitempty"` // ms, when this became known here
-	// ExpectedIn is in how many ms it would arrive if nothing changes; only while it waits or is on its way, and something can be said.
-	ExpectedIn int64 `json:"expected_in_ms,omitempty"`
+	// Notice says that so far only the text has gone ahead: "left", or "arrived" when the transport has acknowledged it.
+	Notice string `json:"notice,omitempty"`
+	// ReportedBy are the servers whose boxes say that it is kept, where the server has not said so itself to this box.
+	ReportedBy []string `json:"reported_by,omitempty"`
+	// ExpectedIn is in how many ms it would arrive if nothing changes; only while it waits or is on its way, and something can be said. WaitsFor is what it waits for before
+	// it goes, if for something.
+	ExpectedIn int64  `json:"expected_in_ms,omitempty"`
+	WaitsFor   string `json:"waits_for,omitempty"`
 
 	ahead int // events before it in the log that the box lacks
 }
@@ -93,6 +135,8 @@ type Person struct {
 	User  event.UserID `json:"user_id"`
 	State string       `json:"state"`        // seen or read
 	At    int64        `json:"ts,omitempty"` // ms
+	// ReportedBy are the servers whose boxes say so, where that is not the user's own.
+	ReportedBy []string `json:"reported_by,omitempty"`
 }
 
 // Summary counts.
@@ -108,25 +152,39 @@ type Summary struct {
 type look struct {
 	r      *store.Read
 	e      *store.Event
+	level  priority.Level
 	places []store.Place
-	reach  map[string]store.Reach // who has got as far as the event
-	boxes  map[string]string      // server by box id
+	reach  map[string]reach  // who has got as far as the event
+	boxes  map[string]string // server by box id
 	shown  map[event.UserID]int64
 	ahead  map[string]int // events before it that a box lacks
+}
+
+// reach is that somebody has got as far as the event.
+type reach struct {
+	at int64    // ms; 0: not known
+	by []string // who says so; nil: it is their own word
 }
 
 // Ladder tells how far an event has got; false when it is not here. Whether the asker may see the event is the caller's matter.
 func (d *Delivery) Ladder(ctx context.Context, room event.RoomID, id event.ID) (Ladder, bool, error) {
 	out := Ladder{Room: room, Event: id, Stored: true, Servers: []Server{}, People: []Person{}}
 	found := false
-	size := 0
+	l := look{boxes: d.c.Boxes(), shown: d.Shown(), reach: map[string]reach{}, ahead: map[string]int{}, level: priority.Routine}
+	if err := d.c.DB.Hasten(ctx); ctx.Err() != nil { // receipts that this box has taken are shown at once; a full disk shows what it has
+		return Ladder{}, false, wrap(err)
+	}
 	err := d.c.DB.View(ctx, func(r *store.Read) error {
 		e, err := r.Event(id)
 		if err != nil || e == nil || e.Room != room {
 			return err
 		}
-		found, size = true, len(e.JSON)
-		l := look{r: r, e: e, boxes: d.c.Boxes(), shown: d.Shown(), reach: map[string]store.Reach{}, ahead: map[string]int{}}
+		found, l.r, l.e = true, r, e
+		if d.c.Level != nil {
+			if l.level, err = d.c.Level(r, e); err != nil {
+				return err
+			}
+		}
 		if l.places, err = r.PlacesOf(room, e.NID); err != nil {
 			return err
 		}
@@ -142,7 +200,7 @@ func (d *Delivery) Ladder(ctx context.Context, room event.RoomID, id event.ID) (
 	if err != nil || !found {
 		return Ladder{}, false, wrap(err)
 	}
-	d.expect(out.Servers, size)
+	d.underway(&l, out.Servers)
 	out.count()
 	return out, true, nil
 }
@@ -154,22 +212,36 @@ func wrap(err error) error {
 	return fmt.Errorf("look how far an event has got: %w", err)
 }
 
-// expect says when what is not kept may arrive.
-func (d *Delivery) expect(servers []Server, size int) {
-	if d.c.Expect == nil {
-		return
-	}
+// underway says of what is not kept what has gone ahead of it, and when it may arrive.
+func (d *Delivery) underway(l *look, servers []Server) {
 	for i := range servers {
 		s := &servers[i]
-		if s.State == Kept {
+		if s.State == Kept || !s.Box {
 			continue
 		}
-		if !s.Box {
-			continue
+		if d.c.Notice != nil {
+			s.noticed(d.c.Notice(s.Name, l.e.ID))
 		}
-		if in, ok := d.c.Expect(s.Name, s.ahead, size); ok {
-			s.ExpectedIn = max(1, in.Milliseconds())
+		if d.c.Expect != nil {
+			o := d.c.Expect(Due{Server: s.Name, Room: l.e.Room, Level: l.level, Ahead: s.ahead, Bytes: len(l.e.JSON)})
+			s.WaitsFor = o.WaitsFor
+			if o.In > 0 {
+				s.ExpectedIn = max(1, o.In.Milliseconds())
+			}
 		}
+	}
+}
+
+// noticed takes it that the text has gone ahead: it has left, though its event may wait.
+func (s *Server) noticed(n Notice, ok bool) {
+	if !ok {
+		return
+	}
+	if s.Notice = "left"; n.Arrived {
+		s.Notice = "arrived"
+	}
+	if s.State == Waiting {
+		s.State, s.Via, s.LeftAt = Left, n.Via, n.At
 	}
 }
 
@@ -191,14 +263,9 @@ func (l *Ladder) count() {
 // reached finds who has got as far as the event.
 func (l *look) reached() error {
 	for _, p := range l.places {
-		got, err := l.r.Reached(p.Log.N)
+		got, err := l.r.ReachedPlace(p.Log.N, p.Seq)
 		if err != nil {
 			return err
-		}
-		for _, x := range got {
-			if x.Upto >= p.Seq {
-				l.note(x)
-			}
 		}
 		kept, err := l.r.KeptBy(p.Log.N)
 		if err != nil {
@@ -207,24 +274,48 @@ func (l *look) reached() error {
 		for box, upto := range kept {
 			server, ok := l.boxes[box]
 			if ok && upto >= p.Seq {
-				l.note(store.Reach{Who: server})
+				l.note(server, "", 0)
 			} else if ok {
 				l.ahead[server] = int(p.Seq - upto - 1)
 			}
 		}
 		if server, ok := l.boxes[p.Log.Box]; ok {
-			l.note(store.Reach{Who: server}) // it gave the event to us
+			l.note(server, "", 0) // it gave the event to us
+		}
+		for _, x := range got {
+			if x.By == "" || l.pairs(x.By) { // what somebody said who is no longer paired counts no more
+				l.note(x.Who, x.By, x.At)
+			}
 		}
 	}
 	return nil
 }
 
-// note takes the earliest time of those that are known.
-func (l *look) note(x store.Reach) {
-	if old, ok := l.reach[x.Who]; ok && (x.At == 0 || old.At != 0 && old.At < x.At) {
-		return
+// pairs says whether a server's box is paired.
+func (l *look) pairs(server string) bool {
+	for _, s := range l.boxes {
+		if s == server {
+			return true
+		}
 	}
-	l.reach[x.Who] = x
+	return false
+}
+
+// note takes that somebody has got as far. Their own word counts before others'; of times the earliest that is known.
+func (l *look) note(who, by string, at int64) {
+	old, ok := l.reach[who]
+	switch {
+	case !ok || by == "" && old.by != nil:
+		old = reach{at: at}
+	case by != "" && old.by == nil:
+		return
+	case at != 0 && (old.at == 0 || at < old.at):
+		old.at = at
+	}
+	if by != "" && !slices.Contains(old.by, by) {
+		old.by = append(old.by, by)
+	}
+	l.reach[who] = old
 }
 
 // servers says where the event stands with each other server of the room.
@@ -255,8 +346,10 @@ func (l *look) servers(self string) ([]Server, error) {
 		if x, ok := left[name]; ok {
 			s.State, s.Via, s.LeftAt = Left, x.Way, x.At
 		}
-		if x, ok := l.reach[name]; ok || name == l.e.Sender.Server() {
-			s.State, s.KeptAt = Kept, x.At
+		if x, ok := l.reach[name]; name == l.e.Sender.Server() {
+			s.State = Kept // it is theirs
+		} else if ok {
+			s.State, s.KeptAt, s.ReportedBy = Kept, x.at, x.by
 		} else if !s.Box {
 			pos, ok, err := l.r.ConfirmedUpTo(name, l.e.Room)
 			if err != nil {
@@ -289,11 +382,11 @@ func (l *look) people() (out []Person, members int, err error) {
 		}
 		members++
 		if at, ok := read[m.User]; ok {
-			out = append(out, Person{m.User, Read, at})
+			out = append(out, Person{User: m.User, State: Read, At: at})
 		} else if x, ok := l.reach[string(m.User)]; ok {
-			out = append(out, Person{m.User, Seen, x.At})
+			out = append(out, Person{m.User, Seen, x.at, x.by})
 		} else if l.e.Pos > 0 && l.shown[m.User] >= l.e.Pos {
-			out = append(out, Person{m.User, Seen, 0})
+			out = append(out, Person{User: m.User, State: Seen})
 		}
 	}
 	slices.SortFunc(out, func(a, b Person) int { return strings.Compare(string(a.User), string(b.User)) })

@@ -12,9 +12,10 @@ import (
 	"hallig/appliance/store"
 )
 
-// What devices were shown is told to others as soon as it is worth a message, and stored seldom: phones that are switched on say it again
-// after a restart, the table is for those that are not.
+// What devices were shown is told to others at once when nothing was for a while, else as soon as it is worth a message, and stored seldom: phones that are switched on
+// say it again after a restart, the table is for those that are not.
 const (
+	tellSoon   = 300 * time.Millisecond // several devices of a user ask at the same time
 	tellEvery  = 5 * time.Second
 	storeEvery = time.Minute
 )
@@ -60,7 +61,7 @@ func (d *Delivery) Shown() map[event.UserID]int64 {
 
 // Run tells and stores what devices were shown until ctx ends.
 func (d *Delivery) Run(ctx context.Context) error {
-	var stored time.Time
+	var told, stored time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -68,7 +69,7 @@ func (d *Delivery) Run(ctx context.Context) error {
 			return nil
 		case <-d.wake:
 		}
-		pause := time.NewTimer(tellEvery)
+		pause := time.NewTimer(max(tellSoon, tellEvery-time.Since(told)))
 		select {
 		case <-ctx.Done():
 			pause.Stop()
@@ -76,6 +77,11 @@ func (d *Delivery) Run(ctx context.Context) error {
 			return nil
 		case <-pause.C:
 		}
+		select {
+		case <-d.wake: // what came meanwhile is told with it
+		default:
+		}
+		told = time.Now()
 		if d.c.Moved != nil {
 			d.c.Moved()
 		}

@@ -89,10 +89,12 @@ type Link struct {
 	renewed time.Time // when this box last began a new epoch because a peer was ahead
 	doubted bool      // a peer is ahead, and was not believed
 
-	statusMu   sync.Mutex
-	status     []PeerStatus
-	quietUntil time.Time
-	carriers   map[string]carrier // by server
+	statusMu    sync.Mutex
+	status      []PeerStatus
+	quietUntil  time.Time
+	carriers    map[string]carrier // by server
+	heralds     map[heraldName]Herald
+	heraldOrder []heraldName
 }
 
 type wayName struct {
@@ -122,7 +124,7 @@ func New(ctx context.Context, c Config) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make link: %w", err)
 	}
-	l := &Link{c: c, log: c.Log, self: self, out: out, judge: judge, codec: codec, fars: make(map[peer.ID]*far), ways: make(map[wayName]*way)}
+	l := &Link{c: c, log: c.Log, self: self, out: out, judge: judge, codec: codec, fars: make(map[peer.ID]*far), ways: make(map[wayName]*way), heralds: make(map[heraldName]Herald)}
 	l.posts.wake = make(chan struct{}, 1)
 	c.DB.OnCommit(func(co store.Commit) { l.post(func() { l.committed(co) }) })
 	return l, nil
@@ -376,9 +378,9 @@ func (l *Link) publish() {
 			switch {
 			case w.mail != nil && (w != f.active || !w.near()): // it leads nowhere now, or is no way besides
 			case w == f.active:
-				carriers[f.p.Server] = carrier{w.t, w.addr, w.bps}
 				s.Carries, s.BitsPerSecond, s.Open = w.t.Name(), w.bps, w.open
 				s.Withheld, s.WithheldKeys = f.feed.Withheld()
+				carriers[f.p.Server] = carrier{w.t, w.addr, w.bps, w.mail == nil && w.slow(), s.Withheld}
 			case w.up:
 				s.StandsBy = append(s.StandsBy, w.t.Name())
 			}

@@ -42,7 +42,13 @@ func (f *far) herald(e *parcel.Event) bool {
 	if !ok {
 		return false
 	}
-	f.enqueue(parcel.Flash, n, func(arrived bool) {}) // what is lost comes again as the whole event
+	transport := f.active.t.Name()
+	f.l.heralded(f.p.Server, e.PDU.ID, transport, false)
+	f.enqueue(parcel.Flash, n, func(arrived bool) { // what is lost comes again as the whole event
+		if arrived {
+			f.l.heralded(f.p.Server, e.PDU.ID, transport, true)
+		}
+	})
 	return true
 }
 

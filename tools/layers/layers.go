@@ -27,7 +27,7 @@ var Rooms = map[string]Room{
 	"appliance/room":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store"}},
 	"appliance/herald":    {Uses: []string{"appliance/event", "appliance/room", "appliance/store"}},
 	"appliance/conflict":  {Uses: []string{"appliance/event", "appliance/herald", "appliance/room", "appliance/rules", "appliance/store"}},
-	"appliance/delivery":  {Uses: []string{"appliance/event", "appliance/store"}},
+	"appliance/delivery":  {Uses: []string{"appliance/event", "appliance/priority", "appliance/store"}},
 	"appliance/feed":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
 	"appliance/account":   {Uses: []string{"appliance/event", "appliance/store", "appliance/room"}},
 	"appliance/acme":      {},
