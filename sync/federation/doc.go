@@ -7,7 +7,9 @@
 //
 //   - an answered /send is durable: each PDU is accepted or staged in the database before the 200, and what is staged stays
 //     until its graph has closed or the law has refused it; nothing is pruned, no server is ever given up;
-//   - our own events go out oldest first, at most 50 in a transaction and at most 50 unconfirmed per room;
+//   - our own events go out oldest first, at most 50 in a transaction and at most 50 unconfirmed per room, to every kind of server: the newest event alone, with
+//     get_missing_events answered in full, saves a Synapse a fifth of its CPU time (19 ms an event in place of 23) and costs it a gap request per room, and a Dendrite
+//     loses all of it without a word (0 of 400 events; figures in sync/README.md);
 //   - after a partition the box speaks first and pulls until both graphs agree, since central servers throw away bursts and
 //     strand queues without telling anyone; what is pulled this way is live timeline, not history;
 //   - who we are is an argument of each request (Local, found through Locals), never a global, so that one process can answer under several names.

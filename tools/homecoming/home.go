@@ -113,13 +113,13 @@ func (w *world) progress(ctx context.Context) string {
 	return "hallig status does not name the server"
 }
 
-// comeRest waits for what is no event: messages between devices, receipts, devices.
+// comeRest waits for what is no event: messages between devices, receipts, devices. A Dendrite takes notice once a minute that the box is back.
 func (w *world) comeRest(ctx context.Context, n *night, v *verdict) error {
-	until := time.Now().Add(20 * time.Second)
-	for time.Now().Before(until) {
+	from := time.Now()
+	for time.Since(from) < 100*time.Second {
 		v.count(w, n)
 		diff, err := w.compare(ctx)
-		if err == nil && len(diff) == 0 && v.arrivedRest() {
+		if err == nil && len(diff) == 0 && v.arrivedRest(time.Since(from) < 5*time.Second) {
 			return nil
 		}
 		if !pause(ctx, 300*time.Millisecond) {
