@@ -463,7 +463,7 @@ func TestLeaveUnknownRoom(t *testing.T) {
 }
 
 // Everybody left, then somebody joins again through another server: the room lives on from there.
-// A user comes back through a server that has not heard yet that he had gone. Both servers come to the same state, whatever the law makes of it: his going
+// A user comes back, twice, through a server that has not heard yet that he had gone. Both servers come to the same state, whatever the law makes of it: his going
 // counts as later when his server's clock was put back in between.
 func TestRejoinBeforeTheGoingIsKnown(t *testing.T) {
 	for _, back := range []time.Duration{0, 48 * time.Hour} {
@@ -475,6 +475,8 @@ func TestRejoinBeforeTheGoingIsKnown(t *testing.T) {
 		going := []event.ID{b.send(text(room, bob, "bis morgen")), b.send(member(room, bob, bob, "leave"))}
 		a.now = a.now.Add(time.Hour)
 		a.send(text(room, alice, "bist du noch da?"))
+		joinRemote(t, a, b, room, bob)
+		a.send(text(room, alice, "schön"))
 		join := joinRemote(t, a, b, room, bob)
 		for _, id := range going {
 			a.mustAccept(Incoming{PDU: b.pdu(id), From: Source{"federation", "b"}}, Accepted)

@@ -156,8 +156,9 @@ func (l *live) adopt(k *look, a Arrival) ([]*prepared, error) {
 	return l.adopted(k, append(ps, p), stay)
 }
 
-// ahead says that a user comes back through a server that has not heard of his going: the join rests on the membership that his going ended. To the others
-// both are news, and what the law makes of the two must be what we make of them: what we know of the room is no history then.
+// ahead says that a user comes back through a server that has not heard of his going: what the join rests on leads back to the membership that his going
+// ended, and not over his going. To the others both are news, and what the law makes of the two must be what we make of them: what we know of the room
+// is no history then.
 func (l *live) ahead(k *look, join *event.PDU) (bool, error) {
 	row, err := k.rd.CurrentStateEvent(l.id, "m.room.member", *join.StateKey)
 	if row == nil || err != nil {
@@ -167,19 +168,34 @@ func (l *live) ahead(k *look, join *event.PDU) (bool, error) {
 	if going == nil || err != nil {
 		return false, err
 	}
-	for _, id := range going.Auth {
-		if !slices.Contains(join.Auth, id) {
-			continue
-		}
-		e, _, err := k.thinID(id)
-		if err != nil {
+	before, err := k.memberBefore(going.Auth, *join.StateKey)
+	if before == nil || err != nil {
+		return false, err
+	}
+	const most = 100 // comings and goings that we have not heard of, or that the other server has not
+	auth := join.Auth
+	for range most {
+		m, err := k.memberBefore(auth, *join.StateKey)
+		if m == nil || err != nil || m.ID == going.ID {
 			return false, err
 		}
-		if e != nil && e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == *join.StateKey {
+		if m.ID == before.ID {
 			return true, nil
 		}
+		auth = m.Auth
 	}
 	return false, nil
+}
+
+// memberBefore is a user's membership among authorising events; nil: there is none, or it is not here.
+func (k *look) memberBefore(auth []event.ID, user string) (*rules.Event, error) {
+	for _, id := range auth {
+		e, _, err := k.thinID(id)
+		if err != nil || e != nil && e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == user {
+			return e, err
+		}
+	}
+	return nil, nil
 }
 
 // adopted looks again at what waited for the room's events.
