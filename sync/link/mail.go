@@ -370,10 +370,15 @@ func (f *far) mailWaits() bool {
 	return waiting > 0 || len(f.items) > 0 || len(f.edus) > 0 && !f.eduBusy
 }
 
-// mailPatience is how long after the far box has read a message its receipt may take.
+// mailPatience is how long after the far box has read a message its receipt may take. Where a way is known the receipt was lost with its bearer, or
+// with a restart, long before the half of a day is over.
 func (f *far) mailPatience(w *way) time.Duration {
-	_, answer, _ := w.mail.Outlook(w.addr)
-	return min(max(15*time.Minute, 3*answer), 7*24*time.Hour) << min(f.stalls, 4)
+	_, answer, near := w.mail.Outlook(w.addr)
+	wait := min(max(15*time.Minute, 3*answer), 7*24*time.Hour) << min(f.stalls, 4)
+	if near {
+		return min(wait, 12*time.Hour)
+	}
+	return wait
 }
 
 // leaveToOthers finds out which neighbours are nearer to a far box than this one: what they have they send, by log, so that it
@@ -383,6 +388,10 @@ func (f *far) leaveToOthers(w *way) {
 		f.mail.near = near
 		if near { // whoever waits for the box may try now
 			f.l.c.Observe(Event{What: "carries", Peer: f.p, Transport: w.t.Name()})
+			if f.stall != nil && f.stall.Stop() { // it was set for travellers
+				f.stall, f.stalls = nil, 0
+				f.watch()
+			}
 		}
 	}
 	var servers []string

@@ -550,3 +550,34 @@ func TestRelayFlash(t *testing.T) {
 		}
 	})
 }
+
+// outlook is a way over boxes in between of which only the outlook is known.
+type outlook struct {
+	Mail
+	answer time.Duration
+	near   bool
+}
+
+func (o outlook) Outlook(string) (int, time.Duration, bool) { return 0, o.answer, o.near }
+
+func TestMailPatience(t *testing.T) {
+	for _, tc := range []struct {
+		answer time.Duration
+		near   bool
+		stalls int
+		want   time.Duration
+	}{
+		{0, true, 0, 15 * time.Minute},
+		{20 * time.Minute, true, 0, time.Hour},
+		{20 * time.Minute, true, 2, 4 * time.Hour},
+		{20 * time.Minute, true, 9, 12 * time.Hour},
+		{4 * time.Hour, false, 0, 12 * time.Hour},
+		{4 * time.Hour, false, 3, 96 * time.Hour},
+		{10 * 24 * time.Hour, false, 0, 7 * 24 * time.Hour},
+	} {
+		f := &far{stalls: tc.stalls}
+		if got := f.mailPatience(&way{mail: outlook{answer: tc.answer, near: tc.near}}); got != tc.want {
+			t.Errorf("answers take %v, near %v, %d stalls: waits %v, want %v", tc.answer, tc.near, tc.stalls, got, tc.want)
+		}
+	}
+}

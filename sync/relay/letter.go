@@ -425,7 +425,10 @@ func (r *Relay) Outlook(addr string) (waiting int, answer time.Duration, near bo
 				waiting++
 			}
 		}
-		answer = max(b.took, b.trip)
+		answer = b.took // by known ways
+		if !near {
+			answer = max(b.took, b.trip)
+		}
 	}
 	return waiting, answer, near
 }

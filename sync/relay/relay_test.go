@@ -669,3 +669,26 @@ func TestFalseFlash(t *testing.T) {
 		}
 	})
 }
+
+// How long answers take where somebody has to travel says nothing while a way is known.
+func TestOutlook(t *testing.T) {
+	inFleet(t, func(t *testing.T, f *fleet) {
+		a, b := f.node("anna"), f.node("bert")
+		paired(a, b)
+		a.start()
+		outlook := func(want time.Duration, wantNear bool) {
+			t.Helper()
+			if _, answer, near := a.relay.Outlook(string(b.peer.ID)); answer != want || near != wantNear {
+				t.Errorf("answers take %v, a way is known: %v; want %v, %v", answer, near, want, wantNear)
+			}
+		}
+		a.relay.mu.Lock()
+		a.relay.boxes[b.peer.ID] = &mailbox{id: b.peer.ID, took: time.Minute, trip: 4 * time.Hour}
+		a.relay.mu.Unlock()
+		outlook(4*time.Hour, false)
+		a.relay.mu.Lock()
+		a.relay.routes.best[b.peer.ID] = route{}
+		a.relay.mu.Unlock()
+		outlook(time.Minute, true)
+	})
+}
