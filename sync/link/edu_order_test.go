@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"hallig/appliance/event"
 )
 
 // in runs f in the loop of a box and waits for it.
@@ -61,6 +63,35 @@ func TestEDUsTakenBackWhileRead(t *testing.T) {
 			pass(10 * time.Minute)
 		}
 		tookAll(t, d, all...)
+	})
+}
+
+// The same of events: what a reading gave is not left as under way, to be missed only much later.
+func TestEventsTakenBackWhileRead(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, d, id := two(w, newWire("p2p", 1e6, 5*time.Millisecond))
+		pass(30 * time.Second)
+		var msgs []event.ID
+		for i := range 20 {
+			a.in(func(l *Link) {
+				msgs = append(msgs, a.text(id, "anna", fmt.Sprint(i))) // the loop hears of it afterwards
+				f := l.fars[d.peer.ID]
+				f.feed.Touch(id)
+				f.more = true
+				f.read(f.active)
+				f.forget()
+				f.feed.Touch(id) // as the greeting does that follows
+				f.read(f.active)
+				f.forget()
+				f.feed.Touch(id)
+				f.read(f.active)
+			})
+			pass(2 * time.Second)
+			want(t, id, msgs, a, d)
+			if t.Failed() {
+				t.Fatalf("message %d", i)
+			}
+		}
 	})
 }
 

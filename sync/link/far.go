@@ -66,11 +66,11 @@ type far struct {
 	owed        int               // bytes that the least urgent may have before others
 	ahead       map[event.ID]bool // flash of which is known here that it waits: whether its text has gone ahead in this session
 	asIf        int               // priority for the transport of what goes by that right; 0: its own
-	reading     bool
-	starting    int           // greetings that are being taken
-	edus        []*parcel.EDU // read from the queue; sent one message at a time
+	reading     bool              // forget leaves it, and eduReading: a reading that is under way ends by itself
+	starting    int               // greetings that are being taken
+	edus        []*parcel.EDU     // read from the queue; sent one message at a time
 	edusDue     bool
-	eduReading  bool // forget leaves it: a reading that is under way ends by itself
+	eduReading  bool
 	eduBusy     bool
 	eduTo       uint64      // the last that went
 	eduHold     *time.Timer // receipts wait
@@ -216,7 +216,7 @@ func (f *far) forget() {
 	f.gen++
 	f.forgets++
 	clear(f.met)
-	f.items, f.edus, f.eduBusy, f.edusDue, f.more, f.reading = nil, nil, false, true, true, false
+	f.items, f.edus, f.eduBusy, f.edusDue, f.more = nil, nil, false, true, true
 	f.feed.Rewind()
 	if f.stall != nil {
 		f.stall.Stop()
@@ -410,7 +410,7 @@ func (f *far) greeted(w *way, h recon.Hello) {
 			}
 			if lost {
 				f.gen++
-				f.items, f.edus, f.eduBusy, f.reading = nil, nil, false, false
+				f.items, f.edus, f.eduBusy = nil, nil, false
 			}
 			if pulls && behind > 0 {
 				f.enqueue(parcel.Immediate, &parcel.Sketch{Body: pull.Append(nil)}, nil)

@@ -109,10 +109,20 @@ func (f *far) read(w *way) {
 			if err != nil && ctx.Err() == nil {
 				f.l.log.Error("what a peer lacks could not be read", "peer", f.p.Server, "err", err)
 			}
-			if f.gen != gen || f.closed {
-				return // Rewind or Start came between: the feed counts anew
-			}
 			f.reading = false
+			if f.closed {
+				return
+			}
+			if err != nil {
+				f.more = true // with what comes next
+				return
+			}
+			if f.gen != gen { // Rewind or Start came between, and the feed may have given these after that
+				f.feed.Return(items)
+				f.more = true
+				f.pump()
+				return
+			}
 			f.items = append(f.items, items...)
 			f.arrange()
 			f.heraldNews()

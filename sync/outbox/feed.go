@@ -193,6 +193,23 @@ func (f *Feed) Rewind() {
 	clear(f.given)
 }
 
+// Return takes back what Next gave after a Rewind or Start, when the caller cannot use it: it belongs to what was under way before. Nothing else may have been given
+// since.
+func (f *Feed) Return(items []Item) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.cursors {
+		c.sent, c.flight = c.kept, nil
+	}
+	f.flight = 0
+	clear(f.given)
+	for _, it := range items {
+		if !slices.Contains(f.rooms, it.Room) {
+			f.rooms = append(f.rooms, it.Room)
+		}
+	}
+}
+
 // Touch notes that rooms may have something new for the peer.
 func (f *Feed) Touch(rooms ...event.RoomID) {
 	f.mu.Lock()
