@@ -38,6 +38,7 @@ type Tx struct {
 	dests []string
 	kinds uint32
 	fresh []*name // interned names whose rows this batch wrote
+	then  []func()
 }
 
 // NextPos hands out the next stream position. Positions of a failed op are handed out again.
@@ -51,6 +52,10 @@ func (tx *Tx) TouchRoom(r event.RoomID) { tx.rooms = append(tx.rooms, r) }
 func (tx *Tx) TouchUser(u event.UserID) { tx.users = append(tx.users, u) }
 func (tx *Tx) TouchDest(server string)  { tx.dests = append(tx.dests, server) }
 func (tx *Tx) TouchKind(kinds uint32)   { tx.kinds |= kinds }
+
+// Then has f called from the writer's goroutine when the write is committed, before whoever waits for it is told, and not at all when it is not. f must not
+// block.
+func (tx *Tx) Then(f func()) { tx.then = append(tx.then, f) }
 
 // exec runs one statement that changes data.
 func (tx *Tx) exec(sql string, args ...any) error { return tx.c.run(sql, args, nil) }
@@ -298,6 +303,9 @@ func (db *DB) commit(batch []op) {
 		}
 		db.published.Store(db.pos)
 		db.flushes.Add(1)
+		for _, f := range tx.then {
+			f()
+		}
 	}
 	for i, o := range batch {
 		if o.done == nil {

@@ -85,16 +85,22 @@ func (j *Judge) Appended(tx *store.Tx, e room.AppendInfo) error {
 	if err != nil || l >= priority.Routine {
 		return err
 	}
-	g := j.granted(e.PDU, l, s, time.Now(), 0)
-	if g.level < priority.Routine {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		j.rushed(e.Room, raised{e.PDU.ID, e.NID, g.level, g.since, e.PDU.Sender})
-		if len(j.news) < maxNews {
-			j.news = append(j.news, News{e.PDU.ID, e.Room, e.PDU.Sender, e.Pos, g.level, s.policy.Quiet})
-		}
-	}
+	tx.Then(func() { j.came(e, l, s) })
 	return nil
+}
+
+// came notes a raised event that is in the store.
+func (j *Judge) came(e room.AppendInfo, l priority.Level, s *standing) {
+	g := j.granted(e.PDU, l, s, time.Now(), 0)
+	if g.level >= priority.Routine {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.rushed(e.Room, raised{e.PDU.ID, e.NID, g.level, g.since, e.PDU.Sender})
+	if len(j.news) < maxNews {
+		j.news = append(j.news, News{e.PDU.ID, e.Room, e.PDU.Sender, e.Pos, g.level, s.policy.Quiet})
+	}
 }
 
 // News gives what came in raised up to a place of the stream, once.

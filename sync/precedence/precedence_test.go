@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -24,6 +25,7 @@ type court struct {
 	rooms *room.Rooms
 	judge *Judge
 	deaf  bool // the judge does not hear of what comes in
+	fail  bool // what comes in is not stored after all
 }
 
 func newCourt(t *testing.T) *court {
@@ -37,7 +39,10 @@ func newCourt(t *testing.T) *court {
 		if c.deaf {
 			return nil
 		}
-		return c.judge.Appended(tx, e)
+		if err := c.judge.Appended(tx, e); err != nil || !c.fail {
+			return err
+		}
+		return errors.New("the disk does not take it")
 	}})
 	return c
 }
@@ -142,4 +147,17 @@ func TestNews(t *testing.T) {
 	if n := c.judge.News(1 << 62); len(n) != 0 {
 		t.Errorf("told twice: %+v", n)
 	}
+	c.fail = true
+	const flash = `{"body":"y","msgtype":"m.text","org.hallig.priority":"flash"}`
+	for range 50 {
+		if _, err := c.rooms.Send(t.Context(), room.Draft{Room: id, Sender: "@chief:box.test", Type: "m.room.message", Content: json.RawMessage(flash)}); err == nil {
+			t.Fatal("stored all the same")
+		}
+	}
+	c.fail = false
+	e = c.send(id, "@chief:box.test", "m.room.message", nil, flash)
+	if n := c.judge.News(1 << 62); len(n) != 1 || n[0].Event != e {
+		t.Errorf("what was not stored is told, or counts: %+v", n)
+	}
+	c.want("after many that were not stored", e, priority.Flash)
 }
