@@ -19,6 +19,9 @@ ROUNDS  ?= 1
 DATA    ?= data
 ONLY    ?=
 FUZZTIME ?= 20s
+BOXES   ?= 1000
+NODES   ?= 1
+WITH    ?= hub
 BOARD   ?=
 KEY     ?=
 LIKE    ?=
@@ -26,7 +29,7 @@ IMAGES  ?= bin/image
 
 PACK    := go run ./tools/pack -out $(IMAGES) $(if $(BOARD),-board $(BOARD)) $(if $(KEY),-key $(KEY)) $(if $(LIKE),-like $(LIKE))
 
-.PHONY: hub image image-test image-smoke image-modules image-repro all build run test demo bench chaos homecoming lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
+.PHONY: hub image image-test image-smoke image-modules image-repro all build run test demo bench chaos homecoming hubsim lab check dendrite pebble oracle vet staticcheck fuzz vuln clean
 
 all: build
 
@@ -94,6 +97,11 @@ lab: check
 
 bench: build
 	go run ./tools/bench -hallig bin/hallig -only '$(ONLY)'
+
+# hubsim puts BOXES boxes before NODES nodes of a hub (one with SQLite, several with PostgreSQL) and says what a box costs and what gives way first. WITH=spool looks at the nodes'
+# memory alone, where so many boxes do not fit one machine: make hubsim WITH=spool BOXES=10000 NODES=3
+hubsim: hub
+	go run ./tools/hubsim -hub bin/hallig-hub -with '$(WITH)' -boxes $(BOXES) -nodes $(NODES)
 
 # fuzz gives every fuzz target of the tree FUZZTIME.
 fuzz: check

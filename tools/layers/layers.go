@@ -102,6 +102,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/pcap":     {},
 	"tools/imagetest/vm":       {},
 	"tools/testacme":           {},
+	"tools/hubsim":             {Uses: []string{"..."}},
 	"tools/testpeer":           {},
 	"tools/testpostgres":       {},
 }

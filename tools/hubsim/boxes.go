@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+	"hallig/sync/identity"
+	"hallig/sync/p2p"
+	"hallig/sync/peer"
+)
+
+// boxIdentity is who box i is, the same in every process.
+func boxIdentity(i int) identity.Identity {
+	seed := func(what string) []byte {
+		h := sha256.Sum256(fmt.Append(nil, what, i))
+		return h[:]
+	}
+	return identity.Identity{Box: ed25519.NewKeyFromSeed(seed("box")), Signing: identity.Signing{Server: boxName(i), Key: event.Key{ID: "ed25519:1", Private: ed25519.NewKeyFromSeed(seed("signing"))}}}
+}
+
+// taken counts what came to boxes: once for each transaction, and how often again.
+type taken struct {
+	mu           sync.Mutex
+	keys         map[string]bool
+	again, worst int64 // worst: milliseconds from the sender to the box, since the last word
+}
+
+func (t *taken) note(key string, sent int64) {
+	late := time.Now().UnixMilli() - sent
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.keys[key] {
+		t.again++
+		return
+	}
+	t.keys[key] = true
+	t.worst = max(t.worst, late)
+}
+
+func (t *taken) say() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Printf("taken %d\nagain %d\nworst %d\n", len(t.keys), t.again, t.worst)
+	t.worst = 0
+}
+
+// boxesRole runs some of the boxes: each a libp2p host of its own that knows the hub, makes contact when it is there, and takes what comes.
+func boxesRole(args []string) error {
+	f := flag.NewFlagSet("boxes", flag.ContinueOnError)
+	from, to := f.Int("from", 0, ""), f.Int("to", 0, "")
+	hub := f.String("hub", "", "file with the hub's statement")
+	at := f.String("at", "", "addresses of its nodes, by commas")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(*hub)
+	if err != nil {
+		return err
+	}
+	p, err := peer.ReadStatement(raw)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	t := &taken{keys: make(map[string]bool)}
+	var connected, contacts, failed atomic.Int64
+	var wg sync.WaitGroup
+	for i := *from; i < *to; i++ {
+		b := &simBox{id: boxIdentity(i), taken: t, connected: &connected, contacts: &contacts, failed: &failed}
+		if err := b.start(p, strings.Split(*at, ",")); err != nil {
+			return err
+		}
+		wg.Go(func() { b.run(ctx) })
+	}
+	for tick := time.NewTicker(200 * time.Millisecond); ctx.Err() == nil; {
+		fmt.Printf("connected %d\ncontacts %d\nfailed %d\n", connected.Load(), contacts.Load(), failed.Load())
+		t.say()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+	return nil
+}
+
+// simBox is a box without phones and database.
+type simBox struct {
+	id    identity.Identity
+	host  *p2p.Host
+	taken *taken
+
+	connected, contacts, failed *atomic.Int64
+}
+
+func (b *simBox) start(hub peer.Peer, at []string) error {
+	statement, err := b.id.Statement()
+	if err != nil {
+		return err
+	}
+	b.host, err = p2p.New(p2p.Config{Box: b.id.Box, Statement: statement, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true, Static: at,
+		Roster: peer.NewRoster(hub), Log: slog.New(slog.DiscardHandler)})
+	return err
+}
+
+func (b *simBox) run(ctx context.Context) {
+	srv := &http.Server{Handler: b, ReadHeaderTimeout: time.Minute}
+	var loops sync.WaitGroup
+	loops.Go(func() { _ = srv.Serve(b.host.Listener()) }) // until Close
+	up := func(string, int, int) {
+		b.connected.Add(1)
+		loops.Go(func() {
+			if err := b.contact(ctx); err == nil {
+				b.contacts.Add(1)
+			} else {
+				b.failed.Add(1) // the connection has gone; with the next one it makes contact again
+			}
+		})
+	}
+	if err := b.host.Serve(ctx, up, func(string) { b.connected.Add(-1) }, func(string, []byte) {}, func(string) {}); err != nil {
+		fmt.Fprintln(os.Stderr, "serve:", err)
+	}
+	srv.Close()
+	_ = b.host.Close() // all is over
+	loops.Wait()
+}
+
+// contact is what a box tells its hub when it comes.
+func (b *simBox) contact(ctx context.Context) error {
+	l := federation.Local{Server: b.id.Server, Key: b.id.Key}
+	doc, err := federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(l)}).Document(l)
+	if err != nil {
+		return err
+	}
+	statement, err := b.id.Statement()
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(api.Contact{Version: "sim", Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: "ok", Clock: time.Now().UnixMilli(), ClockGood: true})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, federation.Scheme+"://"+hubName+api.ContactPath, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	resp, err := b.host.RoundTripper().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
+		return fmt.Errorf("the hub answered %s %s", resp.Status, text)
+	}
+	return nil
+}
+
+// ServeHTTP takes a transaction as a box would, less the database.
+func (b *simBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var txn struct {
+		Sent int64 `json:"origin_server_ts"`
+	}
+	raw, err := io.ReadAll(r.Body)
+	if err != nil || json.Unmarshal(raw, &txn) != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	b.taken.note(b.id.Server+r.URL.Path, txn.Sent)
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprint(w, `{"pdus":{}}`)
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/sync/federation"
+	"hallig/tools/testpeer"
+)
+
+const (
+	hubName = "hub.test"
+	farName = "far.test"
+)
+
+// farServer is the server that writes to the boxes: it shows its keys, and sends transactions to nodes of the hub.
+type farServer struct {
+	federation.Local
+	listener net.Listener
+	client   *http.Client
+	world    []string // addresses of the nodes
+	gone     []atomic.Bool
+	next     atomic.Int64
+	answered atomic.Int64 // with 200
+}
+
+func newFar(ca *testpeer.CA, dir string, world []string) (*farServer, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	certFile, keyFile := filepath.Join(dir, "far.crt"), filepath.Join(dir, "far.key")
+	if err := ca.Issue(farName, certFile, keyFile); err != nil {
+		return nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	pem, err := os.ReadFile(ca.File)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	f := &farServer{Local: federation.Local{Server: farName, Key: event.Key{ID: "ed25519:far", Private: key}}, world: world, gone: make([]atomic.Bool, len(world))}
+	locals := federation.Only(f.Local)
+	notary := federation.NewNotary(federation.HandlerConfig{Locals: locals, Ring: federation.NewKeyRing(federation.KeyRingConfig{Locals: locals})})
+	if f.listener, err = tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}}); err != nil {
+		return nil, err
+	}
+	go http.Serve(f.listener, notary) // ends with the program
+	f.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			d := tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: host}}
+			return d.DialContext(ctx, network, f.node())
+		}}}
+	return f, nil
+}
+
+// node is any node that is there.
+func (f *farServer) node() string {
+	for {
+		n := int(f.next.Add(1)) % len(f.world)
+		if !f.gone[n].Load() {
+			return f.world[n]
+		}
+	}
+}
+
+// send sends one transaction, again until it is answered 200, as servers do.
+func (f *farServer) send(ctx context.Context, box string, n int64) error {
+	uri := fmt.Sprintf("/_matrix/federation/v1/send/%d", n)
+	body := fmt.Appendf(nil, `{"origin":%q,"origin_server_ts":%d,"pdus":[],"edus":[{"edu_type":"m.presence","content":{"n":%d,"filler":"%01500d"}}]}`, f.Server, time.Now().UnixMilli(), n, n)
+	for ctx.Err() == nil {
+		a, err := federation.SignRequest(f.Local, box, "PUT", uri, body)
+		if err != nil {
+			return err
+		}
+		req, err := http.NewRequestWithContext(ctx, "PUT", "https://"+box+uri, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", a.String())
+		resp, err := f.client.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if err == nil && resp.StatusCode == http.StatusOK {
+				f.answered.Add(1)
+				return nil
+			}
+			if resp.StatusCode != http.StatusTooManyRequests {
+				return fmt.Errorf("%s was answered %s", uri, resp.Status)
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// flood sends at a rate for a time, to one box after the other. It gives how long answers took, sorted.
+func (f *farServer) flood(ctx context.Context, boxes int, first int64, rate float64, d time.Duration) (took []time.Duration, err error) {
+	var mu sync.Mutex
+	var errs error
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for i := int64(0); ; i++ {
+		at := begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if at.Sub(begin) >= d || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(time.Until(at))
+		wg.Go(func() {
+			sent := time.Now()
+			n := first + i
+			err := f.send(ctx, boxName(int(n)%boxes), n)
+			mu.Lock()
+			defer mu.Unlock()
+			took, errs = append(took, time.Since(sent)), errors.Join(errs, err)
+		})
+	}
+	wg.Wait()
+	slices.Sort(took)
+	return took, errs
+}

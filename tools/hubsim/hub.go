@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"hallig/sync/hub"
+	"hallig/sync/hub/spool"
+	"hallig/sync/identity"
+	"hallig/tools/testpeer"
+	"hallig/tools/testpostgres"
+)
+
+const perProcess = 1000 // boxes
+
+// fleet is a hub with its boxes.
+type fleet struct {
+	o        *options
+	dirs     []string // of the nodes
+	world    []string // where the nodes answer others
+	meeting  []string // where boxes find them
+	database *testpostgres.Server
+	far      *farServer
+	nodes    []*process
+	boxes    []*process
+	sent     int64
+}
+
+// wholeHub tells the story of a hub whose boxes come, idle, get more and more, and lose a node.
+func wholeHub(ctx context.Context, o *options) (err error) {
+	f := &fleet{o: o}
+	defer func() { err = errors.Join(err, f.stop()) }()
+	if err := f.prepare(ctx); err != nil {
+		return err
+	}
+	if err := f.startNodes(); err != nil {
+		return err
+	}
+	empty := f.rss()
+	if err := f.startBoxes(); err != nil {
+		return err
+	}
+	if err := f.idle(ctx, empty); err != nil {
+		return err
+	}
+	if err := f.load(ctx); err != nil {
+		return err
+	}
+	if o.nodes > 1 {
+		return f.loseNode(ctx)
+	}
+	return nil
+}
+
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// prepare writes down who everybody is: nodes share one identity, boxes are in the roster already.
+func (f *fleet) prepare(ctx context.Context) error {
+	ca, err := testpeer.NewCA(f.o.dir)
+	if err != nil {
+		return err
+	}
+	for n := range f.o.nodes {
+		dir := filepath.Join(f.o.dir, fmt.Sprint("node", n))
+		world, err1 := freeAddr()
+		meeting, err2 := freeAddr()
+		if err := errors.Join(err1, err2, os.Mkdir(dir, 0o700)); err != nil {
+			return err
+		}
+		f.dirs, f.world, f.meeting = append(f.dirs, dir), append(f.world, world), append(f.meeting, meeting)
+	}
+	id, err := identity.Load(f.dirs[0], hubName, false)
+	if err != nil {
+		return err
+	}
+	statement, err := id.Statement()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(f.o.dir, "statement"), statement, 0o600); err != nil {
+		return err
+	}
+	for _, dir := range f.dirs[1:] {
+		for _, name := range []string{identity.BoxKeyFile, identity.SigningKeyFile} {
+			raw, err := os.ReadFile(filepath.Join(f.dirs[0], name))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, name), raw, 0o600)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if f.far, err = newFar(ca, f.o.dir, f.world); err != nil {
+		return err
+	}
+	url, err := f.fillSpool(ctx)
+	if err != nil {
+		return err
+	}
+	for n, dir := range f.dirs {
+		_, port, _ := net.SplitHostPort(f.meeting[n]) // it is one
+		config, err := json.Marshal(map[string]any{
+			"ca_file": ca.File, "private_addresses": true, "server_addresses": map[string]string{farName: f.far.listener.Addr().String()}, "listen": f.world[n],
+			"p2p": map[string]any{"listen": []string{"/ip4/127.0.0.1/tcp/" + port}}, "database": url, "server_name": hubName,
+			"tls": []map[string]string{{"ca_certificate": ca.File, "ca_key": ca.KeyFile}},
+		})
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "hub.json"), config, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+		f.meeting[n] = "/ip4/127.0.0.1/tcp/" + port + "/p2p/" + string(peerID(statement))
+	}
+	return nil
+}
+
+// fillSpool writes the boxes into the memory that the nodes will have, and gives the address of a database.
+func (f *fleet) fillSpool(ctx context.Context) (url string, err error) {
+	var s spool.Spool
+	if f.o.nodes == 1 {
+		s, err = spool.Open(filepath.Join(f.dirs[0], "spool.db"), spool.Limits{}, nil)
+	} else {
+		url, s, err = f.openDatabase(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	return url, errors.Join(putBoxes(ctx, s, f.o.boxes), s.Close())
+}
+
+func (f *fleet) openDatabase(ctx context.Context) (url string, s spool.Spool, err error) {
+	if f.database, err = testpostgres.Start(); err != nil {
+		return "", nil, err
+	}
+	if err := f.database.Create("hub", ""); err != nil {
+		return "", nil, err
+	}
+	url = f.database.URL("hub")
+	s, err = spool.Connect(ctx, url, spool.Limits{}, nil)
+	return url, s, err
+}
+
+func putBoxes(ctx context.Context, s spool.Spool, n int) error {
+	return many(16, n, func(i int) error {
+		id := boxIdentity(i)
+		statement, err := id.Statement()
+		if err != nil {
+			return err
+		}
+		return s.PutBox(ctx, spool.Box{Server: id.Server, ID: string(peerID(statement)), Statement: statement, Mode: spool.Sealed, Added: time.Now()})
+	})
+}
+
+func (f *fleet) startNodes() error {
+	for n, dir := range f.dirs {
+		p, err := startProcess(fmt.Sprint("node ", n), exec.Command(f.o.hub, "serve", "--data", dir, "--quiet"))
+		if err != nil {
+			return err
+		}
+		f.nodes = append(f.nodes, p)
+	}
+	for n := range f.nodes {
+		if _, err := until("a node to answer", time.Minute, func() bool {
+			c, err := net.Dial("tcp", f.world[n])
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startBoxes lets the boxes come.
+func (f *fleet) startBoxes() error {
+	before := f.nodeCPU()
+	for from := 0; from < f.o.boxes; from += perProcess {
+		p, err := startRole("boxes", "-from", strconv.Itoa(from), "-to", strconv.Itoa(min(from+perProcess, f.o.boxes)), "-hub", filepath.Join(f.o.dir, "statement"), "-at", strings.Join(f.meeting, ","))
+		if err != nil {
+			return err
+		}
+		f.boxes = append(f.boxes, p)
+	}
+	took, err := until("all boxes to be connected and heard", 5*time.Minute, func() bool {
+		return f.sum("connected") >= int64(f.o.boxes) && f.sum("contacts") >= int64(f.o.boxes)
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %d are connected, %d were heard", err, f.sum("connected"), f.sum("contacts"))
+	}
+	say("connect_s", took.Seconds(), "s", fmt.Sprintf("until all %d boxes have connected at once and made contact, %d of them not at the first attempt; %d nodes", f.o.boxes, f.sum("failed"), f.o.nodes))
+	say("connect_cpu_ms", (f.nodeCPU()-before).Seconds()*1000/float64(f.o.boxes), "ms", "CPU of the nodes for one box that comes: handshakes, lease, contact")
+	return nil
+}
+
+// idle measures what boxes cost that are only there.
+func (f *fleet) idle(ctx context.Context, empty int64) error {
+	pause(ctx, 5*time.Second) // what came with the contacts is done
+	nodes, database, begin := f.nodeCPU(), f.databaseCPU(), time.Now()
+	pause(ctx, f.o.idle)
+	wall := time.Since(begin).Seconds()
+	cores := (f.nodeCPU() - nodes).Seconds() / wall
+	say("idle_cpu_per_box_percent", 100*cores/float64(f.o.boxes), "%", fmt.Sprintf("of a core, all nodes together, %d boxes connected and quiet for %v", f.o.boxes, f.o.idle))
+	if f.database != nil {
+		say("idle_database_cpu_percent", 100*(f.databaseCPU()-database).Seconds()/wall, "%", "of a core, PostgreSQL's processes meanwhile")
+	}
+	say("rss_per_1000_boxes_mb", float64(f.rss()-empty)/(1<<20)*1000/float64(f.o.boxes), "MB", fmt.Sprintf("VmRSS of the nodes with %d boxes, %.0f MB, less what it was before the first one came", f.o.boxes, float64(f.rss())/(1<<20)))
+	return ctx.Err()
+}
+
+// load sends more and more, until it does not come through any more.
+func (f *fleet) load(ctx context.Context) error {
+	for _, text := range strings.Split(f.o.rates, ",") {
+		rate, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("-rates: %w", err)
+		}
+		nodes, database, boxes, self, machine, begin := f.nodeCPU(), f.databaseCPU(), f.boxCPU(), cpu(os.Getpid()), machineCPU(), time.Now()
+		took, err := f.flood(ctx, rate, f.o.step)
+		if err != nil {
+			return err
+		}
+		wall := time.Since(begin)
+		lag, err := f.arrived()
+		if err != nil {
+			return err
+		}
+		nodes, database, boxes, self, machine = f.nodeCPU()-nodes, f.databaseCPU()-database, f.boxCPU()-boxes, cpu(os.Getpid())-self, machineCPU()-machine
+		each := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(len(took)) }
+		busy := 100 * machine.Seconds() / (wall + lag).Seconds() / float64(cores())
+		ours := 100 * (nodes + database + boxes + self).Seconds() / (wall + lag).Seconds() / float64(cores())
+		name := "at_" + text + "_per_s"
+		say(name+"_answer_p99_ms", took[len(took)*99/100].Seconds()*1000, "ms", fmt.Sprintf("from the far server's request to its 200; %d transactions of 1.6 kB to boxes that are there", len(took)))
+		say(name+"_lag_s", lag.Seconds(), "s", "from the last answer until the last box had its own")
+		say(name+"_hub_cpu_ms", each(nodes+database), "ms", fmt.Sprintf("CPU of the hub for one transaction: nodes %.2f, database %.2f; beside them boxes %.2f, far server %.2f; the machine's processors were busy to %.0f %%, to %.0f %% with this",
+			each(nodes), each(database), each(boxes), each(self), busy, ours))
+		if wall > f.o.step*3/2 || lag > f.o.step/2 {
+			fmt.Printf("# %s transactions a second are more than goes through here: %d took %.1f s and %.1f s more to arrive, %.0f a second. At its end: %s\n",
+				text, len(took), wall.Seconds(), lag.Seconds(), float64(len(took))/(wall+lag).Seconds(), atItsEnd(busy, ours))
+			break
+		}
+	}
+	return f.account()
+}
+
+// atItsEnd says what gave way first.
+func atItsEnd(busy, ours float64) string {
+	switch {
+	case busy < 90:
+		return "not the processors: the disk's flushes, or what waits for something in order"
+	case ours < 80:
+		return "the processors, but mostly with the work of others: try again on a machine that has nothing else to do"
+	}
+	return "the processors"
+}
+
+func (f *fleet) flood(ctx context.Context, rate float64, d time.Duration) ([]time.Duration, error) {
+	took, err := f.far.flood(ctx, f.o.boxes, f.sent, rate, d)
+	f.sent += int64(len(took))
+	if err == nil && len(took) == 0 {
+		err = errors.New("nothing was sent")
+	}
+	return took, err
+}
+
+// arrived waits until boxes have what was answered 200.
+func (f *fleet) arrived() (time.Duration, error) {
+	took, err := until("all that was answered to arrive", 2*time.Minute, func() bool { return f.sum("taken") >= f.far.answered.Load() })
+	if err != nil {
+		return 0, fmt.Errorf("LOST: %w: %d answered, %d arrived", err, f.far.answered.Load(), f.sum("taken"))
+	}
+	return took, nil
+}
+
+func (f *fleet) account() error {
+	lost := f.far.answered.Load() - f.sum("taken")
+	fmt.Printf("hubsim: %d boxes on %d nodes, %d transactions answered, lost %d, played again %d\n", f.o.boxes, f.o.nodes, f.far.answered.Load(), lost, f.sum("again"))
+	if lost != 0 {
+		return errors.New("something was lost")
+	}
+	return nil
+}
+
+// loseNode kills a node while transactions come.
+func (f *fleet) loseNode(ctx context.Context) error {
+	var s hub.Status
+	if err := hub.Ask(ctx, f.dirs[0], "GET", "/status", nil, &s); err != nil {
+		return err
+	}
+	there := int64(0)
+	for _, b := range s.Boxes {
+		if b.Connected {
+			there++
+		}
+	}
+	contacts := f.sum("contacts")
+	flooded := make(chan error)
+	go func() {
+		_, err := f.flood(ctx, 20, f.o.step)
+		flooded <- err
+	}()
+	pause(ctx, f.o.step/4)
+	f.far.gone[0].Store(true)
+	f.nodes[0].kill()
+	f.nodes = f.nodes[1:]
+	took, err := until("the boxes of the node that died to be with others", time.Minute, func() bool {
+		return f.sum("contacts") >= contacts+there && f.sum("connected") >= int64(f.o.boxes)
+	})
+	if err := errors.Join(err, <-flooded); err != nil {
+		return fmt.Errorf("%w: %d of %d connected, %d of %d came over", err, f.sum("connected"), f.o.boxes, f.sum("contacts")-contacts, there)
+	}
+	say("move_s", took.Seconds(), "s", fmt.Sprintf("from kill -9 of a node with %d boxes until each of them was at another node and had made contact there, transactions coming in all the while", there))
+	if _, err := f.arrived(); err != nil {
+		return err
+	}
+	return f.account()
+}
+
+func (f *fleet) sum(word string) (n int64) {
+	for _, p := range f.boxes {
+		n += p.count(word)
+	}
+	return n
+}
+
+func (f *fleet) rss() (n int64) {
+	for _, p := range f.nodes {
+		n += rss(p.cmd.Process.Pid)
+	}
+	return n
+}
+
+func (f *fleet) nodeCPU() (d time.Duration) {
+	for _, p := range f.nodes {
+		d += cpu(p.cmd.Process.Pid)
+	}
+	return d
+}
+
+func (f *fleet) boxCPU() (d time.Duration) {
+	for _, p := range f.boxes {
+		d += cpu(p.cmd.Process.Pid)
+	}
+	return d
+}
+
+func (f *fleet) databaseCPU() time.Duration {
+	if f.database == nil {
+		return 0
+	}
+	return cpu(tree(f.database.PID())...)
+}
+
+func (f *fleet) stop() (err error) {
+	for _, p := range append(f.boxes, f.nodes...) {
+		p.kill() // there is nothing left to lose
+	}
+	if f.database != nil {
+		err = f.database.Stop()
+	}
+	return err
+}

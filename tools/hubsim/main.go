@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Command hubsim puts many boxes before a hub and says what one costs, and what gives way first. Nodes of the hub are processes of their own, boxes live together in others, the far
+// server that writes to them is this program. It counts what was answered 200 and never came to its box.
+//
+//	go run ./tools/hubsim -boxes 1000                        one node of bin/hallig-hub with SQLite; boxes are real libp2p hosts
+//	go run ./tools/hubsim -boxes 600 -nodes 3                three nodes, PostgreSQL; one is killed at the end
+//	go run ./tools/hubsim -with spool -boxes 10000 -nodes 3  the nodes' memory alone, where so many hosts do not fit one machine: leases, words between nodes, queues
+//
+// All is in real time. Figures depend on what else the machine does: its load is printed beside them. PostgreSQL comes from Debian's package (tools/testpostgres).
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+// options are what the command line says.
+type options struct {
+	hub    string // program
+	with   string
+	boxes  int
+	nodes  int
+	idle   time.Duration
+	step   time.Duration
+	rates  string
+	dir    string
+	origin *farServer
+}
+
+func main() {
+	if role := os.Getenv(roleEnv); role != "" {
+		if err := roles[role](os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "hubsim %s: %v\n", role, err)
+			os.Exit(1)
+		}
+		return
+	}
+	var o options
+	flag.StringVar(&o.hub, "hub", "bin/hallig-hub", "the program to measure")
+	flag.StringVar(&o.with, "with", "hub", "hub: the whole hub with hosts that connect to it; spool: its memory alone")
+	flag.IntVar(&o.boxes, "boxes", 1000, "boxes in all")
+	flag.IntVar(&o.nodes, "nodes", 1, "nodes of the hub; more than one share a PostgreSQL database")
+	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long idling is measured")
+	flag.DurationVar(&o.step, "step", 10*time.Second, "how long each rate is kept up")
+	flag.StringVar(&o.rates, "rates", "25,50,100,200,400", "transactions a second, one step after the other")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	story := map[string]func(context.Context, *options) error{"hub": wholeHub, "spool": spoolAlone}[o.with]
+	if story == nil || o.boxes < o.nodes || o.nodes < 1 {
+		fmt.Fprintln(os.Stderr, "hubsim: want -with hub or -with spool, at least one node and a box for each; -h tells more")
+		os.Exit(2)
+	}
+	var err error
+	if o.dir, err = os.MkdirTemp("", "hubsim-"); err == nil {
+		err = story(ctx, &o)
+		os.RemoveAll(o.dir)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "hubsim: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// say prints a figure.
+func say(name string, value float64, unit, how string) {
+	load, _ := os.ReadFile("/proc/loadavg")
+	busy, _, _ := strings.Cut(string(load), " ")
+	fmt.Printf("# %s: %s; load of the machine %s\nhubsim %s %.4g %s\n", name, how, busy, name, value, unit)
+}
+
+// boxName is the server name of a box.
+func boxName(i int) string { return fmt.Sprintf("box%d.boxes.test", i) }
