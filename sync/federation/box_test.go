@@ -34,26 +34,27 @@ import (
 // testBox is a homeserver of ours with the real rooms, accounts and client API, behind TLS and a link that can be cut.
 type testBox struct {
 	*testing.T
-	name    string
-	local   Local
-	dir     string
-	ca      *testpeer.CA
-	link    *testpeer.Link
-	stop    func()
-	db      *store.DB
-	rooms   *room.Rooms
-	users   *testUsers
-	lax     atomic.Bool // asks no policy server about its own users' events
-	ring    *KeyRing
-	client  *Client
-	intake  *Intake
-	sender  *Sender
-	handler http.Handler
-	url     string // of the client API
-	changed chan struct{}
-	boxes   sync.Map // names of paired boxes
-	seen    *requestLog
-	trouble Trouble
+	name     string
+	local    Local
+	dir      string
+	ca       *testpeer.CA
+	link     *testpeer.Link
+	stop     func()
+	db       *store.DB
+	rooms    *room.Rooms
+	users    *testUsers
+	lax      atomic.Bool // asks no policy server about its own users' events
+	ring     *KeyRing
+	client   *Client
+	intake   *Intake
+	sender   *Sender
+	handler  http.Handler
+	url      string // of the client API
+	changed  chan struct{}
+	boxes    sync.Map // names of paired boxes
+	refusals sync.Map // by server and room: the positions for which it told nothing
+	seen     *requestLog
+	trouble  Trouble
 }
 
 // requestLog notes the requests that other servers made.
@@ -161,6 +162,10 @@ func (b *testBox) start() {
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log, Trouble: &b.trouble})
 	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second,
+		Barred: func(_ context.Context, server string, room event.RoomID, first, last int64) error {
+			b.refusals.Store(server+" "+string(room), [2]int64{first, last})
+			return nil
+		},
 		IsBox: func(server string) bool { _, ok := b.boxes.Load(server); return ok }})
 	b.handler = NewHandler(HandlerConfig{Locals: Only(l), DB: b.db, Ring: b.ring, Rooms: b.rooms, Client: b.client, Intake: b.intake, Users: b.users, Log: log, Trouble: &b.trouble,
 		Heard: func(server string) { b.ring.Reachable(server); b.sender.Heard(server) }})

@@ -27,6 +27,7 @@ func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack
 		}
 	}
 	var last error
+	shut := false
 	for _, server := range order {
 		var ok bool
 		var err error
@@ -41,6 +42,12 @@ func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack
 		}
 		if err != nil {
 			last = err
+			shut = shut || server == k.child.origin && barred(err)
+		}
+	}
+	if shut {
+		if ok, err := in.putOut(ctx, l, k); ok || err != nil {
+			return ok, err
 		}
 	}
 	return false, last

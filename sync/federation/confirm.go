@@ -184,7 +184,10 @@ func (d *dest) confirm(ctx context.Context) (wait time.Duration, done bool, err 
 		last := f.window[len(f.window)-1]
 		known, err := d.s.c.Client.Knows(ctx, d.name, last.ID)
 		switch {
-		case final(err): // it will not tell us: it has nobody in the room any more
+		case final(err): // it will not tell us: it has nobody in the room any more, or thinks that we have not
+			if err := d.barred(ctx, id, f, err); err != nil {
+				return 0, false, err
+			}
 			known = true
 		case tooMany(err): // it wants fewer questions: pace by time instead
 			known = time.Since(f.sentAt) > 30*time.Millisecond*time.Duration(len(f.window))

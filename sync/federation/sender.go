@@ -27,6 +27,9 @@ type SenderConfig struct {
 	Rooms  *room.Rooms
 	Client *Client
 	Intake *Intake
+	// Barred is told, before the cursor moves, that a server refuses to say whether it has our events of a room, those with positions from first to last among them.
+	// nil: nobody wants to know.
+	Barred func(ctx context.Context, server string, room event.RoomID, first, last int64) error
 	// Observe is told what travels, for commentaries; it must not block. nil: nobody wants to know.
 	Observe func(Travel)
 	// IsBox says whether a server is a paired box: boxes get parcels from the link, never PUT /send. nil: none is.
