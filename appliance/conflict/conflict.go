@@ -68,6 +68,7 @@ const (
 	gapMost   = time.Hour       // where history does not come
 	lookEvery = 5 * time.Second
 	unshownIn = 7 * 24 * time.Hour // people are not told of refused messages of the same user more often
+	barredIn  = 24 * time.Hour     // nor that a server tells nothing of a room
 )
 
 // Kinds of what is counted for whoever runs the box.
@@ -129,6 +130,30 @@ func (c *Conflicts) Appended(tx *store.Tx, e room.AppendInfo) error {
 			return err
 		}
 		return c.open(tx, store.Conflict{Room: e.Room, Since: tx.NextPos(), Ours: r.Cur, Theirs: e.NID})
+	}
+	return nil
+}
+
+// Barred notes that a server refuses to say whether it has our events of a room with positions from first to last. That is a conflict when it is in the room by our state,
+// and not when it has left.
+func (c *Conflicts) Barred(ctx context.Context, server string, id event.RoomID, first, last int64) error {
+	err := c.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+		r, err := tx.Room(id)
+		if r == nil || err != nil {
+			return err
+		}
+		in, err := tx.Resident(id, server)
+		if !in || err != nil {
+			return err
+		}
+		b, err := tx.NoteBarred(id, server, first, last)
+		if err != nil || c.c.Now().UnixMilli()-b.Told < barredIn.Milliseconds() {
+			return err
+		}
+		return c.open(tx, store.Conflict{Room: id, Since: tx.NextPos(), Ours: r.Cur})
+	})
+	if err != nil {
+		return fmt.Errorf("note that %s tells nothing of %s: %w", server, id, err)
 	}
 	return nil
 }
@@ -218,6 +243,9 @@ func (c *Conflicts) ready(ctx context.Context, x store.Conflict, now time.Time) 
 		if pos, err = r.LastPos(x.Room, 1<<62); err != nil {
 			return err
 		}
+		if here, err := r.Resident(x.Room, c.c.Server); !here || err != nil { // nobody tells us more
+			return err
+		}
 		staged, err := r.StagedCount(x.Room)
 		if err != nil {
 			return err
@@ -260,6 +288,11 @@ func (c *Conflicts) settle(ctx context.Context, x store.Conflict, now time.Time)
 		}
 		for _, u := range f.unshown {
 			if err := tx.ToldUnshown(x.Room, u, now.UnixMilli()); err != nil {
+				return err
+			}
+		}
+		for _, b := range f.barred {
+			if err := tx.ToldBarred(x.Room, b, now.UnixMilli()); err != nil {
 				return err
 			}
 		}

@@ -27,6 +27,7 @@ type finding struct {
 	own     []own
 	fights  []fight
 	unshown []store.Unshown
+	barred  []store.Barred
 	follows []store.Follow
 	closed  *closed
 	admins  map[string][]event.UserID // users of this box who may set a state type; "": who may put people out
@@ -42,7 +43,8 @@ type own struct {
 
 // cause is the event by which they do not stand.
 type cause struct {
-	typ    string // "ban", "leave", "power"; "": no single one is to blame
+	typ    string // "ban", "leave", "power", "barred": a server says that we are out; "": no single one is to blame
+	server string // of "barred"
 	by     event.UserID
 	at     time.Time
 	reason string
@@ -105,6 +107,9 @@ func (c *Conflicts) find(ctx context.Context, x store.Conflict, now time.Time) (
 			return err
 		}
 		if f.unshown, err = r.Unshown(x.Room, now.Add(-unshownIn).UnixMilli()); err != nil {
+			return err
+		}
+		if f.barred, err = g.barred(r, now); err != nil {
 			return err
 		}
 		if outs, err = g.outs(r); err != nil {
@@ -203,7 +208,13 @@ func (g *graph) own(ctx context.Context, f *finding, outs []store.StateDelta) er
 		return boolRank(a.Type == "m.room.power_levels") - boolRank(b.Type == "m.room.power_levels")
 	})
 	for _, d := range outs {
-		if err := g.ownBy(ctx, d, counted, users); err != nil {
+		if err := g.ownBy(ctx, f, d, counted, users); err != nil {
+			return err
+		}
+	}
+	for _, b := range f.barred {
+		in := span{after: b.First - 1, to: b.Last, why: cause{typ: "barred", server: b.Server}}
+		if err := g.count(ctx, in, counted, users); err != nil {
 			return err
 		}
 	}
@@ -214,7 +225,7 @@ func (g *graph) own(ctx context.Context, f *finding, outs []store.StateDelta) er
 	return nil
 }
 
-func (g *graph) ownBy(ctx context.Context, d store.StateDelta, counted map[int64]bool, users map[event.UserID]*own) error {
+func (g *graph) ownBy(ctx context.Context, f *finding, d store.StateDelta, counted map[int64]bool, users map[event.UserID]*own) error {
 	by := d.Event
 	if by == 0 {
 		by = g.x.Theirs // nothing says so: the rules of the other side no longer let them in
@@ -252,41 +263,57 @@ func (g *graph) ownBy(ctx context.Context, d store.StateDelta, counted map[int64
 		return err
 	}
 	base, err := g.known(ctx, by)
-	if err != nil || base == 0 {
+	if err != nil {
 		return err
 	}
-	for after := base; ; {
+	for _, b := range f.barred { // nobody gives what came before it, but its server has said what it does not show
+		if base == 0 && b.Server == why.by.Server() {
+			base = b.First - 1
+		}
+	}
+	if base == 0 {
+		return nil
+	}
+	return g.count(ctx, span{only, base, d.Pos, state, why}, counted, users) // what was written later knew of it
+}
+
+// span are messages of our users that may not stand.
+type span struct {
+	only      event.UserID // "": anybody's
+	after, to int64        // positions
+	state     store.State  // that refuses those which do not stand; nil: none of them does
+	why       cause
+}
+
+// count finds those that do not stand.
+func (g *graph) count(ctx context.Context, s span, counted map[int64]bool, users map[event.UserID]*own) error {
+	for after := s.after; ; {
 		n := 0
 		err := g.view(ctx, func(r *store.Read) error {
-			es, err := r.LocalBetween(g.x.Room, only, after, d.Pos, stepEvents) // what was written later knew of it
+			es, err := r.LocalBetween(g.x.Room, s.only, after, s.to, stepEvents)
 			if err != nil {
 				return err
 			}
 			n = len(es)
 			for _, e := range es {
 				after = e.Pos
-				if counted[e.NID] || e.StateKey != nil || e.RedactedBy != 0 || e.Type == "m.room.redaction" || e.Type == "m.reaction" {
+				if counted[e.NID] {
 					continue
 				}
-				p, t := thin(g.version, e)
-				if t == nil {
-					continue
-				}
-				var failed error
-				denied := rules.Allowed(t, g.state(r, state, &failed))
-				if failed != nil {
-					return failed
-				}
-				if denied == nil {
+				body, lost, err := g.refused(r, e, s.state)
+				if !lost {
+					if err != nil {
+						return err
+					}
 					continue
 				}
 				counted[e.NID] = true
 				o := users[e.Sender]
 				if o == nil {
-					o = &own{user: e.Sender, why: why}
+					o = &own{user: e.Sender, why: s.why}
 					users[e.Sender] = o
 				}
-				o.add(excerpt{time.UnixMilli(e.TS), clip(text(p.Content, "body"), 200)})
+				o.add(excerpt{time.UnixMilli(e.TS), body})
 			}
 			return nil
 		})
@@ -294,6 +321,29 @@ func (g *graph) ownBy(ctx context.Context, d store.StateDelta, counted map[int64
 			return err
 		}
 	}
+}
+
+// refused says whether an event is a message of which its writer should know that a state refuses it (nil: it does), and what it says.
+func (g *graph) refused(r *store.Read, e *store.Event, state store.State) (body string, yes bool, err error) {
+	if e.StateKey != nil || e.RedactedBy != 0 || e.Type == "m.room.redaction" || e.Type == "m.reaction" {
+		return "", false, nil
+	}
+	p, t := thin(g.version, e)
+	if t == nil || state != nil && rules.Allowed(t, g.state(r, state, &err)) == nil || err != nil {
+		return "", false, err
+	}
+	return clip(text(p.Content, "body"), 200), true, nil
+}
+
+// barred lists the servers that tell nothing of the room, unless people have just been told so.
+func (g *graph) barred(r *store.Read, now time.Time) (due []store.Barred, err error) {
+	all, err := r.BarredBy(g.x.Room)
+	for _, b := range all {
+		if now.UnixMilli()-b.Told >= barredIn.Milliseconds() {
+			due = append(due, b)
+		}
+	}
+	return due, err
 }
 
 func (o *own) add(x excerpt) {

@@ -710,3 +710,89 @@ func TestKnewSome(t *testing.T) {
 		t.Errorf("too much was told:\n%s", got)
 	}
 }
+
+// positions gives those of the first and the last of some events.
+func (h *house) positions(ids []event.ID) (first, last int64) {
+	h.t.Helper()
+	for i, id := range []event.ID{ids[0], ids[len(ids)-1]} {
+		_, m, err := h.rooms.Event(h.t.Context(), id)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if last = m.Pos; i == 0 {
+			first = m.Pos
+		}
+	}
+	return first, last
+}
+
+// The centre says that nobody of the box is in the room any more, and nothing else is ever heard of it. Bob is told that, and not more than once a day; then of what he has
+// written since. A server that is not in the room has nothing to say.
+func TestBarred(t *testing.T) {
+	_, b, id := lage(t)
+	b.say(id, "bob", "vorher")
+	refuse := func(server string, texts ...string) {
+		var ids []event.ID
+		for _, s := range texts {
+			ids = append(ids, b.say(id, "bob", s))
+		}
+		first, last := b.positions(ids)
+		if err := b.conflicts.Barred(t.Context(), server, id, first, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refuse("fern", "null")
+	if b.noted() != 0 {
+		t.Error("a server that is not in the room was listened to")
+	}
+	refuse("z", "eins", "zwei")
+	b.again()
+	b.settle()
+	if got := b.tells("bob", "2 Ihrer Nachrichten sieht auf z niemand", "niemand mehr im Raum", "eins", "zwei"); strings.Contains(got, "vorher") || strings.Contains(got, "null") {
+		t.Errorf("too much was told:\n%s", got)
+	}
+	b.silent("carl")
+	refuse("z", "drei")
+	refuse("z", "vier")
+	b.settle()
+	b.tells("bob")
+	b.now = b.now.Add(barredIn)
+	refuse("z", "fünf")
+	b.settle()
+	got := b.told("bob")
+	if len(got) != 2 || strings.Contains(got[1], "zwei") || !strings.Contains(got[1], "3 Ihrer") || !strings.Contains(got[1], "drei") || !strings.Contains(got[1], "fünf") {
+		t.Errorf("told %q", got)
+	}
+}
+
+// The ban comes alone, and nobody gives what came before it. It says who has done it; what its server refuses to answer for says which messages are meant.
+func TestBanWithoutHistory(t *testing.T) {
+	z, b, id := lage(t)
+	if err := b.conflicts.c.Leave(t.Context(), b.user("carl"), id); err != nil {
+		t.Fatal(err)
+	}
+	b.say(id, "bob", "vorher")
+	b.meet(z, id)
+	ids := []event.ID{b.say(id, "bob", "eins"), b.say(id, "bob", "zwei")}
+	z.say(id, "alice", "hört niemand hier")
+	ban := z.pdu(z.set(id, "alice", "m.room.member", "@bob:b", `{"membership":"ban"}`))
+	first, last := b.positions(ids)
+	if err := b.conflicts.Barred(t.Context(), "z", id, first, last); err != nil {
+		t.Fatal(err)
+	}
+	state, err := b.rooms.State(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := room.Incoming{PDU: ban, From: room.Source{Kind: "federation", Server: "z"}}
+	for _, e := range state {
+		in.State = append(in.State, e)
+	}
+	if res, err := b.rooms.Accept(t.Context(), in); err != nil || res.Outcome != room.Accepted {
+		t.Fatal(res, err)
+	}
+	b.settle()
+	if got := b.tells("bob", "2 Ihrer Nachrichten", "@alice:z hat Sie am", "gesperrt", "eins", "zwei"); strings.Contains(got, "vorher") {
+		t.Errorf("too much was told:\n%s", got)
+	}
+}

@@ -122,9 +122,13 @@ func list(head words, lines []words, foot words) words {
 
 // words tells somebody that their messages do not stand, why, and what can be done.
 func (o own) words() words {
-	head := say(fmt.Sprintf("%d Ihrer Nachrichten sieht außerhalb dieser Box niemand. ", o.n), fmt.Sprintf("Nobody outside this box sees %d of your messages. ", o.n))
+	where := say("außerhalb dieser Box", "outside this box")
+	if o.why.typ == "barred" {
+		where = say("auf "+o.why.server, "on "+o.why.server)
+	}
+	head := say(fmt.Sprintf("%d Ihrer Nachrichten sieht %s niemand. ", o.n, where.De), fmt.Sprintf("Nobody %s sees %d of your messages. ", where.En, o.n))
 	if o.n == 1 {
-		head = say("Eine Ihrer Nachrichten sieht außerhalb dieser Box niemand. ", "Nobody outside this box sees one of your messages. ")
+		head = say(fmt.Sprintf("Eine Ihrer Nachrichten sieht %s niemand. ", where.De), fmt.Sprintf("Nobody %s sees one of your messages. ", where.En))
 	}
 	at := when(o.why.at)
 	var did, todo words
@@ -137,6 +141,11 @@ func (o own) words() words {
 		did = say(fmt.Sprintf("%s hat am %s geändert, wer im Raum schreiben darf", o.why.by, at.De), fmt.Sprintf("%s changed on %s who may write in the room", o.why.by, at.En))
 		todo = say(fmt.Sprintf("Bitten Sie %s um das Recht zu schreiben, und senden Sie dann noch einmal, was wichtig ist.", o.why.by),
 			fmt.Sprintf("Ask %s to let you write, then send again what matters.", o.why.by))
+	case "barred":
+		did = say(fmt.Sprintf("Der Server %s sagt, von dieser Box sei niemand mehr im Raum; vermutlich wurden Sie dort entfernt oder gesperrt", o.why.server),
+			fmt.Sprintf("The server %s says that nobody of this box is in the room any more; probably you were removed or banned there", o.why.server))
+		todo = say("Fragen Sie jemanden, der dort ist, und bitten Sie um eine neue Einladung. Was Sie hier schreiben, liest dort niemand.",
+			"Ask somebody who is there, and for a new invite. What you write here nobody reads there.")
 	case "":
 		did = say("Die Regeln des Raums wurden inzwischen so geändert, dass Sie nicht mehr darin sind", "The room's rules were changed meanwhile, and you are no longer in it")
 		todo = say("Bitten Sie jemanden im Raum um eine neue Einladung.", "Ask somebody in the room to invite you anew.")

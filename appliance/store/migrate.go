@@ -235,6 +235,15 @@ CREATE TABLE word (
 	PRIMARY KEY (log, who, by, upto)
 ) STRICT, WITHOUT ROWID;
 DROP TABLE reached;`,
+	`-- 16: servers that refuse to say whether they have our events.
+CREATE TABLE conflict_barred (
+	room   INTEGER NOT NULL,
+	server TEXT NOT NULL,
+	first  INTEGER NOT NULL,
+	last   INTEGER NOT NULL,
+	told   INTEGER NOT NULL,
+	PRIMARY KEY (room, server)
+) STRICT, WITHOUT ROWID;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

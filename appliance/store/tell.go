@@ -136,6 +136,50 @@ func (tx *Tx) ToldUnshown(room event.RoomID, u Unshown, at int64) error {
 	return tx.exec(`UPDATE conflict_unshown SET n=max(0, n-?), told=? WHERE room=? AND usr=?`, u.N, at, nid, usr)
 }
 
+// Barred says for which of our events of a room a server refuses to answer since that was told last.
+type Barred struct {
+	Server      string
+	First, Last int64 // stream positions; First is 0: for none
+	Told        int64 // ms; 0: never
+}
+
+// NoteBarred adds events with positions from first to last, and gives all since it was told last.
+func (tx *Tx) NoteBarred(room event.RoomID, server string, first, last int64) (b Barred, err error) {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return b, err
+	}
+	b.Server = server
+	_, err = tx.one(`INSERT INTO conflict_barred (room, server, first, last, told) VALUES (?1, ?2, ?3, ?4, 0) ON CONFLICT DO UPDATE SET
+		first=CASE WHEN first=0 THEN excluded.first ELSE min(first, excluded.first) END, last=max(last, excluded.last) RETURNING first, last, told`,
+		args(nid, server, first, last), &b.First, &b.Last, &b.Told)
+	return b, err
+}
+
+// BarredBy lists the servers that have refused since a room was told of last.
+func (r *Read) BarredBy(room event.RoomID) (bs []Barred, err error) {
+	nid, err := r.findRoom(room)
+	if nid == 0 || err != nil {
+		return nil, err
+	}
+	err = r.each(`SELECT server, first, last, told FROM conflict_barred WHERE room=? AND first>0`, args(nid), func(row *Row) error {
+		var b Barred
+		err := row.Scan(&b.Server, &b.First, &b.Last, &b.Told)
+		bs = append(bs, b)
+		return err
+	})
+	return bs, err
+}
+
+// ToldBarred notes that what is known of a server was told at a time (ms). Events after b.Last are still to be told.
+func (tx *Tx) ToldBarred(room event.RoomID, b Barred, at int64) error {
+	nid, err := tx.roomNID(room, "")
+	if err != nil {
+		return err
+	}
+	return tx.exec(`UPDATE conflict_barred SET first=CASE WHEN last>?1 THEN ?1+1 ELSE 0 END, told=?2 WHERE room=?3 AND server=?4`, b.Last, at, nid, b.Server)
+}
+
 // Follow is a user who is to be brought into the room that replaces another.
 type Follow struct {
 	Room  event.RoomID // the old one

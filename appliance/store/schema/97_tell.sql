@@ -43,3 +43,13 @@ CREATE TABLE letter (
 	user TEXT NOT NULL,
 	body BLOB NOT NULL
 ) STRICT;
+
+-- Servers that refuse to say whether they have our events of a room: the stream positions of the first and the last event since that was told; 0: none. told: when it was, ms.
+CREATE TABLE conflict_barred (
+	room   INTEGER NOT NULL,
+	server TEXT NOT NULL,
+	first  INTEGER NOT NULL,
+	last   INTEGER NOT NULL,
+	told   INTEGER NOT NULL,
+	PRIMARY KEY (room, server)
+) STRICT, WITHOUT ROWID;
