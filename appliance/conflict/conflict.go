@@ -49,8 +49,9 @@ type Config struct {
 // Conflicts is safe for concurrent use, except that only one Look runs at a time.
 type Conflicts struct {
 	c    Config
-	wake chan struct{}          // capacity 1
-	rest map[event.RoomID]*rest // Look's
+	wake chan struct{}              // capacity 1
+	rest map[event.RoomID]*rest     // Look's
+	told map[event.RoomID]time.Time // Look's: when somebody was told of a room last
 
 	mu    sync.Mutex
 	noted map[event.RoomID]int // how often a room was noted since it was looked at
@@ -68,6 +69,7 @@ const (
 	gapMost   = time.Hour       // where history does not come
 	lookEvery = 5 * time.Second
 	unshownIn = 7 * 24 * time.Hour // people are not told of refused messages of the same user more often
+	tellEvery = 10 * time.Minute   // nor of one room more often, whoever fights in it
 	barredIn  = 24 * time.Hour     // nor that a server tells nothing of a room
 )
 
@@ -89,7 +91,7 @@ func New(c Config) *Conflicts {
 	if c.Quiet == 0 {
 		c.Quiet = 20 * time.Second
 	}
-	return &Conflicts{c: c, wake: make(chan struct{}, 1), rest: make(map[event.RoomID]*rest), noted: make(map[event.RoomID]int)}
+	return &Conflicts{c: c, wake: make(chan struct{}, 1), rest: make(map[event.RoomID]*rest), told: make(map[event.RoomID]time.Time), noted: make(map[event.RoomID]int)}
 }
 
 // contested are the state types of which people are told; others are the business of programs. Memberships are looked at by themselves.
@@ -182,12 +184,16 @@ func (c *Conflicts) notes(id event.RoomID) int {
 func (c *Conflicts) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	soon := true // the timer ends before long
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
-			timer.Reset(min(lookEvery, c.c.Quiet)) // the act that woke us may not be committed yet
+			if !soon { // the act that woke us may not be committed yet
+				soon = true
+				timer.Reset(min(lookEvery, c.c.Quiet))
+			}
 			continue
 		case <-timer.C:
 		}
@@ -196,7 +202,7 @@ func (c *Conflicts) Run(ctx context.Context) error {
 			c.c.Log.Warn("what a partition has left could not be told; the box tries again in a minute", "err", err)
 			wait = time.Minute
 		}
-		if wait > 0 {
+		if soon = wait > 0 && wait <= lookEvery; wait > 0 {
 			timer.Reset(wait)
 		}
 	}
@@ -213,25 +219,27 @@ func (c *Conflicts) Look(ctx context.Context) (again time.Duration, err error) {
 		return 0, fmt.Errorf("look for conflicts: %w", err)
 	}
 	now := c.c.Now()
+	var errs []error // one room holds up no other
 	for _, x := range open {
 		ready, err := c.ready(ctx, x, now)
-		if err != nil {
-			return 0, err
-		}
-		if !ready {
+		if err == nil && !ready {
 			again = min(lookEvery, c.c.Quiet)
 			continue
 		}
-		if err := c.settle(ctx, x, now); err != nil {
-			return 0, fmt.Errorf("find what a partition has left in %s: %w", x.Room, err)
+		if err == nil {
+			err = c.settle(ctx, x, now)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("find what a partition has left in %s: %w", x.Room, err))
+			continue
 		}
 		delete(c.rest, x.Room)
 	}
 	next, err := c.follow(ctx, now)
-	if next > 0 && (again == 0 || next < again) {
-		again = next
+	if next > 0 {
+		again = earlier(again, next)
 	}
-	return again, err
+	return again, errors.Join(append(errs, err)...)
 }
 
 // ready says whether a room has come to rest: nothing is staged, no history lacks, nothing came for a while; or that has lasted long enough.
@@ -265,6 +273,10 @@ func (c *Conflicts) ready(ctx context.Context, x store.Conflict, now time.Time) 
 	if s.pos != pos {
 		s.pos, s.at = pos, now
 	}
+	if t, ok := c.told[x.Room]; ok && !now.Before(t) && now.Sub(t) < tellEvery {
+		return false, nil
+	}
+	delete(c.told, x.Room)
 	if gaps {
 		return now.Sub(s.first) >= gapMost, nil
 	}
@@ -278,8 +290,13 @@ func (c *Conflicts) settle(ctx context.Context, x store.Conflict, now time.Time)
 	if err != nil {
 		return err
 	}
+	return c.conclude(ctx, x, f, notes, now)
+}
+
+// conclude owes what was found, unless the room was noted again meanwhile.
+func (c *Conflicts) conclude(ctx context.Context, x store.Conflict, f *finding, notes int, now time.Time) error {
 	letters := f.letters()
-	err = c.c.DB.Do(ctx, func(tx *store.Tx) error {
+	err := c.c.DB.Do(ctx, func(tx *store.Tx) error {
 		if c.notes(x.Room) != notes {
 			return errMore
 		}
@@ -320,6 +337,7 @@ func (c *Conflicts) settle(ctx context.Context, x store.Conflict, now time.Time)
 	}
 	c.mu.Unlock()
 	if len(letters) > 0 {
+		c.told[x.Room] = now
 		c.c.Log.Info("people are told what did not survive the partition", "room", x.Room, "people", len(letters), "messages", f.messages(), "changes", len(f.fights))
 		c.c.Told()
 	}

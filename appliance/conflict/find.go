@@ -103,7 +103,7 @@ func (c *Conflicts) find(ctx context.Context, x store.Conflict, now time.Time) (
 		if g.now, err = r.Group(row.Cur); err != nil {
 			return err
 		}
-		if f.name, err = g.roomName(r); err != nil {
+		if f.name, err = nameOf(r, x.Room); err != nil {
 			return err
 		}
 		if f.unshown, err = r.Unshown(x.Room, now.Add(-unshownIn).UnixMilli()); err != nil {
@@ -161,18 +161,6 @@ func (g *graph) state(r *store.Read, s store.State, err *error) rules.State {
 		}
 		return t
 	}
-}
-
-func (g *graph) roomName(r *store.Read) (string, error) {
-	key, err := g.c.c.DB.FindStateKey("m.room.name", "")
-	if key == 0 || err != nil {
-		return "", err
-	}
-	p, _, err := g.read(r, g.now.Find(key))
-	if p == nil || err != nil {
-		return "", err
-	}
-	return clip(text(p.Content, "name"), 60), nil
 }
 
 // outs lists the changes by which users of this box may have lost their say since the branches met: who was put out, and new power levels.

@@ -105,6 +105,7 @@ func (g *graph) whom(r *store.Read, f *finding) error {
 const (
 	followFirst = 30 * time.Second
 	followMost  = 30 * time.Minute
+	followSay   = 6 // tries, half an hour, after which people are told that the box goes on trying
 )
 
 func followAfter(tries int) time.Duration {
@@ -144,7 +145,7 @@ func (c *Conflicts) follow(ctx context.Context, now time.Time) (again time.Durat
 			}
 			down[f.Next] = err
 			f.Tries, f.At = f.Tries+1, now.UnixMilli()
-			if err := c.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.PutFollow(f) }); err != nil {
+			if err := c.later(ctx, f); err != nil {
 				return 0, err
 			}
 			again = earlier(again, followAfter(f.Tries))
@@ -157,6 +158,38 @@ func (c *Conflicts) follow(ctx context.Context, now time.Time) (again time.Durat
 	return again, nil
 }
 
+// later notes a try in vain; after some of them the user is told where people have gone.
+func (c *Conflicts) later(ctx context.Context, f store.Follow) error {
+	say := f.Tries == followSay
+	err := c.c.DB.Do(ctx, func(tx *store.Tx) error {
+		if err := tx.PutFollow(f); err != nil || !say {
+			return err
+		}
+		name, err := nameOf(tx.Read, f.Room)
+		if err != nil {
+			return err
+		}
+		return herald.Owe(tx, f.User, followWords(f, name, errLater))
+	})
+	if err == nil && say {
+		c.c.Told()
+	}
+	return err
+}
+
+// nameOf is what people call a room; "" when it has no name.
+func nameOf(r *store.Read, id event.RoomID) (string, error) {
+	e, err := r.CurrentStateEvent(id, "m.room.name", "")
+	if e == nil || err != nil {
+		return "", err
+	}
+	var x struct{ Content json.RawMessage }
+	if json.Unmarshal(e.JSON, &x) != nil {
+		return "", nil
+	}
+	return clip(text(x.Content, "name"), 60), nil
+}
+
 func earlier(a, b time.Duration) time.Duration {
 	if a == 0 || b < a {
 		return b
@@ -166,6 +199,9 @@ func earlier(a, b time.Duration) time.Duration {
 
 // errStranger: the new room does not say that it replaces the old one. Whoever closes a room could send its people anywhere.
 var errStranger = errors.New("the room does not say that it replaces this one")
+
+// errLater: the new room is out of reach.
+var errLater = errors.New("the room is out of reach")
 
 // errOver: there is nobody left to be brought on.
 var errOver = errors.New("nothing is to be done any more")
@@ -180,6 +216,11 @@ func (c *Conflicts) bring(ctx context.Context, f store.Follow) (refused bool, er
 		return true, errOver
 	}
 	if claims == no {
+		if inNext && f.Tries > 0 { // the box has let them in to see, and could not take them out again
+			if err := c.c.Leave(ctx, f.User, f.Next); err != nil {
+				return false, err
+			}
+		}
 		return true, errStranger
 	}
 	if !inNext {
@@ -253,16 +294,9 @@ func (c *Conflicts) followed(ctx context.Context, f store.Follow, why error) err
 		if err := tx.CountConflicts(what, 1); err != nil {
 			return err
 		}
-		e, err := tx.CurrentStateEvent(f.Room, "m.room.name", "")
+		name, err := nameOf(tx.Read, f.Room)
 		if err != nil {
 			return err
-		}
-		name := ""
-		if e != nil {
-			var x struct{ Content json.RawMessage }
-			if json.Unmarshal(e.JSON, &x) == nil {
-				name = clip(text(x.Content, "name"), 60)
-			}
 		}
 		return herald.Owe(tx, f.User, followWords(f, name, why))
 	})
@@ -280,6 +314,9 @@ func followWords(f store.Follow, name string, why error) words {
 	case why == nil:
 		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt. Die Box hat Sie dort eintreten lassen; schreiben Sie dort weiter: %s\nDer alte bleibt lesbar.", f.By, to),
 			fmt.Sprintf("%s has replaced the room by a new one elsewhere. The box has let you join it; go on writing there: %s\nThe old one can still be read.", f.By, to))
+	case errors.Is(why, errLater):
+		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt, den diese Box noch nicht erreicht: %s\nSie versucht es weiter und sagt Bescheid, sobald Sie darin sind.", f.By, to),
+			fmt.Sprintf("%s has replaced the room by a new one elsewhere, which this box cannot reach yet: %s\nIt goes on trying and tells you as soon as you are in it.", f.By, to))
 	case errors.Is(why, errStranger):
 		w = say(fmt.Sprintf("%s hat den Raum anderswo geschlossen und auf einen anderen verwiesen, der sich nicht als sein Nachfolger ausweist: %s\nDie Box hat Sie nicht dorthin gebracht. Fragen Sie %s, ob das so gewollt ist.", f.By, to, f.By),
 			fmt.Sprintf("%s has closed the room elsewhere and points to another one that does not say it replaces it: %s\nThe box has not taken you there. Ask %s whether that is meant.", f.By, to, f.By))

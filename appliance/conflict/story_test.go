@@ -415,13 +415,45 @@ func TestMutedMeanwhile(t *testing.T) {
 	b.say(id, "carl", "one")
 	b.say(id, "bob", "zwei")
 	b.say(id, "carl", "three")
+	slip := b.say(id, "carl", "slip")
+	b.send(room.Draft{Room: id, Sender: b.user("carl"), Type: "m.room.redaction", Redacts: slip, Content: json.RawMessage(`{"redacts":"` + string(slip) + `"}`)})
 	z.power(id, `"@bob:b":50`, 25)
-	if n := b.meet(z, id); n != 2 {
-		t.Fatalf("the centre does not show %d messages, want 2", n)
+	if n := b.meet(z, id); n != 4 {
+		t.Fatalf("the centre does not show %d events, want 4", n)
 	}
 	b.settle()
 	b.tells("carl", "2 of your messages", "who may write", "one", "three")
 	b.silent("bob")
+}
+
+// While a room is looked at, another branch comes: nothing of it is passed over.
+func TestMoreComesMeanwhile(t *testing.T) {
+	z, b, id := lage(t)
+	b.say(id, "bob", "eins")
+	b.say(id, "carl", "one")
+	z.set(id, "alice", "m.room.member", "@bob:b", `{"membership":"ban"}`)
+	b.meet(z, id)
+	b.now = b.now.Add(time.Hour)
+	var open []store.Conflict
+	if err := b.db.View(t.Context(), func(r *store.Read) (err error) { open, err = r.Conflicts(); return err }); err != nil || len(open) != 1 {
+		t.Fatal(open, err)
+	}
+	notes := b.conflicts.notes(id)
+	f, err := b.conflicts.find(t.Context(), open[0], b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.say(id, "carl", "two")
+	z.set(id, "alice", "m.room.member", "@carl:b", `{"membership":"leave"}`)
+	b.meet(z, id)
+	if err := b.conflicts.conclude(t.Context(), open[0], f, notes, b.now); err != nil {
+		t.Fatal(err)
+	}
+	b.settle()
+	b.tells("bob", "eins")
+	if got := b.tells("carl", "one of your messages", "two"); strings.Contains(got, " one\n") {
+		t.Errorf("too much was told:\n%s", got)
+	}
 }
 
 // Put out, and back before anybody looked: what was written in between is not shown at the centre all the same.
@@ -475,6 +507,30 @@ func TestPowerFight(t *testing.T) {
 	z.silent("zoe")
 	if n := b.counts(); n[CountChanges] != 1 || n[CountMessages] != 0 {
 		t.Errorf("counted %v", n)
+	}
+}
+
+// Whoever fights all the time does not fill the others' rooms: people are told of one room every ten minutes at most, and of all of it.
+func TestToldSeldom(t *testing.T) {
+	z, b, id := lage(t)
+	fight := func(n int) {
+		b.set(id, "bob", "m.room.topic", "", fmt.Sprintf(`{"topic":"b%d"}`, n))
+		z.now = b.now.Add(time.Hour)
+		z.set(id, "alice", "m.room.topic", "", fmt.Sprintf(`{"topic":"z%d"}`, n))
+		b.meet(z, id)
+		b.settle()
+	}
+	fight(1)
+	b.tells("bob", "„z1“", "„b1“")
+	fight(2)
+	fight(3)
+	if got := b.told("bob"); len(got) != 1 {
+		t.Errorf("told %d times within minutes", len(got))
+	}
+	b.now = b.now.Add(tellEvery)
+	b.settle()
+	if got := b.told("bob"); len(got) != 2 || !strings.Contains(got[1], "„z3“") || !strings.Contains(got[1], "„b2“") || !strings.Contains(got[1], "„b3“") {
+		t.Errorf("told %q", got)
 	}
 }
 
@@ -561,6 +617,26 @@ func TestFollowUpgrade(t *testing.T) {
 	b.tells("bob")
 }
 
+// While the new room stays out of reach people are told so, once; the box goes on trying.
+func TestFollowOutOfReach(t *testing.T) {
+	z, b, id := lage(t)
+	next := z.upgrade(id, "alice", "public_chat", id)
+	b.meet(z, id)
+	b.others = map[string]*house{}
+	b.settle()
+	for range 20 {
+		b.now = b.now.Add(10 * time.Minute)
+		b.settle()
+	}
+	b.tells("bob", "noch nicht erreicht", string(next))
+	b.others["z"] = z
+	b.now = b.now.Add(followMost)
+	b.settle()
+	if got := b.told("bob"); len(got) != 2 || !strings.Contains(got[1], "eintreten lassen") {
+		t.Errorf("told %q", got)
+	}
+}
+
 // The new room lets nobody in without an invite: people are told whom to ask. Who has been invited is brought along.
 func TestFollowOnlyWhereLetIn(t *testing.T) {
 	z, b, id := lage(t)
@@ -584,6 +660,11 @@ func TestFollowNoStranger(t *testing.T) {
 	z, b, id := lage(t)
 	next := z.upgrade(id, "alice", "public_chat", "!anderer:z")
 	b.meet(z, id)
+	b.conflicts.c.Leave = func(context.Context, event.UserID, event.RoomID) error { return errors.New("the disk is full") }
+	b.settle()
+	b.silent("bob")
+	b.conflicts.c.Leave = b.leave
+	b.now = b.now.Add(followFirst)
 	b.settle()
 	for _, n := range []string{"bob", "carl"} {
 		if got := b.membership(next, b.user(n)); got == "join" {
@@ -754,6 +835,9 @@ func TestBarred(t *testing.T) {
 	b.silent("carl")
 	refuse("z", "drei")
 	refuse("z", "vier")
+	if b.noted() != 0 {
+		t.Error("what bob has been told today is looked at again")
+	}
 	b.settle()
 	b.tells("bob")
 	b.now = b.now.Add(barredIn)
