@@ -299,3 +299,18 @@ func TestJoinByStick(t *testing.T) {
 		t.Errorf("b asked %d times, want make_join and send_join", asked)
 	}
 }
+
+// TestStickPutBack: a stick that was pulled out and is put back has not been served again yet, so nobody is told to pull it.
+func TestStickPutBack(t *testing.T) {
+	b := &Box{exchange: &exchangeParts{}}
+	in := []steward.Stick{{Name: "EINSATZ"}}
+	b.noteStick(health.CourierFacts{Stick: "EINSATZ", Done: health.Sentence{DE: "Da.", EN: "Done."}, Pull: true})
+	for i, c := range []struct {
+		sticks []steward.Stick
+		pull   bool
+	}{{in, true}, {in, true}, {nil, false}, {in, false}} {
+		if f := b.courierFacts(c.sticks); f == nil || f.Pull != c.pull || f.Done.EN != "Done." {
+			t.Errorf("look %d: %+v, want that it can be pulled: %v", i, f, c.pull)
+		}
+	}
+}

@@ -190,6 +190,7 @@ func (b *Box) courierFacts(sticks []steward.Stick) *health.CourierFacts {
 		for _, s := range sticks {
 			f.Pull = f.Pull || s.Name == f.Stick
 		}
+		p.facts.Pull = f.Pull // put back in, it is a new stick that must not be pulled before it was served
 	}
 	return &f
 }

@@ -134,7 +134,9 @@ func (b *box) mount(s *stick) {
 		s.err = sentence(err, "Stick kann nicht geöffnet werden.", "The stick cannot be opened.")
 		return
 	}
-	data := fmt.Sprintf("uid=%d,gid=%d,umask=077", uidHallig, uidHallig)
+	// A stick that was pulled out while it was written has files whose clusters its table does not know. On deleting one, the kernel would set the whole stick
+	// read-only, and it would be of no use until a PC has repaired it. What is on sticks is checked when it is read, and sent again when it is damaged.
+	data := fmt.Sprintf("uid=%d,gid=%d,umask=077,errors=continue", uidHallig, uidHallig)
 	if s.Format.FS == "vfat" {
 		data += ",utf8=1,shortname=mixed,flush"
 	}
