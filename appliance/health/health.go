@@ -18,6 +18,7 @@
 //	  {"id": "peer:box2.example", "kind": "peer", "name": "box2.example", "state": "look", "sentence": {...}, "because": "network"}]}
 //
 // Nodes stand in the order of Kinds; a cause stands before what it explains; because is an id. A part that this machine does not have has no node.
+// "waits": true is on a node that is ok and not there yet: a box that is still looked for, a line that nobody has answered on so far.
 // detail is for whoever looks after the box: texts of errors, which Public leaves out. Nothing here names users or rooms.
 package health
 

@@ -17,7 +17,7 @@
 //	  "organisation": {"name": "Freiwillige Feuerwehr", "ca": "-----BEGIN CERTIFICATE-----..."},
 //	  "admin_code": "k7mq-2fxv-9tdp",
 //	  "network": {"mode": "auto", "address": "192.168.7.1/24", "wifi": {"ssid": "Feuerwehr 7", "passphrase": "...", "country": "DE", "channel": 6}},
-//	  "serial": [{"device": "/dev/hallig/radio", "modem": "transparent", "baud": 9600, "bits_per_second": 1200}],
+//	  "serial": [{"device": "/dev/hallig/radio", "modem": "transparent", "baud": 9600, "bits_per_second": 1200, "band": "licensed"}],
 //	  "backup": {"recipients": ["age1..."], "to": "stick", "every": "24h", "keep": 7},
 //	  "updates": {"automatic": true},
 //	  "config": {"room_version": "12"}
