@@ -69,7 +69,7 @@ func lineFacts(line SerialConfig, port *radio.Port, known []steward.Port, seen l
 	out := health.LineFacts{
 		Name: port.Name(), Device: name, Modem: string(kind), Open: stats.PortOpen, Up: stats.Up, Opening: q.Opening, Met: stats.Contacts > 0,
 		Since: now.Sub(seen.since), Boxes: seen.boxes, BitsPerSecond: stats.BitsPerSecond,
-		Garbled: stats.BytesReceived >= seen.received+someBytes, Unlike: stats.Unlike > seen.unlike,
+		Stuck: q.Stuck, Garbled: stats.BytesReceived >= seen.received+someBytes, Unlike: stats.Unlike > seen.unlike,
 		NoBand: kind == serial.Transparent && line.InBand() == "",
 		Signal: q.Modem.Signal, RSSI: q.Modem.RSSI, SNR: q.Modem.SNR, Sent: q.Asked, Again: q.Again,
 	}

@@ -3,7 +3,9 @@
 package radio
 
 import (
+	"errors"
 	"io"
+	"os"
 	"time"
 
 	"hallig/radio/serial"
@@ -13,6 +15,7 @@ import (
 type Quality struct {
 	Opening bool  // the port is being opened, or the modem is being set, or it waits for a call
 	Trouble error // why the port was not opened, or broke, the last time; nil: it is open
+	Stuck   bool  // in the last minute the port was given up because it took no bytes
 
 	Modem serial.Quality // what the modem says; counters are of this opening
 	Asked int            // frames sent in the last minutes; too few of them tell nothing
@@ -23,6 +26,7 @@ type Quality struct {
 type line struct {
 	opening  bool
 	trouble  error
+	stuck    time.Time // when the port last took no bytes
 	measured interface{ Quality() serial.Quality }
 	modem    serial.Quality // the last that was said
 
@@ -80,6 +84,9 @@ func (p *Port) broke(err error) {
 		p.line.modem = p.line.measured.Quality()
 	}
 	p.line.trouble, p.line.measured = err, nil
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.line.stuck = time.Now()
+	}
 }
 
 // Quality is what is known of the line now.
@@ -92,7 +99,7 @@ func (p *Port) Quality() Quality {
 	if l.measured != nil {
 		l.modem = l.measured.Quality()
 	}
-	q := Quality{Opening: l.opening, Trouble: l.trouble, Modem: l.modem}
+	q := Quality{Opening: l.opening, Trouble: l.trouble, Modem: l.modem, Stuck: !l.stuck.IsZero() && now.Sub(l.stuck) < time.Minute}
 	if newest := l.samples[samples-1]; now.Sub(newest.at) >= sampleEvery {
 		copy(l.samples[:], l.samples[1:])
 		l.samples[samples-1] = sample{now, s.FramesSent, s.Retransmissions}

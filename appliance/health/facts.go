@@ -111,6 +111,7 @@ type LineFacts struct {
 	Since         time.Duration // for how long the line has been open without an answer, or answered, or led to a paired box: whichever it is now
 	Boxes         []string      // paired boxes that it leads to
 	BitsPerSecond int           //
+	Stuck         bool          // the port takes no bytes
 	Garbled       bool          // bytes come in, and no frame is among them
 	Unlike        bool          // the far end speaks open language and this one does not, or the other way round
 	NoBand        bool          // a radio of which nobody has said what its medium allows

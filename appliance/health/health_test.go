@@ -394,6 +394,9 @@ func TestLineSentences(t *testing.T) {
 		{"nobody that we know", func(l *LineFacts) { l.Boxes, l.BitsPerSecond, l.Since = nil, 1200, 2*time.Minute }, Look, false, "→ „Code zeigen“", "→ “Show a code”"},
 		{"the hour is used up", func(l *LineFacts) { l.AirWait = 40*time.Minute + time.Second }, OK, true, "in etwa 41 min", "in about 41 min"},
 		{"the hour is used up before anybody was met", func(l *LineFacts) { l.Up, l.AirWait, l.Since = false, 40*time.Minute, time.Hour }, Look, false, "in etwa 40 min", "in about 40 min"},
+		{"flow control without the wires", func(l *LineFacts) { l.Modem, l.Up, l.Stuck = "null", false, true }, Look, false, "nimmt nichts an", `leave out "rts_cts"`},
+		{"the same, being opened again", func(l *LineFacts) { l.Open, l.Up, l.Stuck, l.Err = false, false, true, "deadline exceeded" }, Look, false, "nimmt nichts an", "takes nothing"},
+		{"it was stuck, and is not any more", func(l *LineFacts) { l.Stuck = true }, OK, false, "steht", "stands"},
 		{"no band", func(l *LineFacts) { l.Modem, l.NoBand = "transparent", true }, Look, false, "die Box kennt keine Grenze der Sendezeit", `enter "eu868-10" at 868 MHz`},
 	} {
 		l := stands

@@ -74,6 +74,10 @@ func line(l LineFacts) Node {
 	n.ID, n.Name = string(Line)+":"+l.Name, l.Name
 	heard, it := l.heard(), l.noun()
 	switch {
+	case l.stuck():
+		n.State = Look
+		n.Sentence = Sentence{"Der Anschluss " + l.Device + " nimmt nichts an: \"rts_cts\" weglassen, wenn Kabel oder Gerät diese Adern nicht haben; sonst das Gerät aus- und wieder einstecken.",
+			"The port " + l.Device + " takes nothing: leave out \"rts_cts\" if cable or device do not have these wires; otherwise pull the device out and put it back."}
 	case !l.Open:
 		return closedLine(n, l)
 	case l.AirWait >= longWait:
@@ -114,6 +118,9 @@ func line(l LineFacts) Node {
 	return n
 }
 
+// stuck says that nothing goes out, whether the port is open at this moment or being opened again.
+func (l LineFacts) stuck() bool { return l.Stuck && !l.Up && l.Trouble.Empty() }
+
 // unanswered says that nobody has answered for so long, or in such a way, that somebody should look.
 func (l LineFacts) unanswered() bool { return l.Open && !l.Up && (l.Since >= quietLine || l.Unlike) }
 
@@ -124,7 +131,7 @@ func (l LineFacts) strange() bool {
 
 // down says that nothing can go over the line, for a reason that can be told.
 func (l LineFacts) down() bool {
-	return !l.Open || l.unanswered() || l.strange() || !l.Up && l.AirWait >= longWait
+	return !l.Open || l.stuck() || l.unanswered() || l.strange() || !l.Up && l.AirWait >= longWait
 }
 
 // silence says what may be wrong when nobody answers.
