@@ -49,6 +49,7 @@ var scenarios = []scenario{
 	{name: "spare", story: "a box backs itself up to a stick and drowns; a new one takes over with the stick and the key, under the old name", bound: 12 * time.Minute, play: spareBox},
 	{name: "locked", story: "a box with encrypted data: what a thief finds, who opens it, what a power cut takes", bound: 15 * time.Minute, play: lockedBox},
 	{name: "radio", story: "two boxes know each other by USB radios that the kernel has no driver for, plugged in while they run", bound: 12 * time.Minute, play: usbRadio},
+	{name: "stick", story: "two boxes have nothing but a FAT32 stick between them; it is carried to and fro, and pulled out in the middle of things", bound: 12 * time.Minute, play: stickBetween},
 	{name: "lan", story: "a box alone on a wire serves addresses, names and its page; nobody finds a port that is not in the manual", bound: 6 * time.Minute, play: lan},
 }
 

@@ -147,7 +147,8 @@ func (p *pairOfIslands) close() {
 	}
 }
 
-// islands switches on two boxes that are provisioned with one line each, at these devices; pairs them over a network, lets them write, and cuts it.
+// islands switches on two boxes that are provisioned with one line each, at these devices ("": none); pairs them over a network, lets them write, and
+// cuts it.
 func (r *run) islands(ctx context.Context, devices [2]string) (p *pairOfIslands, err error) {
 	p = &pairOfIslands{}
 	defer func() {
@@ -156,7 +157,11 @@ func (r *run) islands(ctx context.Context, devices [2]string) (p *pairOfIslands,
 		}
 	}()
 	for i, name := range []string{"hooge", "oland"} {
-		disk, err := r.preparedDisk(vm.BIOS, name, provision.File{Serial: []provision.Serial{{Device: devices[i], Baud: 9600, BitsPerSecond: lineRate}}})
+		var lines []provision.Serial
+		if devices[i] != "" {
+			lines = []provision.Serial{{Device: devices[i], Baud: 9600, BitsPerSecond: lineRate}}
+		}
+		disk, err := r.preparedDisk(vm.BIOS, name, provision.File{Serial: lines})
 		if err != nil {
 			return nil, err
 		}

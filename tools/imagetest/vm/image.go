@@ -134,6 +134,11 @@ func PutFAT(image string, offset int64, name string, content []byte) error {
 	return tool("mcopy", "-o", "-i", at(image, offset), tmp.Name(), "::"+name)
 }
 
+// FolderFAT makes a folder in it.
+func FolderFAT(image string, offset int64, name string) error {
+	return tool("mmd", "-i", at(image, offset), "::"+name)
+}
+
 // ReadFAT reads a file from it.
 func ReadFAT(image string, offset int64, name string) ([]byte, error) {
 	cmd := exec.Command("mtype", "-i", at(image, offset), "::"+name)

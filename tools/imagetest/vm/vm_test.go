@@ -71,10 +71,10 @@ func TestMachineRecordsWrites(t *testing.T) {
 	}
 	for n := 0; n == 0; time.Sleep(20 * time.Millisecond) {
 		if n, err = blocklog.Length(c.Record); err != nil {
-			t.Fatal(err)
+			n = 0 // QEMU has not written its head yet
 		}
 		if ctx.Err() != nil {
-			t.Fatal("the write never came into the record")
+			t.Fatal("the write never came into the record:", err)
 		}
 		if n > 0 {
 			break
