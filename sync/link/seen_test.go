@@ -3,6 +3,8 @@
 package link
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,7 +12,9 @@ import (
 	"hallig/appliance/priority"
 	"hallig/appliance/store"
 	"hallig/radio/ether"
+	"hallig/sync/outbox"
 	"hallig/sync/parcel"
+	"hallig/sync/peer"
 )
 
 // knows says by whose word a box knows that somebody has got as far as an event; "" with ok is their own.
@@ -81,6 +85,12 @@ func TestReceiptsOnAnIdleLine(t *testing.T) {
 			f.seenAgain()
 		})
 		until(t, time.Minute, "seen, told again", func() bool { _, ok := a.knows(id, e, string(b.user("bert"))); return ok })
+		e = a.says(id, "anna", "und noch einer", priority.Flash)
+		until(t, time.Minute, "event", func() bool { return b.shows(id, e) })
+		b.syncs("bert")
+		if seen := until(t, 3*time.Minute, "seen", func() bool { _, ok := a.knows(id, e, string(b.user("bert"))); return ok }); seen > 30*time.Second {
+			t.Errorf("shortly after the one before, in the quiet: seen is known after %v", seen)
+		}
 	})
 }
 
@@ -125,6 +135,110 @@ func TestFollowedOverABoxInBetween(t *testing.T) {
 			})
 		})
 	}
+}
+
+// That somebody has read a message is told soon over an idle narrow line, in the quiet after a flash, too; then once a minute at most, however fast they read.
+func TestReadOnAnIdleLine(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, id, _ := radioPair(t, w, ether.Config{BitsPerSecond: 1200, Seed: 10})
+		n := 0
+		reads := func() {
+			n++
+			body := fmt.Sprintf(`{"n":%d}`, n)
+			if err := b.db.Do(t.Context(), func(tx *store.Tx) error { return tx.EnqueueEDU(a.name, "m.receipt", "x", []byte(body)) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told := func(most time.Duration) time.Duration {
+			t.Helper()
+			return until(t, most, "receipt", func() bool { return slices.Contains(a.took(), fmt.Sprintf(`%s m.receipt {"n":%d}`, b.name, n)) })
+		}
+		reads()
+		first := told(10 * time.Second)
+		a.says(id, "anna", "Ruhe im Kanal", priority.Flash)
+		pass(80 * time.Second)
+		reads()
+		quiet := told(10 * time.Second)
+		if a.link.Quiet().IsZero() {
+			t.Fatal("there is no quiet")
+		}
+		before := len(a.took())
+		for range 20 {
+			reads()
+			pass(5 * time.Second)
+		}
+		took := len(a.took()) - before
+		last := told(time.Minute)
+		t.Logf("told after %v, in the quiet after %v; while 20 messages were read in 100 s %d times, the last after another %v", first, quiet, took, last)
+		if took < 1 || took > 3 {
+			t.Errorf("while 20 messages were read in 100 s it was told %d times, want 1 to 3", took)
+		}
+	})
+}
+
+// Receipts that wait already when a flash comes are not held by its quiet; what else waits is.
+func TestQuietRaisesReceipts(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, id, _ := radioPair(t, w, ether.Config{BitsPerSecond: 1200, Seed: 11})
+		a.in(func(l *Link) {
+			f := l.fars[b.peer.ID]
+			f.enqueue(parcel.Bulk, &parcel.Seen{}, nil)
+			f.enqueue(parcel.Bulk, &parcel.Chunk{}, nil)
+			f.enqueue(parcel.Routine, &parcel.Kept{}, nil)
+			l.hush(id, time.Minute)
+			if n, m, k := len(f.queues[parcel.Priority]), len(f.queues[parcel.Routine]), len(f.queues[parcel.Bulk]); n != 2 || m != 0 || k != 1 {
+				t.Errorf("%d wait as priority, %d as routine, %d as bulk; want 2, 0, 1", n, m, k)
+			}
+			f.queues = [parcel.Bulk + 1][]entry{}
+		})
+	})
+}
+
+// What a conversation remembers of marks is bounded: beyond that nobody new is told of, and who is known still moves.
+func TestMarksAreBounded(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 1e6, 20*time.Millisecond)
+		a, b, c := w.box("anna").on(net), w.box("bert").on(net), w.box("cora").on(net)
+		pair(a, b)
+		pair(a, c)
+		w.start()
+		pass(time.Minute)
+		id := a.create("anna")
+		b.join(a, id, "bert")
+		c.join(a, id, "cora")
+		pass(time.Minute)
+		b.text(id, "bert", "Moin")
+		pass(time.Minute)
+		marks := func(told outbox.Told) (out []parcel.Mark) {
+			out, err := a.link.out.Feed(b.peer).Marks(t.Context(), a.roster, func(peer.ID) bool { return true }, nil, told)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out
+		}
+		told := outbox.NewTold()
+		all := marks(told)
+		if len(all) != 1 || all[0].Who != c.name {
+			t.Fatalf("marks: %+v", all)
+		}
+		for i := range 5000 {
+			k := outbox.Mark{Room: id, Box: b.peer.ID, Who: fmt.Sprint(i)}
+			if told.Places[k] = 1; len(told.Places) == 4096 {
+				break
+			}
+		}
+		if got := marks(told); len(got) != 0 {
+			t.Errorf("somebody new is told of although the memory is full: %+v", got)
+		}
+		full := len(told.Places)
+		x := all[0]
+		delete(told.Places, outbox.Mark{Room: id, Box: b.peer.ID, Who: "0"})
+		x.Upto--
+		told.Note([]parcel.Mark{x})
+		if got := marks(told); len(got) != 1 || got[0] != all[0] || len(told.Places) != full {
+			t.Errorf("who is known does not move in a full memory: %+v, %d", got, len(told.Places))
+		}
+	})
 }
 
 // A paired box says that a third one has everything, which that one denies by its own receipts: its word stands beside, and displaces nothing.

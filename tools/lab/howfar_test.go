@@ -76,3 +76,49 @@ func TestHowFar(t *testing.T) {
 		t.Errorf("somebody who is not in the room hears %v", err)
 	}
 }
+
+// TestHowFarOverABox: a message goes over a box in between to a box that its own has never met; its ladder shows that it is there, since when, and that the box in between
+// says so, also after a crash. The box in between speaks for itself.
+func TestHowFarOverABox(t *testing.T) {
+	ctx := within(t, 90*time.Second)
+	n := twoBoxes(t)
+	far := newBox(t, "norderoog.example")
+	far.listenP2P()
+	far.start()
+	pair(t, n.b, far, n.links[1].Addr())
+	n.awaitCarrier(t, 10*time.Second, "p2p")
+	cora := far.register("cora")
+	room := n.meet(t, ctx)
+	_, err := n.anna.SetState(ctx, room, "m.room.join_rules", "", map[string]string{"join_rule": "public"})
+	ok(t, "let others in", err)
+	talk(t, ctx, room, n.anna, n.bert, "Moin")
+	must[string](t, "join over the box in between")(cora.Join(ctx, room, "langeness.example"))
+	id := talk(t, ctx, room, n.anna, cora, "Wie weit?")
+	_, since, err := cora.WaitEvent(ctx, "", room, func(e matrixclient.Event) bool { return e.ID == id })
+	ok(t, "follow", err)
+	must[*matrixclient.SyncResponse](t, "show the token")(cora.Sync(ctx, matrixclient.SyncOptions{Since: since}))
+	climbed := func() error {
+		l, err := ladder(ctx, n.anna, room, id)
+		if err != nil {
+			return err
+		}
+		for _, s := range l.Servers {
+			direct := s.Name == "langeness.example"
+			if s.State != delivery.Kept || s.KeptAt == 0 || s.Box != direct || direct != (len(s.ReportedBy) == 0) || !direct && s.ReportedBy[0] != "langeness.example" {
+				return fmt.Errorf("servers %+v", l.Servers)
+			}
+		}
+		for _, p := range l.People {
+			if string(p.User) == cora.UserID && p.State == delivery.Seen && len(p.ReportedBy) == 1 && len(l.Servers) == 2 {
+				return nil
+			}
+		}
+		return fmt.Errorf("people %+v", l.People)
+	}
+	t.Logf("known after %v", eventually(t, 30*time.Second, "known over the box in between", climbed))
+	n.a.kill()
+	n.a.start()
+	if err := climbed(); err != nil {
+		t.Errorf("after a crash: %v", err)
+	}
+}
