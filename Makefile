@@ -91,7 +91,7 @@ homecoming: check dendrite
 	go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.releasedAt=2026-10-01T00:00:00Z' -o bin/hallig-old ./cmd/hallig
 	go run ./tools/homecoming -hallig bin/hallig-old -seed $(SEED) -events $(EVENTS) -rooms $(ROOMS) -rate $(LINK) -kills $(KILLS) -rounds $(ROUNDS)
 
-# lab lets five boxes on mixed links, in a row and in a ring, live through DAYS virtual days each, and counts what was lost in the last line.
+# lab lets five boxes on mixed links, in a row and in a ring in which three share a channel, live through DAYS virtual days each, and counts what was lost in the last line.
 lab: check
 	go run ./tools/lab -seed $(SEED) -days $(DAYS)
 

@@ -31,7 +31,8 @@ import (
 // somebody does. What is left out with them is the Client-Server API, accounts and central servers; messages between devices
 // are known again by their id here as account does it.
 //
-// `make lab` plays five boxes for eight days in a row, and for as many in a ring in which three of them share one channel; without HALLIG_LAB they play one day in the ring. HALLIG_LAB_SEED picks another story.
+// `make lab` plays five boxes for eight days in a row, and for as many in a ring in which three of them share one channel; without HALLIG_LAB
+// they play one day in the ring. HALLIG_LAB_SEED picks another story, HALLIG_LOG=1 lets the boxes speak all the time, and HALLIG_LAB_KEEP names a folder for their stores when something is wrong.
 func TestLab(t *testing.T) {
 	seed := uint64(1)
 	if s, err := strconv.ParseUint(os.Getenv("HALLIG_LAB_SEED"), 10, 64); err == nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 
 // Command lab lets five boxes with real stores, rooms, links, radios, relays and a stick live through days of partitions,
-// restarts, crashes, a restore, wrong clocks, and members who come and go, in virtual time: in a row, then in a ring. Its last line
-// counts what was lost. The story itself is a test beside the link (TestLab), because only the testing package offers virtual time.
+// restarts, crashes, a restore, wrong clocks, and members who come and go, in virtual time: in a row, then in a ring in which three share one
+// radio channel. Its last line counts what was lost. The story itself is a test beside the link (TestLab), because only the testing package offers virtual time.
 //
 //	go run ./tools/lab [-seed N] [-days N]
 //
