@@ -467,3 +467,24 @@ func FuzzReadFrames(f *testing.F) {
 		}
 	})
 }
+
+// Where a box was reached is told also when the other end was quicker to open the stream, as it may be right after a pairing: without the address nothing leads there after a restart.
+func TestReachedAfterPairing(t *testing.T) {
+	reached := make(chan string, 16)
+	b := newHost(t, func(c *Config) {
+		c.Reached = func(_ peer.ID, addr string) { reached <- addr }
+	})
+	var a *testHost
+	for a == nil || !peer.Initiates(a.ID(), b.ID()) {
+		a = newHost(t, nil)
+	}
+	far, err := libpeer.Decode(string(a.ID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.allow(far, 1) // the pairing is not over for b's dialler, however long a takes
+	pairHosts(t, a, b)
+	if got := await(t, "address", reached); !strings.HasSuffix(got, "/p2p/"+string(a.ID())) {
+		t.Errorf("reached %s", got)
+	}
+}

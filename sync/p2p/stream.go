@@ -72,6 +72,7 @@ func (h *Host) handleParcel(s network.Stream) {
 		_ = s.Reset() // a stranger; there is nothing to tell it
 		return
 	}
+	h.noteReached(p.ID, s.Conn().RemotePeer()) // the dialler may not have looked since the connection was made, as after a pairing
 	h.run(p.ID, s)
 }
 
