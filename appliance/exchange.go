@@ -176,6 +176,9 @@ func (b *Box) joinExchange(ctx context.Context) error {
 			if err := tx.NewEpoch(newEpoch()); err != nil {
 				return err
 			}
+			if err := tx.ForgetOneTimeKeys(); err != nil {
+				return err
+			}
 			return tx.JumpDeviceLists()
 		})
 		if err != nil {

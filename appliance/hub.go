@@ -20,6 +20,7 @@ import (
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/health"
+	"hallig/appliance/store"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 	"hallig/sync/peer"
@@ -32,7 +33,6 @@ const (
 	hubLook    = time.Second
 	hubContact = 10 * time.Minute // the key document is signed afresh daily, and what waits there is shown
 	hubAgain   = 30 * time.Second // after a contact that failed
-	hubWait    = 20 * time.Second
 )
 
 // hubParts is what the box knows of its hub. The zero value is a box without one.
@@ -45,7 +45,12 @@ type hubParts struct {
 	next    time.Time // of the next contact
 	answer  *api.Answer
 	heard   time.Time
-	trouble string // why the last contact failed
+	trouble string    // why the last contact failed
+	told    time.Time // when all that the hub may answer was there
+
+	touched map[event.UserID]bool // something about them has changed since the hub was told
+
+	users deposited // of the loop that looks at the hub
 }
 
 // hub gives the hub when it is paired.
@@ -134,8 +139,15 @@ func (b *Box) runHub(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	h.mu.Lock()
-	h.since = time.Now()
+	h.since, h.touched = time.Now(), map[event.UserID]bool{}
 	h.mu.Unlock()
+	b.db.OnCommit(func(c store.Commit) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, user := range c.Users {
+			h.touched[user] = true
+		}
+	})
 	g.Go(func() error {
 		every(ctx, hubLook, func() { b.lookAtHub(ctx) })
 		return nil
@@ -151,36 +163,75 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		h.up, h.since, h.next = up, now, now
 	}
 	due := up && !now.Before(h.next)
-	h.mu.Unlock()
-	if !due {
-		return
-	}
-	answer, err := b.contactHub(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	h.mu.Lock()
-	before := h.trouble
-	h.trouble, h.next = "", time.Now().Add(hubContact)
-	if err != nil {
-		h.trouble, h.next = err.Error(), time.Now().Add(hubAgain)
-	} else {
-		h.answer, h.heard = answer, time.Now()
+	epoch := ""
+	if h.answer != nil && h.trouble == "" {
+		epoch = h.answer.Epoch
 	}
 	h.mu.Unlock()
-	if err != nil && before == "" {
-		b.log.Warn("the hub does not take what the box says of itself; it is tried again", "hub", h.server, "err", err)
+	if due {
+		answer, err := b.contactHub(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		b.noteContact(answer, err)
+		if err == nil {
+			epoch, h.users.next = answer.Epoch, now
+		}
 	}
 	if came {
 		b.log.Info("hub in reach", "hub", h.server)
 		b.fed.sender.LinkUp("") // the box speaks first
 	}
+	if up && epoch != "" {
+		b.tellUsers(ctx, epoch, now)
+	}
+}
+
+// tellUsers brings the hub up to date about users: all of them now and then, those of whom something has changed soon.
+func (b *Box) tellUsers(ctx context.Context, epoch string, now time.Time) {
+	h := &b.exchange.post
+	all := !now.Before(h.users.next)
+	h.mu.Lock()
+	touched := h.touched
+	if !all && (len(touched) == 0 || now.Sub(h.users.last) < usersSoon) {
+		h.mu.Unlock()
+		return
+	}
+	h.touched = map[event.UserID]bool{}
+	h.mu.Unlock()
+	h.users.last = now
+	if all {
+		h.users.next, touched = now.Add(usersEvery), nil
+	}
+	err := b.depositUsers(ctx, epoch, touched)
+	if err != nil && ctx.Err() == nil {
+		h.users.next = now.Add(hubAgain)
+		b.log.Info("not all of what the hub may answer about users is there yet; it is tried again", "hub", h.server, "err", err)
+	}
+	if err == nil {
+		h.mu.Lock()
+		h.told = now
+		h.mu.Unlock()
+	}
+}
+
+// noteContact remembers how a contact went.
+func (b *Box) noteContact(answer *api.Answer, err error) {
+	h := &b.exchange.post
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		h.trouble, h.next, h.answer, h.heard = "", time.Now().Add(hubContact), answer, time.Now()
+		return
+	}
+	if h.trouble == "" {
+		b.log.Warn("the hub does not take what the box says of itself; it is tried again", "hub", h.server, "err", err)
+	}
+	h.trouble, h.next = err.Error(), time.Now().Add(hubAgain)
 }
 
 // contactHub tells the hub who and how the box is.
 func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
-	ctx, stop := context.WithTimeout(ctx, hubWait)
-	defer stop()
 	doc, err := b.fed.ring.Document(b.fed.local)
 	if err != nil {
 		return nil, err
@@ -197,31 +248,13 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write contact: %w", err)
 	}
-	server := b.exchange.post.server
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, federation.Scheme+"://"+server+api.ContactPath, bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("write contact: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
+	var a api.Answer
 	asked := time.Now()
-	resp, err := b.exchange.host.RoundTripper().RoundTrip(req)
-	if err != nil {
+	if err := b.askHub(ctx, http.MethodPut, api.ContactPath, raw, &a); err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return nil, fmt.Errorf("read the hub's answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the hub answered %s %.200q", resp.Status, text)
-	}
-	var a api.Answer
-	if err := json.Unmarshal(text, &a); err != nil {
-		return nil, fmt.Errorf("read the hub's answer: %w", err)
-	}
 	if a.Time > 0 && time.Since(asked) < clockLate {
-		b.heardTime(clock.Reading{Time: time.UnixMilli(a.Time), Quality: clock.Told, Source: "hub " + server})
+		b.heardTime(clock.Reading{Time: time.UnixMilli(a.Time), Quality: clock.Told, Source: "hub " + b.exchange.post.server})
 	}
 	return &a, nil
 }
@@ -237,7 +270,7 @@ func (b *Box) hubStatus() *admin.Hub {
 	defer h.mu.Unlock()
 	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Trouble: h.trouble}
 	if h.answer != nil {
-		out.Mode, out.Version, out.Heard = h.answer.Mode, h.answer.Version, h.heard
+		out.Mode, out.Version, out.Heard, out.Told = h.answer.Mode, h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {
 			out.Waiting += q.Count
 			if out.Oldest.IsZero() || q.Oldest.Before(out.Oldest) {

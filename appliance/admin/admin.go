@@ -131,6 +131,7 @@ type Hub struct {
 	Mode       string    `json:"mode,omitempty"`    // "sealed": it has no key of the box
 	Version    string    `json:"version,omitempty"` // of its program
 	Heard      time.Time `json:"heard,omitzero"`    // last contact
+	Told       time.Time `json:"told,omitzero"`     // when it had all that it may answer for the box's users while the box is away
 	Waiting    int64     `json:"waiting"`           // transactions that waited for the box there then
 	Oldest     time.Time `json:"oldest,omitzero"`   // of these
 	Trouble    string    `json:"trouble,omitempty"`

@@ -4,6 +4,7 @@ package store
 
 import (
 	"encoding/json"
+	"strings"
 
 	"hallig/appliance/event"
 )
@@ -51,7 +52,7 @@ func (tx *Tx) ClaimOneTimeKey(user event.UserID, device, algorithm string) (id s
 	return id, body, tx.exec(`UPDATE fallback_key SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ?`, user, device, algorithm)
 }
 
-// OneTimeKeyCounts counts unclaimed keys by algorithm.
+// OneTimeKeyCounts counts unclaimed keys by algorithm, those that are lent out among them.
 func (r *Read) OneTimeKeyCounts(user event.UserID, device string) (map[string]int, error) {
 	out := map[string]int{}
 	err := r.each(`SELECT algorithm, count(*) FROM one_time_key WHERE user_id = ? AND device_id = ? GROUP BY algorithm`,
@@ -59,7 +60,10 @@ func (r *Read) OneTimeKeyCounts(user event.UserID, device string) (map[string]in
 			var alg string
 			var n int
 			err := row.Scan(&alg, &n)
-			out[alg] = n
+			if strings.HasPrefix(alg, lentOut) {
+				alg = alg[strings.LastIndexByte(alg, ' ')+1:]
+			}
+			out[alg] += n
 			return err
 		})
 	return out, err

@@ -4,14 +4,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -114,6 +117,7 @@ type central struct {
 	name, client, secret string
 	ca                   *testpeer.CA
 	away, back           func() error
+	untracked            bool // it shows the keys of people with whom it shares no room
 }
 
 // dendrite is the one of the tests.
@@ -163,7 +167,7 @@ func synapse(t *testing.T) central {
 		}
 	}
 	return central{name: at["SERVER_NAME"], client: at["CLIENT_URL"], secret: at["SHARED_SECRET"],
-		ca: &testpeer.CA{File: at["CA_FILE"], KeyFile: strings.TrimSuffix(at["CA_FILE"], ".crt") + ".key"}, away: control("/down"), back: control("/up")}
+		ca: &testpeer.CA{File: at["CA_FILE"], KeyFile: strings.TrimSuffix(at["CA_FILE"], ".crt") + ".key"}, away: control("/down"), back: control("/up"), untracked: true}
 }
 
 // home is a central server, a hub that is a process of its own, and a box that only the hub reaches.
@@ -375,6 +379,73 @@ func (h *home) whisper(what string) {
 	}
 }
 
+// uploadKeys gives the keys of somebody's device, n of them to be used once, and says when.
+func (h *home) uploadKeys(c *matrixclient.Client, n int) time.Time {
+	h.Helper()
+	one := map[string]any{}
+	for i := range n {
+		one[fmt.Sprintf("signed_curve25519:K%02d", i)] = map[string]any{"key": fmt.Sprintf("einmal%d", i), "signatures": map[string]any{}}
+	}
+	body := map[string]any{"one_time_keys": one, "device_keys": map[string]any{"user_id": c.UserID, "device_id": c.DeviceID, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
+		"keys": map[string]string{"curve25519:" + c.DeviceID: "c", "ed25519:" + c.DeviceID: "e"}, "signatures": map[string]any{}}}
+	if err := c.Do(h.Context(), "POST", matrixclient.Path("keys", "upload"), body, nil); err != nil {
+		h.Fatal(err)
+	}
+	return time.Now()
+}
+
+// keysLeft is how many one-time keys anna's device is told that it has.
+func (h *home) keysLeft() int {
+	h.Helper()
+	var out struct {
+		Counts map[string]int `json:"one_time_key_counts"`
+	}
+	if err := h.anna.Do(h.Context(), "POST", matrixclient.Path("keys", "upload"), map[string]any{}, &out); err != nil {
+		h.Fatal(err)
+	}
+	return out.Counts["signed_curve25519"]
+}
+
+// claim has the central server claim keys of anna's device, one after the other.
+func (h *home) claim(n int) (ids []string) {
+	h.Helper()
+	for range n {
+		var out struct {
+			Keys map[string]map[string]map[string]json.RawMessage `json:"one_time_keys"`
+		}
+		body := map[string]any{"one_time_keys": map[string]any{h.anna.UserID: map[string]string{h.anna.DeviceID: "signed_curve25519"}}}
+		if err := h.carl.Do(h.Context(), "POST", matrixclient.Path("keys", "claim"), body, &out); err != nil {
+			h.Fatal(err)
+		}
+		got := slices.Collect(maps.Keys(out.Keys[h.anna.UserID][h.anna.DeviceID]))
+		if len(got) != 1 {
+			h.Errorf("claimed %v", out.Keys)
+		}
+		ids = append(ids, got...)
+	}
+	return ids
+}
+
+// knows asks the central server for the keys and the profile of somebody on a box that is away.
+func (h *home) knows(c *matrixclient.Client, name string) {
+	h.Helper()
+	var keys struct {
+		Devices map[string]map[string]json.RawMessage `json:"device_keys"`
+	}
+	if err := h.carl.Do(h.Context(), "POST", matrixclient.Path("keys", "query"), map[string]any{"device_keys": map[string]any{c.UserID: []string{}}}, &keys); err != nil {
+		h.Fatal(err)
+	}
+	if h.untracked && keys.Devices[c.UserID][c.DeviceID] == nil {
+		h.Errorf("keys of the device: %v", keys.Devices)
+	}
+	var profile struct {
+		Name string `json:"displayname"`
+	}
+	if err := h.carl.Do(h.Context(), "GET", matrixclient.Path("profile", c.UserID), nil, &profile); err != nil || profile.Name != name {
+		h.Errorf("profile of %s: %+v, %v", name, profile, err)
+	}
+}
+
 // TestHomecomingThroughTheHub: a box without a port of its own lives in rooms of a central server through its hub, whatever of the three is away or killed meanwhile; nothing is lost and nothing
 // shown twice.
 func TestHomecomingThroughTheHub(t *testing.T) {
@@ -400,6 +471,15 @@ func throughTheHub(h *home) {
 		t.Error("invite through the hub: ", err)
 	}
 
+	bert := matrixclient.New(h.box.URL()) // nobody has heard of him
+	if err := bert.Register(ctx, "bert", "a long enough password", ""); err != nil {
+		t.Fatal(err)
+	}
+	h.uploadKeys(bert, 10)
+	keys := h.uploadKeys(h.anna, 30)
+	early := h.claim(1) // from the box itself
+	h.await("the keys to be with the hub", func() bool { s := h.boxStatus(); return s.Hub.Told.After(keys) })
+
 	// The box is away, and the hub is killed while it keeps what is for the box.
 	h.stopBox()
 	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
@@ -415,8 +495,11 @@ func throughTheHub(h *home) {
 		t.Errorf("an invite while the box is away: %v", err)
 	}
 	kept = append(kept, h.say(h.carl, room, 5, "Hub gleich auch")...)
+	h.knows(bert, "bert")
+	dark := h.claim(3)
 	h.killHub()
 	h.startHub()
+	dark = append(dark, h.claim(3)...)
 	h.startBox()
 	anna.sees("the box is back", kept...)
 	h.await("the messages between devices", func() bool {
@@ -425,6 +508,14 @@ func throughTheHub(h *home) {
 	})
 	h.await("the hub to have nothing left", func() bool { s, err := h.hubStatus(); return err == nil && len(s.Boxes[0].Waiting) == 0 })
 	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
+	h.await("the box to cross out what was given away", func() bool { return h.keysLeft() == 30-1-6 })
+	once := map[string]bool{}
+	for _, id := range slices.Concat(early, dark, h.claim(6)) {
+		if once[id] {
+			t.Errorf("%s was given away twice", id)
+		}
+		once[id] = true
+	}
 
 	// The central server is stopped.
 	if err := h.away(); err != nil {

@@ -90,11 +90,15 @@ func sameKeys(a, b []byte) bool {
 // answerContact says what waits for the box.
 func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry) {
 	waiting, err := h.spool.Waiting(r.Context(), from.Server)
+	epoch := ""
+	if err == nil {
+		epoch, err = h.spool.Epoch(r.Context())
+	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
-	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Waiting: []api.Waiting{}}
+	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: epoch, Waiting: []api.Waiting{}}
 	for _, q := range waiting {
 		if q.In {
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})

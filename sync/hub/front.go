@@ -40,8 +40,14 @@ func (h *Hub) front(w http.ResponseWriter, r *http.Request, to entry) {
 	case isKeyDocument(r):
 		h.keyDocument(w, r, to)
 	default:
-		if !h.live(w, r, to) {
-			h.instead(w, r, to)
+		body, release, err := h.verifier.Body(w, r)
+		if err != nil {
+			refuse(w, http.StatusNotFound, "M_NOT_FOUND", "the request did not arrive as a whole")
+			return
+		}
+		defer release()
+		if !h.live(w, r, to, body) {
+			h.instead(w, r, to, body)
 		}
 	}
 }
@@ -126,16 +132,11 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 }
 
 // live asks the box itself. False: it is not connected, does not answer in time, or has an answer that central servers hold against its name.
-func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry) bool {
+func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry, body []byte) bool {
 	if !h.p2p.InReach(to.Server) || !h.enter(to.Server) {
 		return false
 	}
 	defer h.leave(to.Server)
-	body, release, err := h.verifier.Body(w, r)
-	if err != nil {
-		return false
-	}
-	defer release()
 	req, err := verbatim(to.Server, sealedOf(r, body))
 	if err != nil {
 		return false
@@ -187,13 +188,18 @@ func (h *Hub) leave(server string) {
 }
 
 // instead is the answer while the box is away: none that central servers hold against its name.
-func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry) {
+func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry, body []byte) {
 	what := strings.SplitN(strings.TrimPrefix(r.URL.Path, "/_matrix/federation/"), "/", 3)
+	h.log.Debug("asked for a box that is away", "box", to.Server, "method", r.Method, "path", r.URL.Path)
 	word := ""
 	if len(what) > 1 {
 		word = what[1]
 	}
 	switch word {
+	case "query", "user":
+		if h.aboutUsers(w, r, to, body) {
+			return
+		}
 	case "version":
 		row, err := h.spool.Box(r.Context(), to.Server)
 		if err == nil && row.Version != "" {
@@ -222,7 +228,7 @@ func (h *Hub) keyDocument(w http.ResponseWriter, r *http.Request, to entry) {
 	if err != nil && h.seldom.may("spool", h.now()) {
 		h.log.Error("read a deposit", "box", to.Server, "err", err)
 	}
-	if doc != nil && endOf(doc).After(h.now().Add(time.Hour)) || !h.live(w, r, to) {
+	if doc != nil && endOf(doc).After(h.now().Add(time.Hour)) || !h.live(w, r, to, nil) {
 		if doc == nil {
 			refuse(w, http.StatusNotFound, "M_NOT_FOUND", "this server has not been in contact with its hub yet")
 			return

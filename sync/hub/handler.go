@@ -45,11 +45,15 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 	}
 	to := h.addressed(r)
 	if to == h.id.Server {
-		switch r.URL.Path {
-		case api.ContactPath:
+		switch {
+		case r.URL.Path == api.ContactPath:
 			h.contact(w, r, from)
-		case api.StatusPath:
+		case r.URL.Path == api.StatusPath:
 			h.answerContact(w, r, from)
+		case strings.HasPrefix(r.URL.Path, api.UserPath):
+			h.putUser(w, r, from)
+		case r.URL.Path == api.GivenPath:
+			h.given(w, r, from)
 		default:
 			h.notary.ServeHTTP(w, r)
 		}

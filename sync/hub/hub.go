@@ -59,6 +59,8 @@ type Hub struct {
 	mu       sync.Mutex
 	carriers map[string]*carrier // by box, while it is connected here
 	asking   map[string]int      // requests that are at a box now
+
+	fallback sync.Mutex // over the list of fallback keys that were given away
 }
 
 // counters are what happened since the start, for status.

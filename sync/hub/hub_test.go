@@ -140,6 +140,11 @@ func TestQueriesAreNeverHeldAgainstTheName(t *testing.T) {
 	if got := b.heard(); len(got) != 1 || !strings.Contains(got[0], "GET "+query+" X-Matrix origin=") {
 		t.Errorf("the box was asked %q", got)
 	}
+	for _, uri := range []string{"/_hallig/backup/1", "/_matrix/federation/../../_hallig/backup/1", "/_matrix/client/versions", "/_matrix/federation//v1/version"} {
+		if status, _ := ask("GET", uri); status != 404 || len(b.heard()) != 1 {
+			t.Errorf("%s: %d, the box was asked %q", uri, status, b.heard())
+		}
+	}
 	for _, bad := range []int{401, 429, 500, 502} {
 		b.answers(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(bad) })
 		if status, out := ask("GET", query); status != 404 || !strings.Contains(out, "M_NOT_FOUND") {

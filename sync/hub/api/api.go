@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -15,6 +16,8 @@ import (
 const (
 	ContactPath = "/_hallig/hub/v1/contact" // PUT Contact, answered with Answer
 	StatusPath  = "/_hallig/hub/v1/status"  // GET, answered with Answer
+	UserPath    = "/_hallig/hub/v1/user/"   // and a user's id: PUT ?epoch=EPOCH User; 409 when the hub's memory is another one by now
+	GivenPath   = "/_hallig/hub/v1/given"   // GET ?after=PLACE, answered with Given
 )
 
 // Received is the header by which a hub says when a request came in that it has kept for the box: milliseconds since 1970.
@@ -44,6 +47,7 @@ type Answer struct {
 	Version string    `json:"version"` // of its program
 	Mode    string    `json:"mode"`    // as the hub has it written down
 	Time    int64     `json:"time"`    // the hub's, milliseconds since 1970
+	Epoch   string    `json:"epoch"`   // another one when the hub has lost its memory, or has an older one back
 	Waiting []Waiting `json:"waiting"` // for the box, at the hub
 }
 
@@ -53,6 +57,62 @@ type Waiting struct {
 	Count  int64     `json:"count"` // transactions
 	Bytes  int64     `json:"bytes"`
 	Oldest time.Time `json:"oldest"`
+}
+
+// User is what the hub may answer about one user of a box that is away. A value that is missing is not known to it. It takes the place of what was there.
+type User struct {
+	Profile  json.RawMessage                       `json:"profile,omitempty"`  // as GET /query/profile answers it
+	Devices  json.RawMessage                       `json:"devices,omitempty"`  // as GET /user/devices answers it
+	Keys     *UserKeys                             `json:"keys,omitempty"`     // what POST /user/keys/query answers
+	Fallback map[string]map[string]json.RawMessage `json:"fallback,omitempty"` // by device and name: when no other key is left
+	OneTime  map[string]map[string]json.RawMessage `json:"one_time,omitempty"` // by device and name: each to be given away once, by the hub alone
+}
+
+// UserKeys are a user's identity keys.
+type UserKeys struct {
+	Devices     map[string]json.RawMessage `json:"devices,omitempty"`
+	Master      json.RawMessage            `json:"master,omitempty"`
+	SelfSigning json.RawMessage            `json:"self_signing,omitempty"`
+}
+
+// Given lists which keys the hub has given away, in the order in which they went.
+type Given struct {
+	Epoch    string     `json:"epoch"`
+	Keys     []GivenKey `json:"keys"`
+	More     bool       `json:"more,omitempty"` // ask again, after the last place
+	Fallback []GivenKey `json:"fallback"`       // fallback keys that were given away since their user was last put; Place is 0
+}
+
+// GivenKey is one of them.
+type GivenKey struct {
+	Place  int64  `json:"place,omitempty"`
+	User   string `json:"user"`
+	Device string `json:"device"`
+	ID     string `json:"id"` // "signed_curve25519:AAAAHg"
+}
+
+// MaxUser bounds a User, in bytes: a hundred devices with their keys.
+const MaxUser = 1 << 20
+
+// ReadUser reads a User.
+func ReadUser(raw []byte) (User, error) {
+	var u User
+	if len(raw) > MaxUser {
+		return u, errors.New("read user: too long")
+	}
+	if err := json.Unmarshal(raw, &u); err != nil {
+		return u, fmt.Errorf("read user: %w", err)
+	}
+	for _, keys := range []map[string]map[string]json.RawMessage{u.Fallback, u.OneTime} {
+		for _, of := range keys {
+			for id := range of {
+				if alg, name, ok := strings.Cut(id, ":"); !ok || alg == "" || name == "" {
+					return u, fmt.Errorf("read user: %.40q is no name of a key", id)
+				}
+			}
+		}
+	}
+	return u, nil
 }
 
 // MaxContact bounds a Contact, in bytes.

@@ -25,3 +25,22 @@ func FuzzContact(f *testing.F) {
 		}
 	})
 }
+
+func FuzzUser(f *testing.F) {
+	f.Add([]byte(`{"profile":{},"one_time":{"D":{"signed_curve25519:A":{}}},"fallback":{"D":{"a:b":1}}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		u, err := ReadUser(raw)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again) <= MaxUser {
+			if _, err := ReadUser(again); err != nil {
+				t.Errorf("%s reads, %s does not: %v", raw, again, err)
+			}
+		}
+	})
+}

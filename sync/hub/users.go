@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"hallig/appliance/event"
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+)
+
+// This file answers about the users of a box that is away, from what the box has deposited: so others can write encrypted messages to them.
+
+const (
+	kindUser     = "user"     // by user id: a User without its one-time keys
+	kindFallback = "fallback" // the fallback keys that were given away, not yet replaced by the box
+
+	givenAtOnce  = 1000
+	claimsAtOnce = 500
+)
+
+// putUser takes what a box deposits about a user. One-time keys that are here already, or were given away, stay as they are.
+func (h *Hub) putUser(w http.ResponseWriter, r *http.Request, from entry) {
+	user := event.UserID(strings.TrimPrefix(r.URL.Path, api.UserPath))
+	if r.Method != http.MethodPut || user.Server() != from.Server {
+		refuse(w, http.StatusBadRequest, "M_INVALID_PARAM", "want PUT, and a user of the box")
+		return
+	}
+	epoch, err := h.spool.Epoch(r.Context())
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
+		return
+	}
+	if r.URL.Query().Get("epoch") != epoch { // what was lent to the memory before this one may have been given away by it
+		refuse(w, http.StatusConflict, "M_UNKNOWN", "the hub's memory was replaced")
+		return
+	}
+	raw, release, err := h.verifier.Body(w, r)
+	if err != nil {
+		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+		return
+	}
+	defer release()
+	u, err := api.ReadUser(raw)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
+		return
+	}
+	if err := h.keepUser(r.Context(), from.Server, string(user), u); err != nil {
+		h.log.Error("keep what a box deposits; it comes again", "box", from.Server, "err", err)
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot keep it now")
+		return
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func (h *Hub) keepUser(ctx context.Context, box, user string, u api.User) error {
+	for device, keys := range u.OneTime {
+		if err := h.spool.PutKeys(ctx, box, user, device, keys); err != nil {
+			return err
+		}
+	}
+	u.OneTime = nil
+	raw, err := json.Marshal(u)
+	if err != nil {
+		return err
+	}
+	if u.Profile == nil && u.Devices == nil && u.Keys == nil && u.Fallback == nil {
+		raw = nil // the user is gone
+	}
+	if err := h.spool.Deposit(ctx, box, kindUser, user, raw); err != nil {
+		return err
+	}
+	return h.usedFallback(ctx, box, func(used []api.GivenKey) []api.GivenKey {
+		return slices.DeleteFunc(used, func(g api.GivenKey) bool {
+			_, still := u.Fallback[g.Device][g.ID]
+			return g.User == user && !still
+		})
+	})
+}
+
+// usedFallback changes the list of fallback keys that were given away.
+func (h *Hub) usedFallback(ctx context.Context, box string, change func([]api.GivenKey) []api.GivenKey) error {
+	h.fallback.Lock()
+	defer h.fallback.Unlock()
+	var used []api.GivenKey
+	raw, err := h.spool.Deposited(ctx, box, kindFallback, "")
+	if err != nil {
+		return err
+	}
+	if raw != nil {
+		if err := json.Unmarshal(raw, &used); err != nil {
+			return err
+		}
+	}
+	before := len(used)
+	if used = change(used); len(used) == before {
+		return nil
+	}
+	if raw, err = json.Marshal(used); err != nil {
+		return err
+	}
+	return h.spool.Deposit(ctx, box, kindFallback, "", raw)
+}
+
+// given tells a box which of its keys were given away.
+func (h *Hub) given(w http.ResponseWriter, r *http.Request, from entry) {
+	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64) // what is no number is the beginning
+	out := api.Given{Keys: []api.GivenKey{}, Fallback: []api.GivenKey{}}
+	ctx := r.Context()
+	taken, err := h.spool.TakenKeys(ctx, from.Server, after, givenAtOnce)
+	if err == nil {
+		out.Epoch, err = h.spool.Epoch(ctx)
+	}
+	if err == nil {
+		err = h.usedFallback(ctx, from.Server, func(used []api.GivenKey) []api.GivenKey {
+			out.Fallback = append(out.Fallback, used...)
+			return used
+		})
+	}
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
+		return
+	}
+	for _, t := range taken {
+		out.Keys = append(out.Keys, api.GivenKey{Place: t.Place, User: t.User, Device: t.Device, ID: t.ID})
+	}
+	out.More = len(taken) == givenAtOnce
+	answer(w, http.StatusOK, out)
+}
+
+// aboutUsers answers a signed question about users of a box that is away. False: nothing of it is known here.
+func (h *Hub) aboutUsers(w http.ResponseWriter, r *http.Request, to entry, body []byte) bool {
+	answers := map[string]func(context.Context, *http.Request, string, []byte) (any, error){
+		"GET /_matrix/federation/v1/query/profile":    h.profile,
+		"GET /_matrix/federation/v1/user/devices/":    h.devices,
+		"POST /_matrix/federation/v1/user/keys/query": h.keysQuery,
+		"POST /_matrix/federation/v1/user/keys/claim": h.keysClaim,
+	}
+	what := r.Method + " " + r.URL.Path
+	if i := strings.Index(what, "/devices/"); i > 0 {
+		what = what[:i+len("/devices/")]
+	}
+	find := answers[what]
+	if find == nil {
+		return false
+	}
+	_, _, err := h.verifier.Verify(r, body, h.now(), func(a federation.Authorization) error {
+		if a.Destination != "" && a.Destination != to.Server || a.Origin == to.Server {
+			return errors.New("the request is not for this server")
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
+		return false
+	case err != nil:
+		refuse(w, http.StatusUnauthorized, "M_UNAUTHORIZED", err.Error())
+		return true
+	}
+	out, err := find(r.Context(), r, to.Server, body)
+	if err != nil && h.seldom.may("spool", h.now()) {
+		h.log.Error("read a deposit", "box", to.Server, "err", err)
+	}
+	if err != nil || out == nil {
+		return false
+	}
+	answer(w, http.StatusOK, out)
+	return true
+}
+
+// user reads a deposit; nil: there is none.
+func (h *Hub) user(ctx context.Context, box, user string) (*api.User, error) {
+	if event.UserID(user).Server() != box {
+		return nil, nil
+	}
+	raw, err := h.spool.Deposited(ctx, box, kindUser, user)
+	if raw == nil || err != nil {
+		return nil, err
+	}
+	var u api.User
+	if err := json.Unmarshal(raw, &u); err != nil {
+		return nil, err
+	}
+	return &u, nil
+}
+
+// https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1queryprofile
+func (h *Hub) profile(ctx context.Context, r *http.Request, box string, _ []byte) (any, error) {
+	u, err := h.user(ctx, box, r.URL.Query().Get("user_id"))
+	if u == nil || u.Profile == nil || err != nil {
+		return nil, err
+	}
+	field := r.URL.Query().Get("field")
+	if field == "" {
+		return u.Profile, nil
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(u.Profile, &all); err != nil || all[field] == nil {
+		return nil, err
+	}
+	return map[string]json.RawMessage{field: all[field]}, nil
+}
+
+// https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1userdevicesuserid
+func (h *Hub) devices(ctx context.Context, r *http.Request, box string, _ []byte) (any, error) {
+	_, user, _ := strings.Cut(r.URL.Path, "/devices/")
+	u, err := h.user(ctx, box, user)
+	if u == nil || u.Devices == nil || err != nil {
+		return nil, err
+	}
+	return u.Devices, nil
+}
+
+// https://spec.matrix.org/v1.16/server-server-api/#post_matrixfederationv1userkeysquery
+func (h *Hub) keysQuery(ctx context.Context, _ *http.Request, box string, body []byte) (any, error) {
+	var in struct {
+		DeviceKeys map[string][]string `json:"device_keys"`
+	}
+	if json.Unmarshal(body, &in) != nil {
+		return nil, nil
+	}
+	out := struct {
+		DeviceKeys      map[string]map[string]json.RawMessage `json:"device_keys"`
+		MasterKeys      map[string]json.RawMessage            `json:"master_keys"`
+		SelfSigningKeys map[string]json.RawMessage            `json:"self_signing_keys"`
+	}{map[string]map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
+	for user, wanted := range in.DeviceKeys {
+		u, err := h.user(ctx, box, user)
+		if err != nil {
+			return nil, err
+		}
+		if u == nil || u.Keys == nil {
+			continue
+		}
+		out.DeviceKeys[user] = map[string]json.RawMessage{}
+		for device, keys := range u.Keys.Devices {
+			if len(wanted) == 0 || slices.Contains(wanted, device) {
+				out.DeviceKeys[user][device] = keys
+			}
+		}
+		if u.Keys.Master != nil {
+			out.MasterKeys[user] = u.Keys.Master
+		}
+		if u.Keys.SelfSigning != nil {
+			out.SelfSigningKeys[user] = u.Keys.SelfSigning
+		}
+	}
+	return out, nil
+}
+
+// keysClaim gives keys away: what is answered was noted before as gone.
+// https://spec.matrix.org/v1.16/server-server-api/#post_matrixfederationv1userkeysclaim
+func (h *Hub) keysClaim(ctx context.Context, _ *http.Request, box string, body []byte) (any, error) {
+	var in struct {
+		OneTimeKeys map[string]map[string]string `json:"one_time_keys"`
+	}
+	if json.Unmarshal(body, &in) != nil {
+		return nil, nil
+	}
+	out, n := map[string]map[string]map[string]json.RawMessage{}, 0
+	for user, devices := range in.OneTimeKeys {
+		u, err := h.user(ctx, box, user)
+		if err != nil {
+			return nil, err
+		}
+		if u == nil {
+			continue
+		}
+		for device, algorithm := range devices {
+			if n++; n > claimsAtOnce {
+				break
+			}
+			id, key, err := h.giveKey(ctx, box, user, device, algorithm, u)
+			if err != nil {
+				return nil, err
+			}
+			if id == "" {
+				continue
+			}
+			if out[user] == nil {
+				out[user] = map[string]map[string]json.RawMessage{}
+			}
+			out[user][device] = map[string]json.RawMessage{id: key}
+		}
+	}
+	return map[string]any{"one_time_keys": out}, nil
+}
+
+// giveKey gives one key away, or the fallback key when no other is left; "": there is none.
+func (h *Hub) giveKey(ctx context.Context, box, user, device, algorithm string, u *api.User) (string, json.RawMessage, error) {
+	id, key, err := h.spool.TakeKey(ctx, box, user, device, algorithm)
+	if id != "" || err != nil {
+		return id, key, err
+	}
+	for id, key := range u.Fallback[device] {
+		if !strings.HasPrefix(id, algorithm+":") {
+			continue
+		}
+		err := h.usedFallback(ctx, box, func(used []api.GivenKey) []api.GivenKey {
+			g := api.GivenKey{User: user, Device: device, ID: id}
+			if slices.Contains(used, g) {
+				return used
+			}
+			return append(used, g)
+		})
+		return id, key, err
+	}
+	return "", nil, nil
+}
