@@ -21,11 +21,15 @@ type handed struct {
 	done    func(verdict) // of what came another way than over a link: a stick
 }
 
-// Bounds of what waits to be worked on, in number and in bytes; what is beyond them is not answered for and comes again.
+// Bounds of what waits to be worked on, in number and in bytes; what is beyond them is not answered for and comes again. No giver has more than what is left for
+// the others, so that there is always room for one more.
 const (
 	maxCame      = 4096
 	maxCameBytes = 4 << 20
 )
+
+// waiting is how much of one giver waits to be worked on.
+type waiting struct{ n, bytes int }
 
 // size is about how much memory something that was handed over holds.
 func (h handed) size() int {
@@ -59,8 +63,13 @@ func (r *Relay) Take(from peer.ID, p parcel.Parcel) {
 		return
 	}
 	r.mu.Lock()
-	if size := h.size(); len(r.came) < maxCame && r.cameBytes+size <= maxCameBytes {
+	size, by := h.size(), r.cameBy[from]
+	if r.cameBytes+by.bytes+size <= maxCameBytes && len(r.came)+by.n < maxCame {
 		r.came, r.cameBytes = append(r.came, h), r.cameBytes+size
+		if r.cameBy == nil {
+			r.cameBy = map[peer.ID]waiting{}
+		}
+		r.cameBy[from] = waiting{by.n + 1, by.bytes + size}
 	}
 	r.mu.Unlock()
 	r.poke()

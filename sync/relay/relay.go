@@ -93,6 +93,7 @@ type Relay struct {
 	boxes     map[peer.ID]*mailbox
 	came      []handed // what neighbours handed over and is not worked on
 	cameBytes int
+	cameBy    map[peer.ID]waiting
 	carry     carried
 	ran       int64 // seconds before began
 	count     Counts
@@ -259,7 +260,7 @@ func (r *Relay) round(ctx context.Context) time.Time {
 	r.routes.settle(now)
 	r.overdue(now)
 	came := r.came
-	r.came, r.cameBytes = nil, 0
+	r.came, r.cameBytes, r.cameBy = nil, 0, nil
 	r.mu.Unlock()
 	if len(came) > 0 {
 		r.take(ctx, came)

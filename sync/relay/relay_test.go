@@ -611,8 +611,22 @@ func TestFloodOfWords(t *testing.T) {
 		for _, h := range d.relay.came {
 			held += h.size()
 		}
-		if held > maxCameBytes || held < maxCameBytes/2 {
-			t.Errorf("holds %d bytes of words", held)
+		if held > maxCameBytes*2/3 || held < maxCameBytes/3 {
+			t.Errorf("holds %d bytes of words of one giver", held)
+		}
+		before := len(d.relay.came)
+		r.tells(d, word)
+		if len(d.relay.came) != before+1 {
+			t.Error("another giver is not heard")
+		}
+		d.relay.came, d.relay.cameBytes, d.relay.cameBy = nil, 0, nil
+		for range 2 * maxCame { // small, and many
+			d.tells(d, &parcel.Forward{})
+		}
+		before = len(d.relay.came)
+		r.tells(d, &parcel.Forward{})
+		if before > maxCame*2/3 || len(d.relay.came) != before+1 {
+			t.Errorf("%d words of one giver wait, then %d", before, len(d.relay.came))
 		}
 		over := &parcel.Forward{}
 		for i := range 10 * maxNamed {
