@@ -426,3 +426,27 @@ func TestWantsWithoutEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestEmptySketchParts: parts of a sketch with nothing in them, and what comes behind the last, are not kept.
+func TestEmptySketchParts(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a, b, _ := two(w, newWire("p2p", 1e6, 5*time.Millisecond))
+		pass(time.Minute)
+		kept := map[string]int{}
+		a.in(func(l *Link) {
+			f := l.fars[b.peer.ID]
+			for what, part := range map[string]recon.Sketch{"empty": {ID: 7}, "an empty list": {ID: 7, List: true}, "the last": {ID: 7, List: true, Last: true}} {
+				x := &taking{id: 7, busy: true}
+				f.audit.take = x
+				for range 1000 {
+					f.takeSketch(part)
+				}
+				kept[what] = len(x.parts)
+			}
+			f.audit.take = nil
+		})
+		if kept["empty"] != 0 || kept["an empty list"] != 0 || kept["the last"] != 1 {
+			t.Errorf("kept: %v", kept)
+		}
+	})
+}

@@ -145,6 +145,7 @@ type taking struct {
 	hold   recon.Holding
 	parts  []recon.Sketch
 	queued [2]int // symbols and elements that came
+	last   bool   // the last part came
 	busy   bool
 
 	// The rest belongs to the work on it.
@@ -174,9 +175,10 @@ func (f *far) takeSketch(s recon.Sketch) {
 		}
 	}
 	t := a.take
-	if t == nil || t.id != s.ID {
+	if t == nil || t.id != s.ID || t.last || len(s.Symbols)+len(s.All) == 0 && !s.Last { // parts with nothing in them would not count
 		return
 	}
+	t.last = s.Last
 	t.queued[0] += len(s.Symbols)
 	if t.queued[1] += len(s.All); t.queued[0] > recon.MaxSymbols || t.queued[1] > maxList {
 		a.take = nil
