@@ -40,10 +40,8 @@ func (tx *Tx) FarLetter(box string, epoch uint32, serial uint64) (fresh, anew bo
 			return false, false, nil
 		}
 	default:
-		for e := range slices.Chunk(left, 4) {
-			if len(e) == 4 && binary.BigEndian.Uint32(e) == epoch {
-				return false, false, nil
-			}
+		if leftEpoch(left, epoch) {
+			return false, false, nil
 		}
 		left = binary.BigEndian.AppendUint32(left, uint32(now))
 		left = left[max(0, len(left)-4*epochs):]
@@ -57,6 +55,26 @@ func (tx *Tx) FarLetter(box string, epoch uint32, serial uint64) (fresh, anew bo
 		return false, false, fmt.Errorf("note letter: %w", err)
 	}
 	return true, anew, nil
+}
+
+// LetterOver says whether a letter with an epoch and number is older than what FarLetter has noted of the box.
+func (r *Read) LetterOver(box string, epoch uint32, serial uint64) (bool, error) {
+	var now, last int64
+	var left []byte
+	found, err := r.one(`SELECT f.epoch, f.serial, f.left FROM courier_far f JOIN box b ON b.n = f.box WHERE b.id = ?`, args(box), &now, &last, &left)
+	if !found || err != nil {
+		return false, err
+	}
+	return now == int64(epoch) && serial < uint64(last) || now != int64(epoch) && leftEpoch(left, epoch), nil
+}
+
+func leftEpoch(left []byte, epoch uint32) bool {
+	for e := range slices.Chunk(left, 4) {
+		if len(e) == 4 && binary.BigEndian.Uint32(e) == epoch {
+			return true
+		}
+	}
+	return false
 }
 
 // FarEpoch gives the epoch of the newest letter of a box, 0 when there was none.

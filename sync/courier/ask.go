@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"hallig/appliance/store"
 	"hallig/sync/peer"
 )
 
@@ -61,12 +62,18 @@ type questions struct {
 	next    uint64
 	open    map[peer.ID]map[uint64]*ask
 	answers map[peer.ID]map[uint64]asked
-	newest  map[peer.ID]uint64 // the number of the questions that were taken last
-	used    time.Time          // when a stick was here last
+	newest  map[peer.ID]askSerial // of the questions that were taken last
+	used    time.Time             // when a stick was here last
+}
+
+// askSerial is which export of a box questions come from: numbers count anew in each epoch.
+type askSerial struct {
+	epoch  uint32
+	serial uint64
 }
 
 func newQuestions() questions {
-	return questions{open: map[peer.ID]map[uint64]*ask{}, answers: map[peer.ID]map[uint64]asked{}, newest: map[peer.ID]uint64{}}
+	return questions{open: map[peer.ID]map[uint64]*ask{}, answers: map[peer.ID]map[uint64]asked{}, newest: map[peer.ID]askSerial{}}
 }
 
 // visited notes that a stick is here.
@@ -238,14 +245,23 @@ func cmpUint(a, b uint64) int {
 
 // asks takes questions and answers that a box has put on a stick.
 func (t *taking) asks(ctx context.Context) {
+	var over bool // by the letter of a later export, of this life of the program or an earlier one
+	err := t.c.c.DB.View(ctx, func(r *store.Read) (err error) {
+		over, err = r.LetterOver(string(t.p.ID), t.s.epoch, t.s.serial)
+		return err
+	})
+	if err != nil {
+		t.bad++
+		return
+	}
 	q := &t.c.questions
 	q.mu.Lock()
-	old := t.s.serial <= q.newest[t.p.ID]
-	q.newest[t.p.ID] = max(q.newest[t.p.ID], t.s.serial)
-	q.mu.Unlock()
-	if old {
+	if last := q.newest[t.p.ID]; over || last.epoch == t.s.epoch && t.s.serial <= last.serial {
+		q.mu.Unlock()
 		return // what is open lies on a later stick, too
 	}
+	q.newest[t.p.ID] = askSerial{t.s.epoch, t.s.serial}
+	q.mu.Unlock()
 	answers, size, signed := map[uint64]asked{}, 0, false
 	for i := 0; i+1 < len(t.s.messages) && i < 4*maxAsks; i += 2 {
 		a := asked{body: t.s.messages[i+1]}

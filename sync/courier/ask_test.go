@@ -88,6 +88,7 @@ func TestQuestions(t *testing.T) {
 	}
 	one := a.asks(t.Context(), b, invite, `{"x":1}`)
 	a.export(d)
+	older := snapshot(t, place)
 	a.export(d) // goes along until it is answered
 	old := snapshot(t, place)
 	in := b.imports(d)
@@ -117,6 +118,14 @@ func TestQuestions(t *testing.T) {
 	if len(*atB) != 1 {
 		t.Errorf("an old stick was heard: %q", *atB)
 	}
+	b.courier.questions = newQuestions() // as after a restart
+	restore(t, place, older)
+	b.imports(d)
+	if len(*atB) != 1 {
+		t.Errorf("an old stick was heard after a restart: %q", *atB)
+	}
+	// A box that was restored numbers its sticks from a lower number on, in a new epoch.
+	b.courier.questions.newest[a.peer.ID] = askSerial{epoch: 1, serial: 1 << 40}
 	// In reach by a link: asked there.
 	two := a.asks(t.Context(), b, invite, "")
 	a.courier.InReach("b.test")
