@@ -3,10 +3,14 @@
 package appliance
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"hallig/appliance/provision"
 )
 
 func TestLoadConfig(t *testing.T) {
@@ -61,6 +65,43 @@ func TestLoadConfig(t *testing.T) {
 				t.Errorf("full stop and semicolon: %v", err)
 			}
 		})
+	}
+}
+
+// sample is JSON that a type takes, with every field that it has.
+func sample(t reflect.Type) any {
+	switch {
+	case t == reflect.TypeFor[json.RawMessage]():
+		return map[string]any{}
+	case t.Kind() == reflect.Struct:
+		out := map[string]any{}
+		for f := range t.Fields() {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+				out[name] = sample(f.Type)
+			}
+		}
+		return out
+	case t.Kind() == reflect.Slice:
+		return []any{sample(t.Elem())}
+	case t.Kind() == reflect.Map:
+		return map[string]any{"a": sample(t.Elem())}
+	}
+	return reflect.Zero(t).Interface()
+}
+
+// TestEveryFieldHasWords: the reader that explains what is wrong knows the type of every field of both files.
+func TestEveryFieldHasWords(t *testing.T) {
+	for _, of := range []any{Config{}, provision.File{}} {
+		raw, err := json.Marshal(sample(reflect.TypeOf(of)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := provision.Explain(raw, of, true); err != nil {
+			t.Errorf("%T: %v in %s", of, err, raw)
+		}
+		if len(raw) < 300 {
+			t.Errorf("%T has only %s", of, raw)
+		}
 	}
 }
 

@@ -24,6 +24,8 @@
 //	}
 //
 // Every field but "hallig" may be left out. Fields that nobody knows are refused, with the name that was probably meant.
+//
+// The same reader explains what is wrong in a box's config.json (Explain).
 package provision
 
 import (
