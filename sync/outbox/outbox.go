@@ -2,7 +2,7 @@
 
 // Package outbox says what a peer still needs from this box, in which order. It reads the logs that the store keeps,
 // compares them with what the peer has said it keeps, and makes parcels of the difference: ancestors before children,
-// the rooms in turn. Its cursor towards a peer moves by the peer's receipts only; what is under way is remembered in
+// the rooms in turn, those first in which something urgent waits; what an urgent event builds on is as urgent as itself. Its cursor towards a peer moves by the peer's receipts only; what is under way is remembered in
 // memory, and forgotten (Rewind) whenever it may have been lost.
 //
 // Which entries are due: those of rooms in which the peer's server has a joined member, from the base of its join on.

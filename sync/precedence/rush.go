@@ -57,6 +57,7 @@ type raised struct {
 const (
 	maxRushed = 64  // events of a room
 	maxLooked = 256 // newest events of a room that are looked at after a restart
+	fewLooked = 8   // of which one must be young, or the room is at rest
 )
 
 // rushed remembers a raised event of a room. The caller holds mu.
@@ -147,13 +148,17 @@ func (j *Judge) look(r *store.Read, id event.RoomID, s *standing) error {
 	if done {
 		return nil
 	}
-	rows, err := r.RoomEventsBetween(id, 0, math.MaxInt64, maxLooked, true)
+	longest := slices.Max(s.policy.Lifetime[:])
+	old := func(e *store.Event) bool { return time.Since(time.UnixMilli(e.TS)) > longest }
+	rows, err := r.RoomEventsBetween(id, 0, math.MaxInt64, fewLooked, true)
+	if err == nil && slices.ContainsFunc(rows, func(e *store.Event) bool { return !old(e) }) {
+		rows, err = r.RoomEventsBetween(id, 0, math.MaxInt64, maxLooked, true)
+	}
 	if err != nil {
 		return fmt.Errorf("look for what is raised in %s: %w", id, err)
 	}
-	longest := slices.Max(s.policy.Lifetime[:])
 	for _, row := range slices.Backward(rows) { // the oldest first: limits count in that order
-		if time.Since(time.UnixMilli(row.TS)) > longest || row.StateKey != nil || !bytes.Contains(row.JSON, []byte(priority.Type)) && !(speaks(row.Type) && s.policy.Default < priority.Routine) {
+		if old(row) || row.StateKey != nil || !bytes.Contains(row.JSON, []byte(priority.Type)) && !(speaks(row.Type) && s.policy.Default < priority.Routine) {
 			continue
 		}
 		p, err := event.ParseTrusted(s.version, row.ID, row.JSON)
