@@ -199,11 +199,23 @@ func (d *dest) confirm(ctx context.Context) (wait time.Duration, done bool, err 
 			done = done || full || f.dirty
 			continue
 		}
-		if time.Since(f.sentAt) > time.Duration(d.s.resendAfter.Load()) {
-			if err := d.resend(ctx, id, f); err != nil {
+		if out, patience := time.Since(f.sentAt), time.Duration(d.s.resendAfter.Load())<<f.tries; out > patience {
+			part, err := d.confirmPart(ctx, id, f)
+			if err != nil {
 				return 0, false, err
 			}
-			done = true
+			if done = done || part; part {
+				continue
+			}
+			if busy := d.advanced.After(f.sentAt); !busy || out > slowMost*patience { // it may be busy with other rooms
+				if err := d.resend(ctx, id, f); err != nil {
+					return 0, false, err
+				}
+				done = true
+				continue
+			}
+			f.checkAt = time.Now().Add(patience / 4)
+			wait = min(wait, patience/4)
 			continue
 		}
 		f.wait = min(f.wait*3/2, checkMost)
@@ -218,6 +230,37 @@ func tooMany(err error) bool {
 	return errors.As(err, &ref) && ref.Status == http.StatusTooManyRequests
 }
 
+// confirmPart is for a server that is slow, not deaf: it may have got through a part of what it was given, which is not to be given to it again. It takes in what it gets in order, so
+// the half that is known is looked for. false: it knows none of it.
+func (d *dest) confirmPart(ctx context.Context, id event.RoomID, f *ledger) (bool, error) {
+	known, unknown := 0, len(f.window)-1 // the last one was asked for
+	for known < unknown {
+		half := (known + unknown) / 2
+		ok, err := d.s.c.Client.Knows(ctx, d.name, f.window[half].ID)
+		if err != nil {
+			return false, err
+		}
+		if ok {
+			known = half + 1
+		} else {
+			unknown = half
+		}
+	}
+	if known == 0 {
+		return false, nil
+	}
+	rest := slices.Clone(f.window[known:])
+	errs := f.errs
+	f.window = f.window[:known]
+	dirty := f.dirty
+	f.dirty = true // there is more: the room is not done with
+	d.confirmed(id, f)
+	f.window, f.errs, f.dirty = rest, errs, dirty
+	f.sentAt, f.wait = time.Now(), checkMost
+	f.checkAt = f.sentAt.Add(f.wait)
+	return true, nil
+}
+
 // confirmed moves the cursor past the window. A cursor that a power cut takes back costs a repetition and nothing else.
 func (d *dest) confirmed(id event.RoomID, f *ledger) {
 	kept := Travel{What: "kept", Server: d.name}
@@ -225,6 +268,7 @@ func (d *dest) confirmed(id event.RoomID, f *ledger) {
 		kept.Events = append(kept.Events, o.ID)
 	}
 	d.s.c.Observe(kept)
+	d.advanced = time.Now()
 	f.cursor = f.window[len(f.window)-1].Pos
 	f.window, f.errs, f.tries = nil, nil, 0
 	pos, gone := f.cursor, f.gone && !f.dirty
@@ -265,9 +309,24 @@ func (d *dest) resend(ctx context.Context, id event.RoomID, f *ledger) error {
 		if err := d.park(ctx, id, o.ID, reason); err != nil {
 			return err
 		}
+		d.reoffer = true
 	}
 	d.confirmed(id, f)
 	return nil
+}
+
+// offerAgain offers what a server has taken and not kept once more when nothing else is left for it: it may have been too slow, and is not any more.
+func (d *dest) offerAgain(ctx context.Context) error {
+	if !d.reoffer {
+		return nil
+	}
+	for _, f := range d.rooms {
+		if f.dirty || len(f.window) > 0 {
+			return nil
+		}
+	}
+	d.reoffer = false
+	return d.offerParked(ctx)
 }
 
 func (d *dest) park(ctx context.Context, id event.RoomID, ev event.ID, reason string) error {

@@ -19,7 +19,8 @@ const (
 	checkFull    = 100 * time.Millisecond // after a full window: ask soon, more waits behind it
 	checkIdle    = 500 * time.Millisecond // after the last event: nobody waits, but the cursor wants to move
 	checkMost    = time.Second
-	resendAfter  = 15 * time.Second // a server that has not heard of an event by then has lost it
+	resendAfter  = 15 * time.Second // a server that has got no further by then has lost what it was given; doubled each time
+	slowMost     = 4                // times that, for one that gets on with other rooms
 	resendsMost  = 4                // then it is parked, and the room goes on
 	refusalsMost = 3                // of a whole transaction, before it is cut smaller
 	hangs        = 2 * time.Second  // a request without an answer by then, when the link has just come up
@@ -65,6 +66,8 @@ type dest struct {
 	contact  time.Time // of the last answer
 	met      bool      // it has answered since the start
 	pull     pullPlan
+	advanced time.Time         // when it last knew something new
+	reoffer  bool              // something was parked that it did not refuse
 	known    map[event.ID]bool // other boxes' events that the server knows
 }
 
@@ -242,6 +245,9 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 				break
 			}
 			continue
+		}
+		if err := d.offerAgain(ctx); err != nil {
+			return d.failed(ctx, err)
 		}
 		quiet := d.probeEvery() - time.Since(d.contact)
 		if quiet > 0 {

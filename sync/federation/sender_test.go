@@ -28,6 +28,8 @@ type strict struct {
 	lose        int // so many transactions are answered with 200 and forgotten
 	deaf        int // so many transactions are done and answered with 502
 	refuse      event.ID
+	hidden      map[event.ID]bool // taken, and not through yet
+	reveals     event.ID          // whoever has asked for it in vain finds all through the next time
 	txns        []sentTxn
 	unconfirmed map[event.RoomID]int
 	most        int
@@ -44,6 +46,17 @@ func (s *strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(r.URL.Path, "/v1/send/"):
 		s.send(w, r)
 	case strings.Contains(r.URL.Path, "/v1/event/"):
+		s.mu.Lock()
+		id := event.ID(path.Base(r.URL.Path))
+		hidden := s.hidden[id]
+		if id == s.reveals {
+			clear(s.hidden)
+		}
+		s.mu.Unlock()
+		if hidden {
+			answer(w, http.StatusNotFound, errorBody{"M_NOT_FOUND", "not yet"})
+			return
+		}
 		s.next.ServeHTTP(w, r)
 		s.mu.Lock()
 		clear(s.unconfirmed) // one room in these tests
@@ -193,6 +206,63 @@ func TestTakenAndThrownAway(t *testing.T) {
 	}
 }
 
+// A server that is slow is given nothing twice: what it is through with counts, the rest is waited for.
+func TestSlowIsNotDeaf(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	a.sender.resendAfter.Store(int64(300 * time.Millisecond))
+	b.link.Cut()
+	ids := say(t, anna, id, 40, "langsam")
+	s.mu.Lock()
+	s.hidden = map[event.ID]bool{}
+	for _, e := range ids[23:] {
+		s.hidden[event.ID(e)] = true
+	}
+	s.reveals = event.ID(ids[23]) // by then the half that is known has been found
+	s.mu.Unlock()
+	b.link.Join()
+	a.sender.LinkUp(b.name)
+	a.await("all", func() bool { return a.cursor(b.name, id) >= a.pos(ids[39]) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	times := map[event.ID]int{}
+	for _, txn := range s.txns {
+		for _, e := range txn.pdus {
+			if times[e]++; times[e] > 1 {
+				t.Fatalf("%s was sent again", e)
+			}
+		}
+	}
+}
+
+// A server that took very long in the end knows what was parked: it is offered again when all else is through, without a new link.
+func TestParkedForSlownessIsOfferedAgain(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	a.sender.resendAfter.Store(int64(50 * time.Millisecond))
+	b.link.Cut()
+	ids := say(t, anna, id, 2, "sehr langsam")
+	s.mu.Lock()
+	s.hidden = map[event.ID]bool{event.ID(ids[0]): true, event.ID(ids[1]): true}
+	s.mu.Unlock()
+	b.link.Join()
+	a.sender.LinkUp(b.name)
+	a.await("the offer of each alone after both together, and the unparking", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		together, alone := false, 0
+		for _, txn := range s.txns {
+			switch len(txn.pdus) {
+			case 2:
+				together = true
+			case 1:
+				if together {
+					alone++
+				}
+			}
+		}
+		return alone == 2 && len(a.parked(b.name)) == 0
+	})
+}
+
 func TestOneBadEventDoesNotStopTheRoom(t *testing.T) {
 	a, b, anna, id, s := strictPair(t)
 	a.sender.retry.Store(int64(20 * time.Millisecond))
@@ -204,19 +274,21 @@ func TestOneBadEventDoesNotStopTheRoom(t *testing.T) {
 	s.mu.Unlock()
 	b.link.Join()
 	a.sender.LinkUp(b.name)
-	parked := func() (out []event.ID) {
-		if err := a.db.View(t.Context(), func(r *store.Read) (err error) { out, err = r.ParkedPDUs(b.name); return err }); err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	a.await("the parking", func() bool { return slices.Equal(parked(), []event.ID{event.ID(ids[2])}) })
+	a.await("the parking", func() bool { return slices.Equal(a.parked(b.name), []event.ID{event.ID(ids[2])}) })
 	b.await("what does not build on it, and by asking what does", func() bool { return b.has(id, ids) })
 	s.mu.Lock()
 	s.refuse = ""
 	s.mu.Unlock()
 	a.sender.LinkUp(b.name)
-	a.await("the unparking", func() bool { return len(parked()) == 0 })
+	a.await("the unparking", func() bool { return len(a.parked(b.name)) == 0 })
+}
+
+func (b *testBox) parked(dest string) (out []event.ID) {
+	b.Helper()
+	if err := b.db.View(b.Context(), func(r *store.Read) (err error) { out, err = r.ParkedPDUs(dest); return err }); err != nil {
+		b.Fatal(err)
+	}
+	return out
 }
 
 func (b *testBox) cursor(dest, id string) (pos int64) {
