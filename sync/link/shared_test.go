@@ -95,9 +95,9 @@ func spokenBy(air *ether.Ether, ends int) (n uint64) {
 
 // A batch comes to one of four boxes on one channel: it goes to the others at once, for much less air than to each of them.
 func TestBroadcastBatch(t *testing.T) {
-	measure := func(t *testing.T, wrap func(*radio.Port) Transport) (took time.Duration, spent uint64) {
+	measure := func(t *testing.T, seed uint64, wrap func(*radio.Port) Transport) (took time.Duration, spent uint64) {
 		run(t, func(t *testing.T, w *world) {
-			cfg := ether.Config{Ends: 4, BitsPerSecond: 1200, TurnDelay: 300 * time.Millisecond, FrameLoss: 0.05, Seed: 4}
+			cfg := ether.Config{Ends: 4, BitsPerSecond: 1200, TurnDelay: 300 * time.Millisecond, FrameLoss: 0.05, Seed: seed}
 			air := ether.New(cfg)
 			locals := []string{"anna", "bert", "cora", "dora"}
 			var boxes []*box
@@ -150,11 +150,15 @@ func TestBroadcastBatch(t *testing.T) {
 		})
 		return took, spent
 	}
-	together, bytes := measure(t, nil)
-	each, bytesEach := measure(t, func(p *radio.Port) Transport { return alone{p} })
-	t.Logf("24 texts to three boxes: %v and %d bytes at once, %v and %d bytes to each", together, bytes, each, bytesEach)
+	var together, each time.Duration // in one channel of ten the wrong frames are lost, and it takes as long
+	for seed := range uint64(3) {
+		a, bytes := measure(t, 4+seed, nil)
+		b, bytesEach := measure(t, 4+seed, func(p *radio.Port) Transport { return alone{p} })
+		t.Logf("24 texts to three boxes: %v and %d bytes at once, %v and %d bytes to each", a, bytes, b, bytesEach)
+		together, each = together+a, each+b
+	}
 	if each <= together {
-		t.Errorf("at once it took %v, to each %v: it does not pay", together, each)
+		t.Errorf("three batches at once took %v, to each %v: it does not pay", together, each)
 	}
 }
 
