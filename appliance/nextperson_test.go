@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"hallig/appliance/herald"
 )
 
 // TestNextPerson: the page on which the first administrator makes an account shows the code for the second person; theirs shows none.
@@ -45,5 +47,9 @@ func TestNextPerson(t *testing.T) {
 	}
 	if u, err := b.accounts.User(t.Context(), "@boy:box.example"); err != nil || u.Admin {
 		t.Errorf("the next person: %+v, %v; want no administrator", u, err)
+	}
+	raw, err := b.accounts.AccountData(t.Context(), "@boy:box.example", "", herald.TypeLanguage)
+	if err != nil || string(raw) != `{"language":"en"}` {
+		t.Errorf("boy made the account on the English page; the box writes to him by %s (%v)", raw, err)
 	}
 }

@@ -13,6 +13,9 @@
 // way leads from D back to it), and refuses it: that is what a server that saw D first has judged when the message came. Its answer to us is 200 all the same. For a state
 // key, each value remembers which one it took the place of; values of which nobody knew when they set another one are the ends of the fork, and all but the one in force are lost.
 //
+// Known holes: an event of ours that falls later, because an authorising event turns out to be refused, goes without a letter. Where a ban comes without what was before it and its
+// server answers for our events all the same, nothing can be said of messages. Other servers' people are told nothing of what this box does not show of theirs; its room admins are.
+//
 // It leaves to others: the law (rules), how a text reaches a user (herald), joining (given as a function).
 package conflict
 

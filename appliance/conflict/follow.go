@@ -38,9 +38,9 @@ func closedBy(h *event.PDU, losers []*event.PDU) *closed {
 func (c *closed) words() words {
 	to := link(c.next, []string{c.by.Server()})
 	return say(fmt.Sprintf("Der Raum wurde auf zwei Seiten durch je einen neuen ersetzt, ohne dass die einen von den anderen wussten. Es gilt der neue Raum von %s: %s\n"+
-		"In dem anderen neuen Raum, in dem Sie sind, fehlen die anderen. Was dort steht, bleibt lesbar; schreiben Sie im geltenden weiter.", c.by, to),
+		"In dem anderen neuen Raum, in dem Sie sind, fehlen die anderen. Was dort steht, bleibt lesbar; schreiben Sie im geltenden weiter.", who(c.by), to),
 		fmt.Sprintf("The room was replaced by a new one on two sides, neither knowing of the other. The new room of %s holds: %s\n"+
-			"The others are missing in the other new room, in which you are. What stands there can still be read; go on writing in the one that holds.", c.by, to))
+			"The others are missing in the other new room, in which you are. What stands there can still be read; go on writing in the one that holds.", who(c.by), to))
 }
 
 // whom finds out who is to be told, and who is to be brought on.
@@ -308,21 +308,21 @@ func (c *Conflicts) followed(ctx context.Context, f store.Follow, why error) err
 
 func followWords(f store.Follow, name string, why error) words {
 	head := called(f.Room, name)
-	to := link(f.Next, f.Via)
+	to, by := link(f.Next, f.Via), who(f.By)
 	var w words
 	switch {
 	case why == nil:
-		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt. Die Box hat Sie dort eintreten lassen; schreiben Sie dort weiter: %s\nDer alte bleibt lesbar.", f.By, to),
-			fmt.Sprintf("%s has replaced the room by a new one elsewhere. The box has let you join it; go on writing there: %s\nThe old one can still be read.", f.By, to))
+		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt. Die Box hat Sie dort eintreten lassen; schreiben Sie dort weiter: %s\nDer alte bleibt lesbar.", by, to),
+			fmt.Sprintf("%s has replaced the room by a new one elsewhere. The box has let you join it; go on writing there: %s\nThe old one can still be read.", by, to))
 	case errors.Is(why, errLater):
-		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt, den diese Box noch nicht erreicht: %s\nSie versucht es weiter und sagt Bescheid, sobald Sie darin sind.", f.By, to),
-			fmt.Sprintf("%s has replaced the room by a new one elsewhere, which this box cannot reach yet: %s\nIt goes on trying and tells you as soon as you are in it.", f.By, to))
+		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt, den diese Box noch nicht erreicht: %s\nSie versucht es weiter und sagt Bescheid, sobald Sie darin sind.", by, to),
+			fmt.Sprintf("%s has replaced the room by a new one elsewhere, which this box cannot reach yet: %s\nIt goes on trying and tells you as soon as you are in it.", by, to))
 	case errors.Is(why, errStranger):
-		w = say(fmt.Sprintf("%s hat den Raum anderswo geschlossen und auf einen anderen verwiesen, der sich nicht als sein Nachfolger ausweist: %s\nDie Box hat Sie nicht dorthin gebracht. Fragen Sie %s, ob das so gewollt ist.", f.By, to, f.By),
-			fmt.Sprintf("%s has closed the room elsewhere and points to another one that does not say it replaces it: %s\nThe box has not taken you there. Ask %s whether that is meant.", f.By, to, f.By))
+		w = say(fmt.Sprintf("%s hat den Raum anderswo geschlossen und auf einen anderen verwiesen, der sich nicht als sein Nachfolger ausweist: %s\nDie Box hat Sie nicht dorthin gebracht. Fragen Sie %s, ob das so gewollt ist.", by, to, by),
+			fmt.Sprintf("%s has closed the room elsewhere and points to another one that does not say it replaces it: %s\nThe box has not taken you there. Ask %s whether that is meant.", by, to, by))
 	default:
-		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt, der Sie nicht ohne Einladung einlässt: %s\nBitten Sie %s um eine Einladung. Was Sie im alten schreiben, liest dort niemand mehr.", f.By, to, f.By),
-			fmt.Sprintf("%s has replaced the room by a new one elsewhere, which does not let you in without an invite: %s\nAsk %s for an invite. What you write in the old one is no longer read there.", f.By, to, f.By))
+		w = say(fmt.Sprintf("%s hat den Raum anderswo durch einen neuen ersetzt, der Sie nicht ohne Einladung einlässt: %s\nBitten Sie %s um eine Einladung. Was Sie im alten schreiben, liest dort niemand mehr.", by, to, by),
+			fmt.Sprintf("%s has replaced the room by a new one elsewhere, which does not let you in without an invite: %s\nAsk %s for an invite. What you write in the old one is no longer read there.", by, to, by))
 	}
 	return say(head.De+"\n\n"+w.De, head.En+"\n\n"+w.En)
 }

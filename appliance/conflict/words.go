@@ -35,6 +35,9 @@ func clip(s string, most int) string {
 	return s
 }
 
+// who is a user id as it may stand in a letter: old ids may hold anything.
+func who(u event.UserID) string { return clip(string(u), 255) }
+
 func when(t time.Time) words {
 	return say(t.Format("02.01. 15:04"), t.Format("2 Jan 15:04"))
 }
@@ -65,7 +68,7 @@ func (f *finding) letters() (ls []letter) {
 	if len(f.unshown) > 0 {
 		var lines []words
 		for _, u := range f.unshown[:min(len(f.unshown), 10)] {
-			lines = append(lines, say(fmt.Sprintf("%s: %d", u.User, u.N), fmt.Sprintf("%s: %d", u.User, u.N)))
+			lines = append(lines, both(fmt.Sprintf("%s: %d", who(u.User), u.N)))
 		}
 		for _, u := range f.admins[""] {
 			parts[u] = append(parts[u], list(say("Diese Box zeigt Nachrichten nicht, die anderswo geschrieben wurden, als ihre Absender hier schon nicht mehr schreiben durften:",
@@ -134,13 +137,13 @@ func (o own) words() words {
 	var did, todo words
 	switch o.why.typ {
 	case "ban":
-		did = say(fmt.Sprintf("%s hat Sie am %s aus dem Raum gesperrt", o.why.by, at.De), fmt.Sprintf("%s banned you from the room on %s", o.why.by, at.En))
-		todo = say(fmt.Sprintf("Fragen Sie %s nach der Sperre. Was wichtig ist, senden Sie in einem anderen Raum noch einmal.", o.why.by),
-			fmt.Sprintf("Ask %s about the ban. Send what matters again in another room.", o.why.by))
+		did = say(fmt.Sprintf("%s hat Sie am %s aus dem Raum gesperrt", who(o.why.by), at.De), fmt.Sprintf("%s banned you from the room on %s", who(o.why.by), at.En))
+		todo = say(fmt.Sprintf("Fragen Sie %s nach der Sperre. Was wichtig ist, senden Sie in einem anderen Raum noch einmal.", who(o.why.by)),
+			fmt.Sprintf("Ask %s about the ban. Send what matters again in another room.", who(o.why.by)))
 	case "power":
-		did = say(fmt.Sprintf("%s hat am %s geändert, wer im Raum schreiben darf", o.why.by, at.De), fmt.Sprintf("%s changed on %s who may write in the room", o.why.by, at.En))
-		todo = say(fmt.Sprintf("Bitten Sie %s um das Recht zu schreiben, und senden Sie dann noch einmal, was wichtig ist.", o.why.by),
-			fmt.Sprintf("Ask %s to let you write, then send again what matters.", o.why.by))
+		did = say(fmt.Sprintf("%s hat am %s geändert, wer im Raum schreiben darf", who(o.why.by), at.De), fmt.Sprintf("%s changed on %s who may write in the room", who(o.why.by), at.En))
+		todo = say(fmt.Sprintf("Bitten Sie %s um das Recht zu schreiben, und senden Sie dann noch einmal, was wichtig ist.", who(o.why.by)),
+			fmt.Sprintf("Ask %s to let you write, then send again what matters.", who(o.why.by)))
 	case "barred":
 		did = say(fmt.Sprintf("Der Server %s sagt, von dieser Box sei niemand mehr im Raum; vermutlich wurden Sie dort entfernt oder gesperrt", o.why.server),
 			fmt.Sprintf("The server %s says that nobody of this box is in the room any more; probably you were removed or banned there", o.why.server))
@@ -150,9 +153,9 @@ func (o own) words() words {
 		did = say("Die Regeln des Raums wurden inzwischen so geändert, dass Sie nicht mehr darin sind", "The room's rules were changed meanwhile, and you are no longer in it")
 		todo = say("Bitten Sie jemanden im Raum um eine neue Einladung.", "Ask somebody in the room to invite you anew.")
 	default:
-		did = say(fmt.Sprintf("%s hat Sie am %s aus dem Raum entfernt", o.why.by, at.De), fmt.Sprintf("%s removed you from the room on %s", o.why.by, at.En))
-		todo = say(fmt.Sprintf("Bitten Sie %s um eine neue Einladung, und senden Sie dann noch einmal, was wichtig ist.", o.why.by),
-			fmt.Sprintf("Ask %s to invite you again, then send again what matters.", o.why.by))
+		did = say(fmt.Sprintf("%s hat Sie am %s aus dem Raum entfernt", who(o.why.by), at.De), fmt.Sprintf("%s removed you from the room on %s", who(o.why.by), at.En))
+		todo = say(fmt.Sprintf("Bitten Sie %s um eine neue Einladung, und senden Sie dann noch einmal, was wichtig ist.", who(o.why.by)),
+			fmt.Sprintf("Ask %s to invite you again, then send again what matters.", who(o.why.by)))
 	}
 	if o.why.reason != "" {
 		did = say(did.De+" (Grund: „"+o.why.reason+"“)", did.En+" (reason: “"+o.why.reason+"”)")
@@ -190,13 +193,13 @@ func (x fight) words() words {
 		de, en = de+"Es gilt nichts davon.", en+"None of it holds."
 	} else {
 		at := when(x.holds.at)
-		de += fmt.Sprintf("Es gilt %s (%s, %s).", x.holds.text.De, x.holds.by, at.De)
-		en += fmt.Sprintf("%s holds (%s, %s).", x.holds.text.En, x.holds.by, at.En)
+		de += fmt.Sprintf("Es gilt %s (%s, %s).", x.holds.text.De, who(x.holds.by), at.De)
+		en += fmt.Sprintf("%s holds (%s, %s).", x.holds.text.En, who(x.holds.by), at.En)
 	}
 	for _, v := range x.lost {
 		at := when(v.at)
-		de += fmt.Sprintf(" Nicht mehr: %s (%s, %s).", v.text.De, v.by, at.De)
-		en += fmt.Sprintf(" No longer: %s (%s, %s).", v.text.En, v.by, at.En)
+		de += fmt.Sprintf(" Nicht mehr: %s (%s, %s).", v.text.De, who(v.by), at.De)
+		en += fmt.Sprintf(" No longer: %s (%s, %s).", v.text.En, who(v.by), at.En)
 	}
 	return say(de, en)
 }
