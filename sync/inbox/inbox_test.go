@@ -83,6 +83,14 @@ func shared(t *testing.T, a, b *home) event.RoomID {
 	if err != nil {
 		t.Fatal(err)
 	}
+	joinTo(t, a, b, id)
+	return id
+}
+
+// joinTo lets b join a room of a.
+func joinTo(t *testing.T, a, b *home, id event.RoomID) {
+	t.Helper()
+	ctx := t.Context()
 	user := "@u:" + b.name
 	tpl, v, err := a.rooms.Template(ctx, room.Draft{Room: id, Sender: event.UserID(user), Type: "m.room.member", StateKey: &user, Content: json.RawMessage(`{"membership":"join"}`)})
 	if err != nil {
@@ -106,7 +114,6 @@ func shared(t *testing.T, a, b *home) event.RoomID {
 	if err := b.rooms.Adopt(ctx, v, join, events, events, room.Source{Kind: "federation", Server: a.name}); err != nil {
 		t.Fatal(err)
 	}
-	return id
 }
 
 func ref(n uint64) parcel.LogRef { return parcel.LogRef{Box: far.ID, Epoch: 3, Seq: n} }
@@ -421,5 +428,108 @@ func TestManyLogs(t *testing.T) {
 	}
 	if _, now := logs(); now != own+1 {
 		t.Errorf("our own log went from %d to %d, want one more", own, now)
+	}
+}
+
+// A user leaves and comes back while the others write on, and his box's clock is behind: by the rules of state resolution his return does not hold. His box, which
+// knows nothing of what was written meanwhile, is owed it, or would believe him to be in for ever; and no more than that.
+func TestReturnThatDoesNotHold(t *testing.T) {
+	a, c := newHome(t, "a.test"), newHome(t, "c.test")
+	id := shared(t, a, c)
+	user := "@u:c.test"
+	member := func(membership string, late bool) *event.PDU {
+		t.Helper()
+		tpl, v, err := a.rooms.Template(t.Context(), room.Draft{Room: id, Sender: event.UserID(user), Type: "m.room.member", StateKey: &user,
+			Content: json.RawMessage(`{"membership":"` + membership + `"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(tpl, &fields); err != nil {
+			t.Fatal(err)
+		}
+		if late {
+			fields["origin_server_ts"] = json.RawMessage("1000")
+		}
+		if tpl, err = json.Marshal(fields); err != nil {
+			t.Fatal(err)
+		}
+		p, err := event.FromTemplate(v, tpl, c.name, c.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	take := func(p *event.PDU) {
+		t.Helper()
+		res, err := a.rooms.Accept(t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: c.name}})
+		if err != nil || res.Outcome != room.Accepted {
+			t.Fatalf("%v, %v", res, err)
+		}
+	}
+	owed := func(e event.ID) (yes bool) {
+		t.Helper()
+		if err := a.db.View(t.Context(), func(r *store.Read) error {
+			n, err := r.EventNID(e)
+			if err != nil {
+				return err
+			}
+			spans, err := r.Spans(c.name, id)
+			yes = slices.ContainsFunc(spans, func(s store.Span) bool { return s.Holds(n) })
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return yes
+	}
+	joined := func() (n int) {
+		t.Helper()
+		if err := a.db.View(t.Context(), func(r *store.Read) (err error) {
+			n, err = r.JoinedOf(id, c.name)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	in := a.say(id, "he is in")
+	take(member("leave", false))
+	back := member("join", true)
+	out := a.say(id, "he is out")
+	if !owed(in) || owed(out) {
+		t.Fatalf("before his return: what came while he was in is owed: %v, what came then: %v", owed(in), owed(out))
+	}
+	take(back)
+	if joined() != 0 {
+		t.Fatal("his return holds: the test shows nothing")
+	}
+	after := a.say(id, "he is out still")
+	if !owed(in) || !owed(out) || !owed(back.ID) || owed(after) {
+		t.Errorf("owed: %v while he was in, %v before his return, %v his return, %v after it; want all but the last", owed(in), owed(out), owed(back.ID), owed(after))
+	}
+}
+
+// A message was written while this box joined, on the same event as its join, and this box has that event: as state that it was given, not as part of the
+// graph. The message comes in, and is kept.
+func TestBesideTheJoinOnState(t *testing.T) {
+	a, b := newHome(t, "a.test"), newHome(t, "b.test")
+	ctx := t.Context()
+	id, err := a.rooms.Create(ctx, room.CreateRequest{Creator: "@u:a.test", Preset: "public_chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl, v, err := a.rooms.Template(ctx, room.Draft{Room: id, Sender: "@u:a.test", Type: "m.room.message", Content: json.RawMessage(`{"msgtype":"m.text","body":"beside"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside, err := event.FromTemplate(v, tpl, a.name, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joinTo(t, a, b, id)
+	box := New(Config{DB: b.db, Rooms: b.rooms, Verify: good})
+	got, err := box.Events(ctx, far, []*parcel.Event{{Log: ref(1), PDU: beside}})
+	if err != nil || len(got.Kept) != 1 || got.Kept[0].Upto != 1 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
