@@ -72,12 +72,9 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) boxByID(id peer.ID) (entry, bool) {
-	for _, e := range h.roster.Load().by {
-		if e.ID == id {
-			return e, true
-		}
-	}
-	return entry{}, false
+	r := h.roster.Load()
+	e, ok := r.by[r.ids[id]]
+	return e, ok
 }
 
 // addressed is the name that a request is for: the destination of its signature, or else the Host, with or without port.

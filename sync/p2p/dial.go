@@ -101,7 +101,7 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 	if h.closed {
 		return
 	}
-	for _, p := range h.roster.All() {
+	for _, p := range h.worthDialling() {
 		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) {
 			continue
 		}
@@ -123,6 +123,20 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 			h.mu.Unlock()
 		})
 	}
+}
+
+// worthDialling are the boxes that may want an attempt, under h.mu. At a meeting place these are the connected ones: of the thousands that may come most are away.
+func (h *Host) worthDialling() []peer.Peer {
+	if !h.cfg.Meeting {
+		return h.roster.All()
+	}
+	var there []peer.Peer
+	for _, id := range h.host.Network().Peers() {
+		if p, ok := h.roster.ByID(peer.ID(id.String())); ok {
+			there = append(there, p)
+		}
+	}
+	return there
 }
 
 // patience is how long to wait after an attempt, if the box was reached and has refused so often since.

@@ -145,7 +145,7 @@ func (f *fleet) fillSpool(ctx context.Context) (url string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return url, errors.Join(putBoxes(ctx, s, f.o.boxes), s.Close())
+	return url, errors.Join(putBoxes(ctx, s, f.o.boxes+f.o.dark), s.Close())
 }
 
 func (f *fleet) openDatabase(ctx context.Context) (url string, s spool.Spool, err error) {
@@ -221,7 +221,7 @@ func (f *fleet) idle(ctx context.Context, empty int64) error {
 	pause(ctx, f.o.idle)
 	wall := time.Since(begin).Seconds()
 	cores := (f.nodeCPU() - nodes).Seconds() / wall
-	say("idle_cpu_per_box_percent", 100*cores/float64(f.o.boxes), "%", fmt.Sprintf("of a core, all nodes together, %d boxes connected and quiet for %v", f.o.boxes, f.o.idle))
+	say("idle_cpu_per_box_percent", 100*cores/float64(f.o.boxes), "%", fmt.Sprintf("of a core, all nodes together, %d boxes connected and quiet for %v, %d more away", f.o.boxes, f.o.idle, f.o.dark))
 	if f.database != nil {
 		say("idle_database_cpu_percent", 100*(f.databaseCPU()-database).Seconds()/wall, "%", "of a core, PostgreSQL's processes meanwhile")
 	}

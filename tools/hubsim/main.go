@@ -25,6 +25,7 @@ type options struct {
 	hub    string // program
 	with   string
 	boxes  int
+	dark   int // further boxes in the roster, that are away
 	nodes  int
 	idle   time.Duration
 	step   time.Duration
@@ -45,6 +46,7 @@ func main() {
 	flag.StringVar(&o.hub, "hub", "bin/hallig-hub", "the program to measure")
 	flag.StringVar(&o.with, "with", "hub", "hub: the whole hub with hosts that connect to it; spool: its memory alone")
 	flag.IntVar(&o.boxes, "boxes", 1000, "boxes in all")
+	flag.IntVar(&o.dark, "dark", 0, "further boxes, paired and away all the time")
 	flag.IntVar(&o.nodes, "nodes", 1, "nodes of the hub; more than one share a PostgreSQL database")
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long idling is measured")
 	flag.DurationVar(&o.step, "step", 10*time.Second, "how long each rate is kept up")
