@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,7 +23,6 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	keyFile := f.String("key", "", "its key")
 	ca := f.String("ca", "", "certificate of a CA of your own, to mint certificates from")
 	caKey := f.String("ca-key", "", "its key")
-	restored := f.Bool("restored", false, "the data directory was put back from a copy; once, at the first start after it")
 	quiet := f.Bool("quiet", false, "log warnings and errors only")
 	verbose := f.Bool("verbose", false, "log everything")
 	if _, err := parse(f, args, 0); err != nil {
@@ -55,11 +53,6 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if cfg.Spool, err = openSpool(ctx, cfg, log); err != nil {
 		return err
-	}
-	if *restored {
-		if err := cfg.Spool.Restored(ctx); err != nil {
-			return errors.Join(fmt.Errorf("begin anew after a restore: %w", err), cfg.Spool.Close())
-		}
 	}
 	h, err := hub.Open(ctx, cfg, log)
 	if err != nil {

@@ -173,7 +173,14 @@ func putBoxes(ctx context.Context, s spool.Spool, n int) error {
 
 func (f *fleet) startNodes() error {
 	for n, dir := range f.dirs {
-		p, err := startProcess(fmt.Sprint("node ", n), exec.Command(f.o.hub, "serve", "--data", dir, "--quiet"))
+		cmd := exec.Command(f.o.hub, "serve", "--data", dir, "--quiet")
+		said, err := os.Create(filepath.Join(dir, "log"))
+		if err != nil {
+			return err
+		}
+		cmd.Stderr = said
+		p, err := startProcess(fmt.Sprint("node ", n), cmd)
+		said.Close() // the process has it
 		if err != nil {
 			return err
 		}
@@ -378,6 +385,12 @@ func (f *fleet) stop() (err error) {
 	}
 	if f.database != nil {
 		err = f.database.Stop()
+	}
+	for n, dir := range f.dirs {
+		if raw, _ := os.ReadFile(filepath.Join(dir, "log")); len(raw) > 0 { // nodes without words have none
+			lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+			fmt.Printf("# node %d warned in %d lines, the last: %s\n", n, len(lines), lines[len(lines)-1])
+		}
 	}
 	return err
 }

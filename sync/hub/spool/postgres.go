@@ -57,8 +57,8 @@ type server struct {
 }
 
 // Connect opens the spool in a PostgreSQL database (12 or newer), and makes or migrates its schema, hallig_hub, under a lock, so that nodes may start at once. url is
-// postgres://USER@HOST/DATABASE or what else libpq takes; with several hosts add target_session_attrs=read-write. LISTEN must work: no pooler that lends connections for one transaction may
-// stand between. A schema from a newer program: ErrNewer; no database: ErrAway.
+// postgres://USER@HOST/DATABASE or what else libpq takes; with several hosts add target_session_attrs=read-write. No pooler may stand between: LISTEN and the settings of a session must
+// work. A schema from a newer program: ErrNewer; no database: ErrAway.
 func Connect(ctx context.Context, url string, limits Limits, log *slog.Logger) (Spool, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
