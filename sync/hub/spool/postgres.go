@@ -179,7 +179,7 @@ func (p *server) failed(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
-	for _, ours := range []error{ErrUnknown, ErrTaken, ErrFenced, ErrFull, ErrNewer} {
+	for _, ours := range []error{ErrUnknown, ErrTaken, ErrFenced, ErrFull, ErrNewer, ErrInUse} {
 		if errors.Is(err, ours) {
 			return err
 		}

@@ -124,7 +124,7 @@ func (p *server) Restored(ctx context.Context) error {
 			return err
 		}
 		if others > 0 {
-			return fmt.Errorf("%d nodes of the hub are running; stop all of them first, then say it again", others)
+			return fmt.Errorf("%w (others than this one: %d)", ErrInUse, others)
 		}
 		write := &pgx.Batch{}
 		write.Queue(`UPDATE spool SET epoch=$1, floor=floor+$2`, newEpoch(), int64(restored))

@@ -308,7 +308,7 @@ func TestPostgresRestoredInUse(t *testing.T) {
 	two := d.open(t, Limits{})
 	epoch, err := one.Epoch(t.Context())
 	must(t, err)
-	if err := one.Restored(t.Context()); err == nil || !strings.Contains(err.Error(), "stop all of them") {
+	if err := one.Restored(t.Context()); !errors.Is(err, ErrInUse) || errors.Is(err, ErrAway) {
 		t.Errorf("with another node: %v", err)
 	}
 	e, err := two.Epoch(t.Context())

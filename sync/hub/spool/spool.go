@@ -19,6 +19,7 @@ var (
 	ErrNoSpace = errors.New("the disk of the hub's spool is full; delete what is not needed on it, or enlarge it")
 	ErrAway    = errors.New("the database of the hub does not answer") // nothing is known of what was asked: ask again, each act may be asked twice
 	ErrClosed  = errors.New("the spool is closed")
+	ErrInUse   = errors.New("nodes of the hub are running; stop all of them first, then say it again")
 )
 
 // Mode is what a hub may do under a box's name.
@@ -138,7 +139,7 @@ type Spool interface {
 	// Epoch names this memory; another one after it was lost or put back from a copy. Places, tokens and keys that others know (TakenKeys) hold within one epoch.
 	Epoch(ctx context.Context) (string, error)
 	// Restored is said once, before any node starts, after the database was put back from an older copy: the epoch changes, every place and token from now on is beyond all that may have been
-	// given out since the copy, nobody holds a box, and one-time keys count as taken, since they may have been given away.
+	// given out since the copy, nobody holds a box, and one-time keys count as taken, since they may have been given away. ErrInUse: other nodes are at work on it.
 	Restored(ctx context.Context) error
 
 	Close() error
