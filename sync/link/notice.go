@@ -116,7 +116,7 @@ func (f *far) heraldFirst() {
 // newest picks what to tell ahead, and notes what is passed over.
 func (f *far) newest(flashes []outbox.Raised) (news []outbox.Raised) {
 	for _, x := range slices.Backward(flashes) {
-		if _, known := f.ahead[x.Event]; known {
+		if _, known := f.ahead[x.Event]; known || !x.Own { // of others' flash only the event can be passed on
 			continue
 		}
 		f.ahead[x.Event] = false

@@ -27,6 +27,7 @@ func (f *Feed) TouchFirst(id event.RoomID) {
 type Raised struct {
 	Room  event.RoomID
 	Event event.ID
+	Own   bool // of a user of this box
 }
 
 // urgentFirst puts the rooms first in which something raised waits for the peer, the most urgent first. On an error it gives the rooms as they were.
@@ -64,7 +65,7 @@ func (f *Feed) press(ctx context.Context) error {
 	return nil
 }
 
-// waiting looks for what is raised in rooms and was not given yet: each flash of this box's own users, and how urgent the most urgent is in each room that has something.
+// waiting looks for what is raised in rooms and was not given yet: each flash, and how urgent the most urgent is in each room that has something.
 func (f *Feed) waiting(ctx context.Context, rooms []event.RoomID) (flashes []Raised, level map[event.RoomID]int, err error) {
 	level = make(map[event.RoomID]int)
 	if len(rooms) == 0 {
@@ -98,7 +99,7 @@ func (f *Feed) waiting(ctx context.Context, rooms []event.RoomID) (flashes []Rai
 					level[id] = int(x.Level)
 				}
 				if x.Level == priority.Flash && x.Event != "" {
-					flashes = append(flashes, Raised{id, x.Event})
+					flashes = append(flashes, Raised{id, x.Event, x.Sender.Server() == f.o.server})
 				}
 			}
 		}
@@ -136,7 +137,7 @@ func (f *Feed) Flashes(ctx context.Context) ([]Raised, error) {
 		return nil, fmt.Errorf("read the rooms of %s: %w", f.p.ID.Short(), err)
 	}
 	flashes, _, err := f.waiting(ctx, rooms)
-	return flashes, err
+	return slices.DeleteFunc(flashes, func(x Raised) bool { return !x.Own }), err
 }
 
 // Pressing says how urgent the most urgent is that the peer lacks and that Next has not given yet, Routine when there is nothing raised, and names what of it is a flash.
