@@ -27,6 +27,8 @@ type central interface {
 	process() int
 	// kill ends it as a power cut would, and starts it again. false: it cannot.
 	kill(ctx context.Context) (bool, error)
+	// tears says that a kill parts what it should keep together: what it has of a room from what it shows, what it has done of a transaction from its number.
+	tears() bool
 	close() error
 }
 
@@ -57,6 +59,7 @@ func (d *dendrite) federation() string      { return d.Client }
 func (d *dendrite) authority() *testpeer.CA { return d.ca }
 func (d *dendrite) close() error            { return d.Close() }
 func (d *dendrite) process() int            { return d.PID() }
+func (d *dendrite) tears() bool             { return true } // rooms, timelines and devices are databases of their own; numbers of transactions are kept in memory
 
 func (d *dendrite) register(ctx context.Context, localpart string) (*matrixclient.Client, error) {
 	c := matrixclient.New(d.Client)

@@ -80,6 +80,7 @@ func (w *world) come(ctx context.Context, n *night, v *verdict) error {
 			if err := w.kill(ctx, kills[0].central, done); err != nil {
 				return err
 			}
+			v.torn = v.torn || kills[0].central && w.central.tears()
 			kills = kills[1:]
 			continue
 		}

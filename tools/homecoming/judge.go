@@ -33,6 +33,8 @@ type verdict struct {
 	howAfter                   string
 
 	live, paged, lost, twice, limited [2]int // of the events of the other side
+	torn                              bool   // the central server was killed, and does not keep together what belongs together
+	notShown, again                   int    // so it has events that it did not show in /sync, and gave out messages between devices twice
 	toDevice, toDeviceTwice, receipts [2]int // arrived at the side
 	devices, told                     [2]bool
 	claimed, counted                  [2]bool
@@ -98,6 +100,9 @@ func (w *world) judge(ctx context.Context, n *night, v *verdict) (err error) {
 	if v.diff, err = w.compare(ctx); err != nil {
 		return err
 	}
+	if v.torn {
+		v.again, v.toDeviceTwice[onLand] = v.toDeviceTwice[onLand], 0
+	}
 	for s, f := range w.looks {
 		lack := f.missing(n.events[1-s])
 		if len(lack) == 0 {
@@ -107,7 +112,12 @@ func (w *world) judge(ctx context.Context, n *night, v *verdict) (err error) {
 		if err != nil {
 			return err
 		}
-		v.paged[s], v.lost[s] = len(lack)-len(still), len(still)
+		v.paged[s] = len(lack) - len(still)
+		if s == onLand && v.torn {
+			still = slices.DeleteFunc(still, func(e written) bool { _, err := w.people[s][0].Event(ctx, e.room, e.id); return err == nil })
+			v.notShown, v.paged[s] = len(lack)-len(still), 0
+		}
+		v.lost[s] = len(still)
 		for _, e := range still[:min(len(still), 5)] {
 			say("LOST at the %s: %s in %s", sides[s], e.id, e.room)
 		}
@@ -176,6 +186,9 @@ func (v *verdict) tell() {
 			sides[s], v.live[s], len(v.night.events[1-s]), v.paged[s], v.lost[s], v.twice[s], v.limited[s], spread(v.newest[s]))
 		say("%s: %d of %d messages between devices (%d twice), %d of %d receipts, new device %s, one-time key %s, count told to its owner %s", sides[s], v.toDevice[s], len(v.night.toDevice[1-s]),
 			v.toDeviceTwice[s], v.receipts[s], len(v.night.receipts[1-s]), yes(v.devices[s] && v.told[s]), yes(v.claimed[s]), yes(v.counted[s]))
+	}
+	if v.notShown+v.again > 0 {
+		say("CENTRAL SERVER: since it was killed it does not show %d events live that it tells the box it has, and gave %d messages between devices out twice; counted apart", v.notShown, v.again)
 	}
 	say("box to central server %d kB, back %d kB", v.sent/1000, v.received/1000)
 	if n := len(v.night.events[onBox]); v.cpu > 0 && n > 0 {
