@@ -248,6 +248,9 @@ func TestMarksBounded(t *testing.T) {
 		pass(time.Second)
 		for i := range 3 * most {
 			r.relay.Take(m.peer.ID, &parcel.Sealed{To: d.peer.ID, From: parcel.Origin{Box: m.peer.ID, Epoch: 1}, Seq: uint64(i + 1), Priority: parcel.Bulk, Body: []byte(fmt.Sprintf("%020d", i))})
+			if i%500 == 499 {
+				pass(time.Second)
+			}
 		}
 		pass(time.Second)
 		counts := r.status().Counts
