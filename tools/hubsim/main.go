@@ -22,16 +22,15 @@ import (
 
 // options are what the command line says.
 type options struct {
-	hub    string // program
-	with   string
-	boxes  int
-	dark   int // further boxes in the roster, that are away
-	nodes  int
-	idle   time.Duration
-	step   time.Duration
-	rates  string
-	dir    string
-	origin *farServer
+	hub   string // program
+	with  string
+	boxes int
+	dark  int // further boxes in the roster, that are away
+	nodes int
+	idle  time.Duration
+	step  time.Duration
+	rates string
+	dir   string
 }
 
 func main() {
