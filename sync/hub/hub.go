@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,6 +55,7 @@ type Hub struct {
 	count     counters
 
 	world     net.Listener
+	crowd     *crowd // below world
 	localDoor net.Listener
 
 	mu       sync.Mutex
@@ -65,7 +67,7 @@ type Hub struct {
 
 // counters are what happened since the start, for status.
 type counters struct {
-	taken, delivered, refused, turnedAway, full, out atomic.Int64
+	taken, delivered, refused, turnedAway, full, out, crowded atomic.Int64
 }
 
 const (
@@ -180,9 +182,18 @@ func (h *Hub) listen() error {
 	if err != nil {
 		return fmt.Errorf("open the federation port: %w; choose another one with --listen ADDR:PORT", err)
 	}
-	h.world = tls.NewListener(l, &tls.Config{GetCertificate: certs.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	h.crowd = newCrowd(l, places(), h.crowded)
+	h.world = tls.NewListener(h.crowd, &tls.Config{GetCertificate: certs.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	h.localDoor, err = door(h.cfg.Data).Listen()
 	return err
+}
+
+// crowded is told of a connection that was turned away because no place was left.
+func (h *Hub) crowded(from netip.Prefix) {
+	h.count.crowded.Add(1)
+	if h.seldom.may("crowd "+from.String(), h.now()) {
+		h.log.Warn("a connection was turned away: too many are at work at once; if the address is nobody's whom you know, shut it out at the firewall", "from", from.String(), "places", h.crowd.all, "of_one_address", h.crowd.each)
+	}
 }
 
 // way takes a request to a server: to a box over libp2p, to every other over HTTPS.
@@ -209,7 +220,7 @@ func (h *Hub) World() net.Addr { return h.world.Addr() }
 // Run serves until ctx ends, then stops cleanly. It lists every loop of the hub.
 func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	h.serve(ctx, g, "federation", h.world, http.HandlerFunc(h.fromWorld))
+	h.serve(ctx, g, "federation", h.world, atWork(http.HandlerFunc(h.fromWorld)))
 	h.serve(ctx, g, "boxes", h.p2p.Listener(), http.HandlerFunc(h.fromBox))
 	h.serve(ctx, g, "local door", h.localDoor, h.verbs())
 	g.Go(func() error {
@@ -265,7 +276,7 @@ func (h *Hub) serve(ctx context.Context, g *errgroup.Group, what string, l net.L
 			if from, ok := c.RemoteAddr().(p2p.Addr); ok {
 				return context.WithValue(ctx, boxKey{}, from.ID)
 			}
-			return ctx
+			return withGuest(ctx, c)
 		},
 		ErrorLog: slog.NewLogLogger(h.log.With("server", what).Handler(), slog.LevelDebug),
 	}
