@@ -67,7 +67,7 @@ type Hub struct {
 
 // counters are what happened since the start, for status.
 type counters struct {
-	taken, delivered, refused, turnedAway, full, out, crowded atomic.Int64
+	taken, delivered, refused, turnedAway, full, out, crowded, tooMuch atomic.Int64
 }
 
 const (

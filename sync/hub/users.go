@@ -14,6 +14,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
+	"hallig/sync/hub/spool"
 )
 
 // This file answers about the users of a box that is away, from what the box has deposited: so others can write encrypted messages to them.
@@ -53,7 +54,16 @@ func (h *Hub) putUser(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
 		return
 	}
-	if err := h.keepUser(r.Context(), from.Server, string(user), u); err != nil {
+	err = h.keepUser(r.Context(), from.Server, string(user), u)
+	if errors.Is(err, spool.ErrTooMuch) {
+		h.count.tooMuch.Add(1)
+		if h.seldom.may("deposit "+from.Server, h.now()) {
+			h.log.Error("a box deposits more than is kept for one box; what is there stays. Delete accounts or devices on it that nobody uses, or turn it away with hallig-hub revoke", "box", from.Server, "err", err)
+		}
+		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", err.Error()+"; delete accounts or devices on the box that nobody uses")
+		return
+	}
+	if err != nil {
 		h.log.Error("keep what a box deposits; it comes again", "box", from.Server, "err", err)
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot keep it now")
 		return

@@ -49,6 +49,9 @@ func TestUsersOfABoxThatIsAway(t *testing.T) {
 			t.Errorf("%s: %d, want %d", name, got, tt.want)
 		}
 	}
+	if got := put(b, user, a.Epoch, api.User{OneTime: map[string]map[string]json.RawMessage{"A": {"signed_curve25519:3": json.RawMessage(`"` + strings.Repeat("x", 9<<10) + `"`)}}}); got != 413 || w.hub.count.tooMuch.Load() != 1 {
+		t.Errorf("more than is kept: %d, counted %d", got, w.hub.count.tooMuch.Load())
+	}
 	b.away()
 	ask := func(method, uri, body string) (int, string) {
 		status, out := w.ask("box1.test", method, uri, signed(t, w.far.Local, "box1.test", method, uri, []byte(body)), []byte(body))

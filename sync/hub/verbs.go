@@ -33,6 +33,7 @@ type Status struct {
 	Full       int64 // turned back because they could not be kept
 	SentOut    int64 // requests of boxes to other servers
 	TurnedAway int64 // requests for boxes that were revoked
+	TooMuch    int64 // deposits of boxes beyond what is kept for one box
 	Crowded    int64 // connections at the world's port for which no place was left
 }
 
@@ -114,7 +115,7 @@ func (h *Hub) status(r *http.Request) (Status, error) {
 	s := Status{
 		Server: h.id.Server, Version: h.cfg.Version, ID: string(h.p2p.ID()), Addresses: h.p2p.Addrs(), World: h.world.Addr().String(), Started: h.started,
 		Taken: h.count.taken.Load(), Delivered: h.count.delivered.Load(), Refused: h.count.refused.Load(), Full: h.count.full.Load(), SentOut: h.count.out.Load(),
-		TurnedAway: h.count.turnedAway.Load(), Crowded: h.count.crowded.Load(), Boxes: []BoxStatus{},
+		TurnedAway: h.count.turnedAway.Load(), TooMuch: h.count.tooMuch.Load(), Crowded: h.count.crowded.Load(), Boxes: []BoxStatus{},
 	}
 	rows, err := h.spool.Boxes(r.Context())
 	if err != nil {

@@ -31,7 +31,7 @@ func contract(t *testing.T, make func(*testing.T) place) {
 		f    func(*testing.T, place)
 	}{
 		{"Roster", testRoster}, {"Seen", testSeen}, {"Remove", testRemove}, {"Order", testOrder}, {"Bytes", testBytes}, {"Idempotent", testIdempotent}, {"Remembered", testRemembered},
-		{"Settle", testSettle}, {"Fence", testFence}, {"Limits", testLimits}, {"Waiting", testWaiting}, {"Deposits", testDeposits}, {"OneTimeKeys", testOneTimeKeys},
+		{"Settle", testSettle}, {"Fence", testFence}, {"Limits", testLimits}, {"DepositLimits", testDepositLimits}, {"Waiting", testWaiting}, {"Deposits", testDeposits}, {"OneTimeKeys", testOneTimeKeys},
 		{"OneTimeKeysOnce", testOneTimeKeysOnce}, {"Leases", testLeases}, {"Changes", testChanges}, {"ChangesSlow", testChangesSlow}, {"Writers", testWriters}, {"Reopen", testReopen},
 		{"Restored", testRestored}, {"OldCopy", testOldCopy}, {"Names", testNames}, {"Sweep", testSweep}, {"Closed", testClosed}, {"Cancelled", testCancelled},
 	} {
@@ -544,6 +544,56 @@ func testDeposits(t *testing.T, p place) {
 	v, err := s.Deposited(ctx, "x.example", "profile", "@u")
 	must(t, err)
 	want(t, "of nobody", v, nil)
+}
+
+// What one box deposits ends somewhere; what is there stays, and other boxes have their own.
+func testDepositLimits(t *testing.T, p place) {
+	s := with(t, p, "a.example", "b.example")
+	must(t, s.Close())
+	s = p.open(t, Limits{DepositBytes: 100, Deposits: 3, Keys: 3})
+	ctx := t.Context()
+	put := func(box, key string, size int) error { return s.Deposit(ctx, box, "user", key, make([]byte, size)) }
+	must(t, put("a.example", "@u", 48))
+	must(t, put("a.example", "@v", 48))
+	wantErr(t, "bytes", put("a.example", "@v", 49), ErrTooMuch)
+	v, err := s.Deposited(ctx, "a.example", "user", "@v")
+	must(t, err)
+	want(t, "the old one stays", len(v), 48)
+	must(t, put("a.example", "@v", 48))
+	must(t, put("b.example", "@v", 48))
+	must(t, put("a.example", "@v", 1))
+	must(t, put("a.example", "@w", 1))
+	wantErr(t, "count", put("a.example", "@x", 1), ErrTooMuch)
+	must(t, s.Deposit(ctx, "a.example", "document", "", make([]byte, 200)))
+	must(t, s.Deposit(ctx, "a.example", "user", "@u", nil))
+	must(t, put("a.example", "@x", 1))
+
+	keys := func(box, device string, ids ...string) error {
+		m := map[string]json.RawMessage{}
+		for _, id := range ids {
+			m["signed:"+id] = json.RawMessage(`1`)
+		}
+		return s.PutKeys(ctx, box, "@u", device, m)
+	}
+	left := func(device string) int {
+		t.Helper()
+		n, err := s.CountKeys(ctx, "a.example", "@u", device)
+		must(t, err)
+		return n["signed"]
+	}
+	must(t, keys("a.example", "D", "1", "2"))
+	wantErr(t, "keys", keys("a.example", "E", "1", "2"), ErrTooMuch)
+	want(t, "none of the call", left("E"), 0)
+	must(t, keys("a.example", "E", "1"))
+	must(t, keys("a.example", "D", "1", "2"))
+	must(t, keys("b.example", "D", "1", "2", "3"))
+	_, _, err = s.TakeKey(ctx, "a.example", "@u", "D", "signed")
+	must(t, err)
+	must(t, keys("a.example", "D", "3"))
+	_, _, err = s.TakeKey(ctx, "a.example", "@u", "D", "signed")
+	must(t, err)
+	wantErr(t, "a long one", s.PutKeys(ctx, "a.example", "@u", "D", map[string]json.RawMessage{"signed:9": make(json.RawMessage, longestKey+1)}), ErrTooMuch)
+	want(t, "what is left", left("D"), 1)
 }
 
 func testOneTimeKeys(t *testing.T, p place) {

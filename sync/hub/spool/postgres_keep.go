@@ -24,9 +24,16 @@ func (p *server) Deposit(ctx context.Context, box, kind, key string, value []byt
 			_, err = tx.Exec(ctx, `DELETE FROM deposit WHERE box=$1 AND kind=$2 AND key=$3`, n, kind, key)
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO deposit (box, kind, key, value) VALUES ($1,$2,$3,$4) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value
+		changed, err := tx.Exec(ctx, `INSERT INTO deposit (box, kind, key, value) VALUES ($1,$2,$3,$4) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value
 			WHERE deposit.value<>excluded.value`, n, kind, key, value)
-		return err
+		if err != nil || changed.RowsAffected() == 0 || key == "" {
+			return err
+		}
+		var count, bytes int64
+		if err := tx.QueryRow(ctx, `SELECT count(*), sum(length(key)+octet_length(value)) FROM deposit WHERE box=$1 AND key<>''`, n).Scan(&count, &bytes); err != nil {
+			return err
+		}
+		return p.limits.allowDeposits(count, bytes)
 	})
 }
 
@@ -50,10 +57,17 @@ func (p *server) PutKeys(ctx context.Context, box, user, device string, keys map
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO onetime (box, usr, device, algorithm, id, value)
+		fresh, err := tx.Exec(ctx, `INSERT INTO onetime (box, usr, device, algorithm, id, value)
 			SELECT $1, $2, $3, algorithm, id, value FROM unnest($4::text[], $5::text[], $6::bytea[]) WITH ORDINALITY AS k (algorithm, id, value, i) ORDER BY i ON CONFLICT DO NOTHING`,
 			n, user, device, algorithms, ids, values)
-		return err
+		if err != nil || fresh.RowsAffected() == 0 {
+			return err
+		}
+		var count int64
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM onetime WHERE box=$1 AND taken IS NULL`, n).Scan(&count); err != nil {
+			return err
+		}
+		return p.limits.allowKeys(count)
 	})
 }
 

@@ -15,6 +15,7 @@ var (
 	ErrTaken   = errors.New("another box has that name or that key at this hub")
 	ErrFenced  = errors.New("another node holds the box now")
 	ErrFull    = errors.New("too much waits for this box at this hub")
+	ErrTooMuch = errors.New("the box has deposited as much as this hub keeps for one box")
 	ErrNewer   = errors.New("the spool was written by a newer version; start that one")
 	ErrNoSpace = errors.New("the disk of the hub's spool is full; delete what is not needed on it, or enlarge it")
 	ErrAway    = errors.New("the database of the hub does not answer") // nothing is known of what was asked: ask again, each act may be asked twice
@@ -109,11 +110,13 @@ type Spool interface {
 	// Waiting lists queues that are not empty, by box, direction and far server: of one box, or of all with "".
 	Waiting(ctx context.Context, box string) ([]Waiting, error)
 
-	// Deposit keeps a value of a box under a kind and a key, in place of an older one; nil removes it.
+	// Deposit keeps a value of a box under a kind and a key, in place of an older one; nil removes it. ErrTooMuch: the box's values would exceed Limits, and nothing is changed; the values with
+	// an empty key count for nothing there, as there is one per kind, and are always kept.
 	Deposit(ctx context.Context, box, kind, key string, value []byte) error
 	// Deposited gives a value; nil: none.
 	Deposited(ctx context.Context, box, kind, key string) ([]byte, error)
 	// PutKeys keeps one-time keys of a device, by key id ("signed_curve25519:AAAAHg"); those that it has already stay as they are, and one that was taken is never kept again.
+	// ErrTooMuch: one is longer than a key can be, or the box's keys would exceed Limits; then none of the call is kept.
 	PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error
 	// TakeKey gives one one-time key of an algorithm away, once for ever; "" when none is left.
 	TakeKey(ctx context.Context, box, user, device, algorithm string) (id string, key json.RawMessage, err error)
@@ -152,8 +155,12 @@ type Taken struct {
 	ID           string
 }
 
-// Limits bound what waits for one box, in and out together.
+// Limits bound what is kept for one box.
 type Limits struct {
-	Bytes    int64 // 0: 1 GiB
-	Requests int64 // 0: 200,000
+	Bytes    int64 // of what waits, in and out together; 0: 1 GiB
+	Requests int64 // the same; 0: 200,000
+
+	DepositBytes int64 // of all deposited values; 0: 256 MiB
+	Deposits     int64 // of these; 0: 20,000
+	Keys         int64 // one-time keys that are left, of all its devices; 0: 50,000
 }

@@ -21,7 +21,15 @@ func (f *file) Deposit(ctx context.Context, box, kind, key string, value []byte)
 		if value == nil {
 			return tx.exec(`DELETE FROM deposit WHERE box=? AND kind=? AND key=?`, n, kind, key)
 		}
-		return tx.exec(`INSERT INTO deposit (box, kind, key, value) VALUES (?,?,?,?) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value WHERE value<>excluded.value`, n, kind, key, value)
+		changed, err := tx.execN(`INSERT INTO deposit (box, kind, key, value) VALUES (?,?,?,?) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value WHERE value<>excluded.value`, n, kind, key, value)
+		if err != nil || changed == 0 || key == "" {
+			return err
+		}
+		var count, bytes int64
+		if _, err := tx.one(`SELECT count(*), sum(length(key)+length(value)) FROM deposit WHERE box=? AND key<>''`, []any{n}, &count, &bytes); err != nil {
+			return err
+		}
+		return f.limits.allowDeposits(count, bytes)
 	})
 }
 
@@ -42,13 +50,23 @@ func (f *file) PutKeys(ctx context.Context, box, user, device string, keys map[s
 		if err != nil {
 			return err
 		}
+		fresh := int64(0)
 		for i, id := range ids {
-			if err := tx.exec(`INSERT INTO onetime (box, user, device, algorithm, id, value) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
-				n, user, device, algorithms[i], id, values[i]); err != nil {
+			m, err := tx.execN(`INSERT INTO onetime (box, user, device, algorithm, id, value) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
+				n, user, device, algorithms[i], id, values[i])
+			if err != nil {
 				return err
 			}
+			fresh += m
 		}
-		return nil
+		if fresh == 0 {
+			return nil
+		}
+		var count int64
+		if _, err := tx.one(`SELECT count(*) FROM onetime WHERE box=? AND taken IS NULL`, []any{n}, &count); err != nil {
+			return err
+		}
+		return f.limits.allowKeys(count)
 	})
 }
 

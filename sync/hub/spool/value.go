@@ -20,6 +20,7 @@ const (
 	sweepEvery = time.Hour
 	restored   = 1 << 32 // how far Restored moves every counter: more than was ever given out between two copies
 	mostRows   = 256     // of one answer of Next
+	longestKey = 8 << 10 // bytes of a one-time key: many times of what any algorithm needs
 	longest    = 1000    // bytes of names, kinds and key ids together: PostgreSQL refuses to index much more
 )
 
@@ -29,6 +30,15 @@ func (l Limits) orDefault() Limits {
 	}
 	if l.Requests == 0 {
 		l.Requests = 200_000
+	}
+	if l.DepositBytes == 0 {
+		l.DepositBytes = 256 << 20
+	}
+	if l.Deposits == 0 {
+		l.Deposits = 20_000
+	}
+	if l.Keys == 0 {
+		l.Keys = 50_000
 	}
 	return l
 }
@@ -40,6 +50,22 @@ func (l Limits) allow(boxCount, boxBytes, queueCount, queueBytes int64) error {
 		return ErrFull
 	case queueCount > l.Requests/2 || queueBytes > l.Bytes/2:
 		return fmt.Errorf("%w from or to this one server", ErrFull)
+	}
+	return nil
+}
+
+// allowDeposits says whether a box may have so many deposited values, of so many bytes.
+func (l Limits) allowDeposits(count, bytes int64) error {
+	if count > l.Deposits || bytes > l.DepositBytes {
+		return fmt.Errorf("%w: %d values of %d kB at most", ErrTooMuch, l.Deposits, l.DepositBytes>>10)
+	}
+	return nil
+}
+
+// allowKeys says whether a box may have so many one-time keys left.
+func (l Limits) allowKeys(count int64) error {
+	if count > l.Keys {
+		return fmt.Errorf("%w: %d one-time keys at most", ErrTooMuch, l.Keys)
 	}
 	return nil
 }
@@ -111,6 +137,9 @@ func sortedKeys(user, device string, keys map[string]json.RawMessage) (ids, algo
 		}
 		if err := short(user, device, id); err != nil {
 			return nil, nil, nil, err
+		}
+		if len(keys[id]) > longestKey {
+			return nil, nil, nil, fmt.Errorf("%w: %q has %d bytes, a one-time key has %d at most", ErrTooMuch, id, len(keys[id]), longestKey)
 		}
 		ids, algorithms, values = append(ids, id), append(algorithms, algorithm), append(values, keys[id])
 	}
