@@ -237,7 +237,15 @@ func (d *dest) confirmPart(ctx context.Context, id event.RoomID, f *ledger) (boo
 	for known < unknown {
 		half := (known + unknown) / 2
 		ok, err := d.s.c.Client.Knows(ctx, d.name, f.window[half].ID)
-		if err != nil {
+		switch {
+		case final(err): // as with the last one: it has it, and does not say more
+			if err := d.barred(ctx, id, f, err); err != nil {
+				return false, err
+			}
+			ok = true
+		case tooMany(err):
+			return false, nil
+		case err != nil:
 			return false, err
 		}
 		if ok {

@@ -29,6 +29,7 @@ type strict struct {
 	deaf        int // so many transactions are done and answered with 502
 	refuse      event.ID
 	hidden      map[event.ID]bool // taken, and not through yet
+	barred      map[event.ID]bool // of which it tells nothing
 	reveals     event.ID          // whoever has asked for it in vain finds all through the next time
 	txns        []sentTxn
 	unconfirmed map[event.RoomID]int
@@ -48,13 +49,17 @@ func (s *strict) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(r.URL.Path, "/v1/event/"):
 		s.mu.Lock()
 		id := event.ID(path.Base(r.URL.Path))
-		hidden := s.hidden[id]
+		hidden, barred := s.hidden[id], s.barred[id]
 		if id == s.reveals {
 			clear(s.hidden)
 		}
 		s.mu.Unlock()
 		if hidden {
 			answer(w, http.StatusNotFound, errorBody{"M_NOT_FOUND", "not yet"})
+			return
+		}
+		if barred {
+			answer(w, http.StatusForbidden, errorBody{"M_FORBIDDEN", "you are out"})
 			return
 		}
 		s.next.ServeHTTP(w, r)
@@ -261,6 +266,27 @@ func TestParkedForSlownessIsOfferedAgain(t *testing.T) {
 		}
 		return alone == 2 && len(a.parked(b.name)) == 0
 	})
+}
+
+// A server that has put us out of a room says so of what it has taken, and has never heard of what it has thrown away. The latter is parked; neither keeps the server from
+// getting anything else.
+func TestBarredInTheMiddle(t *testing.T) {
+	a, b, anna, id, s := strictPair(t)
+	a.sender.resendAfter.Store(int64(50 * time.Millisecond))
+	b.link.Cut()
+	ids := say(t, anna, id, 8, "draussen")
+	s.mu.Lock()
+	s.barred, s.hidden = map[event.ID]bool{}, map[event.ID]bool{event.ID(ids[7]): true}
+	for _, e := range ids[:7] {
+		s.barred[event.ID(e)] = true
+	}
+	s.mu.Unlock()
+	b.link.Join()
+	a.sender.LinkUp(b.name)
+	a.await("the end of the room", func() bool { return a.cursor(b.name, id) >= a.pos(ids[7]) })
+	if _, told := a.refusals.Load(b.name + " " + id); !told {
+		t.Error("nobody was told that the server says nothing")
+	}
 }
 
 func TestOneBadEventDoesNotStopTheRoom(t *testing.T) {
