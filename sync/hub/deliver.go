@@ -32,8 +32,7 @@ type carrier struct {
 
 const (
 	playPatience = 2 * time.Minute // for a transaction that the box works on
-	playBytes    = 2 << 20         // of one queue in memory
-	playQueues   = 8               // far servers at a time
+	playBytes    = 2 << 20         // of one queue in memory: one turn
 	againFirst   = 200 * time.Millisecond
 	againMost    = time.Minute
 )
@@ -127,8 +126,7 @@ func (c *carrier) run(ctx context.Context) {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var mu sync.Mutex
-	playing := map[string]bool{}
+	turns := newTurns()
 	ended := make(chan struct{}, 1)
 	for wait := againFirst; ; {
 		waiting, err := c.h.spool.Waiting(ctx, c.box)
@@ -144,31 +142,29 @@ func (c *carrier) run(ctx context.Context) {
 			continue
 		}
 		wait = againFirst
-		mu.Lock()
-		for _, q := range waiting {
-			if !q.In || playing[q.Other] || len(playing) >= playQueues {
-				continue
-			}
-			playing[q.Other] = true
+		begin, again := turns.next(waiting, time.Now())
+		for _, q := range begin {
 			wg.Go(func() {
-				err := c.play(ctx, q.Queue)
-				if err != nil && ctx.Err() == nil {
+				moved, err := c.play(ctx, q)
+				if errors.Is(err, spool.ErrFenced) && ctx.Err() == nil {
 					c.log.Info("another node has the box now", "err", err)
 					cancel()
 				}
-				mu.Lock()
-				delete(playing, q.Other)
-				mu.Unlock()
+				turns.over(q.Other, moved, err != nil, time.Now())
 				select {
 				case ended <- struct{}{}:
 				default:
 				}
 			})
 		}
-		mu.Unlock()
+		var rested <-chan time.Time
+		if again > 0 {
+			rested = time.After(again)
+		}
 		select {
 		case <-c.wake:
 		case <-ended:
+		case <-rested:
 		case <-ctx.Done():
 			return
 		}
@@ -188,49 +184,24 @@ func pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 	return true
 }
 
-// play hands on one queue, in order, until it is empty. An error: another node has the box.
-func (c *carrier) play(ctx context.Context, q spool.Queue) error {
-	wait := againFirst
-	for after := int64(0); ; {
-		rs, err := c.h.spool.Next(ctx, q, after, playBytes)
-		if ctx.Err() != nil || err == nil && len(rs) == 0 {
-			return nil
-		}
-		if err == nil {
-			after, err = c.playSome(ctx, q, after, rs)
-		}
-		switch {
-		case errors.Is(err, spool.ErrFenced):
-			return err
-		case err == nil:
-			wait = againFirst
-			continue
-		case ctx.Err() != nil:
-			return nil
-		}
-		if c.h.seldom.may("play "+c.box+" "+q.Other, c.h.now()) {
-			c.log.Warn("a box does not take what waits for it; it is tried again", "from", q.Other, "err", err)
-		}
-		if !pause(ctx, wait, nil) {
-			return nil
-		}
-		wait = min(2*wait, againMost)
-	}
-}
-
-// playSome hands on some requests and gives the place of the last one that is done with.
-func (c *carrier) playSome(ctx context.Context, q spool.Queue, after int64, rs []spool.Request) (int64, error) {
+// play hands on the oldest of one queue, in order, as much as one turn is. moved: the box has some of it. An error: the box did not take the next, or, ErrFenced, another node has the box.
+func (c *carrier) play(ctx context.Context, q spool.Queue) (moved bool, err error) {
+	rs, err := c.h.spool.Next(ctx, q, 0, playBytes)
 	for _, r := range rs {
-		if err := c.one(ctx, r); err != nil {
-			return after, err
+		if err = c.one(ctx, r); err != nil {
+			break
 		}
 		// The box has it. When we die here it gets the same once more, and knows it.
-		if err := c.h.spool.Settle(ctx, q, r.Seq, c.h.now(), c.lease); err != nil {
-			return after, fmt.Errorf("note what the box has: %w", err)
+		if err = c.h.spool.Settle(ctx, q, r.Seq, c.h.now(), c.lease); err != nil {
+			err = fmt.Errorf("note what the box has: %w", err)
+			break
 		}
-		after = r.Seq
+		moved = true
 	}
-	return after, nil
+	if err != nil && ctx.Err() == nil && !errors.Is(err, spool.ErrFenced) && c.h.seldom.may("play "+c.box+" "+q.Other, c.h.now()) {
+		c.log.Warn("a box does not take what waits for it; it is tried again", "from", q.Other, "err", err)
+	}
+	return moved, err
 }
 
 // one hands on one request. No error: the box has it, or has refused it for good.
