@@ -47,7 +47,7 @@ func TestMetricsText(t *testing.T) {
 	m.Add("hallig_bytes_total", "x", true, 1<<53)
 	m.Add("hallig_small", "x", false, 1e-9)
 	m.Add("hallig_nan", "x", false, math.Inf(1))
-	m = append(m, Metric{Name: "hallig_none"}, Metric{Name: "hallig_two", Samples: []Sample{{[]string{"a", "1", "b", "2"}, 5}, {[]string{"a", "2", "b", ""}, 6}}})
+	m = append(m, Metric{Name: "hallig_none"}, Metric{Name: "hallig_two", Samples: []Sample{{Labels: []string{"a", "1", "b", "2"}, Value: 5}, {Labels: []string{"a", "2", "b", ""}, Value: 6}}})
 	var b strings.Builder
 	if err := m.Write(&b); err != nil {
 		t.Fatal(err)

@@ -49,6 +49,9 @@ type Config struct {
 	// one node, which keeps its memory in spool.db.
 	Database string `json:"database,omitempty"`
 
+	// MetricsToken opens https://SERVER:8448/metrics to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
+	MetricsToken string `json:"metrics_token,omitempty"`
+
 	// CAFile holds more certificate authorities to trust in federation, PEM; the system's own stay trusted.
 	CAFile string `json:"ca_file,omitempty"`
 	// ServerAddresses names, for closed networks, where a server is: "matrix.example.org": "10.0.0.5:8448".
@@ -97,6 +100,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("server_name %q is no server name (host or host:port)", c.Server)
 	case c.Host != "" && !event.ValidServerName(c.Host):
 		return fmt.Errorf("federation_host %q is no host or host:port", c.Host)
+	case c.MetricsToken != "" && len(c.MetricsToken) < 16:
+		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
 	case len(c.TLS) == 0:
 		return errors.New("tls names no certificate; give one with --cert FILE --key FILE, or a CA to mint from with --ca FILE --ca-key FILE")
 	}

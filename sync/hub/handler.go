@@ -25,6 +25,10 @@ import (
 func (h *Hub) fromWorld(w http.ResponseWriter, r *http.Request) {
 	to := h.addressed(r)
 	if to == h.id.Server {
+		if r.URL.Path == metricsPath {
+			h.metricsPage(w, r)
+			return
+		}
 		h.notary.ServeHTTP(w, r)
 		return
 	}

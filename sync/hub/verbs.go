@@ -92,6 +92,7 @@ func (h *Hub) verbs() http.Handler {
 		s, err := h.status(r)
 		say(w, s, err)
 	})
+	mux.HandleFunc("GET "+metricsPath, h.tellMetrics)
 	mux.HandleFunc("POST /pair/show", func(w http.ResponseWriter, _ *http.Request) {
 		code, _, err := h.p2p.ShowCode(codeLife)
 		say(w, Code{Code: code.String(), Expires: time.Now().Add(codeLife)}, err)

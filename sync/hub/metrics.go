@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"context"
+	"crypto/subtle"
+	"net/http"
+	"strings"
+	"time"
+
+	"hallig/appliance/metric"
+)
+
+// This file counts for monitoring. It names neither boxes nor servers nor users, so that what is told does not say who talks with whom; hallig-hub boxes names them.
+
+const metricsPath = "/metrics"
+
+// tellMetrics answers who may know.
+func (h *Hub) tellMetrics(w http.ResponseWriter, r *http.Request) {
+	m, err := h.metrics(r.Context(), h.now())
+	if err != nil {
+		h.log.Warn("metrics not told", "err", err)
+		http.Error(w, "the hub could not count; its log says why", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", metric.ContentType)
+	_ = m.Write(w) // who has gone needs no answer
+}
+
+// metricsPage is the page at the world's port, under the hub's own name.
+func (h *Hub) metricsPage(w http.ResponseWriter, r *http.Request) {
+	if h.cfg.MetricsToken == "" {
+		http.NotFound(w, r)
+		return
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || subtle.ConstantTimeCompare([]byte(token), []byte(h.cfg.MetricsToken)) != 1 {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="hallig-hub metrics"`)
+		http.Error(w, "metrics need the token that metrics_token in hub.json names", http.StatusUnauthorized)
+		return
+	}
+	h.tellMetrics(w, r)
+}
+
+// metrics counts what is in the spool, for the hub as a whole, and what this node has done.
+func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error) {
+	rows, err := h.spool.Boxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := h.spool.Waiting(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	const connected, away, revoked = "connected", "away", "revoked"
+	states := []string{connected, away, revoked}
+	type tally struct{ boxes, count, bytes float64 }
+	in, of := map[string]*tally{connected: {}, away: {}, revoked: {}}, map[string]string{}
+	for _, row := range rows {
+		switch {
+		case row.Revoked != "":
+			of[row.Server] = revoked
+		case h.p2p.InReach(row.Server):
+			of[row.Server] = connected
+		default:
+			of[row.Server] = away
+		}
+		in[of[row.Server]].boxes++
+	}
+	var oldest time.Duration
+	for _, q := range waiting {
+		t := in[of[q.Box]]
+		if t == nil || !q.In { // paired since we looked
+			continue
+		}
+		t.count += float64(q.Count)
+		t.bytes += float64(q.Bytes)
+		if of[q.Box] != revoked { // nobody will ever take that
+			oldest = max(oldest, now.Sub(q.Oldest))
+		}
+	}
+	var m metric.Metrics
+	m.Add("hallig_hub_info", "Which program runs; the value is always 1.", false, 1, "version", h.cfg.Version, "server_name", h.id.Server)
+	boxes := metric.Metric{Name: "hallig_hub_boxes", Help: "Boxes by state; connected means to this node."}
+	requests := metric.Metric{Name: "hallig_hub_waiting_requests", Help: "Transactions that boxes have not taken, by the state of the box."}
+	bytes := metric.Metric{Name: "hallig_hub_waiting_bytes", Help: "The bytes of these."}
+	for _, s := range states {
+		label := []string{"state", s}
+		boxes.Samples = append(boxes.Samples, metric.Sample{Labels: label, Value: in[s].boxes})
+		requests.Samples = append(requests.Samples, metric.Sample{Labels: label, Value: in[s].count})
+		bytes.Samples = append(bytes.Samples, metric.Sample{Labels: label, Value: in[s].bytes})
+	}
+	m = append(m, boxes, requests, bytes)
+	m.Add("hallig_hub_waiting_oldest_seconds", "How long the oldest of them has waited, revoked boxes left out; 0: none waits.", false, oldest.Seconds())
+	for _, c := range []struct {
+		name, help string
+		n          int64
+	}{
+		{"taken", "Transactions put into the spool since the start.", h.count.taken.Load()},
+		{"delivered", "Transactions that boxes took since the start.", h.count.delivered.Load()},
+		{"refused", "Transactions with a wrong signature or form, or refused by a box for good, since the start.", h.count.refused.Load()},
+		{"full", "Transactions turned back since the start because they could not be kept.", h.count.full.Load()},
+		{"sent_out", "Requests of boxes to other servers since the start.", h.count.out.Load()},
+		{"revoked", "Requests since the start for boxes that were revoked.", h.count.turnedAway.Load()},
+		{"deposits_refused", "Deposits since the start beyond what is kept for one box.", h.count.tooMuch.Load()},
+		{"connections_refused", "Connections at the federation port since the start for which no place was left.", h.count.crowded.Load()},
+	} {
+		m.Add("hallig_hub_"+c.name+"_total", c.help, true, float64(c.n))
+	}
+	m.Add("process_start_time_seconds", "When the process was started, by the system's clock.", false, float64(h.started.UnixMilli())/1000)
+	return m, nil
+}
