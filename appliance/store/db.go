@@ -271,9 +271,11 @@ func (db *DB) checkIdentity() (fresh bool, err error) {
 	case version > db.version():
 		return false, db.newer(version)
 	case version < db.version():
-		return false, db.migrate(version)
+		if err := db.migrate(version); err != nil {
+			return false, err
+		}
 	}
-	return false, nil
+	return false, db.mendCustody()
 }
 
 // create applies every schema file in one transaction together with the application id, so that a half-made database cannot exist.
