@@ -15,13 +15,16 @@ import (
 // gate bounds what those can have us hold and ask who have not shown yet who they are: the bytes of their bodies, and the keys that are fetched to find
 // out. Whoever does not get through is told to come again.
 type gate struct {
-	bodies  *semaphore.Weighted
+	bodies  *semaphore.Weighted // long ones, and those that do not say how long they are
+	small   *semaphore.Weighted // so that a few long ones that do not come keep nobody out who has little to say, as most have
 	fetches *semaphore.Weighted
 }
 
 const (
-	maxBodies  = 64 << 20 // bytes of all bodies that are being read or worked on
-	maxFetches = 32       // keys of unknown origins that are fetched at once
+	maxBodies  = 48 << 20 // bytes of all long bodies that are being read or worked on
+	maxSmall   = 16 << 20 // and of all small ones
+	smallBody  = 64 << 10
+	maxFetches = 32 // keys of unknown origins that are fetched at once
 	gateWait   = 10 * time.Second
 	bodyWait   = 2 * time.Minute // for a body to arrive
 )
@@ -30,7 +33,7 @@ const (
 var ErrBusy = errors.New("too many requests at once")
 
 func newGate() *gate {
-	return &gate{bodies: semaphore.NewWeighted(maxBodies), fetches: semaphore.NewWeighted(maxFetches)}
+	return &gate{bodies: semaphore.NewWeighted(maxBodies), small: semaphore.NewWeighted(maxSmall), fetches: semaphore.NewWeighted(maxFetches)}
 }
 
 // errTooLong: the body is longer than any request may be.
@@ -47,12 +50,16 @@ func (g *gate) body(w http.ResponseWriter, r *http.Request) (raw []byte, release
 	case size < 0:
 		size = maxRequest
 	}
+	share := g.bodies
+	if size <= smallBody {
+		share = g.small
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), gateWait)
 	defer cancel()
-	if g.bodies.Acquire(ctx, size) != nil {
+	if share.Acquire(ctx, size) != nil {
 		return nil, nil, ErrBusy
 	}
-	release = func() { g.bodies.Release(size) }
+	release = func() { share.Release(size) }
 	deadline := http.NewResponseController(w)
 	_ = deadline.SetReadDeadline(time.Now().Add(bodyWait)) // not every transport has deadlines
 	raw, err = readBody(w, r)

@@ -50,40 +50,54 @@ func TestTooLongBodyIsNotRead(t *testing.T) {
 	}
 }
 
-// So many bodies may be on their way; the next sender is told to come again, and gets in when one has ended.
+// So many bodies may be on their way; the next sender is told to come again, and gets in when one has ended. Long ones that do not come keep no small one out.
 func TestBodiesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
 		ctx, hangUp := context.WithCancel(t.Context())
-		for range maxBodies / maxRequest {
-			go func() {
-				r := httptest.NewRequest(http.MethodPut, "/", stuck{ctx})
-				r.ContentLength = -1
-				if _, _, err := g.body(httptest.NewRecorder(), r); err == nil {
-					t.Error("a body that never came was read")
-				}
-			}()
+		stick := func(n int, size int64) {
+			for range n {
+				go func() {
+					r := httptest.NewRequest(http.MethodPut, "/", stuck{ctx})
+					r.ContentLength = size
+					if _, _, err := g.body(httptest.NewRecorder(), r); err == nil {
+						t.Error("a body that never came was read")
+					}
+				}()
+			}
+			synctest.Wait()
 		}
-		synctest.Wait()
-		one := func() error {
-			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader("{}"))
+		one := func(size int) error {
+			text := strings.Repeat(" ", size)
+			r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader(text))
 			raw, release, err := g.body(httptest.NewRecorder(), r)
 			if err == nil {
 				defer release()
-				if string(raw) != "{}" {
-					t.Errorf("read %q", raw)
+				if string(raw) != text {
+					t.Errorf("read %d bytes of %d", len(raw), size)
 				}
 			}
 			return err
 		}
-		began := time.Now()
-		if err := one(); !errors.Is(err, ErrBusy) || time.Since(began) != gateWait {
-			t.Errorf("full: %v after %v", err, time.Since(began))
+		full := func(size int) {
+			t.Helper()
+			if began, err := time.Now(), one(size); !errors.Is(err, ErrBusy) || time.Since(began) != gateWait {
+				t.Errorf("full, %d bytes: %v after %v", size, err, time.Since(began))
+			}
 		}
+		stick(maxBodies/maxRequest, -1)
+		full(smallBody + 1)
+		if err := one(smallBody); err != nil {
+			t.Errorf("a small one behind long ones that do not come: %v", err)
+		}
+		stick(maxSmall/smallBody, smallBody)
+		full(2)
 		hangUp()
 		synctest.Wait()
-		if err := one(); err != nil {
-			t.Errorf("with room: %v", err)
+		for _, size := range []int{2, smallBody + 1} {
+			if err := one(size); err != nil {
+				t.Errorf("with room, %d bytes: %v", size, err)
+			}
 		}
 	})
 }
