@@ -168,9 +168,6 @@ func (f *far) join(w *way) {
 // leave notes that a way is gone.
 func (f *far) leave(w *way) {
 	f.ways = slices.DeleteFunc(f.ways, func(o *way) bool { return o == w })
-	if f.active == w {
-		f.active = nil
-	}
 	f.choose()
 }
 
@@ -185,7 +182,7 @@ func (f *far) choose() {
 	if best == f.active {
 		return
 	}
-	if f.active != nil {
+	if slices.Contains(f.ways, f.active) { // else it is gone
 		f.l.c.Observe(Event{What: "stands by", Peer: f.p, Transport: f.active.t.Name()})
 	}
 	f.active = best

@@ -72,6 +72,22 @@ func TestPartitionHealsWithinFiveSeconds(t *testing.T) {
 	})
 }
 
+func TestNobodyIsGreetedOutOfReach(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		net := newWire("p2p", 100e6, 2*time.Millisecond)
+		a, b, _ := two(w, net)
+		for _, cut := range []bool{false, true, false} {
+			net.setCut(cut)
+			pass(time.Minute)
+			for _, x := range []*box{a, b} {
+				if s := x.link.Status()[0]; s.Greeted == cut || (s.Carries == "") != cut {
+					t.Errorf("%s: cut %v: %+v", x.name, cut, s)
+				}
+			}
+		}
+	})
+}
+
 func TestBothWaysOfFailing(t *testing.T) {
 	for seed := range uint64(5) {
 		run(t, func(t *testing.T, w *world) {
