@@ -252,12 +252,21 @@ func (f *far) begin(w *way) {
 			f.say(w, h)
 		}
 	})
+	f.insist()
+}
+
+// insist greets again when no answer comes: one of the two did not hear. It does so by the way that carries then: what was greeted may only stand by,
+// and nothing can be said by any way before the two agree.
+func (f *far) insist() {
 	if f.askTimer != nil {
 		f.askTimer.Stop()
 	}
-	f.askTimer = f.l.after(2*w.patience(), func() {
-		if w.gen == gen && f.active == w && (f.heard == 0 || !f.agreed) && !f.closed {
-			f.begin(w) // no answer: one of the two did not hear
+	if f.active == nil {
+		return // the next way begins anew
+	}
+	f.askTimer = f.l.after(2*f.active.patience(), func() {
+		if w := f.active; w != nil && w.mail == nil && (f.heard == 0 || !f.agreed) && !f.closed {
+			f.begin(w)
 		}
 	})
 }
@@ -320,12 +329,16 @@ func (f *far) agree(w *way, h *parcel.Hello) {
 			f.agreed = true
 			f.pump()
 		}
+	case h.Yours == 0 && f.agreed:
+		// It wrote this before it had heard of us, by a slower way than its answer: it forgets us only with its own number.
 	default:
 		// The far end is the one we know and has not heard of us, so it could read nothing: tell it, unless our greeting
 		// crosses with its own.
 		f.lost, f.agreed = true, false
 		if time.Since(w.saidAt) > w.patience() {
 			f.begin(w)
+		} else {
+			f.insist()
 		}
 	}
 }
