@@ -108,12 +108,18 @@ func (b *Box) hearGivenKeys(ctx context.Context, d *deposited) error {
 				return err
 			}
 		}
+		last := d.after
 		if len(out.Keys) > 0 {
-			d.after = out.Keys[len(out.Keys)-1].Place
+			last = out.Keys[len(out.Keys)-1].Place
 		}
 		if !out.More {
+			d.after = max(d.after, last)
 			return nil
 		}
+		if last <= d.after {
+			return errors.New("the hub says that it has given away more keys, and does not name them")
+		}
+		d.after = last
 	}
 }
 

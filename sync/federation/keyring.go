@@ -182,6 +182,14 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 	if pub := r.pick(known, keyID, at); pub != nil {
 		return pub, nil
 	}
+	if r.askedNotary(ctx, server, keyID) {
+		if known, err = r.known(ctx, server); err != nil {
+			return nil, err
+		}
+		if pub := r.pick(known, keyID, at); pub != nil {
+			return pub, nil
+		}
+	}
 	for _, k := range known {
 		if k.KeyID == keyID {
 			return nil, fmt.Errorf("key %s of %s is not valid at that time", keyID, server)
@@ -189,6 +197,25 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 	}
 	return nil, fmt.Errorf("%s has no key %s", server, keyID)
 }
+
+// askedNotary asks whoever may be believed for a key that its own server shows no more: one that was set up anew does not list what it signed with before. Not again
+// within a minute for the same key. False: there was nothing to learn.
+func (r *KeyRing) askedNotary(ctx context.Context, server, keyID string) bool {
+	if r.c.Notary == nil {
+		return false
+	}
+	name := server + " " + keyID
+	r.mu.Lock()
+	until, asked := r.notNow[name]
+	if asked = asked && time.Now().Before(until); !asked {
+		bound(r.notNow)
+		r.notNow[name] = time.Now().Add(notaryAgain)
+	}
+	r.mu.Unlock()
+	return !asked && r.c.Notary(ctx, server) == nil
+}
+
+const notaryAgain = time.Minute
 
 func (r *KeyRing) pick(known []store.ServerKey, keyID string, at int64) ed25519.PublicKey {
 	for _, k := range known {

@@ -86,3 +86,43 @@ func TestNotaryStandsIn(t *testing.T) {
 		}
 	}
 }
+
+// A server that was set up anew does not list its old key any more; who kept what it signed has the old document, and is asked once.
+func TestNotaryHasTheOldKey(t *testing.T) {
+	old, fresh := newLocal(t, "far.test", "ed25519:old"), newLocal(t, "far.test", "ed25519:new")
+	docOf := func(l Local) []byte {
+		return must[[]byte](t)(NewKeyRing(KeyRingConfig{Locals: Only(l)}).Document(l))
+	}
+	before, now := docOf(old), docOf(fresh)
+	var ring *KeyRing
+	asked := 0
+	ring = NewKeyRing(KeyRingConfig{
+		Locals: Only(Local{Server: "box.test"}),
+		Fetch:  func(context.Context, string) ([]byte, error) { return now, nil },
+		Notary: func(ctx context.Context, _ string) error {
+			asked++
+			return ring.Learn(ctx, before, SourceBox+"hub")
+		},
+	})
+	key, err := ring.Key(t.Context(), "far.test", "ed25519:old", time.Now().UnixMilli())
+	if err != nil || !key.Equal(old.Key.Private.Public()) {
+		t.Errorf("the old key: %v", err)
+	}
+	for range 3 {
+		if _, err := ring.Key(t.Context(), "far.test", "ed25519:other", time.Now().UnixMilli()); err == nil {
+			t.Error("a key that nobody has")
+		}
+	}
+	if asked != 2 { // for the old one, and once for the other
+		t.Errorf("the notary was asked %d times", asked)
+	}
+}
+
+func newLocal(t *testing.T, server, keyID string) Local {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Local{Server: server, Key: event.Key{ID: keyID, Private: private}}
+}

@@ -25,6 +25,7 @@ const (
 
 	givenAtOnce  = 1000
 	claimsAtOnce = 500
+	usersAtOnce  = 2000 // that one question may name; a box has fewer
 )
 
 // putUser takes what a box deposits about a user. One-time keys that are here already, or were given away, stay as they are.
@@ -234,7 +235,7 @@ func (h *Hub) keysQuery(ctx context.Context, _ *http.Request, box string, body [
 	var in struct {
 		DeviceKeys map[string][]string `json:"device_keys"`
 	}
-	if json.Unmarshal(body, &in) != nil {
+	if json.Unmarshal(body, &in) != nil || len(in.DeviceKeys) > usersAtOnce {
 		return nil, nil
 	}
 	out := struct {
@@ -272,7 +273,7 @@ func (h *Hub) keysClaim(ctx context.Context, _ *http.Request, box string, body [
 	var in struct {
 		OneTimeKeys map[string]map[string]string `json:"one_time_keys"`
 	}
-	if json.Unmarshal(body, &in) != nil {
+	if json.Unmarshal(body, &in) != nil || len(in.OneTimeKeys) > usersAtOnce {
 		return nil, nil
 	}
 	out, n := map[string]map[string]map[string]json.RawMessage{}, 0
