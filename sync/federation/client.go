@@ -46,6 +46,7 @@ type Client struct {
 	log        *slog.Logger
 	policyAway *silence // shared by all identities
 	lacking    *teller  // so is this
+	inviting   *inviting
 }
 
 func (c *Client) now() time.Time {
@@ -63,7 +64,7 @@ func NewClient(c ClientConfig) *Client {
 	if c.Patience == 0 {
 		c.Patience = time.Minute
 	}
-	return &Client{c: c, log: c.Log, policyAway: &silence{}, lacking: &teller{}}
+	return &Client{c: c, log: c.Log, policyAway: &silence{}, lacking: &teller{}, inviting: &inviting{now: map[invited]int{}, over: map[invited]time.Time{}}}
 }
 
 // As gives the same client under another identity: it shares all else.

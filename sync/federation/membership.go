@@ -98,6 +98,7 @@ func (c *Client) Invite(ctx context.Context, v *event.Version, invite *event.PDU
 		return nil, errors.New("invite without a state key")
 	}
 	server := event.UserID(*invite.StateKey).Server()
+	defer c.inviting.begin(invite.RoomID, event.UserID(*invite.StateKey))()
 	invite, err := c.Vet(ctx, invite)
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func (h *Handler) makeJoin(ctx context.Context, r *request) (any, error) {
 	if err := h.checkWhole(ctx, id); err != nil {
 		return nil, err
 	}
-	return h.template(ctx, r.local, id, user, "join")
+	return h.onceInvited(ctx, id, user, func() (any, error) { return h.template(ctx, r.local, id, user, "join") })
 }
 
 func (h *Handler) makeLeave(ctx context.Context, r *request) (any, error) {
