@@ -151,7 +151,11 @@ func (in *Intake) awaits(l *lane, server string) bool {
 }
 
 // answers notes whether a server answered when it was asked for ancestors.
-func (in *Intake) answers(l *lane, server string, err error) {
+func (in *Intake) answers(ctx context.Context, l *lane, server string, err error) {
+	if errors.Is(context.Cause(ctx), errSooner) {
+		l.hungUp = true
+		return
+	}
 	if err == nil || final(err) {
 		delete(l.away, server)
 		return
@@ -164,13 +168,15 @@ func (in *Intake) answers(l *lane, server string, err error) {
 		o.since = in.c.Client.now()
 	}
 	o.rounds++
+	o.last = time.Now()
 	l.away[server] = o
 }
 
 // outage is that of a server which did not answer when it was last asked for ancestors.
 type outage struct {
 	since  time.Time
-	rounds int // in which it was asked
+	rounds int       // in which it was asked
+	last   time.Time // when it last did not answer, by this machine's clock
 }
 
 // fillAuthority asks for the authorising events that staged ones lack. What those in reach do not have is lacking from then on: the events are
@@ -264,6 +270,10 @@ func (in *Intake) walk(ctx context.Context, l *lane, v *event.Version, first str
 			slices.SortStableFunc(good, func(a, b *event.PDU) int { return cmp.Compare(a.Depth, b.Depth) })
 			return true, in.take(ctx, server, good)
 		}
+		if l.hungUp { // nobody has said that he does not have them: the next round asks who is in reach now
+			l.hungUp = false
+			return true, ctx.Err()
+		}
 	}
 	return false, ctx.Err()
 }
@@ -286,7 +296,53 @@ func (in *Intake) whom(ctx context.Context, l *lane, first string) ([]string, er
 	if first == "" || first == in.c.Local.Server {
 		return order, nil
 	}
-	return append([]string{first}, order...), nil
+	if !in.slow(first) {
+		return append([]string{first}, order...), nil
+	}
+	// Over a narrow line an answer takes minutes. Who is in reach by a wide one, as far as we know, has it in a second.
+	isWide := func(s string) bool { return !in.slow(s) && in.mayAnswer(l, s) }
+	var wide, rest []string
+	for _, s := range order {
+		if isWide(s) {
+			wide = append(wide, s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	return slices.Concat(wide, []string{first}, rest), nil
+}
+
+// slow says whether a server gives history only after minutes.
+func (in *Intake) slow(server string) bool {
+	return in.c.Client != nil && in.c.Client.longer(server, call{path: v1("backfill", "")}) > 0
+}
+
+// mayAnswer says whether a server has not been silent since it was last heard of.
+func (in *Intake) mayAnswer(l *lane, server string) bool {
+	o, away := l.away[server]
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return !away || in.reached[server].After(o.last)
+}
+
+// errSooner ends a question to a slow server: a faster one is in reach again.
+var errSooner = errors.New("a server that answers sooner is in reach again")
+
+// patient gives the context of questions to one server. Those to a slow one end when a faster one comes in reach.
+func (in *Intake) patient(ctx context.Context, l *lane, server string) (context.Context, func()) {
+	if !in.slow(server) {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	in.mu.Lock()
+	l.sooner = func() { cancel(errSooner) }
+	in.mu.Unlock()
+	return ctx, func() {
+		in.mu.Lock()
+		l.sooner = nil
+		in.mu.Unlock()
+		cancel(nil)
+	}
 }
 
 // helped notes that a server gave what it was asked for.
@@ -310,6 +366,8 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 		return nil
 	}
 	defer release()
+	ctx, done := in.patient(ctx, l, server)
+	defer done()
 	gap := func() ([]*event.PDU, error) {
 		if len(q.heads) == 0 || l.short[server] {
 			return nil, nil
@@ -319,7 +377,7 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 			return nil, err
 		}
 		pdus, err := in.c.Client.Missing(ctx, server, l.room, v, ends, q.heads[:min(len(q.heads), 20)], askAtOnce)
-		in.answers(l, server, err)
+		in.answers(ctx, l, server, err)
 		l.short[server] = err == nil && len(pdus) < gapFull
 		return pdus, err
 	}
@@ -328,7 +386,7 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 			return nil, nil
 		}
 		pdus, err := in.c.Client.History(ctx, server, l.room, v, q.lacks, askAtOnce)
-		in.answers(l, server, err)
+		in.answers(ctx, l, server, err)
 		if final(err) {
 			l.noHistory[server] = true
 		}

@@ -44,10 +44,12 @@ type Intake struct {
 	mu    sync.Mutex
 	lanes map[event.RoomID]*lane
 	gave  map[string]time.Time // servers by when they last gave what was asked for
-	busy  map[string]*asked    // servers that are being asked
-	ctx   context.Context      // Run's; nil while it does not run. The lanes' life, not a request's.
-	wg    sync.WaitGroup
-	ran   bool // it has begun to run: all rooms where events wait have lanes
+	// reached is when servers last came in reach.
+	reached map[string]time.Time
+	busy    map[string]*asked // servers that are being asked
+	ctx     context.Context   // Run's; nil while it does not run. The lanes' life, not a request's.
+	wg      sync.WaitGroup
+	ran     bool // it has begun to run: all rooms where events wait have lanes
 
 	resyncs resyncs
 }
@@ -57,7 +59,7 @@ func NewIntake(c IntakeConfig) *Intake {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Intake{c: c, log: c.Log, lanes: map[event.RoomID]*lane{}, gave: map[string]time.Time{}, busy: map[string]*asked{},
+	return &Intake{c: c, log: c.Log, lanes: map[event.RoomID]*lane{}, gave: map[string]time.Time{}, reached: map[string]time.Time{}, busy: map[string]*asked{},
 		working: make(chan struct{}, maxWorking), asking: make(chan struct{}, maxAsking)}
 }
 
@@ -342,11 +344,17 @@ func (in *Intake) Busy(id event.RoomID) bool {
 }
 
 // Reachable wakes all lanes: a server is there again that one may wait for.
-func (in *Intake) Reachable(string) {
+func (in *Intake) Reachable(server string) {
 	in.resyncs.wake()
+	sooner := !in.slow(server)
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	bound(in.reached)
+	in.reached[server] = time.Now()
 	for _, l := range in.lanes {
+		if sooner && l.sooner != nil {
+			l.sooner()
+		}
 		l.poke()
 	}
 }

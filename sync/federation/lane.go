@@ -25,12 +25,14 @@ type lane struct {
 	running bool                // guarded by Intake.mu
 	wants   map[event.ID]string // ids that a server named as its newest: id to server; a hint only. Guarded by Intake.mu
 	gap     map[string]int      // about how many events lack before those that came from a server. Guarded by Intake.mu
+	sooner  func()              // ends the question to a slow server that is under way; nil: there is none. Guarded by Intake.mu
 
 	// The lane's own:
 	asked, noHistory map[string]bool   // servers asked before; those that gave no history
 	short            map[string]bool   // servers whose answer about a gap did not close it though it was not full
 	unhad            map[event.ID]bool // authorising events that somebody in reach says it does not have
 	away             map[string]outage // servers that did not answer when they were last asked for ancestors
+	hungUp           bool              // a question to a slow server was ended by us
 	authAt           time.Time         // when what rejected events wait for is asked for again
 	authDelay        time.Duration
 }
