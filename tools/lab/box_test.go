@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -81,10 +82,7 @@ type box struct {
 // newBox makes a box that is not started yet. Its libp2p is off.
 func newBox(t *testing.T, name string) *box {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := freePort(t)
 	defer l.Close()
 	b := &box{t: t, name: name, dir: t.TempDir(), listen: l.Addr().String(), log: new(lines)}
 	b.base = "http://" + b.listen
@@ -99,6 +97,18 @@ func newBox(t *testing.T, name string) *box {
 		}
 	})
 	return b
+}
+
+// freePort listens where no other program is given a port by chance: the box opens it anew, now and after each restart.
+func freePort(t *testing.T) net.Listener {
+	t.Helper()
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))); err == nil {
+			return l
+		}
+	}
+	t.Fatal("no port is free on this machine")
+	return nil
 }
 
 func (b *box) command(args ...string) *exec.Cmd {

@@ -264,6 +264,15 @@ func TestPostgresServerKilled(t *testing.T) {
 	must(t, server.Kill())
 	must(t, server.Run())
 	wg.Wait()
+	for away := 0; ; away++ { // a connection from before the server was killed is found out when it is used
+		_, err := two.Next(t.Context(), q, 0, 1)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrAway) || away == 50 {
+			t.Fatal(err)
+		}
+	}
 	got := keys(all(t, two, q))
 	next := make([]int, writers)
 	for _, k := range got {
