@@ -152,20 +152,9 @@ func (b *Box) open(ctx context.Context) error {
 }
 
 // lockData makes the data directory and keeps a second process out of it.
-func (b *Box) lockData() error {
-	if err := os.MkdirAll(b.cfg.Data, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(b.cfg.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock data directory: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return localDoor(b.cfg.Data).Taken()
-	}
-	b.lock = f
-	return nil
+func (b *Box) lockData() (err error) {
+	b.lock, err = localDoor(b.cfg.Data).Lock()
+	return err
 }
 
 func (b *Box) listen() error {

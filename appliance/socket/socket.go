@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -139,4 +140,20 @@ func (d Door) Ask(ctx context.Context, method, path string, in, out any) error {
 		return fmt.Errorf("read answer: %w", err)
 	}
 	return nil
+}
+
+// Lock makes the data directory and keeps a second process out of it for as long as the file that it gives is open.
+func (d Door) Lock() (*os.File, error) {
+	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(d.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, d.Taken()
+	}
+	return f, nil
 }

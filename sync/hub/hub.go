@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -146,20 +145,9 @@ func (h *Hub) openIdentity() error {
 }
 
 // lockData makes the data directory and keeps a second process out of it.
-func (h *Hub) lockData() error {
-	if err := os.MkdirAll(h.cfg.Data, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(h.cfg.Data, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock data directory: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return door(h.cfg.Data).Taken()
-	}
-	h.lock = f
-	return nil
+func (h *Hub) lockData() (err error) {
+	h.lock, err = door(h.cfg.Data).Lock()
+	return err
 }
 
 func (h *Hub) listen() error {
