@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package spool
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+)
+
+// This file is the part of the contract that is about what boxes deposit, and keys that go once.
+
+func testDeposits(t *testing.T, p place) {
+	s := with(t, p, "a.example")
+	ctx := t.Context()
+	get := func(kind, key string) string {
+		t.Helper()
+		v, err := s.Deposited(ctx, "a.example", kind, key)
+		must(t, err)
+		if v == nil {
+			return "nil"
+		}
+		return string(v)
+	}
+	want(t, "none", get("profile", "@u"), "nil")
+	must(t, s.Deposit(ctx, "a.example", "profile", "@u", []byte("\x00\xff1")))
+	must(t, s.Deposit(ctx, "a.example", "devices", "@u", []byte("2")))
+	must(t, s.Deposit(ctx, "a.example", "profile", "@v", []byte{}))
+	want(t, "kept", get("profile", "@u")+get("devices", "@u")+get("profile", "@v")+get("profile", "@w"), "\x00\xff12nil")
+	must(t, s.Deposit(ctx, "a.example", "profile", "@u", []byte("3")))
+	want(t, "in its place", get("profile", "@u"), "3")
+	must(t, s.Deposit(ctx, "a.example", "profile", "@u", nil))
+	must(t, s.Deposit(ctx, "a.example", "profile", "@u", nil))
+	want(t, "removed", get("profile", "@u"), "nil")
+	wantErr(t, "of nobody", s.Deposit(ctx, "x.example", "profile", "@u", nil), ErrUnknown)
+	v, err := s.Deposited(ctx, "x.example", "profile", "@u")
+	must(t, err)
+	want(t, "of nobody", v, nil)
+}
+
+// What one box deposits ends somewhere; what is there stays, and other boxes have their own.
+func testDepositLimits(t *testing.T, p place) {
+	s := with(t, p, "a.example", "b.example")
+	must(t, s.Close())
+	s = p.open(t, Limits{DepositBytes: 100, Deposits: 3, Keys: 3})
+	ctx := t.Context()
+	put := func(box, key string, size int) error { return s.Deposit(ctx, box, "user", key, make([]byte, size)) }
+	must(t, put("a.example", "@u", 48))
+	must(t, put("a.example", "@v", 48))
+	wantErr(t, "bytes", put("a.example", "@v", 49), ErrTooMuch)
+	v, err := s.Deposited(ctx, "a.example", "user", "@v")
+	must(t, err)
+	want(t, "the old one stays", len(v), 48)
+	must(t, put("a.example", "@v", 48))
+	must(t, put("b.example", "@v", 48))
+	must(t, put("a.example", "@v", 1))
+	must(t, put("a.example", "@w", 1))
+	wantErr(t, "count", put("a.example", "@x", 1), ErrTooMuch)
+	must(t, s.Deposit(ctx, "a.example", "document", "", make([]byte, 200)))
+	must(t, s.Deposit(ctx, "a.example", "user", "@u", nil))
+	must(t, put("a.example", "@x", 1))
+
+	keys := func(box, device string, ids ...string) error {
+		m := map[string]json.RawMessage{}
+		for _, id := range ids {
+			m["signed:"+id] = json.RawMessage(`1`)
+		}
+		return s.PutKeys(ctx, box, "@u", device, m)
+	}
+	left := func(device string) int {
+		t.Helper()
+		n, err := s.CountKeys(ctx, "a.example", "@u", device)
+		must(t, err)
+		return n["signed"]
+	}
+	must(t, keys("a.example", "D", "1", "2"))
+	wantErr(t, "keys", keys("a.example", "E", "1", "2"), ErrTooMuch)
+	want(t, "none of the call", left("E"), 0)
+	must(t, keys("a.example", "E", "1"))
+	must(t, keys("a.example", "D", "1", "2"))
+	must(t, keys("b.example", "D", "1", "2", "3"))
+	_, _, err = s.TakeKey(ctx, "a.example", "@u", "D", "signed")
+	must(t, err)
+	must(t, keys("a.example", "D", "3"))
+	_, _, err = s.TakeKey(ctx, "a.example", "@u", "D", "signed")
+	must(t, err)
+	wantErr(t, "a long one", s.PutKeys(ctx, "a.example", "@u", "D", map[string]json.RawMessage{"signed:9": make(json.RawMessage, longestKey+1)}), ErrTooMuch)
+	want(t, "what is left", left("D"), 1)
+}
+
+func testOneTimeKeys(t *testing.T, p place) {
+	s := with(t, p, "a.example")
+	ctx := t.Context()
+	put := func(device string, ids ...string) {
+		t.Helper()
+		m := map[string]json.RawMessage{}
+		for _, id := range ids {
+			m[id] = json.RawMessage(`"value of ` + id + `"`)
+		}
+		must(t, s.PutKeys(ctx, "a.example", "@u", device, m))
+	}
+	take := func(device, algorithm string) string {
+		t.Helper()
+		id, key, err := s.TakeKey(ctx, "a.example", "@u", device, algorithm)
+		must(t, err)
+		if id != "" && string(key) != `"value of `+id+`"` {
+			t.Errorf("key of %s: %s", id, key)
+		}
+		return id
+	}
+	count := func(device string) map[string]int {
+		t.Helper()
+		n, err := s.CountKeys(ctx, "a.example", "@u", device)
+		must(t, err)
+		return n
+	}
+	put("D", "signed:1", "signed:2", "plain:3")
+	put("E", "signed:1")
+	want(t, "count", count("D"), map[string]int{"signed": 2, "plain": 1})
+	want(t, "first", take("D", "signed"), "signed:1")
+	put("D", "signed:1", "signed:2")
+	want(t, "count", count("D"), map[string]int{"signed": 1, "plain": 1})
+	want(t, "second", take("D", "signed"), "signed:2")
+	want(t, "third", take("D", "signed"), "")
+	put("D", "signed:1", "signed:2")
+	want(t, "what went never comes back", take("D", "signed"), "")
+	want(t, "another device", take("E", "signed"), "signed:1")
+	put("D", "signed:0")
+	want(t, "a new one", take("D", "signed"), "signed:0")
+
+	var got []Taken
+	after := int64(0)
+	for {
+		page, err := s.TakenKeys(ctx, "a.example", after, 3)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		for _, k := range page {
+			if k.Place <= after {
+				t.Fatalf("place %d after %d", k.Place, after)
+			}
+			after, k.Place = k.Place, 0
+			got = append(got, k)
+		}
+	}
+	want(t, "taken", got, []Taken{{0, "@u", "D", "signed:1"}, {0, "@u", "D", "signed:2"}, {0, "@u", "E", "signed:1"}, {0, "@u", "D", "signed:0"}})
+	if err := s.PutKeys(ctx, "a.example", "@u", "D", map[string]json.RawMessage{"signed:9": nil, "noalgorithm": nil}); err == nil {
+		t.Error("a key id without an algorithm was taken")
+	}
+	want(t, "and none of its call", count("D"), map[string]int{"plain": 1})
+}
+
+// Many claim at once, also from several nodes: each key goes once.
+func testOneTimeKeysOnce(t *testing.T, p place) {
+	s := with(t, p, "a.example")
+	spools := []Spool{s}
+	if p.nodes() {
+		spools = append(spools, p.open(t, Limits{}))
+	}
+	const n = 200
+	m := map[string]json.RawMessage{}
+	for i := range n {
+		m[fmt.Sprintf("signed:%d", i)] = json.RawMessage("{}")
+	}
+	must(t, s.PutKeys(t.Context(), "a.example", "@u", "D", m))
+	var mu sync.Mutex
+	got := map[string]int{}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for range n/8 + 5 {
+				id, _, err := spools[w%len(spools)].TakeKey(t.Context(), "a.example", "@u", "D", "signed")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				got[id]++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	want(t, "askers too many", got[""], 40)
+	delete(got, "")
+	want(t, "keys", len(got), n)
+	for id, times := range got {
+		if times != 1 {
+			t.Errorf("%s went %d times", id, times)
+		}
+	}
+	taken, err := s.TakenKeys(t.Context(), "a.example", 0, 1000)
+	must(t, err)
+	want(t, "taken", len(taken), n)
+}
