@@ -23,6 +23,7 @@ import (
 type carrier struct {
 	h      *Hub
 	box    string
+	id     peer.ID
 	log    *slog.Logger
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -44,7 +45,7 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	c := &carrier{h: h, box: e.Server, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
+	c := &carrier{h: h, box: e.Server, id: id, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
 	h.mu.Lock()
 	old := h.carriers[e.Server]
 	h.carriers[e.Server] = c
@@ -62,16 +63,14 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 	}()
 }
 
+// boxDown ends what serves a box that is out of reach. The roster is not asked: a box that was deleted is not in it any more.
 func (h *Hub) boxDown(id peer.ID) {
-	e, ok := h.boxByID(id)
-	if !ok {
-		return
-	}
 	h.mu.Lock()
-	c := h.carriers[e.Server]
-	h.mu.Unlock()
-	if c != nil {
-		c.cancel()
+	defer h.mu.Unlock()
+	for _, c := range h.carriers {
+		if c.id == id {
+			c.cancel()
+		}
 	}
 }
 

@@ -417,6 +417,39 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
+// A box that is turned away in the middle of a transaction, or deleted with all that waits for it, is played to no more, and holds nothing of the hub.
+func TestRevokedWhileItIsPlayedTo(t *testing.T) {
+	for _, order := range []Order{{Box: "box1.test", Reason: "stolen"}, {Box: "box1.test", Forget: true}} {
+		w := newWorld(t)
+		b := w.newBox("box1.test")
+		asked := make(chan struct{}, 8)
+		b.answers(func(_ http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
+			<-r.Context().Done()
+		})
+		uri, header, body := w.far.transaction("box1.test", 1)
+		w.ask("box1.test", "PUT", uri, header, body)
+		<-asked
+		w.hub.mu.Lock()
+		c := w.hub.carriers["box1.test"]
+		w.hub.mu.Unlock()
+		if err := Ask(t.Context(), w.dir, "POST", "/revoke", order, nil); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%+v: the hub still serves the box", order)
+		}
+		if l, err := w.spool.Holder(t.Context(), "box1.test"); l.Until.After(time.Now()) || err != nil && !errors.Is(err, spool.ErrUnknown) {
+			t.Errorf("%+v: the box is still held: %+v, %v", order, l, err)
+		}
+		if len(asked) != 0 {
+			t.Errorf("%+v: the box was asked again", order)
+		}
+	}
+}
+
 // Only names that the operator allows get in, and none twice.
 func TestNames(t *testing.T) {
 	c := Config{Names: []string{"box1.test", "*.boxes.test"}}
