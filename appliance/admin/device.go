@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"hallig/appliance/lan"
+	"hallig/appliance/page"
 	"hallig/appliance/steward"
 )
 
@@ -100,7 +101,7 @@ const maxUpload = 1 << 30
 func (p *Pages) updateFile(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "", "", nil)
 	parts, err := r.MultipartReader()
-	if err != nil || !p.own(r) {
+	if err != nil || !page.Own(r) {
 		p.refuseForm(w, r)
 		return
 	}
@@ -110,7 +111,7 @@ func (p *Pages) updateFile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	raw, err := io.ReadAll(io.LimitReader(token, 256))
-	if err != nil || !p.tokenFits(r, string(raw)) {
+	if err != nil || !tokenFits(r, string(raw)) {
 		p.refuseForm(w, r)
 		return
 	}
@@ -120,7 +121,7 @@ func (p *Pages) updateFile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s, _ := sessionOf(r.Context())
-	p.Log.Info("update uploaded on the pages", "by", s.user)
+	p.Log.Info("update uploaded on the pages", "by", s.User)
 	if err := p.Steward.Update(r.Context(), file); err != nil {
 		// A browser that is not listened to while it sends shows a broken connection in place of the reason.
 		if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxUpload)); err != nil {
@@ -147,7 +148,7 @@ func (p *Pages) updateForm(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	v := p.view(r, "", "", nil)
 	s, _ := sessionOf(ctx)
-	p.Log.Info("update on the pages", "do", r.PostFormValue("do"), "by", s.user)
+	p.Log.Info("update on the pages", "do", r.PostFormValue("do"), "by", s.User)
 	switch r.PostFormValue("do") {
 	case "stick", "box":
 		path, box := r.PostFormValue("path"), r.PostFormValue("box")
@@ -211,7 +212,7 @@ func (p *Pages) deviceForm(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	v := p.view(r, "", "", nil)
 	s, _ := sessionOf(ctx)
-	p.Log.Info("device page", "do", r.PostFormValue("do"), "by", s.user)
+	p.Log.Info("device page", "do", r.PostFormValue("do"), "by", s.User)
 	switch r.PostFormValue("do") {
 	case "eject":
 		if err := p.Steward.Eject(ctx, r.PostFormValue("stick")); err != nil {

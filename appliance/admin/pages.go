@@ -20,6 +20,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/appliance/health"
 	"hallig/appliance/lan"
+	"hallig/appliance/page"
 	"hallig/appliance/steward"
 )
 
@@ -30,7 +31,7 @@ import (
 //	/source                 the source archive of the program that runs
 //	/metrics                for monitoring; closed unless a token is configured
 
-//go:embed pages/*.html pages/style.css
+//go:embed pages/*.html
 var pageFiles embed.FS
 
 // PageOptions are what the pages show and do beside Options. What is nil is absent from the pages, unless it says "required".
@@ -92,15 +93,14 @@ type BackupState struct {
 type Pages struct {
 	PageOptions
 	mux      *http.ServeMux
-	cross    *http.CrossOriginProtection
-	sessions sessions
+	sessions page.Sessions
 	errands  errands
 	parsed   func() *template.Template
 }
 
 // NewPages makes the pages. It starts nothing; templates are read when the first page is asked for.
 func NewPages(o PageOptions) *Pages {
-	p := &Pages{PageOptions: o, mux: http.NewServeMux(), cross: http.NewCrossOriginProtection()}
+	p := &Pages{PageOptions: o, mux: http.NewServeMux()}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
@@ -126,45 +126,29 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.Next.ServeHTTP(w, r)
 		return
 	}
-	head := w.Header()
-	head.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
-	head.Set("X-Content-Type-Options", "nosniff")
-	head.Set("Referrer-Policy", "no-referrer")
-	head.Set("Cache-Control", "no-store")
-	if wish := r.URL.Query().Get("lang"); wish == "de" || wish == "en" {
-		http.SetCookie(w, &http.Cookie{Name: "hallig_lang", Value: wish, Path: "/", MaxAge: 365 * 24 * 3600, HttpOnly: true, SameSite: http.SameSiteLaxMode})
-	}
+	page.Guard(w.Header(), "'unsafe-inline'")
+	page.Remember(w, r)
 	p.mux.ServeHTTP(w, r)
 }
 
 // view is what every template is given.
 type view struct {
-	Lang, Title, Server string
-	Here                string // path of the page, for the links to the other language and the mark in the menu
-	Other               string // query of the same page in the other language
-	User                string // "" when nobody is signed in
-	CSRF                string
-	Image, Backups      bool // the box runs from the image; it makes backups
-	TLS                 bool // it has a TLS port
-	Refresh             int  // seconds; 0: the page stays
-	Good, Bad           string
-	Style               template.CSS
-	Data                any
+	page.Lang
+	Title, Server  string
+	Here           string // path of the page, for the links to the other language and the mark in the menu
+	Other          string // query of the same page in the other language
+	User           string // "" when nobody is signed in
+	CSRF           string
+	Image, Backups bool // the box runs from the image; it makes backups
+	TLS            bool // it has a TLS port
+	Refresh        int  // seconds; 0: the page stays
+	Good, Bad      string
+	Style          template.CSS
+	Data           any
 }
 
 // Conflicts is ConflictCounts for the templates.
 func (v view) Conflicts(counts map[string]int64) []ConflictCount { return ConflictCounts(counts) }
-
-// T takes the text in the page's language.
-func (v view) T(de, en string) string {
-	if v.Lang == "de" {
-		return de
-	}
-	return en
-}
-
-// S takes a sentence in it.
-func (v view) S(s health.Sentence) string { return s.In(v.Lang) }
 
 // L takes a text of the network.
 func (v view) L(t lan.Text) string { return v.T(t.De, t.En) }
@@ -187,83 +171,33 @@ func (v view) Mode(m lan.Mode) string {
 // X takes a text of the steward.
 func (v view) X(t steward.Text) string { return v.T(t.De, t.En) }
 
-// lampText names a state for those who do not see the colour.
-func (v view) LampText(s health.State) string {
-	switch s {
-	case health.OK:
-		return v.T("in Ordnung", "fine")
-	case health.Look:
-		return v.T("bitte ansehen", "please look")
-	}
-	return v.T("Störung", "trouble")
-}
-
-// Lamp is a sign that can be told apart without colours.
-func (v view) Lamp(s health.State) string {
-	switch s {
-	case health.OK:
-		return "✓"
-	case health.Look:
-		return "!"
-	}
-	return "✕"
-}
-
-// Time shows a moment of the box's clock in the zone of its system; images are made for Central Europe.
-func (v view) Time(t time.Time) string {
-	if t.IsZero() {
-		return v.T("noch nie", "never")
-	}
-	return t.Local().Format(v.T("02.01.2006 15:04 MST", "2006-01-02 15:04 MST"))
-}
-
 func (p *Pages) view(r *http.Request, title, titleEN string, data any) view {
-	v := view{Lang: language(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, TLS: p.SecureURL != nil && p.SecureURL(r.Host) != "", Data: data}
+	v := view{Lang: page.Wish(r), Server: p.ServerName, Here: r.URL.Path, Image: p.Steward != nil, Backups: p.Backup.State != nil, TLS: p.SecureURL != nil && p.SecureURL(r.Host) != "", Data: data}
 	v.Title = v.T(title, titleEN)
-	query := r.URL.Query()
-	query.Set("lang", v.T("en", "de"))
-	v.Other = "?" + query.Encode()
+	v.Other = v.Lang.Other(r)
 	if s, ok := sessionOf(r.Context()); ok {
-		v.User, v.CSRF = string(s.user), s.csrf
+		v.User, v.CSRF = s.User, s.CSRF
 	}
 	return v
 }
 
 // render writes a page.
 func (p *Pages) render(w http.ResponseWriter, status int, name string, v view) {
-	style, err := pageFiles.ReadFile("pages/style.css")
+	v.Style = template.CSS(page.Style)
+	var b bytes.Buffer
+	err := p.parsed().ExecuteTemplate(&b, name, v)
 	if err == nil {
-		v.Style = template.CSS(style)
-		var b bytes.Buffer
-		if err = p.parsed().ExecuteTemplate(&b, name, v); err == nil {
-			head := w.Header()
-			head.Set("Content-Type", "text/html; charset=utf-8")
-			head.Set("Content-Language", v.Lang)
-			head.Set("Vary", "Accept-Language, Cookie")
-			head.Set("Content-Length", strconv.Itoa(b.Len()))
-			w.WriteHeader(status)
-			_, _ = w.Write(b.Bytes()) // a browser that has gone asks again
-			return
-		}
+		head := w.Header()
+		head.Set("Content-Type", "text/html; charset=utf-8")
+		head.Set("Content-Language", string(v.Lang))
+		head.Set("Vary", "Accept-Language, Cookie")
+		head.Set("Content-Length", strconv.Itoa(b.Len()))
+		w.WriteHeader(status)
+		_, _ = w.Write(b.Bytes()) // a browser that has gone asks again
+		return
 	}
 	p.Log.Error("page not shown", "page", name, "err", err)
 	http.Error(w, "the page cannot be shown", http.StatusInternalServerError)
-}
-
-// language takes ?lang=, then the choice that the browser remembers, then its languages; German otherwise.
-func language(r *http.Request) string {
-	wish := []string{r.URL.Query().Get("lang")}
-	if c, err := r.Cookie("hallig_lang"); err == nil {
-		wish = append(wish, c.Value)
-	}
-	for _, part := range append(wish, strings.Split(r.Header.Get("Accept-Language"), ",")...) {
-		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
-		tag, _, _ = strings.Cut(strings.ToLower(tag), "-")
-		if tag == "de" || tag == "en" {
-			return tag
-		}
-	}
-	return "de"
 }
 
 // said makes an error a sentence for people; what is nobody's business goes to the log.
@@ -281,19 +215,6 @@ func (p *Pages) said(v view, what string, err error) string {
 	}
 	p.Log.Warn("page could not do what was asked", "what", what, "err", err)
 	return v.T("Das hat nicht geklappt; im Protokoll steht, warum.", "That did not work; the log says why.")
-}
-
-// Bytes shows a size.
-func (v view) Bytes(n int64) string {
-	switch {
-	case n >= 1e9:
-		return strings.Replace(fmt.Sprintf("%.1f GB", float64(n)/1e9), ".", v.T(",", "."), 1)
-	case n >= 1e6:
-		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
-	case n >= 1e3:
-		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
-	}
-	return fmt.Sprintf("%d B", n)
 }
 
 func percent(f float64) string { return fmt.Sprintf("%.0f %%", f*100) }

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"rsc.io/qr"
 
@@ -150,7 +149,7 @@ func (p *Pages) changeUser(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s, _ := sessionOf(ctx)
-	self := u.ID == s.user
+	self := string(u.ID) == s.User
 	var data peoplePage
 	var good string
 	switch do := r.PostFormValue("do"); {
@@ -159,14 +158,14 @@ func (p *Pages) changeUser(w http.ResponseWriter, r *http.Request) {
 		if err = p.Accounts.SetPassword(ctx, u.ID, password, true); err == nil {
 			data.NewPassword, data.For = password, string(u.ID)
 			if !self {
-				p.sessions.endOf(u.ID)
+				p.sessions.EndOf(string(u.ID))
 			}
 		}
 	case do == "logout":
 		if err = p.Accounts.LogoutAll(ctx, u.ID); err == nil {
 			good = v.T("Alle Geräte dieses Kontos sind abgemeldet.", "All devices of this account are signed out.")
 			if !self {
-				p.sessions.endOf(u.ID)
+				p.sessions.EndOf(string(u.ID))
 			}
 		}
 	case self && (do == "unadmin" || do == "end"):
@@ -179,7 +178,7 @@ func (p *Pages) changeUser(w http.ResponseWriter, r *http.Request) {
 		if r.PostFormValue("sure") != "1" {
 			err = &Refusal{Text: v.T("Bitte das Häkchen setzen: Ein beendetes Konto kommt nicht wieder.", "Please tick the box: an account that was ended does not come back.")}
 		} else if err = p.Deactivate(ctx, u.ID); err == nil {
-			p.sessions.endOf(u.ID)
+			p.sessions.EndOf(string(u.ID))
 			good = v.T("Das Konto ist beendet.", "The account is ended.")
 		}
 	default:
@@ -189,7 +188,7 @@ func (p *Pages) changeUser(w http.ResponseWriter, r *http.Request) {
 		p.peoplePage(w, r, peoplePage{}, "", p.said(v, "change account", err))
 		return
 	}
-	p.Log.Info("account changed on the pages", "user", u.ID, "do", r.PostFormValue("do"), "by", s.user)
+	p.Log.Info("account changed on the pages", "user", u.ID, "do", r.PostFormValue("do"), "by", s.User)
 	p.peoplePage(w, r, data, good, "")
 }
 
@@ -211,23 +210,4 @@ func randomPassword() string {
 		b.WriteByte(letters[raw[0]%31])
 	}
 	return b.String()
-}
-
-// Since shows how long ago something was.
-func (v view) Since(d time.Duration) string {
-	count := func(n int, one, many, oneEN, manyEN string) string {
-		if n == 1 {
-			return v.T("vor "+one, oneEN+" ago")
-		}
-		return v.T(fmt.Sprintf("vor %d %s", n, many), fmt.Sprintf("%d %s ago", n, manyEN))
-	}
-	switch {
-	case d < time.Minute:
-		return v.T("eben", "just now")
-	case d < time.Hour:
-		return count(int(d.Minutes()), "einer Minute", "Minuten", "a minute", "minutes")
-	case d < 48*time.Hour:
-		return count(int(d.Hours()), "einer Stunde", "Stunden", "an hour", "hours")
-	}
-	return count(int(d.Hours()/24), "einem Tag", "Tagen", "a day", "days")
 }

@@ -4,18 +4,14 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/page"
 )
 
 // Who gets in: an administrator's Matrix account on this box, by its password. A session of the pages is no Matrix session: it makes no device, lives in
@@ -29,94 +25,10 @@ import (
 // Against other sites: the cookie is HttpOnly and SameSite=Strict, every form carries the session's token, and the browser's own word about where
 // a request comes from (Sec-Fetch-Site, Origin) is heeded. Guessing: the limits on Matrix logins count these logins too.
 
-const (
-	idleLimit   = 30 * time.Minute
-	lifeLimit   = 12 * time.Hour
-	maxSessions = 64
-	maxForm     = 64 << 10
-)
-
-type session struct {
-	user       event.UserID
-	csrf       string
-	began, use time.Time
-}
-
-// sessions are kept by the hash of their cookie.
-type sessions struct {
-	mu   sync.Mutex
-	open map[[32]byte]*session
-}
-
-func secret() string {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-// begin opens a session and gives its cookie. When there are too many, the one that was used least lately ends.
-func (s *sessions) begin(user event.UserID, now time.Time) string {
-	token := secret()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		s.open = map[[32]byte]*session{}
-	}
-	s.sweep(now)
-	if len(s.open) >= maxSessions {
-		var oldest [32]byte
-		for k, o := range s.open {
-			if was := s.open[oldest]; was == nil || o.use.Before(was.use) {
-				oldest = k
-			}
-		}
-		delete(s.open, oldest)
-	}
-	s.open[sha256.Sum256([]byte(token))] = &session{user: user, csrf: secret(), began: now, use: now}
-	return token
-}
-
-func (s *sessions) sweep(now time.Time) {
-	for k, o := range s.open {
-		if now.Sub(o.use) > idleLimit || now.Sub(o.began) > lifeLimit {
-			delete(s.open, k)
-		}
-	}
-}
-
-func (s *sessions) find(token string, now time.Time) (session, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sweep(now)
-	o := s.open[sha256.Sum256([]byte(token))]
-	if o == nil {
-		return session{}, false
-	}
-	o.use = now
-	return *o, true
-}
-
-func (s *sessions) end(token string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.open, sha256.Sum256([]byte(token)))
-}
-
-// endOf ends all sessions of a user.
-func (s *sessions) endOf(user event.UserID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, o := range s.open {
-		if o.user == user {
-			delete(s.open, k)
-		}
-	}
-}
-
 type sessionKey struct{}
 
-func sessionOf(ctx context.Context) (session, bool) {
-	s, ok := ctx.Value(sessionKey{}).(session)
+func sessionOf(ctx context.Context) (page.Session, bool) {
+	s, ok := ctx.Value(sessionKey{}).(page.Session)
 	return s, ok
 }
 
@@ -131,14 +43,6 @@ func (p *Pages) secure(r *http.Request) (private, cookie bool) {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback(), false
-}
-
-// cookieName carries the prefix that keeps others from setting it, where browsers allow it.
-func cookieName(secure bool) string {
-	if secure {
-		return "__Host-hallig"
-	}
-	return "hallig"
 }
 
 // insecure answers a browser whose words could be read.
@@ -160,14 +64,11 @@ func (p *Pages) admin(f http.HandlerFunc) http.HandlerFunc {
 			p.insecure(w, r)
 			return
 		}
-		s, ok := session{}, false
-		if c, err := r.Cookie(cookieName(tls)); err == nil {
-			s, ok = p.sessions.find(c.Value, time.Now())
-		}
+		s, ok := p.sessions.Find(page.Cookie(r, tls), time.Now())
 		if ok {
-			u, err := p.Accounts.User(r.Context(), s.user)
+			u, err := p.Accounts.User(r.Context(), event.UserID(s.User))
 			if err != nil || !u.Admin || u.Deactivated {
-				p.sessions.endOf(s.user)
+				p.sessions.EndOf(s.User)
 				ok = false
 			}
 		}
@@ -186,8 +87,8 @@ func (p *Pages) admin(f http.HandlerFunc) http.HandlerFunc {
 // form lets the forms of our own pages through.
 func (p *Pages) form(f http.HandlerFunc) http.HandlerFunc {
 	return p.admin(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-		if !p.own(r) || !p.tokenFits(r, r.PostFormValue("csrf")) {
+		r.Body = http.MaxBytesReader(w, r.Body, page.MaxForm)
+		if !page.Own(r) || !tokenFits(r, r.PostFormValue("csrf")) {
 			p.refuseForm(w, r)
 			return
 		}
@@ -195,12 +96,9 @@ func (p *Pages) form(f http.HandlerFunc) http.HandlerFunc {
 	})
 }
 
-// own says whether the browser sent the request from a page of the box itself.
-func (p *Pages) own(r *http.Request) bool { return p.cross.Check(r) == nil }
-
-func (p *Pages) tokenFits(r *http.Request, token string) bool {
+func tokenFits(r *http.Request, token string) bool {
 	s, ok := sessionOf(r.Context())
-	return ok && subtle.ConstantTimeCompare([]byte(token), []byte(s.csrf)) == 1
+	return ok && s.Signed(token)
 }
 
 func (p *Pages) refuseForm(w http.ResponseWriter, r *http.Request) {
@@ -238,8 +136,8 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) {
 		p.insecure(w, r)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if !p.own(r) {
+	r.Body = http.MaxBytesReader(w, r.Body, page.MaxForm)
+	if !page.Own(r) {
 		p.refuseForm(w, r)
 		return
 	}
@@ -263,8 +161,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Log.Info("login to the pages", "user", user, "from", r.RemoteAddr)
-	token := p.sessions.begin(user, time.Now())
-	http.SetCookie(w, &http.Cookie{Name: cookieName(tls), Value: token, Path: "/", HttpOnly: true, Secure: tls, SameSite: http.SameSiteStrictMode})
+	page.SetCookie(w, p.sessions.Begin(string(user), time.Now()), tls)
 	http.Redirect(w, r, inside(r.PostFormValue("to")), http.StatusSeeOther)
 }
 
@@ -278,9 +175,7 @@ func fullName(name, server string) event.UserID {
 
 func (p *Pages) logout(w http.ResponseWriter, r *http.Request) {
 	_, tls := p.secure(r)
-	if c, err := r.Cookie(cookieName(tls)); err == nil {
-		p.sessions.end(c.Value)
-	}
-	http.SetCookie(w, &http.Cookie{Name: cookieName(tls), Path: "/", MaxAge: -1, HttpOnly: true, Secure: tls, SameSite: http.SameSiteStrictMode})
+	p.sessions.End(page.Cookie(r, tls))
+	page.SetCookie(w, "", tls)
 	http.Redirect(w, r, "/status", http.StatusSeeOther)
 }
