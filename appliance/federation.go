@@ -23,6 +23,7 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/hub/api"
 	"hallig/sync/p2p"
 )
 
@@ -92,6 +93,7 @@ type users struct {
 	feed     *feed.Feed
 	clients  func() *csapi.Handler // made after the federation handler
 	stale    func(user event.UserID)
+	missed   func(ctx context.Context, origin string, content json.RawMessage) error
 }
 
 func badJSON(what string, err error) error {
@@ -194,6 +196,8 @@ func (u *users) EDU(ctx context.Context, origin, kind string, content json.RawMe
 		return u.feed.ReceiveTyping(ctx, origin, content)
 	case "m.presence":
 		return u.feed.ReceivePresence(ctx, origin, content)
+	case api.MissedInviteEDU:
+		return u.missed(ctx, origin, content)
 	}
 	return nil
 }

@@ -143,6 +143,7 @@ func (b *Box) users() *users {
 		db: b.db, accounts: b.accounts, rooms: b.rooms, feed: b.feed,
 		clients: func() *csapi.Handler { return b.clients },
 		stale:   b.stale,
+		missed:  b.missedInvite,
 	}
 }
 

@@ -44,7 +44,8 @@ func FuzzWords(f *testing.F) {
 		p, q := pdu(a), pdu(b)
 		x := fight{typ: typ, lost: []value{{by: p.Sender, at: time.UnixMilli(0), text: describe(p, q)}}, holds: value{by: q.Sender, text: describe(q, p)}}
 		describe(p, nil)
-		for _, s := range []string{x.words().De, x.words().En, string(replacement(a))} {
+		m := Missed{By: p.Sender, Name: string(a)}
+		for _, s := range []string{x.words().De, x.words().En, m.words().De, m.words().En, string(replacement(a))} {
 			if len([]rune(s)) > 3000 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Errorf("%d letters: %q", len([]rune(s)), s)
 			}

@@ -215,6 +215,10 @@ func (c *Client) parse(v *event.Version, room event.RoomID, raws []json.RawMessa
 // VerifyPDU checks that everybody who must have signed an event has, with a key that was theirs when it was made.
 // ErrKeyUnavailable: undecided, try again later.
 func (c *Client) VerifyPDU(ctx context.Context, p *event.PDU) error {
+	return verifyPDU(ctx, c.c.Ring, p)
+}
+
+func verifyPDU(ctx context.Context, ring *KeyRing, p *event.PDU) error {
 	at := p.TS
 	if !p.Version.KeyValidity { // https://spec.matrix.org/v1.16/rooms/v5/#signing-key-validity-period
 		at = 0
@@ -226,7 +230,7 @@ func (c *Client) VerifyPDU(ctx context.Context, p *event.PDU) error {
 			if s.Server != server {
 				continue
 			}
-			pub, kerr := c.c.Ring.Key(ctx, server, s.KeyID, at)
+			pub, kerr := ring.Key(ctx, server, s.KeyID, at)
 			if kerr != nil {
 				err = kerr
 				continue

@@ -136,7 +136,7 @@ func (h *Handler) routes() map[string]methods {
 		v1 + "make_knock/{room}/{user}":           h.signed("GET", h.makeKnock),
 		v1 + "send_knock/{room}/{event}":          h.signed("PUT", h.sendKnock),
 		v2 + "invite/{room}/{event}":              h.signed("PUT", h.invite),
-		v1 + "invite/{room}/{event}":              h.signed("PUT", h.inviteV1),
+		v1 + "invite/{room}/{event}":              h.signed("PUT", h.invite),
 		v1 + "backfill/{room}":                    h.signed("GET", h.backfill),
 		v1 + "get_missing_events/{room}":          h.signed("POST", h.missingEvents),
 		v1 + "state/{room}":                       h.signed("GET", h.state),
@@ -286,24 +286,32 @@ type errorBody struct {
 }
 
 func (h *Handler) fail(w http.ResponseWriter, q *request, err error) {
-	var version *incompatible
-	if errors.As(err, &version) {
-		answer(w, http.StatusBadRequest, map[string]string{"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": version.Error(), "room_version": version.version})
-		return
-	}
-	var known *room.Error
-	if errors.As(err, &known) && known.Code != "" {
-		status := known.Status
-		if status == 0 {
-			status = http.StatusBadRequest
-		}
-		answer(w, status, errorBody{known.Code, known.Text})
+	if AnswerError(w, err) {
 		return
 	}
 	if q.Context().Err() == nil {
 		h.log.Warn("federation request failed", "path", q.URL.Path, "origin", q.origin, "err", err)
 	}
 	answer(w, http.StatusInternalServerError, errorBody{"M_UNKNOWN", "internal error"})
+}
+
+// AnswerError answers an error of this package that the other server is told; false: it is none, and nothing was answered.
+func AnswerError(w http.ResponseWriter, err error) bool {
+	var version *incompatible
+	if errors.As(err, &version) {
+		answer(w, http.StatusBadRequest, map[string]string{"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": version.Error(), "room_version": version.version})
+		return true
+	}
+	var known *room.Error
+	if !errors.As(err, &known) || known.Code == "" {
+		return false
+	}
+	status := known.Status
+	if status == 0 {
+		status = http.StatusBadRequest
+	}
+	answer(w, status, errorBody{known.Code, known.Text})
+	return true
 }
 
 func answer(w http.ResponseWriter, status int, body any) {
@@ -332,10 +340,12 @@ func (r *request) decode(into any) error {
 		return refuse(http.StatusBadRequest, "M_NOT_JSON", "a JSON body is needed")
 	}
 	if err := json.Unmarshal(r.body, into); err != nil {
-		return badJSON("the body does not have the form it should have")
+		return errForm
 	}
 	return nil
 }
+
+var errForm = badJSON("the body does not have the form it should have")
 
 // number reads a query parameter, within bounds.
 func number(q url.Values, name string, def, most int) int {

@@ -73,13 +73,7 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 	defer release()
 	now := h.now()
 	a, header, err := h.verifier.Verify(r, body, now, func(a federation.Authorization) error {
-		if a.Destination != "" && a.Destination != to.Server {
-			return errors.New("the request is for " + a.Destination)
-		}
-		if a.Origin == to.Server {
-			return errors.New("the request claims to be from the server that it is for")
-		}
-		return nil
+		return meant(a, to.Server)
 	})
 	switch {
 	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
@@ -207,7 +201,7 @@ func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry, body []b
 			return
 		}
 	case "invite":
-		refuse(w, http.StatusForbidden, "M_FORBIDDEN", to.Server+" is not in reach at the moment. Please invite again when it is back. / "+to.Server+" ist gerade nicht erreichbar. Bitte später noch einmal einladen.")
+		h.inviteAway(w, r, to, body)
 		return
 	case "make_join", "send_join", "make_knock", "send_knock":
 		refuse(w, http.StatusForbidden, "M_FORBIDDEN", to.Server+" is not in reach at the moment. Please try again when it is back. / "+to.Server+" ist gerade nicht erreichbar. Bitte später noch einmal versuchen.")

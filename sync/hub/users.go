@@ -164,10 +164,7 @@ func (h *Hub) aboutUsers(w http.ResponseWriter, r *http.Request, to entry, body 
 		return false
 	}
 	_, _, err := h.verifier.Verify(r, body, h.now(), func(a federation.Authorization) error {
-		if a.Destination != "" && a.Destination != to.Server || a.Origin == to.Server {
-			return errors.New("the request is not for this server")
-		}
-		return nil
+		return meant(a, to.Server)
 	})
 	switch {
 	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):

@@ -71,7 +71,7 @@ var Rooms = map[string]Room{
 	"sync/identity":       {Uses: []string{"appliance/event", "sync/federation", "sync/peer"}},
 	"sync/relay":          {Uses: []string{"appliance/store", "sync/peer", "sync/parcel"}},
 	"sync/hub":            {Uses: []string{"appliance/cert", "appliance/event", "appliance/metric", "appliance/socket", "appliance/store", "sync/federation", "sync/hub/api", "sync/hub/spool", "sync/identity", "sync/p2p", "sync/peer"}},
-	"sync/hub/api":        {Pure: true},
+	"sync/hub/api":        {Pure: true, Uses: []string{"appliance/event"}},
 	"sync/hub/spool":      {Uses: []string{"appliance/event"}},
 	"radio":               {Uses: []string{"radio/airtime", "radio/frame", "radio/arq", "radio/channel", "radio/serial"}},
 	"radio/airtime":       {Pure: true},

@@ -44,3 +44,17 @@ func FuzzUser(f *testing.F) {
 		}
 	})
 }
+
+func FuzzMissedInvite(f *testing.F) {
+	f.Add([]byte(`{"user_id":"@anna:box1.test","sender":"@carl:far.test","room_id":"!r:far.test","room_name":"Lage","ts":1790000000000}`))
+	f.Add([]byte(`{"user_id":"anna","sender":"@carl:far.test","room_id":"!","ts":-1}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := ReadMissedInvite(raw)
+		if err != nil {
+			return
+		}
+		if m.User.Server() == "" || m.Sender.Server() == "" || m.Room[0] != '!' || len(m.Name) > MaxRoomName {
+			t.Errorf("%s reads as %+v", raw, m)
+		}
+	})
+}
