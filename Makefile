@@ -85,11 +85,12 @@ chaos: build dendrite
 	go run ./tools/chaos -hallig bin/hallig -seed $(SEED) -actions $(ACTIONS)
 
 # homecoming has people write EVENTS on each side of a cut in ROOMS rooms, 21 days by the box's clock, and joins the link at LINK bit/s: against Dendrite, and against a Synapse where
-# HALLIG_SYNAPSE names one. No box's clock is behind its program, so the program is built with an older date. KILLS=3 ROUNDS=10 kills either server now and then.
-homecoming: check dendrite
+# HALLIG_SYNAPSE names one. No box's clock is behind its program, so the program is built with an older date. HUB=1 puts the box behind a hub. KILLS=3 ROUNDS=10 kills either server, or
+# the hub, now and then.
+homecoming: check dendrite $(if $(HUB),hub)
 	@mkdir -p bin
 	go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.releasedAt=2026-10-01T00:00:00Z' -o bin/hallig-old ./cmd/hallig
-	go run ./tools/homecoming -hallig bin/hallig-old -seed $(SEED) -events $(EVENTS) -rooms $(ROOMS) -rate $(LINK) -kills $(KILLS) -rounds $(ROUNDS)
+	go run ./tools/homecoming -hallig bin/hallig-old $(if $(HUB),-hub bin/hallig-hub) -seed $(SEED) -events $(EVENTS) -rooms $(ROOMS) -rate $(LINK) -kills $(KILLS) -rounds $(ROUNDS)
 
 # lab lets five boxes on mixed links, in a row and in a ring in which three share a channel, live through DAYS virtual days each, and counts what was lost in the last line.
 lab: check

@@ -23,6 +23,8 @@ type central interface {
 	register(ctx context.Context, localpart string) (*matrixclient.Client, error)
 	// backedOff tells whether it has given the box up for now; how is for people.
 	backedOff(ctx context.Context, box string) (off bool, how string, err error)
+	// forgets is how long it can be seen afterwards that it had given the box up.
+	forgets() time.Duration
 	// process is its id; 0: not known.
 	process() int
 	// kill ends it as a power cut would, and starts it again. false: it cannot.
@@ -59,7 +61,8 @@ func (d *dendrite) federation() string      { return d.Client }
 func (d *dendrite) authority() *testpeer.CA { return d.ca }
 func (d *dendrite) close() error            { return d.Close() }
 func (d *dendrite) process() int            { return d.PID() }
-func (d *dendrite) tears() bool             { return true } // rooms, timelines and devices are databases of their own; numbers of transactions are kept in memory
+func (d *dendrite) forgets() time.Duration  { return time.Hour } // its log keeps it
+func (d *dendrite) tears() bool             { return true }      // rooms, timelines and devices are databases of their own; numbers of transactions are kept in memory
 
 func (d *dendrite) register(ctx context.Context, localpart string) (*matrixclient.Client, error) {
 	c := matrixclient.New(d.Client)

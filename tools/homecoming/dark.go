@@ -29,6 +29,9 @@ type night struct {
 	devices  [2]string    // the device that somebody has logged in with meanwhile
 	off      bool         // the central server had given the box up
 	how      string
+
+	sealed    []int // numbers of encrypted messages to the box
+	unclaimed int   // one-time keys of the box that were asked for in vain
 }
 
 const (
@@ -119,6 +122,9 @@ func (w *world) writeOne(ctx context.Context, c *matrixclient.Client, side int, 
 // goDark cuts the link and lets three weeks pass.
 func (w *world) goDark(ctx context.Context, round int) (*night, error) {
 	n := &night{}
+	if err := w.stock(ctx); err != nil {
+		return nil, err
+	}
 	w.box.CutCentre(true)
 	say("the link is cut; %d events on each side", w.o.events)
 	at := time.Now()
@@ -130,6 +136,9 @@ func (w *world) goDark(ctx context.Context, round int) (*night, error) {
 			if err := w.clock(ctx, dark-time.Duration(week)*7*24*time.Hour); err != nil {
 				return nil, err
 			}
+		}
+		if err := w.lookAtBackOff(ctx, n); err != nil {
+			return nil, err
 		}
 		share := w.o.events/weeks + min(1, max(0, w.o.events%weeks-week))
 		part, err := w.write(ctx, share, week)
@@ -148,8 +157,13 @@ func (w *world) goDark(ctx context.Context, round int) (*night, error) {
 	if err := w.lastThings(ctx, n); err != nil {
 		return nil, err
 	}
-	var err error
-	n.off, n.how, err = w.central.backedOff(ctx, w.box.Server)
+	if err := w.writeSealed(ctx, n); err != nil {
+		return nil, err
+	}
+	off, how, err := w.central.backedOff(ctx, w.box.Server)
+	if off || !n.off {
+		n.off, n.how = off, how
+	}
 	say("dark for %.0f s of real time; of the central server: %s", time.Since(at).Seconds(), n.how)
 	return n, err
 }

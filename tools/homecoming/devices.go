@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -15,22 +16,33 @@ import (
 	"hallig/tools/matrixclient"
 )
 
-// This file is what encryption needs of a homecoming: messages between devices, fresh lists of devices, one-time keys. The keys are not real; no server looks.
+// This file is what encryption needs of a homecoming: messages between devices, fresh lists of devices, one-time keys. Signatures and identity keys are not real; no server looks.
 
 const oneTimeKeys = 10
 
-// uploadKeys gives a device keys, and one-time keys in it.
-func uploadKeys(ctx context.Context, c *matrixclient.Client, oneTime int) error {
-	signed := map[string]any{c.UserID: map[string]string{"ed25519:" + c.DeviceID: noKey(64)}}
-	keys := map[string]any{}
-	for n := range oneTime {
-		keys[fmt.Sprintf("signed_curve25519:%s%d", c.DeviceID, n)] = map[string]any{"key": noKey(32), "signatures": signed}
-	}
+func signedBy(c *matrixclient.Client) map[string]any {
+	return map[string]any{c.UserID: map[string]string{"ed25519:" + c.DeviceID: noKey(64)}}
+}
+
+// uploadKeys gives a device keys.
+func uploadKeys(ctx context.Context, c *matrixclient.Client) error {
 	return c.Do(ctx, http.MethodPost, matrixclient.Path("keys", "upload"), map[string]any{
 		"device_keys": map[string]any{"user_id": c.UserID, "device_id": c.DeviceID, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"},
-			"keys": map[string]string{"curve25519:" + c.DeviceID: noKey(32), "ed25519:" + c.DeviceID: noKey(32)}, "signatures": signed},
-		"one_time_keys": keys,
+			"keys": map[string]string{"curve25519:" + c.DeviceID: noKey(32), "ed25519:" + c.DeviceID: noKey(32)}, "signatures": signedBy(c)},
 	}, nil)
+}
+
+// uploadOneTime gives a device more one-time keys.
+func (w *world) uploadOneTime(ctx context.Context, c *matrixclient.Client, count int) error {
+	keys := map[string]any{}
+	for range count {
+		id, public, err := w.rings.make(c)
+		if err != nil {
+			return err
+		}
+		keys[id] = map[string]any{"key": public, "signatures": signedBy(c)}
+	}
+	return c.Do(ctx, http.MethodPost, matrixclient.Path("keys", "upload"), map[string]any{"one_time_keys": keys}, nil)
 }
 
 // noKey looks like a key, or a signature, of n bytes.
@@ -43,7 +55,7 @@ func noKey(n int) string {
 // keys has the first person of each side upload keys, and each ask for the other's, as clients do before they encrypt.
 func (w *world) keys(ctx context.Context) error {
 	for s := range w.people {
-		if err := uploadKeys(ctx, w.people[s][0], oneTimeKeys); err != nil {
+		if err := errors.Join(uploadKeys(ctx, w.people[s][0]), w.uploadOneTime(ctx, w.people[s][0], oneTimeKeys)); err != nil {
 			return fmt.Errorf("upload keys at the %s: %w", sides[s], err)
 		}
 	}
@@ -73,15 +85,20 @@ func (w *world) devicesOf(ctx context.Context, side int) (map[string]json.RawMes
 	return out.Devices[user], err
 }
 
-// claim takes one of the one-time keys of the other side's first person.
-func (w *world) claim(ctx context.Context, side int) (bool, error) {
+// claim takes one of the one-time keys of the other side's first person; id is "" when none is given.
+func (w *world) claim(ctx context.Context, side int) (id, public string, err error) {
 	other := w.people[1-side][0]
 	var out struct {
-		Keys map[string]map[string]map[string]json.RawMessage `json:"one_time_keys"`
+		Keys map[string]map[string]map[string]struct {
+			Key string `json:"key"`
+		} `json:"one_time_keys"`
 	}
-	err := w.people[side][0].Do(ctx, http.MethodPost, matrixclient.Path("keys", "claim"),
+	err = w.people[side][0].Do(ctx, http.MethodPost, matrixclient.Path("keys", "claim"),
 		map[string]any{"one_time_keys": map[string]any{other.UserID: map[string]string{other.DeviceID: "signed_curve25519"}}}, &out)
-	return len(out.Keys[other.UserID][other.DeviceID]) > 0, err
+	for id, key := range out.Keys[other.UserID][other.DeviceID] {
+		return id, key.Key, w.rings.give(other, id, key.Key)
+	}
+	return "", "", err
 }
 
 // sendToDevice sends numbered messages to the device of the other side's first person.
@@ -108,7 +125,7 @@ func (w *world) beforeGivingUp(ctx context.Context, n *night, round int) (err er
 		}
 	}
 	until := time.Now().Add(90 * time.Second)
-	for off := false; !off && time.Now().Before(until) && w.o.kills == 0; {
+	for off := false; !off && time.Now().Before(until) && w.o.kills == 0 && w.hub == nil; {
 		if off, _, err = w.central.backedOff(ctx, w.box.Server); err != nil {
 			return err
 		}
@@ -122,7 +139,7 @@ func (w *world) beforeGivingUp(ctx context.Context, n *night, round int) (err er
 		if err := c.Login(ctx, w.people[s][0].UserID, password, ""); err != nil {
 			return fmt.Errorf("log in at the %s: %w", sides[s], err)
 		}
-		if err := uploadKeys(ctx, c, 0); err != nil {
+		if err := uploadKeys(ctx, c); err != nil {
 			return err
 		}
 		n.devices[s] = c.DeviceID

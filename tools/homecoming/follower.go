@@ -14,6 +14,7 @@ import (
 // follower is a client that was there before and syncs all the time. It never pages back: what /sync does not bring is not live.
 type follower struct {
 	c    *matrixclient.Client
+	ring *keyring // of one-time keys, to read what was written under them
 	stop context.CancelFunc
 	done chan struct{}
 
@@ -22,7 +23,8 @@ type follower struct {
 	number   map[int]string       // the number that a message bears, and the event that bore it first
 	twice    map[string]bool      // events, and numbers, that came more than once
 	limited  int
-	toDevice map[int]int // number of a message between devices: how often it came
+	toDevice map[int]int  // number of a message between devices: how often it came
+	sealed   map[int]bool // number of one that was encrypted: it could be read
 	receipts map[string]map[string]string
 	changed  map[string]bool // users whose devices changed
 	oneTime  int             // one-time keys left, as the server tells
@@ -32,13 +34,13 @@ type follower struct {
 // wholeTimeline asks for as much as servers give.
 const wholeTimeline = `{"room":{"timeline":{"limit":1000}}}`
 
-func follow(ctx context.Context, c *matrixclient.Client) (*follower, error) {
+func follow(ctx context.Context, c *matrixclient.Client, ring *keyring) (*follower, error) {
 	r, err := c.Sync(ctx, matrixclient.SyncOptions{Filter: wholeTimeline})
 	if err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	f := &follower{c: c, stop: stop, done: make(chan struct{})}
+	f := &follower{c: c, ring: ring, stop: stop, done: make(chan struct{})}
 	f.forget()
 	go f.run(ctx, r.NextBatch) // close waits for it
 	return f, nil
@@ -50,6 +52,7 @@ func (f *follower) forget() {
 	defer f.mu.Unlock()
 	f.live, f.number, f.twice = map[string]time.Time{}, map[int]string{}, map[string]bool{}
 	f.toDevice, f.receipts, f.changed, f.limited = map[int]int{}, map[string]map[string]string{}, map[string]bool{}, 0
+	f.sealed = map[int]bool{}
 	f.last = time.Now()
 }
 
@@ -98,9 +101,13 @@ func (f *follower) take(r *matrixclient.SyncResponse) {
 	}
 	for _, e := range r.ToDevice.Events {
 		var n numbered
-		if json.Unmarshal(e.Content, &n) == nil && n.N > 0 {
-			f.toDevice[n.N]++
-			f.last = now
+		if json.Unmarshal(e.Content, &n) != nil || n.N == 0 {
+			continue
+		}
+		f.toDevice[n.N]++
+		f.last = now
+		if e.Type == typeSealed && f.toDevice[n.N] == 1 {
+			f.sealed[n.N] = f.ring.opens(f.c, n.N, e.Content)
 		}
 	}
 	for _, u := range r.DeviceLists.Changed {

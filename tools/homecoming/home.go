@@ -19,6 +19,7 @@ func (w *world) round(ctx context.Context, number int) (*verdict, error) {
 	for _, f := range w.looks {
 		f.forget()
 	}
+	w.doors[onBox].Reset()
 	n, err := w.goDark(ctx, number)
 	if err != nil {
 		return nil, err
@@ -26,8 +27,10 @@ func (w *world) round(ctx context.Context, number int) (*verdict, error) {
 	if err := w.settled(ctx, n); err != nil {
 		return nil, err
 	}
-	for _, d := range w.doors {
-		d.Reset()
+	for s, d := range w.doors {
+		if s == onLand || w.hub == nil { // what the hub was asked in the dark counts, too
+			d.Reset()
+		}
 	}
 	syn, _ := w.central.(*synapse)
 	if syn != nil {
@@ -37,7 +40,7 @@ func (w *world) round(ctx context.Context, number int) (*verdict, error) {
 	}
 	t := &traffic{}
 	t.begin(w)
-	v := &verdict{peer: w.central.name(), kills: w.o.kills, joined: time.Now(), night: n}
+	v := &verdict{peer: w.central.name(), kills: w.o.kills, hub: w.hub != nil, joined: time.Now(), night: n}
 	w.box.CutCentre(false)
 	say("the link is back")
 	if err := w.come(ctx, n, v); err != nil {
@@ -75,12 +78,15 @@ func (w *world) come(ctx context.Context, n *night, v *verdict) error {
 				say("the %s has all %d events of the other side, %.1f s after the link was back", sides[s], len(n.events[1-s]), v.took[s].Seconds())
 			}
 		}
+		if err := w.lookAtBackOff(ctx, n); err != nil && len(kills) == 0 {
+			return err
+		}
 		all := len(n.events[0]) + len(n.events[1])
 		if done := 1 - float64(lackBox+lackLand)/float64(all); len(kills) > 0 && (done >= kills[0].at || lackBox+lackLand == 0) {
-			if err := w.kill(ctx, kills[0].central, done); err != nil {
+			if err := w.kill(ctx, kills[0].who, done); err != nil {
 				return err
 			}
-			v.torn = v.torn || kills[0].central && w.central.tears()
+			v.torn = v.torn || kills[0].who == theCentral && w.central.tears()
 			kills = kills[1:]
 			continue
 		}
@@ -120,7 +126,7 @@ func (w *world) comeRest(ctx context.Context, n *night, v *verdict) error {
 	for time.Since(from) < 100*time.Second {
 		v.count(w, n)
 		diff, err := w.compare(ctx)
-		if err == nil && len(diff) == 0 && v.arrivedRest(time.Since(from) < 5*time.Second) {
+		if err == nil && len(diff) == 0 && v.arrivedRest(time.Since(from) < 5*time.Second || v.hub && v.kills == 0) {
 			return nil
 		}
 		if !pause(ctx, 300*time.Millisecond) {
@@ -132,23 +138,39 @@ func (w *world) comeRest(ctx context.Context, n *night, v *verdict) error {
 
 // killing is one kill -9.
 type killing struct {
-	at      float64 // share of all events that have come
-	central bool
+	at  float64 // share of all events that have come
+	who int
 }
 
+const (
+	theBox = iota
+	theCentral
+	theHub
+)
+
 func (w *world) plan() []killing {
-	out := make([]killing, w.o.kills)
+	out, among := make([]killing, w.o.kills), 2
+	if w.hub != nil {
+		among = 3
+	}
 	for i := range out {
-		out[i] = killing{at: w.r.Float64(), central: w.r.IntN(2) == 1}
+		out[i] = killing{at: w.r.Float64(), who: w.r.IntN(among)}
 	}
 	slices.SortFunc(out, func(a, b killing) int { return int(min(1, max(-1, (a.at-b.at)*1e9))) })
 	return out
 }
 
 // kill kills a server and starts it again.
-func (w *world) kill(ctx context.Context, central bool, done float64) error {
+func (w *world) kill(ctx context.Context, who int, done float64) error {
 	pause(ctx, time.Duration(rand.IntN(150))*time.Millisecond) // not where the test has just looked
-	if central {
+	switch who {
+	case theHub:
+		if err := w.hub.Kill(); err != nil {
+			return err
+		}
+		say("kill -9 of the hub, %.0f %% had come", 100*done)
+		return w.hub.Start(ctx)
+	case theCentral:
 		can, err := w.central.kill(ctx)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/ecdh"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -67,6 +68,79 @@ func TestVerdict(t *testing.T) {
 		if line := sum([]*verdict{v}); v.failure() == nil || !strings.Contains(line, name) {
 			t.Errorf("%s: %v, %s", name, v.failure(), line)
 		}
+	}
+}
+
+// With a hub, the central server must notice nothing, and what was written to the dark box must be readable.
+func TestVerdictWithHub(t *testing.T) {
+	good := func() *verdict {
+		n := &night{toDevice: [2][]int{{1}, {2}}, sealed: []int{3}}
+		n.events[onBox], n.events[onLand] = []written{{id: "$a", n: 4}}, []written{{id: "$b", n: 5}}
+		n.receipts[onLand] = n.events[onBox]
+		return &verdict{hub: true, night: n, toDevice: [2]int{1, 1}, sealed: 1, receipts: [2]int{1, 0},
+			devices: [2]bool{true, true}, told: [2]bool{true, true}, claimed: [2]bool{true, true}, counted: [2]bool{true, true}}
+	}
+	if v := good(); v.failure() != nil || !v.arrivedRest(false) {
+		t.Fatal(v.failure())
+	}
+	for want, spoil := range map[string]func(*verdict){
+		"given the box up":   func(v *verdict) { v.night.off = true },
+		"were not given":     func(v *verdict) { v.night.unclaimed = 1 },
+		"could not be read":  func(v *verdict) { v.sealed = 0 },
+		"read receipts were": func(v *verdict) { v.receipts[onBox] = 0 },
+	} {
+		v := good()
+		if spoil(v); v.failure() == nil || !strings.Contains(v.failure().Error(), want) {
+			t.Errorf("%q: %v", want, v.failure())
+		}
+	}
+}
+
+// A message under a one-time key is read once, with the key that was given out, and a key that is given twice is noticed.
+func TestSealed(t *testing.T) {
+	r := &keyring{keys: map[string]*ecdh.PrivateKey{}}
+	anna, bert := matrixclient.New(""), matrixclient.New("")
+	anna.UserID, anna.DeviceID, bert.UserID, bert.DeviceID = "@anna:box", "A", "@bert:box", "B"
+	id, public, err := r.make(anna)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := r.make(anna)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{"another device's": r.give(bert, id, public), "another one": r.give(anna, other, public), "no key": r.give(anna, id, "?")} {
+		if err == nil {
+			t.Errorf("%s is taken for a key of the device", name)
+		}
+	}
+	if err := r.give(anna, id, public); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.give(anna, id, public); err == nil {
+		t.Error("a key that is given twice is not noticed")
+	}
+	m, err := seal(7, id, public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(m sealed) json.RawMessage {
+		raw, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	wrong := m
+	wrong.Key = other // its private half is gone afterwards, as with Olm
+	if r.opens(anna, 7, raw(wrong)) {
+		t.Error("read with another key")
+	}
+	if !r.opens(anna, 7, raw(m)) {
+		t.Error("not read")
+	}
+	if r.opens(anna, 7, raw(m)) {
+		t.Error("read twice")
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 type verdict struct {
 	peer   string
 	kills  int
+	hub    bool
 	night  *night
 	joined time.Time
 
@@ -36,6 +37,7 @@ type verdict struct {
 	torn                              bool   // the central server was killed, and does not keep together what belongs together
 	notShown, again                   int    // so it has events that it did not show in /sync, and gave out messages between devices twice
 	toDevice, toDeviceTwice, receipts [2]int // arrived at the side
+	sealed                            int    // encrypted messages that could be read on the box
 	devices, told                     [2]bool
 	claimed, counted                  [2]bool
 	diff                              []string
@@ -79,6 +81,17 @@ func (v *verdict) count(w *world, n *night) {
 				v.receipts[s]++
 			}
 		}
+		if s == onBox {
+			v.sealed = 0
+			for _, num := range n.sealed {
+				if f.sealed[num] {
+					v.sealed++
+				}
+				if f.toDevice[num] > 1 {
+					v.toDeviceTwice[s]++
+				}
+			}
+		}
 		v.told[s] = n.devices[1-s] == "" || f.changed[w.people[1-s][0].UserID]
 		f.mu.Unlock()
 	}
@@ -91,7 +104,7 @@ func (v *verdict) arrivedRest(patient bool) bool {
 			return false
 		}
 	}
-	return true
+	return v.sealed == len(v.night.sealed)
 }
 
 // judge looks for what has not come, as people would: by paging back.
@@ -167,7 +180,8 @@ func (w *world) judgeKeys(ctx context.Context, n *night, v *verdict) error {
 		owner.mu.Lock()
 		before := owner.oneTime
 		owner.mu.Unlock()
-		if v.claimed[s], err = w.claim(ctx, s); err != nil && matrixclient.Status(err) == 0 {
+		id, _, err := w.claim(ctx, s)
+		if v.claimed[s] = id != "" && err == nil; err != nil && matrixclient.Status(err) == 0 {
 			return err
 		}
 		for until := time.Now().Add(20 * time.Second); !v.counted[1-s] && time.Now().Before(until); pause(ctx, 100*time.Millisecond) {
@@ -187,6 +201,9 @@ func (v *verdict) tell() {
 		say("%s: %d of %d messages between devices (%d twice), %d of %d receipts, new device %s, one-time key %s, count told to its owner %s", sides[s], v.toDevice[s], len(v.night.toDevice[1-s]),
 			v.toDeviceTwice[s], v.receipts[s], len(v.night.receipts[1-s]), yes(v.devices[s] && v.told[s]), yes(v.claimed[s]), yes(v.counted[s]))
 	}
+	if v.hub {
+		say("encrypted messages to people on the dark box: %d keys given, each once, %d refused; %d of %d could be read", len(v.night.sealed), v.night.unclaimed, v.sealed, len(v.night.sealed))
+	}
 	if v.notShown+v.again > 0 {
 		say("CENTRAL SERVER: since it was killed it does not show %d events live that it tells the box it has, and gave %d messages between devices out twice; counted apart", v.notShown, v.again)
 	}
@@ -204,7 +221,9 @@ func (v *verdict) tell() {
 	}
 	say("asked of the box: %s", list(v.atBox))
 	order := "the box spoke first"
-	if !v.firstToBox.IsZero() && (v.firstToCentral.IsZero() || v.firstToBox.Before(v.firstToCentral)) {
+	if v.hub {
+		order = "the hub answers"
+	} else if !v.firstToBox.IsZero() && (v.firstToCentral.IsZero() || v.firstToBox.Before(v.firstToCentral)) {
 		order = "THE CENTRAL SERVER SPOKE FIRST"
 	}
 	say("back-off: in the dark %s; %s, %.1f s after the link was back; now %s", v.night.how, order, v.firstToCentral.Sub(v.joined).Seconds(), v.howAfter)
@@ -254,6 +273,10 @@ func (v *verdict) failure() error {
 	bad(len(v.diff) > 0, "the state of a room differs")
 	bad(v.gaps() > 0 && v.kills == 0, "the central server had to ask for gaps")
 	bad(v.offAfter, "the central server is still in back-off")
+	bad(v.hub && v.kills == 0 && v.night.off, "the central server has given the box up, in spite of the hub")
+	bad(v.hub && v.kills == 0 && v.receipts[onBox] < len(v.night.receipts[onLand]), "read receipts were lost, in spite of the hub")
+	bad(v.night.unclaimed > 0, "one-time keys of people on the dark box were not given")
+	bad(v.sealed < len(v.night.sealed), "encrypted messages could not be read")
 	for s := range sides {
 		bad(v.toDevice[s] < len(v.night.toDevice[1-s]), "messages between devices were lost at the "+sides[s])
 		bad(!v.devices[s] || !v.told[s], "the "+sides[s]+" does not know a new device")

@@ -13,7 +13,10 @@
 // be shifted: its people write all their events now. Instead it is put where 21 days would have put it: Dendrite is told to give up after 3 failures in place of 16 (18 hours), and
 // has given up before most of its events are written; Synapse (see README, "Coming home") is to be started with a first back-off of a week.
 //
-// The last line is the verdict; the exit status says the same. With -kills, the box or the central server is killed (SIGKILL) at so many random moments of each homecoming and
+// With -hub the box is behind a hallig-hub (hub.go): it has no port of its own, and what is cut is its way to the hub. The central server goes on sending, and must not notice: it never
+// enters a back-off; its people claim one-time keys of people on the dark box and write to them under these, which must be readable in the end.
+//
+// The last line is the verdict; the exit status says the same. With -kills, the box, the central server or the hub is killed (SIGKILL) at so many random moments of each homecoming and
 // started again; -rounds plays several homecomings in one world. A Dendrite that is killed may have an event, tell the box so, and not show it in /sync, and gives messages between devices out
 // twice when it dies over a transaction, since it keeps rooms, timelines and devices in databases of their own and the numbers of transactions in memory. That is told and counted apart;
 // what it shows to its people in no way, though it tells the box that it has it, counts as lost all the same.
@@ -40,6 +43,7 @@ func say(format string, args ...any) {
 // options are what the command line says.
 type options struct {
 	hallig, peer, keep string
+	hub                string // its program; "": there is none
 	seed               uint64
 	events, rooms      int
 	rate               int
@@ -51,13 +55,14 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.hallig, "hallig", "bin/hallig", "the box's program")
+	flag.StringVar(&o.hub, "hub", "", "the hub's program: the box is behind it (default: there is no hub)")
 	flag.StringVar(&o.peer, "peer", "", "dendrite or synapse (default: both, Synapse where HALLIG_SYNAPSE is set)")
 	flag.StringVar(&o.keep, "keep", "", "directory to keep data and logs in (default: a temporary one, removed when all went well)")
 	flag.Uint64Var(&o.seed, "seed", 1, "chooses who writes what where, and who is killed when")
 	flag.IntVar(&o.events, "events", 10000, "how many events on each side")
 	flag.IntVar(&o.rooms, "rooms", 20, "in how many rooms")
 	flag.IntVar(&o.rate, "rate", 0, "bits per second of the link that comes back, each way (0: as fast as it goes)")
-	flag.IntVar(&o.kills, "kills", 0, "kill -9 of the box or of the central server at so many random moments of each homecoming")
+	flag.IntVar(&o.kills, "kills", 0, "kill -9 of the box, of the central server or of the hub at so many random moments of each homecoming")
 	flag.IntVar(&o.rounds, "rounds", 1, "how many homecomings, one after the other")
 	flag.DurationVar(&o.patience, "patience", 2*time.Minute, "give what has not come up when nothing has come for so long")
 	flag.DurationVar(&o.limit, "limit", time.Hour, "give up after this long")
@@ -76,8 +81,13 @@ func main() {
 // run plays against each central server there is.
 func run(ctx context.Context, o options) error {
 	var err error
-	if o.hallig, err = filepath.Abs(o.hallig); err != nil {
-		return err
+	for _, program := range []*string{&o.hallig, &o.hub} {
+		if *program == "" {
+			continue
+		}
+		if *program, err = filepath.Abs(*program); err != nil {
+			return err
+		}
 	}
 	dir := o.keep
 	if dir == "" {

@@ -93,6 +93,7 @@ func (s *synapse) authority() *testpeer.CA { return s.ca }
 func (s *synapse) close() error            { return nil } // who started it ends it
 func (s *synapse) process() int            { return s.pid }
 func (s *synapse) tears() bool             { return false }
+func (s *synapse) forgets() time.Duration  { return time.Second } // the next request of the box ends it
 
 // register makes an account by the admin API and logs in. The server outlives us, so names are told apart by the time.
 func (s *synapse) register(ctx context.Context, localpart string) (*matrixclient.Client, error) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,17 +38,20 @@ type world struct {
 	r       *rand.Rand
 	central central
 	box     *testbox.Box
-	doors   [2]*testpeer.Door // before the box, before the central server
+	hub     *testbox.Hub      // nil: there is none
+	doors   [2]*testpeer.Door // before the box, or its hub, and before the central server
 	gps     *satellites
+	rings   keyring
 	people  [2][]*matrixclient.Client
 	looks   [2]*follower
 	rooms   []string
-	wrote   int // numbers what is written
+	wrote   int       // numbers what is written
+	looked  time.Time // when the back-off was last looked at
 }
 
 // build starts both servers, with people in rooms that all share, and waits until both agree on them.
 func build(ctx context.Context, o options, peer, dir string) (*world, error) {
-	w := &world{o: o, r: rand.New(rand.NewPCG(o.seed, 0x686f6d65))}
+	w := &world{o: o, r: rand.New(rand.NewPCG(o.seed, 0x686f6d65)), rings: keyring{keys: map[string]*ecdh.PrivateKey{}}}
 	var err error
 	if peer == "synapse" {
 		w.central, err = findSynapse(dir)
@@ -71,7 +75,7 @@ func build(ctx context.Context, o options, peer, dir string) (*world, error) {
 		return w, err
 	}
 	for s := range w.looks {
-		if w.looks[s], err = follow(ctx, w.people[s][0]); err != nil {
+		if w.looks[s], err = follow(ctx, w.people[s][0], &w.rings); err != nil {
 			return w, err
 		}
 	}
@@ -96,10 +100,21 @@ func (w *world) startBox(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.doors[onBox], err = testpeer.NewDoor(ca, boxDir, "127.0.0.1", "https://"+w.box.Federation); err != nil {
+	found := w.box.Federation // where the central server finds it, behind the door
+	if w.o.hub != "" {
+		if w.hub, err = testbox.NewHub(w.o.hub, filepath.Join(dir, "hub"), ca, testbox.Central{Name: name, At: w.doors[onLand].Addr()}); err != nil {
+			return err
+		}
+		found = w.hub.World
+	}
+	if w.doors[onBox], err = testpeer.NewDoor(ca, boxDir, "127.0.0.1", "https://"+found); err != nil {
 		return err
 	}
-	w.box.In.Lead(w.doors[onBox].Addr())
+	if w.hub != nil {
+		w.box.Behind(w.hub, w.doors[onBox].Addr())
+	} else {
+		w.box.In.Lead(w.doors[onBox].Addr())
+	}
 	if w.o.rate > 0 {
 		out, in := testpeer.NewRate(w.o.rate), testpeer.NewRate(w.o.rate)
 		w.box.Out.Pace(out, in)
@@ -111,10 +126,16 @@ func (w *world) startBox(ctx context.Context, dir string) (err error) {
 		}
 		w.box.Config["clock_gps"] = map[string]any{"device": w.gps.pty.Device, "baud": 9600}
 	}
+	if w.hub == nil {
+		return w.box.Start(ctx)
+	}
+	if err := w.hub.Start(ctx); err != nil {
+		return err
+	}
 	if err := w.box.Start(ctx); err != nil {
 		return err
 	}
-	return nil
+	return w.box.PairHub(ctx, w.hub)
 }
 
 func splitHost(name string) (host, port string, err error) {
@@ -254,6 +275,9 @@ func (w *world) close() error {
 	}
 	if w.box != nil {
 		errs = append(errs, w.box.Close())
+	}
+	if w.hub != nil {
+		errs = append(errs, w.hub.Close())
 	}
 	for _, d := range w.doors {
 		if d != nil {

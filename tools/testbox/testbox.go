@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-// Package testbox runs `hallig serve` as a process of its own, behind links that can be cut: for the demonstration and for chaos, which need boxes as
-// people have them. What it starts it ends, by pid.
+// Package testbox runs `hallig serve` as a process of its own, behind links that can be cut, and `hallig-hub serve` where boxes are to have a hub: for the demonstration,
+// chaos and homecomings, which need them as people have them. What it starts it ends, by pid.
 package testbox
 
 import (
@@ -12,10 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"hallig/appliance"
 	"hallig/appliance/admin"
@@ -34,9 +31,8 @@ type Box struct {
 	In         *testpeer.Link // from the central server to the box
 	Wire       *testpeer.Link // from the other boxes to this one
 
-	listen, fed, program string
-	cmd                  *exec.Cmd
-	log                  *os.File
+	listen, fed, program string // fed is "" for a box behind a hub
+	process
 }
 
 // Central is a central server as a box finds it.
@@ -47,7 +43,7 @@ type Central struct {
 
 // New makes a stopped box with ways to and from a central server, and one for other boxes.
 func New(name, program, dir string, ca *testpeer.CA, central Central) (b *Box, err error) {
-	b = &Box{Name: name, Dir: dir, program: program}
+	b = &Box{Name: name, Dir: dir, program: program, process: process{what: name, logPath: dir + ".log"}}
 	if b.Out, err = testpeer.NewLink(central.At); err != nil {
 		return nil, err
 	}
@@ -82,15 +78,6 @@ func multiaddr(addr string) string {
 	return "/ip4/" + host + "/tcp/" + port
 }
 
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
 // CutCentre breaks, or joins again, the box's ways to and from the central server.
 func (b *Box) CutCentre(cut bool) {
 	set(b.Out, cut)
@@ -110,28 +97,18 @@ func set(l *testpeer.Link, cut bool) {
 
 // Close stops the box and ends its links.
 func (b *Box) Close() error {
-	err := b.Stop()
+	err := b.close()
 	for _, l := range []*testpeer.Link{b.Out, b.In, b.Wire} {
 		l.Close()
-	}
-	if b.log != nil {
-		b.log.Close()
 	}
 	return err
 }
 
 // Kill ends the box as a power cut would end the process.
-func (b *Box) Kill() error {
-	if b.cmd == nil {
-		return nil
-	}
-	if err := b.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	_ = b.cmd.Wait() // it was killed
-	b.cmd = nil
-	return nil
-}
+func (b *Box) Kill() error { return b.kill() }
+
+// Stop ends the box as an operator would.
+func (b *Box) Stop() error { return b.stop() }
 
 // Start runs the box and waits until it answers.
 func (b *Box) Start(ctx context.Context) error {
@@ -145,58 +122,29 @@ func (b *Box) Start(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(b.Dir, "config.json"), raw, 0o600); err != nil {
 		return err
 	}
-	if b.log == nil {
-		if b.log, err = os.Create(b.Dir + ".log"); err != nil {
-			return err
-		}
+	args := []string{"serve", "--data", b.Dir, "--name", b.Server, "--open-registration", "--listen", b.listen}
+	if b.fed != "" {
+		args = append(args, "--federation", b.fed)
 	}
-	b.cmd = exec.CommandContext(ctx, b.program, "serve", "--data", b.Dir, "--name", b.Server, "--open-registration",
-		"--listen", b.listen, "--federation", b.fed)
-	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
-	b.cmd.Cancel = func() error { return b.cmd.Process.Signal(syscall.SIGTERM) }
-	b.cmd.WaitDelay = 10 * time.Second
-	if err := b.cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", b.Name, err)
+	if err := b.start(ctx, b.program, args...); err != nil {
+		return err
 	}
 	return waitFor(ctx, b.Client+"/_matrix/client/versions", b.Name)
 }
 
-// Stop ends the box as an operator would.
-func (b *Box) Stop() error {
-	if b.cmd == nil || b.cmd.Process == nil {
-		return nil
-	}
-	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	err := b.cmd.Wait()
-	b.cmd = nil
-	if err != nil {
-		return fmt.Errorf("%s ended badly (its log is %s.log): %w", b.Name, b.Dir, err)
-	}
-	return nil
-}
-
 func waitFor(ctx context.Context, url, what string) error {
-	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
-	defer stop()
-	for {
+	return await(ctx, what+" to answer", func() bool {
 		req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 		if err != nil {
-			return err
+			return false
 		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return false
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("%s did not answer: %w", what, ctx.Err())
-		}
-	}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
 }
 
 // Pair makes the two boxes know each other, as two operators with a code would.
