@@ -249,7 +249,7 @@ func readBounded(r io.Reader, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(raw)) > limit {
-		return nil, errors.New("longer than allowed")
+		return nil, errTooLong
 	}
 	return raw, nil
 }

@@ -10,8 +10,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -99,6 +101,88 @@ func TestBodiesAreBounded(t *testing.T) {
 				t.Errorf("with room, %d bytes: %v", size, err)
 			}
 		}
+	})
+}
+
+// dripping is a body that comes at a rate, and the connection that it comes on.
+type dripping struct {
+	http.ResponseWriter
+	rate int // bytes a second
+	left int
+	cut  chan struct{}
+}
+
+func (d *dripping) Read(p []byte) (int, error) {
+	n := min(len(p), d.left, 4<<10)
+	if d.left -= n; n == 0 {
+		return 0, io.EOF
+	}
+	select {
+	case <-time.After(time.Duration(n) * time.Second / time.Duration(d.rate)):
+		return n, nil
+	case <-d.cut:
+		return 0, os.ErrDeadlineExceeded
+	}
+}
+
+func (d *dripping) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		close(d.cut)
+	}
+	return nil
+}
+
+// Bodies that trickle keep their places only for as long as nobody else wants one; who is hung up on may come again, and who keeps pace stays.
+func TestTricklesGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		const size = maxBodies / 8
+		ended := map[int]error{}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		come := func(i, rate int) {
+			all.Go(func() {
+				d := &dripping{httptest.NewRecorder(), rate, size, make(chan struct{})}
+				r := httptest.NewRequest(http.MethodPut, "/", d)
+				r.ContentLength = size
+				_, release, err := g.body(d, r)
+				if err == nil {
+					release()
+				}
+				mu.Lock()
+				ended[i] = err
+				mu.Unlock()
+			})
+		}
+		for i := range 8 {
+			come(i, map[bool]int{true: bodyRate, false: bodyRate / 2}[i == 0])
+			synctest.Wait()
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(bodyWait / 2)
+		if len(ended) != 0 {
+			t.Fatalf("ended before anybody else came: %v", ended)
+		}
+		for i := range 2 {
+			began := time.Now()
+			come(8+i, size)
+			time.Sleep(3 * time.Second)
+			if err, ok := ended[8+i]; !ok || err != nil {
+				t.Errorf("a fast one, after %v: %v %v", time.Since(began), ok, err)
+			}
+			if err := ended[1+i]; !errors.Is(err, ErrBusy) {
+				t.Errorf("the oldest that trickles: %v", err)
+			}
+			if i == 0 && len(ended) != 2 {
+				t.Errorf("ended: %v", ended)
+			}
+			come(20+i, bodyRate/2) // takes the place again
+			time.Sleep(time.Second)
+		}
+		if err, ok := ended[0]; ok {
+			t.Errorf("the one that kept pace: %v", err)
+		}
+		all.Wait()
 	})
 }
 

@@ -193,7 +193,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		answer(w, http.StatusRequestEntityTooLarge, errorBody{"M_TOO_LARGE", "the body is too long or did not arrive"})
+		answer(w, http.StatusRequestEntityTooLarge, errorBody{"M_TOO_LARGE", "the body is too long"})
 		return
 	}
 	defer release()

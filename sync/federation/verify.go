@@ -20,8 +20,8 @@ type Verifier struct {
 // NewVerifier returns a verifier with bounds of its own.
 func NewVerifier(ring *KeyRing) *Verifier { return &Verifier{ring: ring, gate: newGate()} }
 
-// Body reads a request's body. release gives its place back when the request is over. ErrBusy: too much is being read; any other error: it is too long, or did
-// not arrive.
+// Body reads a request's body. release gives its place back when the request is over. ErrBusy: too much is being read, or it did not arrive, so it may come again; any other error: it
+// is too long.
 func (v *Verifier) Body(w http.ResponseWriter, r *http.Request) (raw []byte, release func(), err error) {
 	return v.gate.body(w, r)
 }

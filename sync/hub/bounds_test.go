@@ -3,9 +3,14 @@
 package hub
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
 )
 
 // A question that names more people than any box has is not answered: each of them would cost a look into the spool.
@@ -29,5 +34,44 @@ func TestUsersAtOnce(t *testing.T) {
 	}
 	if out, err := h.keysClaim(t.Context(), nil, "box.test", claim); out != nil || err != nil {
 		t.Errorf("claim: %v, %v", out, err)
+	}
+}
+
+// stuck is a body that does not come.
+type stuck struct{ ctx context.Context }
+
+func (s stuck) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+
+// The world may fill all places that there are for its bodies: boxes have theirs.
+func TestFloodFromTheWorldKeepsNoBoxOut(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	ctx, hangUp := context.WithCancel(t.Context())
+	defer hangUp()
+	for range 300 { // of small bodies, which a box's are
+		r := httptest.NewRequestWithContext(ctx, http.MethodPut, "/", stuck{ctx})
+		r.ContentLength = 64 << 10
+		go func() { // ends with ctx
+			if _, _, err := w.hub.verifier(r).Body(httptest.NewRecorder(), r); err == nil {
+				t.Error("a body that never came was read")
+			}
+		}()
+	}
+	uri, header, body := w.far.transaction("box1.test", 1)
+	w.await("the world to be told to come again", func() bool {
+		r := httptest.NewRequestWithContext(ctx, http.MethodPut, "https://box1.test"+uri, bytes.NewReader(body))
+		r.Header = header
+		short, stop := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer stop()
+		rec := httptest.NewRecorder()
+		w.hub.fromWorld(rec, r.WithContext(short))
+		return rec.Code == http.StatusTooManyRequests
+	})
+	began := time.Now()
+	if status, _ := b.deposit(b.contact()); status != 200 || time.Since(began) > 3*time.Second {
+		t.Errorf("the box: %d after %v", status, time.Since(began))
 	}
 }

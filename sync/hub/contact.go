@@ -20,9 +20,8 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
 		return
 	}
-	raw, release, err := h.verifier.Body(w, r)
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+	raw, release, ok := h.body(w, r)
+	if !ok {
 		return
 	}
 	defer release()

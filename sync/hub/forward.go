@@ -3,12 +3,10 @@
 package hub
 
 import (
-	"errors"
 	"net/http"
 	"strings"
 
 	"hallig/appliance/event"
-	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 )
 
@@ -23,13 +21,8 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 		refuse(w, http.StatusForbidden, "M_FORBIDDEN", "a hub sends on what servers ask each other, signed by the box, and nothing else")
 		return
 	}
-	body, release, err := h.verifier.Body(w, r)
-	if errors.Is(err, federation.ErrBusy) {
-		comeAgain(w, "too many requests at once")
-		return
-	}
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+	body, release, ok := h.body(w, r)
+	if !ok {
 		return
 	}
 	defer release()

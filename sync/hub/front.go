@@ -40,7 +40,7 @@ func (h *Hub) front(w http.ResponseWriter, r *http.Request, to entry) {
 	case isKeyDocument(r):
 		h.keyDocument(w, r, to)
 	default:
-		body, release, err := h.verifier.Body(w, r)
+		body, release, err := h.verifier(r).Body(w, r)
 		if err != nil {
 			refuse(w, http.StatusNotFound, "M_NOT_FOUND", "the request did not arrive as a whole")
 			return
@@ -61,18 +61,13 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 		refuse(w, http.StatusBadRequest, "M_INVALID_PARAM", "want PUT and a transaction id of at most 255 characters")
 		return
 	}
-	body, release, err := h.verifier.Body(w, r)
-	if errors.Is(err, federation.ErrBusy) {
-		comeAgain(w, "too many transactions at once")
-		return
-	}
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+	body, release, ok := h.body(w, r)
+	if !ok {
 		return
 	}
 	defer release()
 	now := h.now()
-	a, header, err := h.verifier.Verify(r, body, now, func(a federation.Authorization) error {
+	a, header, err := h.verifier(r).Verify(r, body, now, func(a federation.Authorization) error {
 		return meant(a, to.Server)
 	})
 	switch {

@@ -113,6 +113,26 @@ func signedAs(r *http.Request, origin, destination string) (signed bool, err err
 	return signed, nil
 }
 
+// verifier has the places for those who ask this.
+func (h *Hub) verifier(r *http.Request) *federation.Verifier {
+	if _, ok := r.Context().Value(boxKey{}).(peer.ID); ok {
+		return h.fromOurs
+	}
+	return h.fromAfar
+}
+
+// body reads the body of a request. When it cannot be had that is answered, and ok is false.
+func (h *Hub) body(w http.ResponseWriter, r *http.Request) (raw []byte, release func(), ok bool) {
+	raw, release, err := h.verifier(r).Body(w, r)
+	switch {
+	case errors.Is(err, federation.ErrBusy):
+		comeAgain(w, "too many requests at once, or the body did not arrive")
+	case err != nil:
+		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long")
+	}
+	return raw, release, err == nil
+}
+
 // between says whether a path is one that servers ask each other for, in its plain form: nothing that leads elsewhere gets to a box or out of the hub.
 func between(u *url.URL) bool {
 	if strings.Contains(u.EscapedPath(), "//") || path.Clean(u.Path) != u.Path && path.Clean(u.Path)+"/" != u.Path {
@@ -138,7 +158,7 @@ func refuse(w http.ResponseWriter, status int, code, text string) {
 	answer(w, status, map[string]string{"errcode": code, "error": text})
 }
 
-// comeAgain is the answer to a /send that cannot be kept now: central servers try the same again, for some minutes, before they leave the name alone.
+// comeAgain is the answer to what cannot be taken now: central servers try the same again, for some minutes, before they leave the name alone.
 func comeAgain(w http.ResponseWriter, text string) {
 	w.Header().Set("Retry-After", "10")
 	answer(w, http.StatusTooManyRequests, map[string]any{"errcode": "M_LIMIT_EXCEEDED", "error": text, "retry_after_ms": 10_000})

@@ -45,7 +45,8 @@ type Hub struct {
 	db        *store.DB
 	spool     spool.Spool
 	ring      *federation.KeyRing
-	verifier  *federation.Verifier
+	fromAfar  *federation.Verifier // of what the world asks
+	fromOurs  *federation.Verifier // of what boxes ask: with places of their own, so that no flood from the world keeps them out
 	discovery *federation.Discovery
 	notary    http.Handler // answers under the hub's own name
 	p2p       *p2p.Host
@@ -125,7 +126,7 @@ func (h *Hub) open(ctx context.Context) error {
 	h.ring = federation.NewKeyRing(federation.KeyRingConfig{
 		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Source: h.keySource, Paired: h.signingKey,
 	})
-	h.verifier = federation.NewVerifier(h.ring)
+	h.fromAfar, h.fromOurs = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
 	return h.listen()
 }

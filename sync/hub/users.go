@@ -44,9 +44,8 @@ func (h *Hub) putUser(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusConflict, "M_UNKNOWN", "the hub's memory was replaced")
 		return
 	}
-	raw, release, err := h.verifier.Body(w, r)
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "the body is too long or did not arrive")
+	raw, release, ok := h.body(w, r)
+	if !ok {
 		return
 	}
 	defer release()
@@ -163,7 +162,7 @@ func (h *Hub) aboutUsers(w http.ResponseWriter, r *http.Request, to entry, body 
 	if find == nil {
 		return false
 	}
-	_, _, err := h.verifier.Verify(r, body, h.now(), func(a federation.Authorization) error {
+	_, _, err := h.verifier(r).Verify(r, body, h.now(), func(a federation.Authorization) error {
 		return meant(a, to.Server)
 	})
 	switch {
