@@ -53,22 +53,35 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 	if old != nil {
 		old.cancel()
 	}
-	go func() { // stopCarriers waits for it
-		defer close(c.ended)
-		defer cancel()
+	h.carrying.Go(func() {
+		defer c.over()
 		if old != nil {
 			<-old.ended // one at a time plays to a box
 		}
 		c.run(ctx)
-	}()
+	})
+}
+
+// over says that a carrier has ended.
+func (c *carrier) over() {
+	c.cancel()
+	close(c.ended)
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	if c.h.carriers[c.box] == c {
+		delete(c.h.carriers, c.box)
+	}
 }
 
 // boxDown ends what serves a box that is out of reach. The roster is not asked: a box that was deleted is not in it any more.
-func (h *Hub) boxDown(id peer.ID) {
+func (h *Hub) boxDown(id peer.ID) { h.endCarriers(func(c *carrier) bool { return c.id == id }) }
+
+// endCarriers ends some. It does not wait.
+func (h *Hub) endCarriers(which func(*carrier) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.carriers {
-		if c.id == id {
+		if which(c) {
 			c.cancel()
 		}
 	}
@@ -76,12 +89,8 @@ func (h *Hub) boxDown(id peer.ID) {
 
 // stopCarriers waits until nobody plays any more.
 func (h *Hub) stopCarriers() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, c := range h.carriers {
-		c.cancel()
-		<-c.ended
-	}
+	h.endCarriers(func(*carrier) bool { return true })
+	h.carrying.Wait()
 }
 
 // wakeCarriers hands on word of what has come in, through this node or another.

@@ -50,6 +50,7 @@ type Hub struct {
 	discovery *federation.Discovery
 	notary    http.Handler // answers under the hub's own name
 	p2p       *p2p.Host
+	reading   sync.Mutex // of the roster: who reads later stores later
 	roster    atomic.Pointer[roster]
 	seldom    seldom
 	count     counters
@@ -60,6 +61,7 @@ type Hub struct {
 
 	mu       sync.Mutex
 	carriers map[string]*carrier // by box, while it is connected here
+	carrying sync.WaitGroup      // all carriers, those of boxes that have gone too
 	asking   map[string]int      // requests that are at a box now
 
 	fallback sync.Mutex // over the list of fallback keys that were given away

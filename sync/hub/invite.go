@@ -39,7 +39,7 @@ func (h *Hub) inviteAway(w http.ResponseWriter, r *http.Request, to entry, body 
 
 // readInvite gives an invite that another server has signed, for somebody who has an account on the box as far as the box has told.
 func (h *Hub) readInvite(r *http.Request, to entry, body []byte) (i federation.Invite, origin string, ok bool) {
-	a, _, err := h.verifier.Verify(r, body, h.now(), func(a federation.Authorization) error { return meant(a, to.Server) })
+	a, _, err := h.verifier(r).Verify(r, body, h.now(), func(a federation.Authorization) error { return meant(a, to.Server) })
 	if err != nil {
 		return i, "", false
 	}

@@ -51,6 +51,8 @@ func hostOf(server string) string {
 
 // readRoster takes the boxes from the spool: another node of this hub may have paired or revoked one. Boxes that are gone are cut off.
 func (h *Hub) readRoster(ctx context.Context) error {
+	h.reading.Lock()
+	defer h.reading.Unlock()
 	rows, err := h.spool.Boxes(ctx)
 	if err != nil {
 		return fmt.Errorf("read the boxes: %w", err)
@@ -74,6 +76,10 @@ func (h *Hub) readRoster(ctx context.Context) error {
 	if h.p2p != nil {
 		h.p2p.SetRoster(peer.NewRoster(peers...))
 	}
+	h.endCarriers(func(c *carrier) bool {
+		e, ok := next.by[c.box]
+		return !ok || e.revoked != "" || e.ID != c.id
+	})
 	return nil
 }
 
