@@ -63,8 +63,6 @@ type Hub struct {
 	carriers map[string]*carrier // by box, while it is connected here
 	carrying sync.WaitGroup      // all carriers, those of boxes that have gone too
 	asking   map[string]int      // requests that are at a box now
-
-	fallback sync.Mutex // over the list of fallback keys that were given away
 }
 
 // counters are what happened since the start, for status.

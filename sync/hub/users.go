@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/sync/federation"
@@ -22,10 +23,12 @@ import (
 const (
 	kindUser     = "user"     // by user id: a User without its one-time keys
 	kindFallback = "fallback" // the fallback keys that were given away, not yet replaced by the box
+	kindCrossed  = "crossed"  // up to where the box has crossed out what was given away
 
 	givenAtOnce  = 1000
 	claimsAtOnce = 500
-	usersAtOnce  = 2000 // that one question may name; a box has fewer
+	usersAtOnce  = 2000           // that one question may name; a box has fewer
+	givenKept    = 24 * time.Hour // how long a key that was given away is known after the box has crossed it out
 )
 
 // putUser takes what a box deposits about a user. One-time keys that are here already, or were given away, stay as they are.
@@ -96,54 +99,99 @@ func (h *Hub) keepUser(ctx context.Context, box, user string, u api.User) error 
 	})
 }
 
-// usedFallback changes the list of fallback keys that were given away.
+// usedFallback changes the list of fallback keys that were given away. Other nodes may do so at the same time.
 func (h *Hub) usedFallback(ctx context.Context, box string, change func([]api.GivenKey) []api.GivenKey) error {
-	h.fallback.Lock()
-	defer h.fallback.Unlock()
-	var used []api.GivenKey
-	raw, err := h.spool.Deposited(ctx, box, kindFallback, "")
-	if err != nil {
-		return err
-	}
-	if raw != nil {
-		if err := json.Unmarshal(raw, &used); err != nil {
-			return err
+	return h.spool.Amend(ctx, box, kindFallback, "", func(raw []byte) ([]byte, error) {
+		used, err := readUsed(raw)
+		if err != nil {
+			return nil, err
 		}
-	}
-	before := len(used)
-	if used = change(used); len(used) == before {
-		return nil
-	}
-	if raw, err = json.Marshal(used); err != nil {
-		return err
-	}
-	return h.spool.Deposit(ctx, box, kindFallback, "", raw)
+		before := len(used)
+		if used = change(used); len(used) == before {
+			return raw, nil
+		}
+		return json.Marshal(used)
+	})
 }
 
-// given tells a box which of its keys were given away.
-func (h *Hub) given(w http.ResponseWriter, r *http.Request, from entry) {
-	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64) // what is no number is the beginning
-	out := api.Given{Keys: []api.GivenKey{}, Fallback: []api.GivenKey{}}
-	ctx := r.Context()
-	taken, err := h.spool.TakenKeys(ctx, from.Server, after, givenAtOnce)
-	if err == nil {
-		out.Epoch, err = h.spool.Epoch(ctx)
+func readUsed(raw []byte) (used []api.GivenKey, err error) {
+	if raw != nil {
+		err = json.Unmarshal(raw, &used)
 	}
-	if err == nil {
-		err = h.usedFallback(ctx, from.Server, func(used []api.GivenKey) []api.GivenKey {
-			out.Fallback = append(out.Fallback, used...)
-			return used
-		})
+	return used, err
+}
+
+// given tells a box which of its keys were given away. What it asks for says what it has crossed out.
+func (h *Hub) given(w http.ResponseWriter, r *http.Request, from entry) {
+	q := r.URL.Query()
+	after, _ := strconv.ParseInt(q.Get("after"), 10, 64) // what is no number is the beginning
+	out, err := h.tellGiven(r.Context(), from.Server, after)
+	if err == nil && q.Get("epoch") == out.Epoch && after > 0 {
+		err = h.crossedOut(r.Context(), from.Server, out.Epoch, after)
 	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
+	answer(w, http.StatusOK, out)
+}
+
+func (h *Hub) tellGiven(ctx context.Context, box string, after int64) (api.Given, error) {
+	out := api.Given{Keys: []api.GivenKey{}, Fallback: []api.GivenKey{}}
+	taken, err := h.spool.TakenKeys(ctx, box, after, givenAtOnce)
+	if err != nil {
+		return out, err
+	}
+	if out.Epoch, err = h.spool.Epoch(ctx); err != nil {
+		return out, err
+	}
+	raw, err := h.spool.Deposited(ctx, box, kindFallback, "")
+	if err != nil {
+		return out, err
+	}
+	used, err := readUsed(raw)
+	if err != nil {
+		return out, err
+	}
+	out.Fallback = append(out.Fallback, used...)
 	for _, t := range taken {
 		out.Keys = append(out.Keys, api.GivenKey{Place: t.Place, User: t.User, Device: t.Device, ID: t.ID})
 	}
 	out.More = len(taken) == givenAtOnce
-	answer(w, http.StatusOK, out)
+	return out, nil
+}
+
+// crossed is up to where a box has crossed out what was given away, and since when that is known.
+type crossed struct {
+	Epoch string    `json:"epoch"`
+	Place int64     `json:"place"`
+	At    time.Time `json:"at"`
+}
+
+// crossedOut notes that a box has crossed out what was given away. What was noted a day ago is forgotten: a deposit that was on its way then, and brings a key once more, has long arrived
+// or is lost.
+func (h *Hub) crossedOut(ctx context.Context, box, epoch string, place int64) error {
+	raw, err := h.spool.Deposited(ctx, box, kindCrossed, "")
+	if err != nil {
+		return err
+	}
+	var before crossed
+	if raw != nil {
+		_ = json.Unmarshal(raw, &before) // what cannot be read is written anew
+	}
+	now := h.now()
+	if before.Epoch == epoch {
+		if now.Sub(before.At).Abs() < givenKept {
+			return nil
+		}
+		if err := h.spool.ForgetTaken(ctx, box, before.Place); err != nil {
+			return err
+		}
+	}
+	if raw, err = json.Marshal(crossed{epoch, place, now}); err != nil {
+		return err
+	}
+	return h.spool.Deposit(ctx, box, kindCrossed, "", raw)
 }
 
 // aboutUsers answers a signed question about users of a box that is away. False: nothing of it is known here.

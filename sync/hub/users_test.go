@@ -5,12 +5,18 @@ package hub
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"hallig/sync/hub/api"
+	"hallig/sync/hub/spool"
+	"hallig/sync/peer"
 )
 
 // What a box has deposited about its users is answered while it is away, to whoever signs the question; one-time keys go once, in no way twice, and then the fallback key.
@@ -128,5 +134,94 @@ func TestUsersOfABoxThatIsAway(t *testing.T) {
 	b.away()
 	if status, _ := ask("GET", base+"query/profile?user_id=%40anna%3Abox1.test", ""); status != 404 {
 		t.Errorf("a user that is gone: %d", status)
+	}
+}
+
+// What a box has crossed out is forgotten, a day later and not before; a box that speaks of another memory changes nothing.
+func TestGivenKeysAreForgotten(t *testing.T) {
+	kept, err := spool.Open(filepath.Join(t.TempDir(), "spool.db"), spool.Limits{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	ctx, now := t.Context(), time.Date(2026, 3, 1, 3, 0, 0, 0, time.UTC)
+	h := &Hub{spool: kept, now: func() time.Time { return now }}
+	if err := kept.PutBox(ctx, spool.Box{Server: "box1.test", ID: "id", Mode: spool.Sealed}); err != nil {
+		t.Fatal(err)
+	}
+	epoch, err := kept.Epoch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	give := func(id string) {
+		t.Helper()
+		if err := kept.PutKeys(ctx, "box1.test", "@u:box1.test", "D", map[string]json.RawMessage{"a:" + id: json.RawMessage(`1`)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := kept.TakeKey(ctx, "box1.test", "@u:box1.test", "D", "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear := func(after int64, epoch string) api.Given {
+		t.Helper()
+		rec := httptest.NewRecorder()
+		h.given(rec, httptest.NewRequestWithContext(ctx, "GET", fmt.Sprintf("%s?after=%d&epoch=%s", api.GivenPath, after, epoch), nil), entry{Peer: peer.Peer{Server: "box1.test"}})
+		var g api.Given
+		if err := json.Unmarshal(rec.Body.Bytes(), &g); err != nil || rec.Code != 200 {
+			t.Fatalf("%d %s: %v", rec.Code, rec.Body, err)
+		}
+		return g
+	}
+	count := func(what string, want int) {
+		t.Helper()
+		if taken, err := kept.TakenKeys(ctx, "box1.test", 0, 100); err != nil || len(taken) != want {
+			t.Errorf("%s: %d are remembered, want %d; %v", what, len(taken), want, err)
+		}
+	}
+	give("1")
+	give("2")
+	last := hear(0, epoch).Keys[1].Place
+	hear(last, "another")
+	now = now.Add(25 * time.Hour)
+	hear(last, epoch)
+	count("just crossed out", 2)
+	give("3")
+	now = now.Add(23 * time.Hour)
+	hear(last, epoch)
+	count("after 23 hours", 3)
+	now = now.Add(time.Hour)
+	if g := hear(last, epoch); len(g.Keys) != 1 || g.Keys[0].ID != "a:3" {
+		t.Errorf("the box hears %+v", g)
+	}
+	count("after a day", 1)
+}
+
+// Two nodes that give fallback keys away at the same time both have it written down.
+func TestFallbackKeysOfTwoNodes(t *testing.T) {
+	kept, err := spool.Open(filepath.Join(t.TempDir(), "spool.db"), spool.Limits{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	if err := kept.PutBox(t.Context(), spool.Box{Server: "box1.test", ID: "id", Mode: spool.Sealed}); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []*Hub{{spool: kept}, {spool: kept}}
+	const each = 20
+	var all sync.WaitGroup
+	for n, h := range nodes {
+		all.Go(func() {
+			for i := range each {
+				u := &api.User{Fallback: map[string]map[string]json.RawMessage{fmt.Sprint("D", n, i): {"a:F": json.RawMessage(`1`)}}}
+				if id, _, err := h.giveKey(t.Context(), "box1.test", "@u:box1.test", fmt.Sprint("D", n, i), "a", u); id != "a:F" || err != nil {
+					t.Error(id, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	g, err := nodes[0].tellGiven(t.Context(), "box1.test", 0)
+	if err != nil || len(g.Fallback) != 2*each {
+		t.Errorf("%d of %d are written down, %v", len(g.Fallback), 2*each, err)
 	}
 }

@@ -3,7 +3,9 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -37,6 +39,51 @@ func testDeposits(t *testing.T, p place) {
 	v, err := s.Deposited(ctx, "x.example", "profile", "@u")
 	must(t, err)
 	want(t, "of nobody", v, nil)
+}
+
+// Many change one value at once, also from several nodes: no change is lost.
+func testAmend(t *testing.T, p place) {
+	s := with(t, p, "a.example")
+	ctx := t.Context()
+	get := func() string {
+		t.Helper()
+		v, err := s.Deposited(ctx, "a.example", "list", "")
+		must(t, err)
+		return string(v)
+	}
+	odd := errors.New("odd")
+	wantErr(t, "its own error", s.Amend(ctx, "a.example", "list", "", func(old []byte) ([]byte, error) {
+		want(t, "at first", old == nil, true)
+		return []byte("x"), odd
+	}), odd)
+	want(t, "after an error", get(), "")
+	wantErr(t, "of nobody", s.Amend(ctx, "x.example", "list", "", func([]byte) ([]byte, error) { return []byte("x"), nil }), ErrUnknown)
+	spools := []Spool{s}
+	if p.nodes() {
+		spools = append(spools, p.open(t, Limits{}))
+	}
+	const hands, times = 6, 10
+	var wg sync.WaitGroup
+	for w := range hands {
+		wg.Go(func() {
+			for range times {
+				if err := spools[w%len(spools)].Amend(ctx, "a.example", "list", "", func(old []byte) ([]byte, error) { return append(bytes.Clone(old), 'x'), nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	want(t, "changes", len(get()), hands*times)
+	must(t, s.Amend(ctx, "a.example", "list", "", func([]byte) ([]byte, error) { return nil, nil }))
+	want(t, "removed", get(), "")
+	must(t, s.Close())
+	s = p.open(t, Limits{DepositBytes: 10})
+	err := s.Amend(ctx, "a.example", "user", "@u", func([]byte) ([]byte, error) { return make([]byte, 20), nil })
+	wantErr(t, "too much", err, ErrTooMuch)
+	if errors.Is(err, ErrAway) {
+		t.Errorf("it is not that the database is away: %v", err)
+	}
 }
 
 // What one box deposits ends somewhere; what is there stays, and other boxes have their own.
@@ -150,6 +197,45 @@ func testOneTimeKeys(t *testing.T, p place) {
 		t.Error("a key id without an algorithm was taken")
 	}
 	want(t, "and none of its call", count("D"), map[string]int{"plain": 1})
+}
+
+// What the box has crossed out needs no place here; the rest is told and kept as before.
+func testForgetTaken(t *testing.T, p place) {
+	s := with(t, p, "a.example", "b.example")
+	ctx := t.Context()
+	for _, box := range []string{"a.example", "b.example"} {
+		must(t, s.PutKeys(ctx, box, "@u", "D", map[string]json.RawMessage{"a:1": nil, "a:2": nil, "a:3": nil, "a:4": nil}))
+		for range 3 {
+			_, _, err := s.TakeKey(ctx, box, "@u", "D", "a")
+			must(t, err)
+		}
+	}
+	taken := func(box string, after int64) (ids []string, places []int64) {
+		t.Helper()
+		list, err := s.TakenKeys(ctx, box, after, 10)
+		must(t, err)
+		for _, k := range list {
+			ids, places = append(ids, k.ID), append(places, k.Place)
+		}
+		return ids, places
+	}
+	_, places := taken("a.example", 0)
+	must(t, s.ForgetTaken(ctx, "a.example", places[1]))
+	must(t, s.ForgetTaken(ctx, "a.example", places[0]))
+	ids, left := taken("a.example", 0)
+	want(t, "what is left", ids, []string{"a:3"})
+	want(t, "its place", left, places[2:])
+	ids, _ = taken("b.example", 0)
+	want(t, "another box's", ids, []string{"a:1", "a:2", "a:3"})
+	must(t, s.PutKeys(ctx, "a.example", "@u", "D", map[string]json.RawMessage{"a:3": nil}))
+	id, _, err := s.TakeKey(ctx, "a.example", "@u", "D", "a")
+	must(t, err)
+	want(t, "what is here stays, and what is not forgotten never comes back", id, "a:4")
+	_, left = taken("a.example", places[2])
+	if len(left) != 1 || left[0] <= places[2] {
+		t.Errorf("places go on after %d: %d", places[2], left)
+	}
+	wantErr(t, "of nobody", s.ForgetTaken(ctx, "x.example", 1), ErrUnknown)
 }
 
 // Many claim at once, also from several nodes: each key goes once.

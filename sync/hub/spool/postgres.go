@@ -179,7 +179,10 @@ func (p *server) failed(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
-	for _, ours := range []error{ErrUnknown, ErrTaken, ErrFenced, ErrFull, ErrNewer, ErrInUse} {
+	if caller := (callers{}); errors.As(err, &caller) {
+		return caller.error
+	}
+	for _, ours := range []error{ErrUnknown, ErrTaken, ErrFenced, ErrFull, ErrTooMuch, ErrNewer, ErrInUse} {
 		if errors.Is(err, ours) {
 			return err
 		}
@@ -204,6 +207,9 @@ func (p *server) failed(ctx context.Context, err error) error {
 	}
 	return fmt.Errorf("database %s: %w", p.where, err)
 }
+
+// callers is an error of whoever called, to be given back as it is.
+type callers struct{ error }
 
 // lazily writes down contacts from time to time.
 func (p *server) lazily() {

@@ -20,20 +20,45 @@ func (p *server) Deposit(ctx context.Context, box, kind, key string, value []byt
 		if err != nil {
 			return err
 		}
-		if value == nil {
-			_, err = tx.Exec(ctx, `DELETE FROM deposit WHERE box=$1 AND kind=$2 AND key=$3`, n, kind, key)
+		return deposit(ctx, tx, n, kind, key, value, p.limits)
+	})
+}
+
+func deposit(ctx context.Context, tx pgx.Tx, box int64, kind, key string, value []byte, limits Limits) error {
+	if value == nil {
+		_, err := tx.Exec(ctx, `DELETE FROM deposit WHERE box=$1 AND kind=$2 AND key=$3`, box, kind, key)
+		return err
+	}
+	changed, err := tx.Exec(ctx, `INSERT INTO deposit (box, kind, key, value) VALUES ($1,$2,$3,$4) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value
+		WHERE deposit.value<>excluded.value`, box, kind, key, value)
+	if err != nil || changed.RowsAffected() == 0 || key == "" {
+		return err
+	}
+	var count, bytes int64
+	if err := tx.QueryRow(ctx, `SELECT count(*), sum(length(key)+octet_length(value)) FROM deposit WHERE box=$1 AND key<>''`, box).Scan(&count, &bytes); err != nil {
+		return err
+	}
+	return limits.allowDeposits(count, bytes)
+}
+
+// Amend is part of Spool. The box's lock keeps other nodes out between reading and writing.
+func (p *server) Amend(ctx context.Context, box, kind, key string, change func([]byte) ([]byte, error)) error {
+	if err := short(kind, key); err != nil {
+		return err
+	}
+	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		n, err := lock(ctx, tx, box)
+		if err != nil {
 			return err
 		}
-		changed, err := tx.Exec(ctx, `INSERT INTO deposit (box, kind, key, value) VALUES ($1,$2,$3,$4) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value
-			WHERE deposit.value<>excluded.value`, n, kind, key, value)
-		if err != nil || changed.RowsAffected() == 0 || key == "" {
+		var value []byte
+		if _, err := found(tx.QueryRow(ctx, `SELECT value FROM deposit WHERE box=$1 AND kind=$2 AND key=$3`, n, kind, key).Scan(&value)); err != nil {
 			return err
 		}
-		var count, bytes int64
-		if err := tx.QueryRow(ctx, `SELECT count(*), sum(length(key)+octet_length(value)) FROM deposit WHERE box=$1 AND key<>''`, n).Scan(&count, &bytes); err != nil {
-			return err
+		if value, err = change(value); err != nil {
+			return callers{err}
 		}
-		return p.limits.allowDeposits(count, bytes)
+		return deposit(ctx, tx, n, kind, key, value, p.limits)
 	})
 }
 
@@ -121,6 +146,18 @@ func (p *server) TakenKeys(ctx context.Context, box string, after int64, most in
 		err = row.Scan(&t.Place, &t.User, &t.Device, &t.ID)
 		return t, err
 	}, `SELECT taken, usr, device, onetime.id FROM onetime JOIN box ON box.n=onetime.box WHERE server=$1 AND taken>$2 ORDER BY taken LIMIT $3`, plain(box), after, most)
+}
+
+// ForgetTaken is part of Spool.
+func (p *server) ForgetTaken(ctx context.Context, box string, through int64) error {
+	return p.act(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		n, err := lock(ctx, tx, box)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `DELETE FROM onetime WHERE box=$1 AND taken<=$2`, n, through)
+		return err
+	})
 }
 
 // Epoch is part of Spool.

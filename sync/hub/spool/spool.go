@@ -113,6 +113,9 @@ type Spool interface {
 	// Deposit keeps a value of a box under a kind and a key, in place of an older one; nil removes it. ErrTooMuch: the box's values would exceed Limits, and nothing is changed; the values with
 	// an empty key count for nothing there, as there is one per kind, and are always kept.
 	Deposit(ctx context.Context, box, kind, key string, value []byte) error
+	// Amend replaces a value by what change makes of it, as one act whatever other nodes do: change is given the old value, nil for none, and gives the new one, nil to remove it.
+	// It may be called more than once and must not call the spool; its error is Amend's, and nothing is changed then. ErrTooMuch as with Deposit.
+	Amend(ctx context.Context, box, kind, key string, change func(old []byte) ([]byte, error)) error
 	// Deposited gives a value; nil: none.
 	Deposited(ctx context.Context, box, kind, key string) ([]byte, error)
 	// PutKeys keeps one-time keys of a device, by key id ("signed_curve25519:AAAAHg"); those that it has already stay as they are, and one that was taken is never kept again.
@@ -124,6 +127,8 @@ type Spool interface {
 	CountKeys(ctx context.Context, box, user, device string) (map[string]int, error)
 	// TakenKeys lists, in the order in which they went, which keys were given away after a place, so that the box crosses them out.
 	TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error)
+	// ForgetTaken forgets keys that were given away, up to and including a place: the box has crossed them out and will not put them again.
+	ForgetTaken(ctx context.Context, box string, through int64) error
 
 	// Acquire makes a node the holder of a box: when nobody holds it, the holder's time is over, it is the holder already, or steal is set (the box
 	// itself has come to this node). ok false: another node holds it, which the lease names. It renews, too, when less than half of ttl is left.

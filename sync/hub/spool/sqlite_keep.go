@@ -13,29 +13,51 @@ func (f *file) Deposit(ctx context.Context, box, kind, key string, value []byte)
 	if err := short(kind, key); err != nil {
 		return err
 	}
-	return f.w.do(ctx, value == nil, func(tx *act) error {
-		n, err := tx.number(box)
+	return f.w.do(ctx, value == nil, func(tx *act) error { return tx.deposit(box, kind, key, value, f.limits) })
+}
+
+func (tx *act) deposit(box, kind, key string, value []byte, limits Limits) error {
+	n, err := tx.number(box)
+	if err != nil {
+		return err
+	}
+	if value == nil {
+		return tx.exec(`DELETE FROM deposit WHERE box=? AND kind=? AND key=?`, n, kind, key)
+	}
+	changed, err := tx.execN(`INSERT INTO deposit (box, kind, key, value) VALUES (?,?,?,?) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value WHERE value<>excluded.value`, n, kind, key, value)
+	if err != nil || changed == 0 || key == "" {
+		return err
+	}
+	var count, bytes int64
+	if _, err := tx.one(`SELECT count(*), sum(length(key)+length(value)) FROM deposit WHERE box=? AND key<>''`, []any{n}, &count, &bytes); err != nil {
+		return err
+	}
+	return limits.allowDeposits(count, bytes)
+}
+
+// Amend is part of Spool.
+func (f *file) Amend(ctx context.Context, box, kind, key string, change func([]byte) ([]byte, error)) error {
+	if err := short(kind, key); err != nil {
+		return err
+	}
+	return f.w.do(ctx, false, func(tx *act) error {
+		var value []byte
+		if _, err := tx.one(sqliteDeposit, []any{box, kind, key}, &value); err != nil {
+			return err
+		}
+		value, err := change(value)
 		if err != nil {
 			return err
 		}
-		if value == nil {
-			return tx.exec(`DELETE FROM deposit WHERE box=? AND kind=? AND key=?`, n, kind, key)
-		}
-		changed, err := tx.execN(`INSERT INTO deposit (box, kind, key, value) VALUES (?,?,?,?) ON CONFLICT (box, kind, key) DO UPDATE SET value=excluded.value WHERE value<>excluded.value`, n, kind, key, value)
-		if err != nil || changed == 0 || key == "" {
-			return err
-		}
-		var count, bytes int64
-		if _, err := tx.one(`SELECT count(*), sum(length(key)+length(value)) FROM deposit WHERE box=? AND key<>''`, []any{n}, &count, &bytes); err != nil {
-			return err
-		}
-		return f.limits.allowDeposits(count, bytes)
+		return tx.deposit(box, kind, key, value, f.limits)
 	})
 }
 
+const sqliteDeposit = `SELECT value FROM deposit JOIN box ON box.n=deposit.box WHERE server=? AND kind=? AND key=?`
+
 // Deposited is part of Spool.
 func (f *file) Deposited(ctx context.Context, box, kind, key string) (value []byte, err error) {
-	_, err = f.one(ctx, `SELECT value FROM deposit JOIN box ON box.n=deposit.box WHERE server=? AND kind=? AND key=?`, []any{box, kind, key}, &value)
+	_, err = f.one(ctx, sqliteDeposit, []any{box, kind, key}, &value)
 	return value, err
 }
 
@@ -121,6 +143,17 @@ func (f *file) TakenKeys(ctx context.Context, box string, after int64, most int)
 			return false, err
 		})
 	return taken, err
+}
+
+// ForgetTaken is part of Spool.
+func (f *file) ForgetTaken(ctx context.Context, box string, through int64) error {
+	return f.w.do(ctx, true, func(tx *act) error {
+		n, err := tx.number(box)
+		if err != nil {
+			return err
+		}
+		return tx.exec(`DELETE FROM onetime WHERE box=? AND taken<=?`, n, through)
+	})
 }
 
 // Epoch is part of Spool.
