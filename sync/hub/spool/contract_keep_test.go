@@ -281,3 +281,25 @@ func testOneTimeKeysOnce(t *testing.T, p place) {
 	must(t, err)
 	want(t, "taken", len(taken), n)
 }
+
+// The stock counts what is left and what went, by box.
+func testKeyStock(t *testing.T, p place) {
+	s := with(t, p, "a.example", "b.example", "c.example")
+	ctx := t.Context()
+	for _, k := range [][3]string{{"a.example", "@u", "D"}, {"a.example", "@u", "E"}, {"a.example", "@v", "D"}, {"b.example", "@w", "F"}} {
+		must(t, s.PutKeys(ctx, k[0], k[1], k[2], map[string]json.RawMessage{"signed:1": []byte(`{}`), "plain:2": []byte(`{}`)}))
+	}
+	for _, alg := range []string{"signed", "plain"} {
+		_, _, err := s.TakeKey(ctx, "a.example", "@u", "E", alg)
+		must(t, err)
+	}
+	_, _, err := s.TakeKey(ctx, "b.example", "@w", "F", "signed")
+	must(t, err)
+	got, err := s.KeyStock(ctx, "")
+	must(t, err)
+	want(t, "all", got, map[string]Stock{"a.example": {Devices: 2, Left: 4, Given: 2}, "b.example": {Devices: 1, Left: 1, Given: 1}})
+	got, err = s.KeyStock(ctx, "b.example")
+	must(t, err)
+	want(t, "one", got, map[string]Stock{"b.example": {Devices: 1, Left: 1, Given: 1}})
+	want(t, "bounds", s.Bounds(), Limits{}.orDefault())
+}

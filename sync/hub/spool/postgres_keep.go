@@ -140,6 +140,23 @@ func (p *server) CountKeys(ctx context.Context, box, user, device string) (map[s
 	return counts, err
 }
 
+// KeyStock is part of Spool.
+func (p *server) KeyStock(ctx context.Context, box string) (map[string]Stock, error) {
+	stocks := make(map[string]Stock)
+	_, err := rowsOf(ctx, p, func(row pgx.CollectableRow) (struct{}, error) {
+		var server string
+		var s Stock
+		err := row.Scan(&server, &s.Devices, &s.Left, &s.Given)
+		stocks[server] = s
+		return struct{}{}, err
+	}, `SELECT server, count(DISTINCT (usr, device)) FILTER (WHERE taken IS NULL), count(*) FILTER (WHERE taken IS NULL), count(taken)
+		FROM onetime JOIN box ON box.n=onetime.box WHERE $1='' OR server=$1 GROUP BY server`, plain(box))
+	return stocks, err
+}
+
+// Bounds is part of Spool.
+func (p *server) Bounds() Limits { return p.limits }
+
 // TakenKeys is part of Spool.
 func (p *server) TakenKeys(ctx context.Context, box string, after int64, most int) ([]Taken, error) {
 	return rowsOf(ctx, p, func(row pgx.CollectableRow) (t Taken, err error) {

@@ -125,6 +125,8 @@ type Spool interface {
 	TakeKey(ctx context.Context, box, user, device, algorithm string) (id string, key json.RawMessage, err error)
 	// CountKeys counts what is left, by algorithm.
 	CountKeys(ctx context.Context, box, user, device string) (map[string]int, error)
+	// KeyStock says how the one-time keys of boxes stand, by box: of one, or of all with ""; who never had one is not in it.
+	KeyStock(ctx context.Context, box string) (map[string]Stock, error)
 	// TakenKeys lists, in the order in which they went, which keys were given away after a place, so that the box crosses them out.
 	TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error)
 	// ForgetTaken forgets keys that were given away, up to and including a place: the box has crossed them out and will not put them again.
@@ -150,7 +152,17 @@ type Spool interface {
 	// given out since the copy, nobody holds a box, and one-time keys count as taken, since they may have been given away. ErrInUse: other nodes are at work on it.
 	Restored(ctx context.Context) error
 
+	// Bounds gives the limits in force.
+	Bounds() Limits
+
 	Close() error
+}
+
+// Stock counts one-time keys of a box.
+type Stock struct {
+	Devices int64 // that have some left
+	Left    int64
+	Given   int64 // given away, as far as it is remembered
 }
 
 // Taken is a one-time key that was given away.

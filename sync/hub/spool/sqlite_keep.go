@@ -133,6 +133,23 @@ func (f *file) CountKeys(ctx context.Context, box, user, device string) (map[str
 	return counts, err
 }
 
+// KeyStock is part of Spool.
+func (f *file) KeyStock(ctx context.Context, box string) (map[string]Stock, error) {
+	stocks := make(map[string]Stock)
+	err := f.each(ctx, `SELECT server, count(DISTINCT user||char(10)||device) FILTER (WHERE taken IS NULL), count(*) FILTER (WHERE taken IS NULL), count(taken)
+		FROM onetime JOIN box ON box.n=onetime.box WHERE ?='' OR server=? GROUP BY server`, []any{box, box}, func(rows *sql.Rows) (bool, error) {
+		var server string
+		var s Stock
+		err := rows.Scan(&server, &s.Devices, &s.Left, &s.Given)
+		stocks[server] = s
+		return false, err
+	})
+	return stocks, err
+}
+
+// Bounds is part of Spool.
+func (f *file) Bounds() Limits { return f.limits }
+
 // TakenKeys is part of Spool.
 func (f *file) TakenKeys(ctx context.Context, box string, after int64, most int) (taken []Taken, err error) {
 	err = f.each(ctx, `SELECT taken, user, device, onetime.id FROM onetime JOIN box ON box.n=onetime.box WHERE server=? AND taken>? ORDER BY taken LIMIT ?`,
