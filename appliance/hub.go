@@ -241,9 +241,14 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 		return nil, err
 	}
 	tree := b.recentHealth(ctx)
+	var board string
+	var release int64
+	if s, err := b.stewardState(ctx); err == nil { // else the box does not run from the image
+		board, release = s.Machine.Board, s.Release
+	}
 	raw, err := json.Marshal(api.Contact{
 		Version: b.cfg.Version, Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
-		Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(),
+		SentenceDE: tree.Public().Sentence.DE, Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(), ClockQuality: b.clock.State().Quality.String(), Board: board, Release: release,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write contact: %w", err)

@@ -49,6 +49,7 @@ func TestVerbs(t *testing.T) {
 		{[]string{"revoke", "box1.test", "--data", t.TempDir()}, 2, "--reason"},
 		{[]string{"boxes", "a", "--data", t.TempDir()}, 2, "not expected"},
 		{[]string{"status", "--data", t.TempDir()}, 1, "no hub is running"},
+		{[]string{"token", "--data", t.TempDir()}, 1, "no hub is running"},
 		{[]string{"serve", "--data", t.TempDir(), "--name", "hub.test"}, 1, "--cert FILE"},
 		{[]string{"serve", "--data", t.TempDir(), "--cert", "x"}, 1, "come together"},
 		{[]string{"restored", "--data", t.TempDir()}, 1, "put the copy back first"},
@@ -199,7 +200,7 @@ func newHome(t *testing.T, c central) *home {
 	t.Helper()
 	h := &home{T: t, central: c, hubDir: t.TempDir(), boxDir: t.TempDir(), world: freeAddr(t), meeting: freeAddr(t)}
 	_, port, _ := net.SplitHostPort(h.meeting)
-	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, h.ca.File, port)
+	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"page":"127.0.0.1:0","p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, h.ca.File, port)
 	if err := os.WriteFile(filepath.Join(h.hubDir, "hub.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -509,7 +510,7 @@ func throughTheHub(h *home) {
 	}
 	h.await("the central server to be rid of it", func() bool {
 		s, err := h.hubStatus()
-		return err == nil && len(s.Boxes[0].Waiting) > 0 && s.Boxes[0].Waiting[0].From == h.name
+		return err == nil && len(s.Boxes[0].Waiting) > 0 && s.Boxes[0].Waiting[0].Server == h.name
 	})
 	if err := h.carl.Invite(ctx, must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Name: "Nachtwache"})), h.anna.UserID); matrixclient.Status(err) != http.StatusForbidden || !strings.Contains(err.Error(), "erfährt davon") {
 		t.Errorf("an invite while the box is away: %v", err)

@@ -62,6 +62,9 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) error {
 	for _, a := range h.Addrs() {
 		fmt.Fprintf(out, "  boxes reach it at %s\n", a)
 	}
+	if page := h.Page(); page != "" {
+		fmt.Fprintf(out, "  its pages are at %s; hallig-hub token makes the token that opens them\n", page)
+	}
 	runErr := h.Run(ctx)
 	if err := h.Close(); err != nil && runErr == nil {
 		return err
@@ -109,15 +112,19 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 			}
 		}
 	}
-	fmt.Fprintf(out, "%s  (hub %s, version %s)\n  since %s; other servers reach it at %s\n", s.Server, s.ID, s.Version, s.Started.Local().Format("2006-01-02 15:04"), s.World)
-	for _, a := range s.Addresses {
+	fmt.Fprintf(out, "%s  (hub %s, version %s)\n  since %s; other servers reach it at %s\n", s.Hub.Server, s.Hub.ID, s.Hub.Version, s.Hub.Started.Local().Format("2006-01-02 15:04"), s.Hub.World)
+	for _, a := range s.Hub.Addresses {
 		fmt.Fprintf(out, "  boxes reach it at %s\n", a)
+	}
+	for _, t := range s.Hub.Troubles {
+		fmt.Fprintf(out, "  %s %s\n", t.What.EN, t.Next.EN)
 	}
 	fmt.Fprintf(out, "  %d boxes, %d connected, %d transactions wait", len(s.Boxes), connected, waiting)
 	if waiting > 0 {
 		fmt.Fprintf(out, ", the oldest since %s", oldest.Local().Format("2006-01-02 15:04"))
 	}
-	fmt.Fprintf(out, "\n  since the start: %d transactions taken, %d handed on, %d requests of boxes sent out, %d refused, %d could not be kept\n", s.Taken, s.Delivered, s.SentOut, s.Refused, s.Full)
+	fmt.Fprintf(out, "\n  since the start: %d transactions taken, %d handed on, %d requests of boxes sent out, %d refused, %d could not be kept\n",
+		s.Hub.Counts.Taken, s.Hub.Counts.Delivered, s.Hub.Counts.SentOut, s.Hub.Counts.Refused, s.Hub.Counts.Full)
 	if len(s.Boxes) == 0 {
 		fmt.Fprintln(out, "  no box is paired; pair one with: hallig-hub pair")
 	}
@@ -150,19 +157,39 @@ func printBox(out io.Writer, b hub.BoxStatus) {
 	if b.Seen.IsZero() {
 		fmt.Fprintln(out, "    never in contact")
 	} else {
-		fmt.Fprintf(out, "    last contact %s by %s, version %s", b.Seen.Local().Format("2006-01-02 15:04"), b.Way, b.Version)
-		var health struct{ State, Sentence string }
-		if json.Unmarshal(b.Health, &health) == nil && health.State != "" {
-			fmt.Fprintf(out, "; %s: %s", health.State, health.Sentence)
-		}
-		fmt.Fprintln(out)
+		fmt.Fprintf(out, "    last contact %s by %s, version %s\n", b.Seen.Local().Format("2006-01-02 15:04"), b.Way, b.Version)
 	}
-	if !b.KeyUntil.IsZero() && time.Until(b.KeyUntil) < 14*24*time.Hour {
-		fmt.Fprintf(out, "    its key document ends %s: bring it in contact before, with the right time\n", b.KeyUntil.Local().Format("2006-01-02 15:04"))
+	for _, t := range b.Troubles {
+		fmt.Fprintf(out, "    %s: %s %s\n", t.State, t.What.EN, t.Next.EN)
 	}
 	for _, q := range b.Waiting {
-		fmt.Fprintf(out, "    waits from %s: %d transactions, %d kB, since %s\n", q.From, q.Count, (q.Bytes+1023)>>10, q.Oldest.Local().Format("2006-01-02 15:04"))
+		fmt.Fprintf(out, "    waits from %s: %s\n", q.Server, queued(q.Count, q.Bytes, q.Oldest))
 	}
+	for _, q := range b.Letters {
+		fmt.Fprintf(out, "    waits for %s: %s\n", q.Server, queued(q.Count, q.Bytes, q.Oldest))
+	}
+}
+
+func queued(count, bytes int64, oldest time.Time) string {
+	return fmt.Sprintf("%d transactions, %d kB, since %s", count, (bytes+1023)>>10, oldest.Local().Format("2006-01-02 15:04"))
+}
+
+func token(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("token", errOut)
+	if _, err := parse(f, args, 0); err != nil {
+		return err
+	}
+	var t hub.Token
+	if err := hub.Ask(ctx, *dir, "POST", "/token", struct{}{}, &t); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s\n", t.Token)
+	if t.Page == "" {
+		fmt.Fprintln(errOut, "The hub has no pages: \"page\" in hub.json gives them an address.")
+		return nil
+	}
+	fmt.Fprintf(errOut, "It opens %s and the API there. It is shown this once; a token from before is void. From another machine: ssh -L 8449:ADDRESS-OF-THE-PAGES this-machine\n", t.Page)
+	return nil
 }
 
 func pair(ctx context.Context, args []string, out, errOut io.Writer) error {

@@ -49,6 +49,10 @@ type Config struct {
 	// one node, which keeps its memory in spool.db.
 	Database string `json:"database,omitempty"`
 
+	// Page is where the operator's pages and their API are: ADDR:PORT. Another address than a loopback one is served over TLS, with the certificate of the name that is
+	// asked for. Empty: 127.0.0.1:8449; "off": none.
+	Page string `json:"page,omitempty"`
+
 	// MetricsToken opens https://SERVER:8448/metrics to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
 	MetricsToken string `json:"metrics_token,omitempty"`
 
@@ -107,6 +111,11 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen %q: want ADDR:PORT", c.Listen)
+	}
+	if c.Page != "" && c.Page != pageOff {
+		if _, _, err := net.SplitHostPort(c.Page); err != nil {
+			return fmt.Errorf("page %q: want ADDR:PORT, or off", c.Page)
+		}
 	}
 	for i, f := range c.TLS {
 		if err := f.Check(); err != nil {

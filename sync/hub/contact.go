@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"time"
 
+	"hallig/appliance/health"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
+	"hallig/sync/hub/fleet"
 	"hallig/sync/peer"
 )
 
@@ -34,11 +36,12 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
 		return
 	}
-	health, err := json.Marshal(map[string]any{"state": c.Health, "sentence": c.Sentence, "clock": c.Clock, "clock_good": c.ClockGood})
+	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
+		Board: c.Board, Release: c.Release})
 	if err != nil {
-		health = nil // plain values always marshal
+		own = nil // plain values always marshal
 	}
-	h.spool.Saw(from.Server, h.now(), "p2p", c.Version, health)
+	h.spool.Saw(from.Server, h.now(), "p2p", c.Version, own)
 	if off := h.now().Sub(time.UnixMilli(c.Clock)); off.Abs() > time.Minute && c.ClockGood && h.seldom.may("clock "+from.Server, h.now()) {
 		h.log.Warn("the clock of a box and that of the hub differ; one of them is wrong", "box", from.Server, "box_lags", off.Round(time.Second))
 	}

@@ -25,6 +25,7 @@ import (
 	"hallig/appliance/socket"
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/hub/fleet"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
@@ -54,6 +55,11 @@ type Hub struct {
 	roster    atomic.Pointer[roster]
 	seldom    seldom
 	count     counters
+
+	certs   *certificates
+	pages   *fleet.Pages
+	pageKey *fleet.Key
+	page    net.Listener // nil: there is none
 
 	world     net.Listener
 	crowd     *crowd // below world
@@ -173,6 +179,9 @@ func (h *Hub) listen() error {
 	}
 	h.crowd = newCrowd(l, places(), h.crowded)
 	h.world = tls.NewListener(h.crowd, &tls.Config{GetCertificate: certs.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	if err := h.openPages(certs); err != nil {
+		return err
+	}
 	h.localDoor, err = door(h.cfg.Data).Listen()
 	return err
 }
@@ -206,12 +215,26 @@ func (h *Hub) Addrs() []string { return h.p2p.Addrs() }
 // World is where other servers reach the hub.
 func (h *Hub) World() net.Addr { return h.world.Addr() }
 
+// Page is the address of the operator's pages; "": there are none.
+func (h *Hub) Page() string {
+	switch {
+	case h.page == nil:
+		return ""
+	case h.tlsPage():
+		return "https://" + h.page.Addr().String() + "/"
+	}
+	return "http://" + h.page.Addr().String() + "/"
+}
+
 // Run serves until ctx ends, then stops cleanly. It lists every loop of the hub.
 func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	h.serve(ctx, g, "federation", h.world, atWork(http.HandlerFunc(h.fromWorld)))
 	h.serve(ctx, g, "boxes", h.p2p.Listener(), http.HandlerFunc(h.fromBox))
 	h.serve(ctx, g, "local door", h.localDoor, h.verbs())
+	if h.page != nil {
+		h.serve(ctx, g, "pages", h.page, h.pages)
+	}
 	g.Go(func() error {
 		return h.p2p.Serve(ctx, func(id string, _, _ int) { h.boxUp(ctx, peer.ID(id)) }, func(id string) { h.boxDown(peer.ID(id)) }, func(string, []byte) {}, func(string) {})
 	})
@@ -289,7 +312,7 @@ func (h *Hub) serve(ctx context.Context, g *errgroup.Group, what string, l net.L
 // Close lets go of listeners, spool, database and lock. It is safe after a failed Open.
 func (h *Hub) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{h.world, h.localDoor} {
+	for _, l := range []net.Listener{h.world, h.localDoor, h.page} {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

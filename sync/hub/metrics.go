@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"hallig/appliance/health"
 	"hallig/appliance/metric"
+	"hallig/sync/hub/fleet"
 )
 
 // This file counts for monitoring. It names neither boxes nor servers nor users, so that what is told does not say who talks with whom; hallig-hub boxes names them.
@@ -45,39 +47,46 @@ func (h *Hub) metricsPage(w http.ResponseWriter, r *http.Request) {
 
 // metrics counts what is in the spool, for the hub as a whole, and what this node has done.
 func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error) {
-	rows, err := h.spool.Boxes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	waiting, err := h.spool.Waiting(ctx, "")
+	s, err := h.collect(ctx, now)
 	if err != nil {
 		return nil, err
 	}
 	const connected, away, revoked = "connected", "away", "revoked"
 	states := []string{connected, away, revoked}
 	type tally struct{ boxes, count, bytes float64 }
-	in, of := map[string]*tally{connected: {}, away: {}, revoked: {}}, map[string]string{}
-	for _, row := range rows {
-		switch {
-		case row.Revoked != "":
-			of[row.Server] = revoked
-		case h.p2p.InReach(row.Server):
-			of[row.Server] = connected
-		default:
-			of[row.Server] = away
-		}
-		in[of[row.Server]].boxes++
-	}
+	in := map[string]*tally{connected: {}, away: {}, revoked: {}}
+	judged, kinds := map[health.State]float64{}, map[string]float64{}
 	var oldest time.Duration
-	for _, q := range waiting {
-		t := in[of[q.Box]]
-		if t == nil || !q.In { // paired since we looked
-			continue
+	var letters tally
+	var keys, given float64
+	for _, b := range s.Boxes {
+		of := away
+		switch {
+		case b.Revoked != "":
+			of = revoked
+		case b.Connected:
+			of = connected
 		}
-		t.count += float64(q.Count)
-		t.bytes += float64(q.Bytes)
-		if of[q.Box] != revoked { // nobody will ever take that
-			oldest = max(oldest, now.Sub(q.Oldest))
+		t := in[of]
+		t.boxes++
+		for _, q := range b.Waiting {
+			t.count += float64(q.Count)
+			t.bytes += float64(q.Bytes)
+			if of != revoked { // nobody will ever take that
+				oldest = max(oldest, now.Sub(q.Oldest))
+			}
+		}
+		for _, q := range b.Letters {
+			letters.count += float64(q.Count)
+			letters.bytes += float64(q.Bytes)
+		}
+		keys += float64(b.Keys.Left)
+		given += float64(b.Keys.Given)
+		if of != revoked {
+			judged[b.State]++
+		}
+		for _, tr := range b.Troubles {
+			kinds[tr.Kind]++
 		}
 	}
 	var m metric.Metrics
@@ -93,6 +102,20 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 	}
 	m = append(m, boxes, requests, bytes)
 	m.Add("hallig_hub_waiting_oldest_seconds", "How long the oldest of them has waited, revoked boxes left out; 0: none waits.", false, oldest.Seconds())
+	m.Add("hallig_hub_letters", "Requests of boxes for other servers that the hub keeps.", false, letters.count)
+	m.Add("hallig_hub_letters_bytes", "The bytes of these.", false, letters.bytes)
+	m.Add("hallig_hub_onetime_keys", "One-time keys of boxes that the hub may give away.", false, keys)
+	m.Add("hallig_hub_onetime_keys_given", "Those that it remembers to have given away.", false, given)
+	m.Add("hallig_hub_disk_free_bytes", "Free where the hub's data lies.", false, float64(s.Hub.DiskFree))
+	state := metric.Metric{Name: "hallig_hub_boxes_judged", Help: "Boxes that were not revoked, by how they do: ok, look, trouble."}
+	for _, st := range []health.State{health.OK, health.Look, health.Trouble} {
+		state.Samples = append(state.Samples, metric.Sample{Labels: []string{"judged", string(st)}, Value: judged[st]})
+	}
+	kind := metric.Metric{Name: "hallig_hub_boxes_with", Help: "Boxes by what is to be looked at; the page says of each what to do."}
+	for _, k := range fleet.Kinds {
+		kind.Samples = append(kind.Samples, metric.Sample{Labels: []string{"kind", k}, Value: kinds[k]})
+	}
+	m = append(m, state, kind)
 	for _, c := range []struct {
 		name, help string
 		n          int64

@@ -3,11 +3,14 @@
 package hub
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"hallig/sync/hub/spool"
 )
 
 // Monitoring is told what waits and what was done, by the token or at the local door, and nobody's name.
@@ -31,6 +34,16 @@ func TestMetrics(t *testing.T) {
 	if err != nil || len(ws) != 1 {
 		t.Fatal(ws, err)
 	}
+	if _, err := w.spool.Append(t.Context(), spool.Queue{Box: "box2.test", Other: "far.test"}, time.Now(), spool.Request{Key: "l", Method: "PUT", URI: "/l"}); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]json.RawMessage{"signed:1": []byte(`{}`), "signed:2": []byte(`{}`), "signed:3": []byte(`{}`)}
+	if err := w.spool.PutKeys(t.Context(), "box2.test", "@u:box2.test", "D", keys); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.spool.TakeKey(t.Context(), "box2.test", "@u:box2.test", "D", "signed"); err != nil {
+		t.Fatal(err)
+	}
 	m, err := w.hub.metrics(t.Context(), ws[0].Oldest.Add(90*time.Second))
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +62,8 @@ func TestMetrics(t *testing.T) {
 		`hallig_hub_boxes{state="connected"} 1`, `hallig_hub_boxes{state="away"} 1`, `hallig_hub_boxes{state="revoked"} 1`,
 		`hallig_hub_waiting_requests{state="connected"} 0`, `hallig_hub_waiting_requests{state="away"} 2`, `hallig_hub_waiting_requests{state="revoked"} 1`,
 		`hallig_hub_waiting_oldest_seconds 90`, `hallig_hub_taken_total 4`, `hallig_hub_delivered_total 1`, `hallig_hub_refused_total 0`, `hallig_hub_full_total 0`,
+		`hallig_hub_letters 1`, `hallig_hub_onetime_keys 2`, `hallig_hub_onetime_keys_given 1`, `hallig_hub_boxes_judged{judged="look"} 1`, `hallig_hub_boxes_judged{judged="ok"} 1`,
+		`hallig_hub_boxes_with{kind="silent"} 1`, `hallig_hub_boxes_with{kind="clock"} 0`,
 	} {
 		if !strings.Contains(told, "\n"+line+"\n") {
 			t.Errorf("not told: %s", line)

@@ -113,7 +113,7 @@ func (b *breakable) Close() error { return nil }
 func (w *world) start() {
 	w.Helper()
 	cfg := Config{
-		Data: w.dir, Version: "test", Spool: w.spool, Server: "hub.test", Listen: "127.0.0.1:0", Host: "hub.test:8448", CAFile: w.ca.File,
+		Data: w.dir, Version: "test", Spool: w.spool, Server: "hub.test", Listen: "127.0.0.1:0", Host: "hub.test:8448", Page: "127.0.0.1:0", CAFile: w.ca.File,
 		TLS: []cert.Files{{CACertificate: w.ca.File, CAKey: w.ca.KeyFile}}, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}},
 		ServerAddresses: map[string]string{"far.test": w.far.addr, "gone.test": "127.0.0.1:1"},
 	}

@@ -31,14 +31,18 @@ const Sealed = "sealed"
 
 // Contact is what a box says of itself when it meets its hub, and daily.
 type Contact struct {
-	Version     string          `json:"version"`
-	Mode        string          `json:"mode"`               // what the hub may do under the box's name
-	Statement   []byte          `json:"statement"`          // the box's signed statement: it has rotated its key, perhaps
-	KeyDocument json.RawMessage `json:"key_document"`       // what others are told who ask for the box's keys
-	Health      string          `json:"health"`             // ok, look or trouble
-	Sentence    string          `json:"sentence,omitempty"` // the worst of it, for the fleet page, in English
-	Clock       int64           `json:"clock"`              // the box's time, milliseconds since 1970
-	ClockGood   bool            `json:"clock_good"`         // somebody vouches for it
+	Version      string          `json:"version"`
+	Mode         string          `json:"mode"`               // what the hub may do under the box's name
+	Statement    []byte          `json:"statement"`          // the box's signed statement: it has rotated its key, perhaps
+	KeyDocument  json.RawMessage `json:"key_document"`       // what others are told who ask for the box's keys
+	Health       string          `json:"health"`             // ok, look or trouble
+	Sentence     string          `json:"sentence,omitempty"` // the worst of it, for the fleet page, in English
+	SentenceDE   string          `json:"sentence_de,omitempty"`
+	Clock        int64           `json:"clock"`                   // the box's time, milliseconds since 1970
+	ClockGood    bool            `json:"clock_good"`              // somebody vouches for it
+	ClockQuality string          `json:"clock_quality,omitempty"` // who
+	Board        string          `json:"board,omitempty"`         // what its image is for; "": it does not run from one
+	Release      int64           `json:"release,omitempty"`       // of the image
 }
 
 // Answer is what the hub says to it.
@@ -128,7 +132,7 @@ func ReadContact(raw []byte) (Contact, error) {
 		return c, fmt.Errorf("read contact: %w", err)
 	}
 	switch {
-	case len(c.Version) > 100 || len(c.Health) > 20 || len(c.Sentence) > 500:
+	case len(c.Version) > 100 || len(c.Health) > 20 || len(c.Sentence) > 500 || len(c.SentenceDE) > 500 || len(c.ClockQuality) > 100 || len(c.Board) > 20:
 		return c, errors.New("read contact: a text is too long")
 	case c.Mode != Sealed:
 		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q", c.Mode, Sealed)

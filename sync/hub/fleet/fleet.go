@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+// Package fleet is what the operator of a hub sees of its boxes: pages for browsers in German and English, and the same as JSON for scripts. It judges (Judge) what is
+// wrong with a box and says the next step; it keeps nothing and reaches nobody: what it shows and does is handed to it by the hub.
+//
+// It shows no content: names of boxes and servers, counts, ages, versions, and the sentences of the boxes' own health, which name no users or rooms.
+//
+//	/                            the boxes, trouble first
+//	/box/NAME, /box/NAME/revoke  one box; turning it away or forgetting it, asked for twice
+//	/pair                        a code to pair with, or one to take
+//	/api/v1/...                  the same as JSON; see api.go
+//
+// Who gets in: whoever has the hub's token (Key), on the page for a session, in the API as a bearer token. All pages work without scripts, and none may run.
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"slices"
+	"time"
+
+	"hallig/appliance/health"
+)
+
+// Box is how a box stands at its hub.
+type Box struct {
+	Server    string    `json:"server"`
+	ID        string    `json:"id"`                // of its box key
+	Mode      string    `json:"mode"`              // what the hub may do under its name
+	Revoked   string    `json:"revoked,omitempty"` // why it was turned away; "": it was not
+	Added     time.Time `json:"added,omitzero"`
+	Connected bool      `json:"connected"` // to this node
+	Seen      time.Time `json:"seen,omitzero"`
+	Way       string    `json:"way,omitempty"` // by which it was in contact last: p2p
+	Version   string    `json:"version,omitempty"`
+	Said      Said      `json:"said,omitzero"` // what it said of itself at its last contact
+	Behind    int       `json:"behind"`        // releases of its board that are newer, as far as this hub knows
+
+	KeyUntil         time.Time `json:"key_until,omitzero"`         // end of its key document; zero: none is here
+	CertificateUntil time.Time `json:"certificate_until,omitzero"` // end of the hub's certificate for its name
+	NoCertificate    bool      `json:"no_certificate,omitempty"`   // the hub has none for its name
+
+	Waiting []Queue `json:"waiting"` // for the box
+	Letters []Queue `json:"letters"` // of the box, for other servers
+	Full    float64 `json:"full"`    // how much of what the hub keeps for one box is used, 0 to 1
+	Keys    Stock   `json:"keys"`    // one-time keys that the hub may give away
+
+	State    health.State `json:"state"`
+	Troubles []Trouble    `json:"troubles"` // worst first
+}
+
+// Said is what a box says of itself. It is kept as JSON beside its last contact.
+type Said struct {
+	State        health.State `json:"state,omitempty"`
+	Sentence     string       `json:"sentence,omitempty"`
+	SentenceDE   string       `json:"sentence_de,omitempty"`
+	Clock        int64        `json:"clock,omitempty"` // the box's time at the contact, milliseconds since 1970
+	ClockGood    bool         `json:"clock_good,omitempty"`
+	ClockQuality string       `json:"clock_quality,omitempty"` // who vouches for it
+	Board        string       `json:"board,omitempty"`         // "": it does not run from the image
+	Release      int64        `json:"release,omitempty"`
+}
+
+// ReadSaid reads it; what cannot be read says nothing.
+func ReadSaid(raw json.RawMessage) Said {
+	var s Said
+	if json.Unmarshal(raw, &s) != nil {
+		return Said{}
+	}
+	return s
+}
+
+// Queue is what waits between a box and one other server.
+type Queue struct {
+	Server string    `json:"server"` // the other one
+	Count  int64     `json:"count"`  // transactions
+	Bytes  int64     `json:"bytes"`
+	Oldest time.Time `json:"oldest"`
+}
+
+// Stock counts one-time keys of a box.
+type Stock struct {
+	Devices int64 `json:"devices"` // that have some left
+	Left    int64 `json:"left"`
+	Given   int64 `json:"given"` // given away, as far as it is remembered
+}
+
+// Hub is how the hub itself does.
+type Hub struct {
+	Server    string    `json:"server"`
+	Version   string    `json:"version"`
+	ID        string    `json:"id"` // of its box key, for pairing
+	Addresses []string  `json:"addresses"`
+	World     string    `json:"world"`
+	Started   time.Time `json:"started"`
+	DiskFree  int64     `json:"disk_free"` // bytes, where its data lies; 0 with DiskSize 0: not known
+	DiskSize  int64     `json:"disk_size"`
+	Counts    Counts    `json:"since_start"`
+
+	Troubles []Trouble `json:"troubles"`
+}
+
+// Counts are what happened since the start.
+type Counts struct {
+	Taken      int64 `json:"taken"`       // transactions put into the spool
+	Delivered  int64 `json:"delivered"`   // taken by boxes
+	Refused    int64 `json:"refused"`     // with a wrong signature or form, or by a box for good
+	Full       int64 `json:"full"`        // turned back because they could not be kept
+	SentOut    int64 `json:"sent_out"`    // requests of boxes to other servers
+	TurnedAway int64 `json:"turned_away"` // requests for boxes that were revoked
+	TooMuch    int64 `json:"too_much"`    // deposits of boxes beyond what is kept for one box
+	Crowded    int64 `json:"crowded"`     // connections at the world's port for which no place was left
+}
+
+// State is the hub with all its boxes.
+type State struct {
+	Hub   Hub   `json:"hub"`
+	Boxes []Box `json:"boxes"` // trouble first
+}
+
+// Code is a pairing code.
+type Code struct {
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires"`
+}
+
+// Refusal is why something is not done, with the next step, for people.
+type Refusal struct{ health.Sentence }
+
+func (r *Refusal) Error() string { return r.EN }
+
+// Options are what the pages show and do; all are required but Log.
+type Options struct {
+	Server string // the hub's own name
+	Key    *Key
+	State  func(context.Context) (State, error)
+	Show   func() (Code, error)                                         // a pairing code
+	Take   func(ctx context.Context, code, address string) (Box, error) // the one that a box shows
+	Revoke func(ctx context.Context, box, reason string, forget bool) error
+	Now    func() time.Time
+	Log    *slog.Logger
+}
+
+// rank orders boxes: trouble first, those that were turned away last.
+func (b Box) rank() int {
+	if b.Revoked != "" {
+		return 3
+	}
+	return 2 - slices.Index([]health.State{health.OK, health.Look, health.Trouble}, b.State)
+}
+
+func order(boxes []Box) {
+	slices.SortFunc(boxes, func(a, b Box) int { return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.Server, b.Server)) })
+}
