@@ -75,7 +75,11 @@ func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
 	if err := h.ring.Learn(r.Context(), c.KeyDocument, federation.SourceBox+string(from.ID)); err != nil {
 		return err
 	}
-	return h.spool.Deposit(r.Context(), from.Server, kindKey, "", c.KeyDocument)
+	if err := h.spool.Deposit(r.Context(), from.Server, kindKey, "", c.KeyDocument); err != nil {
+		return err
+	}
+	h.mail.Hurry(from.Server) // letters may have waited for it
+	return nil
 }
 
 // errForeign is answered to who brings another box's papers.
@@ -92,15 +96,15 @@ func sameKeys(a, b []byte) bool {
 // answerContact says what waits for the box.
 func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry) {
 	waiting, err := h.spool.Waiting(r.Context(), from.Server)
-	epoch := ""
+	var letters api.Letters
 	if err == nil {
-		epoch, err = h.spool.Epoch(r.Context())
+		letters, err = h.mail.Standing(r.Context(), from.Server)
 	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
-	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: epoch, Waiting: []api.Waiting{}}
+	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}}
 	for _, q := range waiting {
 		if q.In {
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})

@@ -26,6 +26,7 @@ type carrier struct {
 	id     peer.ID
 	log    *slog.Logger
 	wake   chan struct{}
+	news   chan struct{} // of its letters
 	cancel context.CancelFunc
 	ended  chan struct{}
 	lease  spool.Lease
@@ -45,7 +46,7 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	c := &carrier{h: h, box: e.Server, id: id, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
+	c := &carrier{h: h, box: e.Server, id: id, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
 	h.mu.Lock()
 	old := h.carriers[e.Server]
 	h.carriers[e.Server] = c
@@ -134,6 +135,8 @@ func (c *carrier) run(ctx context.Context) {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	wg.Go(func() { c.tell(ctx) })
+	c.h.mail.Look(ctx, c.box) // another node may have brought them until now
 	turns := newTurns()
 	ended := make(chan struct{}, 1)
 	for wait := againFirst; ; {

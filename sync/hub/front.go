@@ -89,6 +89,7 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 		return
 	}
 	h.ring.Reachable(a.Origin)
+	h.mail.Heard(a.Origin)
 	uri := federation.SignedURI(r)
 	// What has begun goes on when the sender hangs up: it will send the same again.
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 30*time.Second)

@@ -29,7 +29,7 @@ func (h *Hub) fromWorld(w http.ResponseWriter, r *http.Request) {
 			h.metricsPage(w, r)
 			return
 		}
-		h.notary.ServeHTTP(w, r)
+		h.underOwnName(w, r)
 		return
 	}
 	if e, ok := h.box(to); ok {
@@ -56,6 +56,10 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 			h.answerContact(w, r, from)
 		case strings.HasPrefix(r.URL.Path, api.UserPath):
 			h.putUser(w, r, from)
+		case r.URL.Path == api.LetterPath:
+			h.letter(w, r, from)
+		case r.URL.Path == api.LettersPath:
+			h.letters(w, r, from)
 		case r.URL.Path == api.GivenPath:
 			h.given(w, r, from)
 		default:

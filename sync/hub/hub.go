@@ -26,6 +26,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/sync/federation"
 	"hallig/sync/hub/fleet"
+	"hallig/sync/hub/letter"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
@@ -53,6 +54,7 @@ type Hub struct {
 	p2p       *p2p.Host
 	reading   sync.Mutex // of the roster: who reads later stores later
 	roster    atomic.Pointer[roster]
+	mail      *letter.Mail
 	seldom    seldom
 	count     counters
 
@@ -134,6 +136,7 @@ func (h *Hub) open(ctx context.Context) error {
 	})
 	h.fromAfar, h.fromOurs = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
+	h.openMail()
 	return h.listen()
 }
 
@@ -239,6 +242,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return h.p2p.Serve(ctx, func(id string, _, _ int) { h.boxUp(ctx, peer.ID(id)) }, func(id string) { h.boxDown(peer.ID(id)) }, func(string, []byte) {}, func(string) {})
 	})
 	g.Go(func() error { h.wakeCarriers(ctx); return nil })
+	g.Go(func() error { return h.mail.Run(ctx) })
 	h.every(ctx, g, leaseLife/3, func() {
 		if err := h.spool.Renew(ctx, h.node, h.now(), leaseLife); err != nil && ctx.Err() == nil {
 			h.log.Error("hold on to the boxes that are connected here", "err", err)

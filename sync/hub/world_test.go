@@ -409,3 +409,9 @@ func (b *testBox) deposit(c api.Contact) (int, api.Answer) {
 	}
 	return status, out
 }
+
+func (f *farServer) heard() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.asked...)
+}

@@ -47,12 +47,13 @@ type Contact struct {
 
 // Answer is what the hub says to it.
 type Answer struct {
-	Server  string    `json:"server"`  // the hub's name
-	Version string    `json:"version"` // of its program
-	Mode    string    `json:"mode"`    // as the hub has it written down
-	Time    int64     `json:"time"`    // the hub's, milliseconds since 1970
-	Epoch   string    `json:"epoch"`   // another one when the hub has lost its memory, or has an older one back
-	Waiting []Waiting `json:"waiting"` // for the box, at the hub
+	Server  string    `json:"server"`            // the hub's name
+	Version string    `json:"version"`           // of its program
+	Mode    string    `json:"mode"`              // as the hub has it written down
+	Time    int64     `json:"time"`              // the hub's, milliseconds since 1970
+	Epoch   string    `json:"epoch"`             // another one when the hub has lost its memory, or has an older one back
+	Waiting []Waiting `json:"waiting"`           // for the box, at the hub
+	Letters *Letters  `json:"letters,omitempty"` // of the box, for others; nil: the hub takes none
 }
 
 // Waiting is what one server has sent to a box that has not taken it yet.

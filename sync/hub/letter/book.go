@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package letter
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"hallig/sync/hub/api"
+	"hallig/sync/hub/spool"
+)
+
+// This file keeps what is told to boxes of their letters, in one deposited value of each box.
+
+// kindBook is that value.
+const kindBook = "letters"
+
+// entry is what is noted of the letters of a box for one server.
+type entry struct {
+	Done  []api.Done  `json:"done,omitempty"` // newest last
+	Amiss []api.Amiss `json:"amiss,omitempty"`
+	Void  []string    `json:"void,omitempty"` // series that the box has taken back; as long as something waits
+	At    int64       `json:"at"`             // of the last change, ms
+}
+
+const (
+	mostSeries  = 16
+	mostAmiss   = 100
+	mostServers = 500
+)
+
+func (e *entry) done(series string, n int64, amiss []api.Amiss) {
+	if i := slices.IndexFunc(e.Done, func(d api.Done) bool { return d.Series == series }); i >= 0 {
+		n = max(n, e.Done[i].N)
+		e.Done = slices.Delete(e.Done, i, i+1)
+	}
+	e.Done = append(e.Done, api.Done{Series: series, N: n})
+	e.Done = e.Done[max(0, len(e.Done)-mostSeries):]
+	for _, a := range amiss {
+		if !slices.Contains(e.Amiss, a) { // it may be done twice
+			e.Amiss = append(e.Amiss, a)
+		}
+	}
+	e.Amiss = e.Amiss[max(0, len(e.Amiss)-mostAmiss):]
+}
+
+// read gives what is noted of a box, by server.
+func (m *Mail) read(ctx context.Context, box string) (map[string]*entry, error) {
+	raw, err := m.c.Spool.Deposited(ctx, box, kindBook, "")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*entry{}
+	if raw != nil {
+		if err := json.Unmarshal(raw, &out); err != nil {
+			return nil, fmt.Errorf("read what is noted of a box's letters: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// note changes what is noted of a box's letters for a server.
+func (m *Mail) note(ctx context.Context, box, to string, change func(*entry)) error {
+	defer m.books.lock(box)()
+	all, err := m.read(ctx, box)
+	if err != nil {
+		return err
+	}
+	e := all[to]
+	if e == nil {
+		e = &entry{}
+		all[to] = e
+	}
+	change(e)
+	e.At = m.c.Now().UnixMilli()
+	if len(all) > mostServers { // a box that has not heard of it leaves anew what it does not know to be done
+		delete(all, slices.MinFunc(slices.Collect(maps.Keys(all)), func(a, b string) int { return cmp.Compare(all[a].At, all[b].At) }))
+	}
+	raw, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return m.c.Spool.Deposit(ctx, box, kindBook, "", raw)
+}
+
+// settled says whether a letter is not to go any more: it has been seen through, the box has taken its series back, or it brings what a server may append and was left with a memory of the hub that was replaced; the box
+// leaves that anew, and what was brought after the copy was made would come twice. Events of such a time go: servers know them again, and the box may not come back soon.
+func (m *Mail) settled(ctx context.Context, q spool.Queue, letter api.Letter) (bool, error) {
+	if letter.Once {
+		epoch, err := m.c.Spool.Epoch(ctx)
+		if err != nil || letter.Epoch != epoch {
+			return err == nil, err
+		}
+	}
+	all, err := m.read(ctx, q.Box)
+	if err != nil {
+		return false, err
+	}
+	e := all[q.Other]
+	return e != nil && (slices.Contains(e.Void, letter.Series) ||
+		slices.ContainsFunc(e.Done, func(d api.Done) bool { return d.Series == letter.Series && d.N >= letter.N })), nil
+}
+
+// swept forgets, when nothing waits, which series were taken back.
+func (m *Mail) swept(ctx context.Context, q spool.Queue) {
+	all, err := m.read(ctx, q.Box)
+	if e := all[q.Other]; err != nil || e == nil || len(e.Void) == 0 {
+		return
+	}
+	if err := m.note(ctx, q.Box, q.Other, func(e *entry) { e.Void = nil }); err != nil {
+		m.c.Log.Debug("forget what was taken back", "err", err) // it is the next time
+	}
+}
+
+// Standing says how far a box's letters have come.
+func (m *Mail) Standing(ctx context.Context, box string) (api.Letters, error) {
+	out := api.Letters{To: []api.Standing{}}
+	var err error
+	if out.Epoch, err = m.c.Spool.Epoch(ctx); err != nil {
+		return out, err
+	}
+	waiting, err := m.c.Spool.Waiting(ctx, box) // before the notes: what is done in between is named as both
+	if err != nil {
+		return out, err
+	}
+	all, err := m.read(ctx, box)
+	if err != nil {
+		return out, err
+	}
+	to := map[string]*api.Standing{}
+	for server, e := range all {
+		to[server] = &api.Standing{To: server, Done: e.Done, Amiss: e.Amiss}
+	}
+	for _, w := range waiting {
+		if w.In {
+			continue
+		}
+		if to[w.Other] == nil {
+			to[w.Other] = &api.Standing{To: w.Other}
+		}
+		s := to[w.Other]
+		s.Waiting, s.Bytes, s.Oldest = w.Count, w.Bytes, w.Oldest
+		m.mu.Lock()
+		if l := m.lines[w.Queue]; l != nil {
+			s.Trouble, s.Status = l.trouble, l.status
+		}
+		m.mu.Unlock()
+	}
+	for _, server := range slices.Sorted(maps.Keys(to)) {
+		out.To = append(out.To, *to[server])
+	}
+	return out, nil
+}

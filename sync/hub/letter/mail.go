@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package letter
+
+import (
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hallig/sync/federation"
+	"hallig/sync/hub/spool"
+)
+
+// Config is what Mail needs. All that is not said to be optional must be set.
+type Config struct {
+	Spool spool.Spool
+	Node  string        // this running program, to the leases
+	Lease time.Duration // how long a lease lasts; whoever runs the hub renews those of the node
+	Local federation.Local
+	// Send has one signed request brought to a server.
+	Send func(ctx context.Context, to, method, uri, authorization string, body []byte) (status int, answer []byte, err error)
+	// Key is the signing key that a box has stated; nil: there is none of that name, or the box is revoked.
+	Key func(box, keyID string) ed25519.PublicKey
+	// Boxes says whether a server is a box of this hub, and whether it may send.
+	Boxes func(server string) (ours, good bool)
+	// Changed is told that there is something new to say to a box of its letters; it must not block.
+	Changed func(box string)
+	// May says whether the server ACL of a room lets the box write there, as far as the hub knows. It is asked before events go under the hub's name, to which a server
+	// applies the ACL instead. Optional; with or without it only those events go that this very server has taken from the box itself, without an error, in the same letter.
+	May func(ctx context.Context, box, room string) bool
+	// Sign is another signer for the requests of a box: for the same body under further ids, and when what the box signed does not count any more. ErrNoSigner: none for this box. Optional.
+	Sign func(ctx context.Context, box, to, method, uri string, body []byte) (authorization string, err error)
+
+	Limits Limits
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger
+}
+
+// Limits bound the letters of one box; for one server half of that is kept.
+type Limits struct {
+	Bytes   int64 // 0: 256 MiB
+	Letters int64 // 0: 20,000
+}
+
+// Mail carries letters. Make it with New; Run does the work.
+type Mail struct {
+	c    Config
+	wake chan struct{}
+
+	Count Counters
+
+	mu    sync.Mutex
+	lines map[spool.Queue]*line
+	fars  map[string]*far
+	busy  int
+	turn  int64
+
+	books keyed // over what is noted of a box
+}
+
+// Counters are what happened since the start.
+type Counters struct {
+	Taken, Done, Spares, Repaired, Barred, Unkept, Refused, Full atomic.Int64
+}
+
+// line is one queue. The fields below due are of whoever works on it.
+type line struct {
+	q spool.Queue
+	// under Mail.mu
+	busy    bool
+	again   bool // something came while it was worked on
+	hurry   bool // it is to be looked at at once
+	stale   bool // the letter under way may have been taken back
+	due     time.Time
+	turn    int64
+	trouble string
+	status  int
+	graph   graph // what the hub has sent in its own name
+
+	seq    int64 // of the letter under way
+	trip   *trip
+	errs   map[string]string // what the server said against events, the first time
+	rooms  []string
+	wait   time.Duration
+	lease  spool.Lease
+	resign bool
+}
+
+// far is one server.
+type far struct {
+	down  bool
+	wait  time.Duration
+	next  time.Time
+	busy  int
+	rooms map[string]*line // who has events under way there
+}
+
+const (
+	allAtOnce = 64 // requests of the node
+	farAtOnce = 8  // of these to one server
+	lookEvery = 30 * time.Second
+	waitFirst = time.Second
+	waitMost  = time.Minute
+	waitLong  = 10 * time.Minute // after a refusal that people have to see to
+	roomTaken = 200 * time.Millisecond
+	sendWait  = time.Minute // for the server's answer
+)
+
+// New returns Mail.
+func New(c Config) *Mail {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Limits.Bytes == 0 {
+		c.Limits.Bytes = 256 << 20
+	}
+	if c.Limits.Letters == 0 {
+		c.Limits.Letters = 20_000
+	}
+	return &Mail{c: c, wake: make(chan struct{}, 1), lines: map[spool.Queue]*line{}, fars: map[string]*far{}}
+}
+
+// Run brings letters until ctx ends.
+func (m *Mail) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for look := m.c.Now(); ctx.Err() == nil; {
+		if now := m.c.Now(); !now.Before(look) {
+			m.Look(ctx, "")
+			look = now.Add(lookEvery)
+		}
+		begin, again := m.pick()
+		for _, l := range begin {
+			wg.Go(func() { m.work(ctx, l) })
+		}
+		if left := look.Sub(m.c.Now()); again > left {
+			again = left
+		}
+		t := time.NewTimer(max(again, time.Millisecond))
+		select {
+		case <-t.C:
+		case <-m.wake:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+	return nil
+}
+
+func (m *Mail) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Look finds queues of a box that are not empty, or those of all with "": what this node was not told of, or another one had until now.
+func (m *Mail) Look(ctx context.Context, box string) {
+	waiting, err := m.c.Spool.Waiting(ctx, box)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.c.Log.Error("look which letters wait; it is tried again", "err", err)
+		}
+		return
+	}
+	for _, w := range waiting {
+		if !w.In {
+			m.line(w.Queue)
+		}
+	}
+	m.poke()
+}
+
+// line notes that something waits in a queue.
+func (m *Mail) line(q spool.Queue) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.lines[q]
+	if l == nil {
+		l = &line{q: q}
+		m.lines[q] = l
+	}
+	l.again = true
+	if m.fars[q.Other] == nil {
+		m.fars[q.Other] = &far{rooms: map[string]*line{}}
+	}
+}
+
+// Hurry has the letters of a box looked at at once: it has brought a new key document, perhaps.
+func (m *Mail) Hurry(box string) {
+	m.mu.Lock()
+	for q, l := range m.lines {
+		if q.Box == box {
+			l.due, l.hurry = time.Time{}, l.busy
+		}
+	}
+	m.mu.Unlock()
+	m.poke()
+}
+
+// Heard says that a server has spoken: it is in reach.
+func (m *Mail) Heard(server string) {
+	m.mu.Lock()
+	f := m.fars[server]
+	waits := f != nil && f.down
+	if waits {
+		f.next = time.Time{}
+	}
+	m.mu.Unlock()
+	if waits {
+		m.poke()
+	}
+}
+
+// pick gives the lines whose turn it is, and when to look again.
+func (m *Mail) pick() (begin []*line, again time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.c.Now()
+	again = lookEvery
+	var ready []*line
+	for _, l := range m.lines {
+		f := m.fars[l.q.Other]
+		at := l.due
+		if f.down && f.next.After(at) {
+			at = f.next
+		}
+		switch {
+		case l.busy:
+		case at.After(now):
+			again = min(again, at.Sub(now))
+		default:
+			ready = append(ready, l)
+		}
+	}
+	slices.SortFunc(ready, func(a, b *line) int { return int(min(1, max(-1, a.turn-b.turn))) })
+	for _, l := range ready {
+		f := m.fars[l.q.Other]
+		most := farAtOnce
+		if f.down {
+			most = 1 // to find out whether it is back
+		}
+		if m.busy >= allAtOnce || f.busy >= most {
+			continue
+		}
+		l.busy, l.again, l.hurry = true, false, false
+		if l.stale {
+			l.seq, l.stale = 0, false
+		}
+		f.busy++
+		m.busy++
+		m.turn++
+		l.turn = m.turn
+		begin = append(begin, l)
+	}
+	return begin, again
+}
+
+// over gives a line back after a turn. gone: nothing waits there, or not for this node.
+func (m *Mail) over(l *line, due time.Time, gone bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.fars[l.q.Other]
+	f.busy--
+	m.busy--
+	l.busy, l.due = false, due
+	if l.hurry {
+		l.due = time.Time{}
+	}
+	if l.trip == nil {
+		f.release(l)
+		l.graph = nil
+	}
+	if gone && !l.again {
+		delete(m.lines, l.q)
+	}
+	m.poke()
+}
+
+// release gives up the rooms of a line. The caller holds Mail.mu.
+func (f *far) release(l *line) {
+	for _, room := range l.rooms {
+		if f.rooms[room] == l {
+			delete(f.rooms, room)
+		}
+	}
+	l.rooms = nil
+}
+
+// claim takes the rooms of a letter at its server; false: another box's letter has events of one of them under way.
+func (m *Mail) claim(l *line, rooms []string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.fars[l.q.Other]
+	f.release(l)
+	for _, room := range rooms {
+		if by := f.rooms[room]; by != nil && by != l {
+			return false
+		}
+	}
+	for _, room := range rooms {
+		f.rooms[room] = l
+	}
+	l.rooms = rooms
+	return true
+}
+
+// reached notes that a server has answered, or has not; then nothing goes to it for a while.
+func (m *Mail) reached(server string, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.fars[server]
+	if ok {
+		if f.down {
+			m.c.Log.Info("a server for which letters wait is in reach again", "server", server)
+		}
+		f.down, f.wait = false, 0
+		return
+	}
+	if !f.down {
+		m.c.Log.Info("a server for which letters wait is out of reach; they are kept", "server", server)
+		f.down, f.wait = true, waitFirst/2
+	}
+	f.wait = min(2*f.wait, waitMost)
+	f.next = m.c.Now().Add(f.wait)
+}
+
+// stands notes for people and for the box how the oldest letter of a queue does.
+func (m *Mail) stands(l *line, trouble string, status int) {
+	m.mu.Lock()
+	changed := l.trouble != trouble || l.status != status
+	l.trouble, l.status = trouble, status
+	m.mu.Unlock()
+	if changed {
+		m.c.Changed(l.q.Box)
+		if trouble != "" && !strings.HasPrefix(trouble, away) {
+			m.c.Log.Warn("a letter is not taken; it is tried again", "box", l.q.Box, "to", l.q.Other, "why", trouble)
+		}
+	}
+}
+
+// away begins what is said of a server that does not answer.
+const away = "out of the hub's reach"
+
+// keyed is a lock for each name.
+type keyed struct {
+	mu    sync.Mutex
+	locks map[string]*sync.Mutex
+}
+
+func (k *keyed) lock(name string) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*sync.Mutex{}
+	}
+	l := k.locks[name]
+	if l == nil {
+		l = &sync.Mutex{}
+		k.locks[name] = l
+	}
+	k.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}

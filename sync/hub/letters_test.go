@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+)
+
+// letter makes a letter with one event for the far server, for the hub's memory as it is.
+func (b *testBox) letter(n int64) api.Letter {
+	b.t.Helper()
+	epoch, err := b.w.spool.Epoch(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	local := federation.Local{Server: b.id.Server, Key: b.id.Key}
+	sign := func(method, uri string, body []byte) api.Signed {
+		return api.Signed{URI: uri, Auth: signed(b.t, local, "far.test", method, uri, body).Get("Authorization")}
+	}
+	l := api.Letter{To: "far.test", Series: "s", N: n, Epoch: epoch, Events: []string{fmt.Sprintf("$e%d", n)}, Body: fmt.Appendf(nil, `{"pdus":[{"room_id":"!r","n":%d}]}`, n)}
+	for i := range 2 {
+		l.Sends = append(l.Sends, sign("PUT", fmt.Sprintf("%st%d.%d", sendPath, n, i), l.Body))
+	}
+	l.Asks = []api.Ask{{Signed: sign("GET", "/_matrix/federation/v1/event/"+l.Events[0], nil), Room: "!r", Event: l.Events[0]}}
+	return l
+}
+
+// leave leaves one with the hub.
+func (b *testBox) leave(l api.Letter) (int, string) {
+	b.t.Helper()
+	raw, err := l.Append(nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	status, text := b.ask("hub.test", "PUT", api.LetterPath, nil, raw)
+	return status, string(text)
+}
+
+// A box leaves letters and goes; they get to their server over HTTPS as the box signed them when that is in reach, through a restart of the hub as well. The box hears of it when it is back, and at once while it is there.
+func TestLetters(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	var mu sync.Mutex
+	there := false
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case !there:
+			rw.WriteHeader(http.StatusBadGateway)
+		case r.Method == "GET":
+			answer(rw, 200, map[string]any{"pdus": []string{}})
+		default:
+			answer(rw, 200, map[string]any{"pdus": struct{}{}})
+		}
+	}
+	w.far.mu.Unlock()
+	first := b.letter(1)
+	if status, text := b.leave(first); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	if status, answer := b.deposit(b.contact()); status != 200 || answer.Letters == nil || len(answer.Letters.To) != 1 || answer.Letters.To[0].Waiting != 1 {
+		t.Errorf("the box hears %d %+v", status, answer.Letters)
+	}
+	w.await("a try", func() bool { return len(w.far.heard()) > 0 })
+	b.away()
+	w.stop()
+	w.start()
+	mu.Lock()
+	there = true
+	mu.Unlock()
+	uri, header, body := w.far.transaction("box1.test", 1) // the far server speaks: it is in reach
+	w.ask("box1.test", "PUT", uri, header, body)
+	w.await("the letter to be through", func() bool { return w.hub.mail.Count.Done.Load() == 1 })
+	want := "PUT " + first.Sends[0].URI + " " + first.Sends[0].Auth + " " + string(first.Body)
+	heard := w.far.heard()
+	if heard[len(heard)-2] != want || heard[len(heard)-1] != "GET "+first.Asks[0].URI+" "+first.Asks[0].Auth+" " {
+		t.Errorf("the far server was asked\n%s\nwant at the end\n%s\nand the question", strings.Join(heard, "\n"), want)
+	}
+	b.back()
+	if status, a := b.deposit(b.contact()); status != 200 || len(a.Letters.To) != 1 || a.Letters.To[0].Waiting != 0 || len(a.Letters.To[0].Done) != 1 || a.Letters.To[0].Done[0].N != 1 {
+		t.Errorf("back again the box hears %d %+v", status, a.Letters)
+	}
+	if status, text := b.leave(b.letter(2)); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	w.await("word of the second letter", func() bool {
+		for _, r := range b.heard() {
+			if strings.HasPrefix(r, "PUT "+api.StandingPath+" ") && strings.Contains(r, `"n":2`) {
+				return true
+			}
+		}
+		return false
+	})
+	status, text := b.ask("hub.test", "GET", api.LettersPath, nil, nil)
+	var l api.Letters
+	if err := json.Unmarshal(text, &l); err != nil || status != 200 || len(l.To) != 1 || l.To[0].Done[0].N != 2 {
+		t.Errorf("asked for: %d %s %v", status, text, err)
+	}
+}
+
+// What cannot be brought is refused with a code that the box understands.
+func TestLettersRefused(t *testing.T) {
+	w := newWorld(t)
+	b, other := w.newBox("box1.test"), w.newBox("box2.test")
+	forged := b.letter(1)
+	forged.Body = []byte(`{"pdus":[{"room_id":"!r","n":2}]}`)
+	old := b.letter(1)
+	old.Epoch = "before"
+	for name, tt := range map[string]struct {
+		by     *testBox
+		letter api.Letter
+		want   int
+		code   string
+	}{
+		"forged":         {b, forged, 400, "M_BAD_JSON"},
+		"of another box": {other, b.letter(1), 400, "M_BAD_JSON"},
+		"other memory":   {b, old, 409, api.OtherMemory},
+	} {
+		if status, text := tt.by.leave(tt.letter); status != tt.want || !strings.Contains(text, tt.code) {
+			t.Errorf("%s: %d %s, want %d %s", name, status, text, tt.want, tt.code)
+		}
+	}
+	if n := w.waiting("box1.test") + w.waiting("box2.test"); n != 0 {
+		t.Errorf("%d letters wait", n)
+	}
+	if status, _ := b.ask("hub.test", "DELETE", api.LetterPath+"?to=far.test", nil, nil); status != 400 {
+		t.Errorf("taken back without a series: %d", status)
+	}
+	if status, _ := b.ask("hub.test", "DELETE", api.LetterPath+"?"+url.Values{"to": {"far.test"}, "series": {"s"}}.Encode(), nil, nil); status != 200 {
+		t.Errorf("nothing taken back: %d", status)
+	}
+}
+
+// A letter that waits for a new key document goes at once when the box brings one.
+func TestLettersWaitForKeyDocument(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	var mu sync.Mutex
+	good := false
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !good {
+			refuse(rw, 401, "M_UNAUTHORIZED", "no key")
+			return
+		}
+		answer(rw, 200, map[string]any{"pdus": struct{}{}})
+	}
+	w.far.mu.Unlock()
+	if status, text := b.leave(b.letter(1)); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	w.await("four tries", func() bool { return len(w.far.heard()) >= 4 }) // the next is 8 s later
+	mu.Lock()
+	good = true
+	mu.Unlock()
+	began := time.Now()
+	if status, a := b.deposit(b.contact()); status != 200 || a.Letters.To[0].Status != 401 {
+		t.Errorf("the box hears %d %+v", status, a.Letters)
+	}
+	w.await("the letter to be through", func() bool { return w.hub.mail.Count.Done.Load() == 1 })
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// The hub answers under its own name what lacks before events that it has sent, to nobody without a signature.
+func TestMissingUnderOwnName(t *testing.T) {
+	w := newWorld(t)
+	uri, body := missingPath+"!r", []byte(`{"latest_events":["$b"],"earliest_events":[]}`)
+	if status, text := w.ask("hub.test", "POST", uri, nil, body); status != 403 {
+		t.Errorf("unsigned: %d %s", status, text)
+	}
+	if status, text := w.ask("hub.test", "POST", uri, signed(t, w.far.Local, "hub.test", "POST", uri, body), body); status != 200 || string(text) != `{"events":[]}` {
+		t.Errorf("signed: %d %s", status, text)
+	}
+}
