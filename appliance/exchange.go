@@ -87,27 +87,21 @@ func (x *exchangeParts) signingKey(server, keyID string) ed25519.PublicKey {
 	return p.SigningKeys[keyID]
 }
 
-// keySource says how the way to a server proves its name: a paired box by its box key, all others by their certificate, or by the word of the hub.
-func (x *exchangeParts) keySource(server string) string {
-	if p, ok := x.everybody().ByServer(server); ok {
-		return federation.SourceBox + string(p.ID)
-	}
-	if p, ok := x.hub(); ok && x.hubInReach() {
-		return federation.SourceBox + string(p.ID)
-	}
-	return federation.SourceTLS
-}
-
 // ways chooses how a request reaches a server: a paired box over libp2p when it is in reach there, otherwise as parcels
 // over whatever link there is; every other server through the hub when that is in reach, and over HTTPS otherwise.
 func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 	return roundTrip(func(req *http.Request) (*http.Response, error) {
 		server := req.URL.Host
+		if p, ok := x.everybody().ByServer(server); ok {
+			federation.CameBy(req.Context(), federation.SourceBox+string(p.ID), true)
+		}
 		switch {
 		case server == x.post.server && x.host != nil:
 			return x.host.RoundTripper().RoundTrip(req)
 		case !x.isBox(server) && x.hubInReach():
-			return x.throughHub(req, public)
+			resp, source, err := x.byHub(req, public)
+			federation.CameBy(req.Context(), source, source == federation.SourceTLS)
+			return resp, err
 		case !x.isBox(server):
 			return public.RoundTrip(req)
 		case x.host != nil && x.host.InReach(server):

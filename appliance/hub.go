@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -33,11 +35,13 @@ const (
 	hubLook    = time.Second
 	hubContact = 10 * time.Minute // the key document is signed afresh daily, and what waits there is shown
 	hubAgain   = 30 * time.Second // after a contact that failed
+	hubSilent  = 15 * time.Second // a request that the hub has not answered by then goes straight as well
 )
 
 // hubParts is what the box knows of its hub. The zero value is a box without one.
 type hubParts struct {
 	server string // the hub's name; "": there is none
+	log    *slog.Logger
 
 	mu      sync.Mutex
 	up      bool
@@ -46,6 +50,7 @@ type hubParts struct {
 	answer  *api.Answer
 	heard   time.Time
 	trouble string    // why the last contact failed
+	silent  time.Time // until then other ways come first: it did not answer a request
 	told    time.Time // when all that the hub may answer was there
 
 	touched map[event.UserID]bool // something about them has changed since the hub was told
@@ -66,8 +71,37 @@ func (x *exchangeParts) hubInReach() bool {
 	return x.host != nil && x.post.server != "" && x.host.InReach(x.post.server)
 }
 
-// throughHub takes a request to a server that is no box to it by way of the hub, as it was signed. What the hub does not reach may be in reach of the box itself.
-func (x *exchangeParts) throughHub(req *http.Request, public http.RoundTripper) (*http.Response, error) {
+// byHub takes a request to a server that is no box to it by way of the hub, as it was signed. What the hub does not reach may be in reach of the box itself, and so it is when the hub
+// says nothing. source is how the way that it took proves the server's name.
+func (x *exchangeParts) byHub(req *http.Request, public http.RoundTripper) (resp *http.Response, source string, err error) {
+	h := &x.post
+	hub, ok := x.hub()
+	if !ok {
+		resp, err = public.RoundTrip(req)
+		return resp, federation.SourceTLS, err
+	}
+	sources := [2]string{federation.SourceBox + string(hub.ID), federation.SourceTLS}
+	ways := [2]roundTrip{x.throughHub, public.RoundTrip}
+	h.mu.Lock()
+	straight := time.Now().Before(h.silent)
+	h.mu.Unlock()
+	if straight {
+		slices.Reverse(ways[:])
+		slices.Reverse(sources[:])
+	}
+	began := time.Now()
+	resp, way, err := hedge(req, hubSilent, ways)
+	if err == nil && !straight && way == 1 && time.Since(began) >= hubSilent {
+		h.mu.Lock()
+		h.silent = time.Now().Add(hubContact)
+		h.mu.Unlock()
+		x.post.log.Warn("the hub does not answer; for a while requests go straight", "hub", h.server)
+	}
+	return resp, sources[way], err
+}
+
+// throughHub sends a request to the hub, which sends it on.
+func (x *exchangeParts) throughHub(req *http.Request) (*http.Response, error) {
 	out := req.Clone(req.Context())
 	if out.Host == "" {
 		out.Host = req.URL.Host // whom it is for
@@ -77,7 +111,6 @@ func (x *exchangeParts) throughHub(req *http.Request, public http.RoundTripper) 
 	if err != nil {
 		return nil, fmt.Errorf("by the hub %s: %w", x.post.server, err)
 	}
-	resp.Request = req
 	if resp.StatusCode != http.StatusBadGateway {
 		return resp, nil
 	}
@@ -87,22 +120,10 @@ func (x *exchangeParts) throughHub(req *http.Request, public http.RoundTripper) 
 		Code string `json:"errcode"`
 		Text string `json:"error"`
 	}
-	if err != nil || json.Unmarshal(text, &refusal) != nil || refusal.Code != api.Unreachable {
-		resp.Body = io.NopCloser(bytes.NewReader(text)) // the server's own answer
-		return resp, nil
+	if err == nil && json.Unmarshal(text, &refusal) == nil && refusal.Code == api.Unreachable {
+		return nil, notTaken{errors.New(refusal.Text)}
 	}
-	if req.Body != nil && req.Body != http.NoBody {
-		if req.GetBody == nil {
-			return nil, errors.New(refusal.Text)
-		}
-		if req.Body, err = req.GetBody(); err != nil {
-			return nil, err
-		}
-	}
-	resp, err = public.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("%s; and straight: %w", refusal.Text, err)
-	}
+	resp.Body = io.NopCloser(bytes.NewReader(text)) // the server's own answer
 	return resp, nil
 }
 

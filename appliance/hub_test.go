@@ -152,9 +152,18 @@ func TestBoxWithHub(t *testing.T) {
 	if b.exchange.isBox("hub.test") || b.exchange.paired().Len() != 0 || len(b.exchange.link.Status()) != 0 {
 		t.Error("the hub counts as a box")
 	}
-	if got := b.exchange.keySource("far.test"); got != federation.SourceBox+string(b.exchange.everybody().All()[0].ID) {
-		t.Errorf("keys that came through the hub are noted as from %q", got)
+	for server, want := range map[string]string{"far.test": federation.SourceBox + string(b.exchange.everybody().All()[0].ID), "near.test": federation.SourceTLS} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, federation.Scheme+"://"+server+"/_matrix/key/v2/server", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, source, err := b.exchange.byHub(req, b.fed.discovery)
+		if err != nil || source != want {
+			t.Fatalf("keys of %s: %q, %v; want %q", server, source, err, want)
+		}
+		resp.Body.Close()
 	}
+	far.take()
 
 	heardByHub(t, b)
 

@@ -29,7 +29,7 @@ func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.Box)) }
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
 	b.fed = &federationParts{local: federation.Local{Server: b.id.Server, Key: b.id.Key, Old: b.id.Old, At: b.cfg.FederationHost}}
-	b.exchange = &exchangeParts{number: inbox.Number(b.id.Server), heard: b.hearBox, post: hubParts{server: b.cfg.Hub.Server}}
+	b.exchange = &exchangeParts{number: inbox.Number(b.id.Server), heard: b.hearBox, post: hubParts{server: b.cfg.Hub.Server, log: b.log}}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.Server, Key: b.id.Key}, room.Options{
 		Version: b.cfg.roomVersion(),
 		Clock:   b.clock.Now,
@@ -94,7 +94,7 @@ func (b *Box) joinFederation() error {
 	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
 		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses, Date: b.likely,
 	})
-	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)), Source: b.exchange.keySource,
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)),
 		Paired: b.exchange.signingKey, Notary: b.askHubForKeys,
 		Now: b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{

@@ -56,6 +56,9 @@ func (p passage) RoundTrip(r *http.Request) (*http.Response, error) {
 	if to == nil || !p.from.net.reach(p.from.name, to.name) {
 		return nil, errors.New("no way to " + r.URL.Host)
 	}
+	if p.from.pairs[to.name] {
+		CameBy(r.Context(), SourceBox+to.name, true)
+	}
 	return both{to.handler}.RoundTrip(r)
 }
 
@@ -82,12 +85,6 @@ func (x *islander) start() {
 	x.clock = clock.New(clock.Config{Released: x.net.epoch.Add(-100 * 24 * time.Hour), Mark: x.mark, Boot: func() int64 { return x.boot }, Uptime: func() time.Duration { return time.Since(began) }})
 	x.rooms = room.New(x.db, room.Identity{Server: x.name, Key: x.local.Key}, room.Options{Clock: x.clock.Now})
 	x.ring = NewKeyRing(KeyRingConfig{Locals: Only(x.local), DB: x.db, Fetch: FetchKeys(passage{x}), Now: x.clock.Now, ClockTrusted: x.clock.Trusted,
-		Source: func(server string) string {
-			if x.pairs[server] {
-				return SourceBox + server
-			}
-			return SourceTLS
-		},
 		Paired: func(server, keyID string) ed25519.PublicKey {
 			if other := x.net.all[server]; x.pairs[server] && other.local.Key.ID == keyID {
 				return publicOf(other.local.Key)

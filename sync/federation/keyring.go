@@ -44,12 +44,10 @@ type KeyRingConfig struct {
 	// Locals are the names whose keys are our own.
 	Locals Locals
 	DB     *store.DB // where learnt documents live; nil keeps them in memory only
-	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name (verified TLS). nil: never.
+	// Fetch gets /_matrix/key/v2/server from a server over a way that proves the server's name: verified TLS, unless the way says otherwise (CameBy). nil: never.
 	Fetch func(ctx context.Context, server string) ([]byte, error)
 	// Notary asks somebody else who may be believed for a server's keys, and has the ring learn them, when Fetch has failed. nil: there is nobody.
 	Notary func(ctx context.Context, server string) error
-	// Source says how Fetch proves a server's name, as a source of keys: SourceBox and the id for a paired box. nil: SourceTLS for all.
-	Source func(server string) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// ClockTrusted says whether Now may be believed; nil means yes. While it may not, no document counts as expired.
@@ -83,9 +81,6 @@ type KeyRing struct {
 func NewKeyRing(c KeyRingConfig) *KeyRing {
 	if c.Now == nil {
 		c.Now = time.Now
-	}
-	if c.Source == nil {
-		c.Source = func(string) string { return SourceTLS }
 	}
 	if c.ClockTrusted == nil {
 		c.ClockTrusted = func() bool { return true }
@@ -269,7 +264,8 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 	}
 	_, err, _ := r.group.Do(server, func() (any, error) {
 		began := time.Now()
-		raw, err := r.c.Fetch(ctx, server)
+		by := way{source: SourceTLS, direct: true}
+		raw, err := r.c.Fetch(context.WithValue(ctx, wayKey{}, &by), server)
 		if err == nil && !bytes.Contains(raw, []byte(server)) {
 			err = errors.New("the document is another server's")
 		}
@@ -280,7 +276,7 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 			}
 		}
 		if err == nil {
-			err = r.learn(ctx, raw, r.c.Source(server), true)
+			err = r.learn(ctx, raw, by.source, by.direct)
 		}
 		if err != nil && r.c.Notary != nil && r.c.Notary(ctx, server) == nil {
 			return nil, nil
@@ -294,6 +290,23 @@ func (r *KeyRing) fetch(ctx context.Context, server string) error {
 		return nil, err
 	})
 	return err
+}
+
+// way is how a document came.
+type way struct {
+	source string
+	direct bool // from the server itself
+}
+
+// wayKey finds the way in the context of a request for keys.
+type wayKey struct{}
+
+// CameBy is said by whoever takes a request its way: how that proves whose answer it is, as a source of keys, and whether the answer is the server's own (direct) or somebody tells what it
+// says. The last word counts. Of requests for anything but keys nobody wants to know. It must not be said by two at once.
+func CameBy(ctx context.Context, source string, direct bool) {
+	if by, ok := ctx.Value(wayKey{}).(*way); ok {
+		*by = way{source, direct}
+	}
 }
 
 // maxRemembered is how many entries about other servers are kept in memory by one table.

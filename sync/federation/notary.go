@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -172,14 +173,15 @@ func (c *Client) LearnFrom(ctx context.Context, notary, server string) error {
 
 // learnFrom has the ring learn what a notary tells of the servers that are asked for. True when something was learnt.
 func (c *Client) learnFrom(ctx context.Context, notary string, ask map[string]map[string]keyCriteria) bool {
-	docs, err := c.askNotary(ctx, notary, ask)
+	by := way{source: SourceTLS, direct: true}
+	docs, err := c.askNotary(context.WithValue(ctx, wayKey{}, &by), notary, ask)
 	if err != nil {
 		c.log.Info("keys not told by another server", "notary", notary, "err", err)
 		return false
 	}
-	source := c.c.Ring.c.Source(notary)
-	if source == SourceTLS {
-		source = SourceNotary + notary
+	source := SourceNotary + notary
+	if by.direct && strings.HasPrefix(by.source, SourceBox) { // it is paired itself, not only reached by somebody who is
+		source = by.source
 	}
 	learnt := false
 	for _, doc := range docs {

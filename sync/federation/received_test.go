@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store"
 )
 
 // A request that was kept on its way counts by the key that was good when it came in; one that comes now does not.
@@ -125,4 +126,76 @@ func newLocal(t *testing.T, server, keyID string) Local {
 		t.Fatal(err)
 	}
 	return Local{Server: server, Key: event.Key{ID: keyID, Private: private}}
+}
+
+// A key is known by the way that its document came: what a hub or a notary tells of another server is no word of that server.
+func TestKeysAreKnownByTheirWay(t *testing.T) {
+	far, noted, us := newLocal(t, "far.test", "ed25519:far"), newLocal(t, "noted.test", "ed25519:noted"), newLocal(t, "box.test", "ed25519:box")
+	docOf := func(l Local, at time.Time) []byte {
+		return must[[]byte](t)(NewKeyRing(KeyRingConfig{Locals: Only(l), Now: func() time.Time { return at }}).Document(l))
+	}
+	newer, older := docOf(far, time.Now()), docOf(far, time.Now().AddDate(0, 0, -3))
+	theirs := NewKeyRing(KeyRingConfig{Locals: Only(noted)})
+	if err := theirs.Learn(t.Context(), newer, SourceTLS); err != nil {
+		t.Fatal(err)
+	}
+	notary := both{NewNotary(HandlerConfig{Locals: Only(noted), Ring: theirs})}
+	for name, tt := range map[string]struct {
+		by         func(context.Context)
+		fetched    string // the source of what the server showed
+		told       string // and of what noted.test told, reached by the same way
+		takesOlder bool
+	}{
+		"itself":          {func(context.Context) {}, SourceTLS, SourceNotary + "noted.test", true},
+		"a paired box":    {func(ctx context.Context) { CameBy(ctx, SourceBox+"b", true) }, SourceBox + "b", SourceBox + "b", true},
+		"by the hub":      {func(ctx context.Context) { CameBy(ctx, SourceBox+"hub", false) }, SourceBox + "hub", SourceNotary + "noted.test", false},
+		"the last counts": {func(ctx context.Context) { CameBy(ctx, SourceBox+"hub", false); CameBy(ctx, SourceTLS, true) }, SourceTLS, SourceNotary + "noted.test", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := newer
+			ring := func() *KeyRing {
+				return NewKeyRing(KeyRingConfig{Locals: Only(us), Fetch: func(ctx context.Context, _ string) ([]byte, error) {
+					tt.by(ctx)
+					return doc, nil
+				}})
+			}
+			row := func(r *KeyRing) store.ServerKey {
+				t.Helper()
+				rows, err := r.known(t.Context(), "far.test")
+				if err != nil || len(rows) != 1 {
+					t.Fatalf("%d rows, %v", len(rows), err)
+				}
+				return rows[0]
+			}
+			r := ring()
+			if err := r.fetch(t.Context(), "far.test"); err != nil {
+				t.Fatal(err)
+			}
+			until := row(r).ValidUntil
+			if got := row(r).Source; got != tt.fetched {
+				t.Errorf("fetched: from %q, want %q", got, tt.fetched)
+			}
+			doc = older
+			if err := r.fetch(t.Context(), "far.test"); err != nil {
+				t.Fatal(err)
+			}
+			if took := row(r).ValidUntil < until; took != tt.takesOlder {
+				t.Errorf("an older document was taken: %v", took)
+			}
+			r = ring()
+			if err := r.Learn(t.Context(), docOf(noted, time.Now()), SourceTLS); err != nil {
+				t.Fatal(err)
+			}
+			c := NewClient(ClientConfig{Local: us, Ring: r, Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				tt.by(req.Context())
+				return notary.RoundTrip(req)
+			})})
+			if err := c.LearnFrom(t.Context(), "noted.test", "far.test"); err != nil {
+				t.Fatal(err)
+			}
+			if got := row(r).Source; got != tt.told {
+				t.Errorf("told: from %q, want %q", got, tt.told)
+			}
+		})
+	}
 }

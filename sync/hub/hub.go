@@ -132,7 +132,7 @@ func (h *Hub) open(ctx context.Context) error {
 	}
 	h.discovery = federation.NewDiscovery(federation.DiscoveryConfig{Addresses: h.cfg.ServerAddresses, Roots: roots, AllowPrivate: h.cfg.PrivateAddresses})
 	h.ring = federation.NewKeyRing(federation.KeyRingConfig{
-		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Source: h.keySource, Paired: h.signingKey,
+		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Paired: h.signingKey,
 	})
 	h.fromAfar, h.fromOurs = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
@@ -199,7 +199,8 @@ func (h *Hub) crowded(from netip.Prefix) {
 
 // way takes a request to a server: to a box over libp2p, to every other over HTTPS.
 func (h *Hub) way(req *http.Request) (*http.Response, error) {
-	if _, ok := h.box(req.URL.Host); ok {
+	if e, ok := h.box(req.URL.Host); ok {
+		federation.CameBy(req.Context(), federation.SourceBox+string(e.ID), true)
 		return h.p2p.RoundTripper().RoundTrip(req)
 	}
 	return h.discovery.RoundTrip(req)

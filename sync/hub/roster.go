@@ -11,7 +11,6 @@ import (
 	"net"
 	"time"
 
-	"hallig/sync/federation"
 	"hallig/sync/hub/spool"
 	"hallig/sync/peer"
 )
@@ -161,12 +160,4 @@ func (h *Hub) signingKey(server, keyID string) ed25519.PublicKey {
 		return nil
 	}
 	return e.SigningKeys[keyID]
-}
-
-// keySource says how the way to a server proves its name.
-func (h *Hub) keySource(server string) string {
-	if e, ok := h.box(server); ok {
-		return federation.SourceBox + string(e.ID)
-	}
-	return federation.SourceTLS
 }
