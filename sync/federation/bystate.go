@@ -55,7 +55,7 @@ func (in *Intake) byState(ctx context.Context, l *lane, v *event.Version, k lack
 
 // ancestorByState gets a missing ancestor and the state before it. A final refusal: the server does not give the ancestor.
 func (in *Intake) ancestorByState(ctx context.Context, l *lane, v *event.Version, server string, k lack) (bool, error) {
-	release, err := in.ask(ctx, server)
+	release, err := in.ask(ctx, server, l.rank)
 	if err != nil {
 		return false, err
 	}
@@ -89,7 +89,7 @@ func (in *Intake) ancestorByState(ctx context.Context, l *lane, v *event.Version
 
 // childByState accepts an event whose ancestors cannot be had, with the state before it.
 func (in *Intake) childByState(ctx context.Context, l *lane, v *event.Version, server string, k lack) (bool, error) {
-	release, err := in.ask(ctx, server)
+	release, err := in.ask(ctx, server, l.rank)
 	if err != nil {
 		return false, err
 	}
@@ -176,7 +176,7 @@ func (in *Intake) authorityFrom(ctx context.Context, l *lane, v *event.Version, 
 // askAuthority asks one server for an authorising event, alone or with all that authorises the event which names it.
 // https://spec.matrix.org/v1.16/server-server-api/#retrieving-event-authorization-information
 func (in *Intake) askAuthority(ctx context.Context, l *lane, v *event.Version, server string, id, child event.ID) error {
-	release, err := in.ask(ctx, server)
+	release, err := in.ask(ctx, server, l.rank)
 	if err != nil {
 		return err
 	}

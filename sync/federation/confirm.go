@@ -3,6 +3,7 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -407,7 +408,13 @@ func (d *dest) look(ctx context.Context, all bool) (found bool, err error) {
 		return false, fmt.Errorf("look up shared rooms: %w", err)
 	}
 	slices.Sort(rooms)
-	if !all && len(rooms) > pullRooms {
+	if all { // those first whose gaps are closed first
+		rank := make(map[event.RoomID]int64, len(rooms))
+		for _, id := range rooms {
+			rank[id] = d.s.c.Intake.rank(ctx, id)
+		}
+		slices.SortStableFunc(rooms, func(a, b event.RoomID) int { return cmp.Compare(rank[b], rank[a]) })
+	} else if len(rooms) > pullRooms {
 		at := d.pull.turn % len(rooms)
 		rooms = append(rooms[at:], rooms[:at]...)[:pullRooms]
 		d.pull.turn += pullRooms

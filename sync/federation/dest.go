@@ -69,6 +69,7 @@ type dest struct {
 	advanced time.Time         // when it last knew something new
 	reoffer  bool              // something was parked that it did not refuse
 	known    map[event.ID]bool // other boxes' events that the server knows
+	turns    int               // that rooms have begun
 }
 
 // ledger is what a server has of one room. cursor <= confirmed < window's positions <= sent.
@@ -83,6 +84,9 @@ type ledger struct {
 	tries   int
 	dirty   bool
 	gone    bool // the server has nobody in the room any more
+
+	turn   int   // in which the rooms with a long backlog were begun; 0: it was not
+	turnTo int64 // where the turn ends
 
 	since     int64      // where the server came in: nothing from before is carried
 	hold      []event.ID // other boxes' events that must be known there before we go on

@@ -361,7 +361,7 @@ func (in *Intake) askFor(ctx context.Context, l *lane, v *event.Version, server 
 	if l.asked == nil {
 		l.asked, l.noHistory, l.short = map[string]bool{}, map[string]bool{}, map[string]bool{}
 	}
-	release, err := in.ask(ctx, server)
+	release, err := in.ask(ctx, server, l.rank)
 	if err != nil {
 		return nil
 	}

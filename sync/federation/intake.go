@@ -67,13 +67,13 @@ func NewIntake(c IntakeConfig) *Intake {
 const (
 	maxWorking   = 16    // lanes that try events: each holds a page of them
 	maxAsking    = 16    // questions to other servers: each may hold an answer of 32 MB
-	maxAskingOne = 4     // of these to one server, so that a slow one does not hold up all rooms
+	maxAskingOne = 2     // of these to one server: one is answered while the other is on the line. More would share the line, and close all rooms at the end in place of one after the other
 	maxStagedBy  = 5_000 // events of one origin; then it is told to come again later
 )
 
 // asked bounds the questions to one server.
 type asked struct {
-	slots chan struct{}
+	slots *places
 	users int
 }
 
@@ -89,12 +89,12 @@ func (in *Intake) turn(ctx context.Context) error {
 
 func (in *Intake) turnOver() { <-in.working }
 
-// ask waits until a server may be asked.
-func (in *Intake) ask(ctx context.Context, server string) (release func(), err error) {
+// ask waits until a server may be asked; of those that wait the highest rank comes first.
+func (in *Intake) ask(ctx context.Context, server string, rank int64) (release func(), err error) {
 	in.mu.Lock()
 	a := in.busy[server]
 	if a == nil {
-		a = &asked{slots: make(chan struct{}, maxAskingOne)}
+		a = &asked{slots: newPlaces(maxAskingOne)}
 		in.busy[server] = a
 	}
 	a.users++
@@ -106,20 +106,18 @@ func (in *Intake) ask(ctx context.Context, server string) (release func(), err e
 			delete(in.busy, server)
 		}
 	}
-	select {
-	case a.slots <- struct{}{}:
-	case <-ctx.Done():
+	if err := a.slots.take(ctx, rank); err != nil {
 		leave()
-		return nil, ctx.Err()
+		return nil, err
 	}
 	select {
 	case in.asking <- struct{}{}:
 	case <-ctx.Done():
-		<-a.slots
+		a.slots.leave()
 		leave()
 		return nil, ctx.Err()
 	}
-	return func() { <-in.asking; <-a.slots; leave() }, nil
+	return func() { <-in.asking; a.slots.leave(); leave() }, nil
 }
 
 // Full says that so many events of an origin wait that no more are taken from it for now.

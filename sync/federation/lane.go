@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ type lane struct {
 	sooner  func()              // ends the question to a slow server that is under way; nil: there is none. Guarded by Intake.mu
 
 	// The lane's own:
+	rank             int64             // which room comes first: that in which something was written last, as far as is known here when the lane begins
 	asked, noHistory map[string]bool   // servers asked before; those that gave no history
 	short            map[string]bool   // servers whose answer about a gap did not close it though it was not full
 	unhad            map[event.ID]bool // authorising events that somebody in reach says it does not have
@@ -49,6 +51,7 @@ const (
 func (in *Intake) work(ctx context.Context, l *lane) {
 	delay := retryFirst
 	l.authDelay = authFirst
+	l.rank = in.rank(ctx, l.room)
 	for {
 		select {
 		case <-l.wake:
@@ -94,6 +97,19 @@ func (in *Intake) work(ctx context.Context, l *lane) {
 			return
 		}
 	}
+}
+
+// rank puts the rooms that people use first. Their gaps are closed one after the other, since what is shown of a room is whole and in order, and line and server are the same for all: the first
+// room is there after a moment in place of all of them at the end.
+func (in *Intake) rank(ctx context.Context, id event.RoomID) (pos int64) {
+	err := in.c.DB.View(ctx, func(r *store.Read) (err error) {
+		pos, err = r.LastPos(id, math.MaxInt64)
+		return err
+	})
+	if err != nil {
+		in.log.Debug("newest event not found", "room", id, "err", err) // it is one order or another
+	}
+	return pos
 }
 
 // retire ends a lane unless something came meanwhile.

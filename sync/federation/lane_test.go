@@ -15,6 +15,8 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/rules"
 	"hallig/appliance/store"
+	"hallig/tools/matrixclient"
+	"hallig/tools/testpeer"
 )
 
 // chain makes n messages that follow each other, and does not send them.
@@ -199,4 +201,53 @@ func TestStateStandsInForAnAncestor(t *testing.T) {
 	}
 	f.push(pdus[0].JSON())
 	f.a.await("the oldest", func() bool { return f.a.has(string(f.id), []string{string(pdus[0].ID)}) })
+}
+
+// Gaps of many rooms are closed one after the other, that room first in which people wrote last: after half of all questions it is whole, where all of them would be at the end.
+func TestGapsCloseInTurn(t *testing.T) {
+	ca := testCA(t)
+	a, b := newTestBox(t, ca), newTestBox(t, ca)
+	anna, bert := a.user("anna"), b.user("bert")
+	var rooms []string
+	for range 6 {
+		id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+		must[string](t)(bert.Join(t.Context(), id, a.name))
+		rooms = append(rooms, id)
+	}
+	warm := say(t, anna, rooms[5], 1, "warm")
+	b.await("the rooms", func() bool { return b.has(rooms[5], warm) })
+	a.sender.silent.Store(true)
+	b.sender.silent.Store(true) // what it has is asked for
+	said := map[string][]string{}
+	for _, id := range rooms {
+		said[id] = say(t, bert, id, 320, "viel")
+	}
+	say(t, anna, rooms[2], 1, "hier schreiben wir")
+	b.seen.mu.Lock()
+	b.seen.list = nil
+	b.seen.mu.Unlock()
+	line := testpeer.NewRate(4_000_000)
+	b.link.Pace(line, line)
+	a.sender.silent.Store(false)
+	a.sender.LinkUp(b.name)
+	for _, id := range rooms {
+		a.await("a room's messages", func() bool { return a.has(id, said[id]) })
+	}
+	b.seen.mu.Lock()
+	defer b.seen.mu.Unlock()
+	last, n := map[string]int{}, 0
+	for _, s := range b.seen.list {
+		if !strings.Contains(s, "/backfill/") && !strings.Contains(s, "/get_missing_events/") {
+			continue
+		}
+		for _, id := range rooms {
+			if strings.HasSuffix(s, id) {
+				n++
+				last[id] = n
+			}
+		}
+	}
+	if last[rooms[2]] > n/2 {
+		t.Errorf("of %d questions the last about the room in which people wrote was number %d", n, last[rooms[2]])
+	}
 }

@@ -181,7 +181,6 @@ func (d *dest) collect(ctx context.Context) (*outgoing, error) {
 
 // fill makes a transaction of what was collected.
 func (d *dest) fill(out *outgoing, edus []store.EDU, hints []edu) {
-	slices.SortFunc(out.pdus, func(a, b owed) int { return cmp.Compare(a.Pos, b.Pos) })
 	most := MaxPDUs
 	if d.narrow {
 		most = 1
@@ -209,31 +208,60 @@ func (d *dest) fill(out *outgoing, edus []store.EDU, hints []edu) {
 	out.id, out.body = d.s.txnID(), d.transaction(pdus, all)
 }
 
-// collectRooms adds what the server is owed of each room, those first that are furthest behind. Of the rooms with a long backlog only some are worked on at a
-// time, so that a server that takes in one event after the other gets through with them.
+// collectRooms adds what the server is owed of each room. What is soon said comes first: who writes now does not wait for the backlogs of other rooms. Of the rooms with a long backlog only some are
+// worked on at a time, so that a server that takes in one event after the other gets through with them; and what was begun is brought to its end, so that the first room is up to date
+// early and not all at the end.
 func (d *dest) collectRooms(r *store.Read, to int64, out *outgoing) error {
 	const long = window / 2
-	ids := slices.SortedFunc(maps.Keys(d.rooms), func(a, b event.RoomID) int { return cmp.Compare(d.rooms[a].sent, d.rooms[b].sent) })
 	busy := 0
 	for _, f := range d.rooms {
 		if len(f.window) >= long {
 			busy++
 		}
 	}
-	for _, id := range ids {
-		f, before := d.rooms[id], len(out.pdus)
+	var short, backlog []owed
+	for _, id := range d.inTurn() {
+		f := d.rooms[id]
+		out.pdus = nil
 		if err := d.collectRoom(r, id, f, to, out); err != nil {
 			return err
 		}
-		if len(out.pdus)-before < long || len(f.window) >= long {
+		n := len(out.pdus)
+		if n >= long && len(f.window) < long {
+			if busy++; busy > roomsMost {
+				delete(out.looked, id)
+				continue
+			}
+		}
+		if n+len(f.window) < long {
+			short = append(short, out.pdus...)
 			continue
 		}
-		if busy++; busy > roomsMost {
-			out.pdus = out.pdus[:before]
-			delete(out.looked, id)
+		if f.turn == 0 && n > 0 {
+			d.turns++
+			f.turn, f.turnTo = d.turns, to
+		}
+		backlog = append(backlog, out.pdus...)
+	}
+	out.pdus = append(short, backlog...)
+	return nil
+}
+
+// inTurn gives the rooms that were begun, in the order in which they were, and then the others, those first that are furthest behind. A turn ends where the room ended when it began: a room in which
+// somebody writes without end does not keep the others waiting.
+func (d *dest) inTurn() []event.RoomID {
+	for _, f := range d.rooms {
+		if f.sent >= f.turnTo {
+			f.turn = 0
 		}
 	}
-	return nil
+	return slices.SortedFunc(maps.Keys(d.rooms), func(a, b event.RoomID) int {
+		x, y := d.rooms[a], d.rooms[b]
+		if (x.turn == 0) != (y.turn == 0) {
+			return cmp.Compare(y.turn, x.turn)
+		}
+		return cmp.Or(cmp.Compare(x.turn, y.turn), cmp.Compare(x.sent, y.sent))
+	})
 }
 
 // offerParked offers what the server did not take once more, each alone; what it refuses again stays parked.

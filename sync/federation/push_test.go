@@ -238,6 +238,68 @@ func TestServerThatRefusesAll(t *testing.T) {
 	b.await("the mail", func() bool { return fmt.Sprint(words(t, bert)) == "[auch das]" })
 }
 
+// TestRoomsInTurn: of rooms in which people wrote at the same time each is brought to its end once it was begun; and what was written in another room late
+// does not wait for them.
+func TestRoomsInTurn(t *testing.T) {
+	a, b, anna, bert, quiet, g := gatedPair(t)
+	var rooms []string
+	for range 7 {
+		id := must[string](t)(anna.CreateRoom(t.Context(), matrixclient.CreateRoom{Preset: "public_chat"}))
+		must[string](t)(bert.Join(t.Context(), id, a.name))
+		rooms = append(rooms, id)
+	}
+	a.sender.silent.Store(true)
+	const each = 2*window + 10
+	said := map[string][]string{}
+	var late []string
+	for n := range each {
+		for _, id := range rooms {
+			said[id] = append(said[id], say(t, anna, id, 1, "viel")...)
+		}
+		if n == each/2 {
+			late = say(t, anna, quiet, 1, "viel später")
+		}
+	}
+	a.sender.silent.Store(false)
+	a.sender.LinkUp(b.name)
+	for _, id := range rooms {
+		b.await("a room's messages", func() bool { return b.has(id, said[id]) })
+	}
+	b.await("the late one", func() bool { return b.has(quiet, late) })
+	came, most, before := map[string]int{}, 0, -1
+	begun := func() (n int) {
+		for _, id := range rooms {
+			if came[id] > 0 && came[id] < each {
+				n++
+			}
+		}
+		return n
+	}
+	for _, s := range g.with("viel") {
+		var body struct {
+			PDUs []struct {
+				Room string `json:"room_id"`
+			} `json:"pdus"`
+		}
+		if err := json.Unmarshal([]byte(s.body), &body); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range body.PDUs {
+			if p.Room == quiet {
+				before = begun()
+			}
+			came[p.Room]++
+		}
+		most = max(most, begun())
+	}
+	if most > roomsMost+1 { // one more when a backlog's short rest goes along
+		t.Errorf("%d rooms were halfway at once", most)
+	}
+	if before != 0 {
+		t.Errorf("what was written in a quiet room went after the backlogs of %d others", before)
+	}
+}
+
 // TestFourRoomsAtATime: after a long silence the backlogs of many rooms go out a few at a time, and all arrives.
 func TestFourRoomsAtATime(t *testing.T) {
 	a, b, anna, bert, _, g := gatedPair(t)

@@ -75,7 +75,8 @@ func (w *world) come(ctx context.Context, n *night, v *verdict) error {
 		for s, lack := range []int{lackBox, lackLand} {
 			if lack == 0 && v.took[s] == 0 {
 				v.took[s] = time.Since(v.joined)
-				say("the %s has all %d events of the other side, %.1f s after the link was back", sides[s], len(n.events[1-s]), v.took[s].Seconds())
+				v.count(w, n)
+				say("the %s has all %d events of the other side, %.1f s after the link was back; newest message of a room after %s", sides[s], len(n.events[1-s]), v.took[s].Seconds(), spread(v.newest[s]))
 			}
 		}
 		if err := w.lookAtBackOff(ctx, n); err != nil && len(kills) == 0 {
