@@ -53,9 +53,11 @@ type hubParts struct {
 	silent  time.Time // until then other ways come first: it did not answer a request
 	told    time.Time // when all that the hub may answer was there
 
-	touched map[event.UserID]bool // something about them has changed since the hub was told
+	touched      map[event.UserID]bool // something about them has changed since the hub was told
+	touchedRooms map[event.RoomID]bool // the same
 
-	users deposited // of the loop that looks at the hub
+	users  deposited // of the loop that looks at the hub
+	listed listed    // of the same loop
 }
 
 // hub gives the hub when it is paired.
@@ -149,7 +151,7 @@ func (b *Box) fromHub(next http.Handler) http.Handler {
 				r = r.WithContext(federation.WithReceived(r.Context(), at))
 			}
 		}
-		b.fed.handler.ServeHTTP(w, r)
+		b.fed.handler.ServeHTTP(w, r.WithContext(federation.WithGuest(r.Context(), b.exchange.post.server)))
 	})
 }
 
@@ -160,13 +162,16 @@ func (b *Box) runHub(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	h.mu.Lock()
-	h.since, h.touched = time.Now(), map[event.UserID]bool{}
+	h.since, h.touched, h.touchedRooms = time.Now(), map[event.UserID]bool{}, map[event.RoomID]bool{}
 	h.mu.Unlock()
 	b.db.OnCommit(func(c store.Commit) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, user := range c.Users {
 			h.touched[user] = true
+		}
+		for _, room := range c.Rooms {
+			h.touchedRooms[room] = true
 		}
 	})
 	g.Go(func() error {
@@ -200,11 +205,13 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		}
 	}
 	if came {
+		h.listed.all, h.listed.next = false, now
 		b.log.Info("hub in reach", "hub", h.server)
 		b.fed.sender.LinkUp("") // the box speaks first
 	}
 	if up && epoch != "" {
 		b.tellUsers(ctx, epoch, now)
+		b.tellRooms(ctx, now)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,12 +72,19 @@ func (f *farServers) take() []string {
 func startHub(t *testing.T, ca *testpeer.CA, servers map[string]string) (h *hub.Hub, dir string, stop func()) {
 	t.Helper()
 	dir = t.TempDir()
+	h, stop = startHubAt(t, ca, servers, dir, "127.0.0.1:0", "/ip4/127.0.0.1/tcp/0")
+	return h, dir, stop
+}
+
+// startHubAt runs one on a directory and at addresses.
+func startHubAt(t *testing.T, ca *testpeer.CA, servers map[string]string, dir, world, meeting string) (h *hub.Hub, stop func()) {
+	t.Helper()
 	kept, err := spool.Open(filepath.Join(dir, "spool.db"), spool.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err = hub.Open(t.Context(), hub.Config{Data: dir, Spool: kept, Server: "hub.test", Listen: "127.0.0.1:0", CAFile: ca.File, ServerAddresses: servers,
-		TLS: []cert.Files{{CACertificate: ca.File, CAKey: ca.KeyFile}}, P2P: hub.P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}}}, slog.New(slog.DiscardHandler))
+	h, err = hub.Open(t.Context(), hub.Config{Data: dir, Spool: kept, Server: "hub.test", Listen: world, CAFile: ca.File, ServerAddresses: servers,
+		TLS: []cert.Files{{CACertificate: ca.File, CAKey: ca.KeyFile}}, P2P: hub.P2PConfig{Listen: []string{meeting}}}, hubLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +101,14 @@ func startHub(t *testing.T, ca *testpeer.CA, servers map[string]string) (h *hub.
 		}
 	})
 	t.Cleanup(stop)
-	return h, dir, stop
+	return h, stop
+}
+
+func hubLog() *slog.Logger {
+	if os.Getenv("HALLIG_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("box", "hub")
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
 func awaitHub(t *testing.T, what string, cond func() bool) {

@@ -105,10 +105,16 @@ func (h *Handler) checkACL(ctx context.Context, room event.RoomID, server string
 }
 
 // checkIn refuses servers that have no joined member in the room, and those the room's list shuts out; a room that is unknown here is M_NOT_FOUND.
-func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string) error {
-	st, err := h.c.Rooms.Standing(ctx, room, server)
+func (h *Handler) checkIn(ctx context.Context, room event.RoomID, r *request) error {
+	if h.c.Holds != nil && !h.c.Holds(r.local.Server, room) {
+		return notFound("room " + string(room) + " is unknown")
+	}
+	st, err := h.c.Rooms.Standing(ctx, room, r.origin)
 	if err != nil {
 		return err
+	}
+	if r.guest() {
+		return h.checkShared(ctx, room, r)
 	}
 	if !st.Resident {
 		return forbidden("the server has no member in this room")
@@ -116,7 +122,7 @@ func (h *Handler) checkIn(ctx context.Context, room event.RoomID, server string)
 	if !st.ACL {
 		return nil
 	}
-	return h.checkACL(ctx, room, server)
+	return h.checkACL(ctx, room, r.origin)
 }
 
 var errNotResident = notFound("this server is not in the room")

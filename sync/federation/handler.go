@@ -34,6 +34,8 @@ type HandlerConfig struct {
 	Media  Media
 	// Trouble counts events that are not taken in; nil: nobody counts.
 	Trouble *Trouble
+	// Holds says whether one of the names has anything to tell of a room; nil: each has all rooms.
+	Holds func(server string, room event.RoomID) bool
 	// Heard is told whenever a server spoke to us with a good signature: it is in reach. nil: nobody wants to know.
 	Heard   func(server string)
 	Version string

@@ -170,8 +170,8 @@ func (in *Intake) Run(ctx context.Context) error {
 	return err
 }
 
-// appended has staged events tried that lacked what a transaction brings, whichever way it came.
-func (in *Intake) appended(tx *store.Tx, a room.AppendInfo) error {
+// Appended has staged events tried that lacked what a transaction brings, whichever way it came. Sender.Appended does it, too; who has no Sender puts it into room.Options.OnAppend.
+func (in *Intake) Appended(tx *store.Tx, a room.AppendInfo) error {
 	in.mu.Lock()
 	idle := in.ran && in.lanes[a.Room] == nil
 	in.mu.Unlock()

@@ -144,7 +144,7 @@ func poke(c chan struct{}) {
 // room is owed our events, and that a server is owed the very event that turns its invited user away.
 func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
 	if s.c.Intake != nil {
-		if err := s.c.Intake.appended(tx, a); err != nil {
+		if err := s.c.Intake.Appended(tx, a); err != nil {
 			return err
 		}
 	}

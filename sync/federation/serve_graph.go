@@ -27,7 +27,7 @@ func raws(pdus []*event.PDU) []json.RawMessage {
 // https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1backfillroomid
 func (h *Handler) backfill(ctx context.Context, r *request) (any, error) {
 	id := event.RoomID(r.PathValue("room"))
-	if err := h.checkIn(ctx, id, r.origin); err != nil {
+	if err := h.checkIn(ctx, id, r); err != nil {
 		return nil, err
 	}
 	q := r.URL.Query()
@@ -44,7 +44,7 @@ func (h *Handler) backfill(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if pdus, err = h.seen(ctx, id, r.origin, pdus); err != nil {
+	if pdus, err = h.seen(ctx, id, r, pdus); err != nil {
 		return nil, err
 	}
 	return h.transactionOf(r.local, pdus), nil
@@ -67,7 +67,7 @@ func (h *Handler) missingEvents(ctx context.Context, r *request) (any, error) {
 	if err := r.decode(&req); err != nil {
 		return nil, err
 	}
-	if err := h.checkIn(ctx, id, r.origin); err != nil {
+	if err := h.checkIn(ctx, id, r); err != nil {
 		return nil, err
 	}
 	limit := 10
@@ -81,7 +81,7 @@ func (h *Handler) missingEvents(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if pdus, err = h.seen(ctx, id, r.origin, pdus); err != nil {
+	if pdus, err = h.seen(ctx, id, r, pdus); err != nil {
 		return nil, err
 	}
 	return map[string]any{"events": raws(pdus)}, nil
@@ -90,7 +90,7 @@ func (h *Handler) missingEvents(ctx context.Context, r *request) (any, error) {
 // at gives the event that a question is about, after checking that it belongs to the room and that the server may ask.
 func (h *Handler) at(ctx context.Context, r *request, id event.ID) (*event.PDU, error) {
 	room := event.RoomID(r.PathValue("room"))
-	if err := h.checkIn(ctx, room, r.origin); err != nil {
+	if err := h.checkIn(ctx, room, r); err != nil {
 		return nil, err
 	}
 	p, _, err := h.c.Rooms.Event(ctx, id)
@@ -142,11 +142,11 @@ func (h *Handler) event(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.checkIn(ctx, p.RoomID, r.origin); err != nil {
+	if err := h.checkIn(ctx, p.RoomID, r); err != nil {
 		return nil, err
 	}
 	if !meta.Outlier {
-		seen, err := h.seen(ctx, p.RoomID, r.origin, []*event.PDU{p})
+		seen, err := h.seen(ctx, p.RoomID, r, []*event.PDU{p})
 		if err != nil {
 			return nil, err
 		}
@@ -170,14 +170,17 @@ func (h *Handler) eventAuth(ctx context.Context, r *request) (any, error) {
 // seen gives events as a server may see them: where history was only for members and the server had none, redacted. The
 // graph stays whole that way.
 // https://spec.matrix.org/v1.16/client-server-api/#room-history-visibility
-func (h *Handler) seen(ctx context.Context, id event.RoomID, server string, pdus []*event.PDU) ([]*event.PDU, error) {
+func (h *Handler) seen(ctx context.Context, id event.RoomID, r *request, pdus []*event.PDU) ([]*event.PDU, error) {
+	if r.guest() {
+		return pdus, nil
+	}
 	now, err := h.c.Rooms.StateEvent(ctx, id, "m.room.history_visibility", "")
 	if err != nil {
 		return nil, err
 	}
 	out := make([]*event.PDU, 0, len(pdus))
 	for _, p := range pdus {
-		may, err := h.showsNow(ctx, now, server, p)
+		may, err := h.showsNow(ctx, now, r.origin, p)
 		if err != nil {
 			return nil, err
 		}

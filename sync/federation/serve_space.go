@@ -44,7 +44,7 @@ func (c *Client) Hierarchy(ctx context.Context, server string, id event.RoomID, 
 // https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
 func (h *Handler) eventAtTime(ctx context.Context, r *request) (any, error) {
 	id := event.RoomID(r.PathValue("room"))
-	if err := h.checkIn(ctx, id, r.origin); err != nil {
+	if err := h.checkIn(ctx, id, r); err != nil {
 		return nil, err
 	}
 	ts, err := strconv.ParseInt(r.query("ts"), 10, 64)

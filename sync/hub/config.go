@@ -15,6 +15,7 @@ import (
 
 	"hallig/appliance/cert"
 	"hallig/appliance/event"
+	"hallig/sync/hub/replica"
 	"hallig/sync/hub/spool"
 )
 
@@ -27,6 +28,8 @@ type Config struct {
 	Version string `json:"-"`
 	// Spool is the hub's durable memory; the hub closes it.
 	Spool spool.Spool `json:"-"`
+	// Replica bounds the copies of the boxes' rooms; zero fields are right.
+	Replica replica.Limits `json:"-"`
 
 	// Server is the hub's own server name: hub.example.org, or with a port. It has no users. Fixed at the first start.
 	Server string `json:"server_name,omitempty"`

@@ -190,6 +190,10 @@ func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry, body []b
 		if h.aboutUsers(w, r, to, body) {
 			return
 		}
+	case "event", "event_auth", "state", "state_ids", "backfill", "get_missing_events":
+		if h.aboutRooms(w, r, to, body) {
+			return
+		}
 	case "version":
 		row, err := h.spool.Box(r.Context(), to.Server)
 		if err == nil && row.Version != "" {

@@ -62,6 +62,8 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 			h.letters(w, r, from)
 		case r.URL.Path == api.GivenPath:
 			h.given(w, r, from)
+		case r.URL.Path == api.RoomsPath:
+			h.rooms(w, r, from)
 		default:
 			h.notary.ServeHTTP(w, r)
 		}

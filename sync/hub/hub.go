@@ -27,6 +27,7 @@ import (
 	"hallig/sync/federation"
 	"hallig/sync/hub/fleet"
 	"hallig/sync/hub/letter"
+	"hallig/sync/hub/replica"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
@@ -51,6 +52,7 @@ type Hub struct {
 	fromOurs  *federation.Verifier // of what boxes ask: with places of their own, so that no flood from the world keeps them out
 	discovery *federation.Discovery
 	notary    http.Handler // answers under the hub's own name
+	replica   *replica.Replica
 	p2p       *p2p.Host
 	reading   sync.Mutex // of the roster: who reads later stores later
 	roster    atomic.Pointer[roster]
@@ -137,7 +139,10 @@ func (h *Hub) open(ctx context.Context) error {
 	h.fromAfar, h.fromOurs = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
 	h.openMail()
-	return h.listen()
+	if err := h.listen(); err != nil {
+		return err
+	}
+	return h.openReplica(ctx)
 }
 
 // openIdentity reads who the hub is. The name is fixed once written: the boxes know the hub by it.
@@ -244,6 +249,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { h.wakeCarriers(ctx); return nil })
 	g.Go(func() error { return h.mail.Run(ctx) })
+	g.Go(func() error { h.replica.Run(ctx); return nil })
 	h.every(ctx, g, leaseLife/3, func() {
 		if err := h.spool.Renew(ctx, h.node, h.now(), leaseLife); err != nil && ctx.Err() == nil {
 			h.log.Error("hold on to the boxes that are connected here", "err", err)

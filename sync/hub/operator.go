@@ -89,6 +89,8 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		Counts: fleet.Counts{Taken: h.count.taken.Load(), Delivered: h.count.delivered.Load(), Refused: h.count.refused.Load(), Full: h.count.full.Load(), SentOut: h.count.out.Load(),
 			TurnedAway: h.count.turnedAway.Load(), TooMuch: h.count.tooMuch.Load(), Crowded: h.count.crowded.Load()},
 	}}
+	c := h.replica.Stats()
+	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Answered: c.Answered, Unknown: c.Unknown}
 	var disk syscall.Statfs_t
 	if syscall.Statfs(h.cfg.Data, &disk) == nil {
 		s.Hub.DiskFree, s.Hub.DiskSize = int64(disk.Bavail)*disk.Bsize, int64(disk.Blocks)*disk.Bsize

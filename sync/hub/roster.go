@@ -71,7 +71,11 @@ func (h *Hub) readRoster(ctx context.Context) error {
 			peers = append(peers, p)
 		}
 	}
-	h.roster.Store(next)
+	for server := range h.roster.Swap(next).by {
+		if e, still := next.by[server]; h.replica != nil && (!still || e.revoked != "") {
+			h.replica.Forget(server)
+		}
+	}
 	if h.p2p != nil {
 		h.p2p.SetRoster(peer.NewRoster(peers...))
 	}

@@ -210,15 +210,8 @@ func (h *Hub) aboutUsers(w http.ResponseWriter, r *http.Request, to entry, body 
 	if find == nil {
 		return false
 	}
-	_, _, err := h.verifier(r).Verify(r, body, h.now(), func(a federation.Authorization) error {
-		return meant(a, to.Server)
-	})
-	switch {
-	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
-		return false
-	case err != nil:
-		refuse(w, http.StatusUnauthorized, "M_UNAUTHORIZED", err.Error())
-		return true
+	if a, done := h.signedQuestion(w, r, to, body); a.Origin == "" {
+		return done
 	}
 	out, err := find(r.Context(), r, to.Server, body)
 	if err != nil && h.seldom.may("spool", h.now()) {
@@ -229,6 +222,19 @@ func (h *Hub) aboutUsers(w http.ResponseWriter, r *http.Request, to entry, body 
 	}
 	answer(w, http.StatusOK, out)
 	return true
+}
+
+// signedQuestion says who has signed a question to a box. Without an origin it is not to be answered; done: it has been refused.
+func (h *Hub) signedQuestion(w http.ResponseWriter, r *http.Request, to entry, body []byte) (a federation.Authorization, done bool) {
+	a, _, err := h.verifier(r).Verify(r, body, h.now(), func(a federation.Authorization) error { return meant(a, to.Server) })
+	switch {
+	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
+		return federation.Authorization{}, false
+	case err != nil:
+		refuse(w, http.StatusUnauthorized, "M_UNAUTHORIZED", err.Error())
+		return federation.Authorization{}, true
+	}
+	return a, false
 }
 
 // user reads a deposit; nil: there is none.

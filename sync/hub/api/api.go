@@ -18,6 +18,7 @@ const (
 	StatusPath  = "/_hallig/hub/v1/status"  // GET, answered with Answer
 	UserPath    = "/_hallig/hub/v1/user/"   // and a user's id: PUT ?epoch=EPOCH User; 409 when the hub's memory is another one by now
 	GivenPath   = "/_hallig/hub/v1/given"   // GET ?after=PLACE&epoch=EPOCH: all up to that place are crossed out at the box, in the memory of that epoch; answered with Given
+	RoomsPath   = "/_hallig/hub/v1/rooms"   // PUT Rooms; 409 when the hub wants to hear of all
 )
 
 // Received is the header by which a hub says when a request came in that it has kept for the box: milliseconds since 1970.

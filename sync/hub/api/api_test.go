@@ -58,3 +58,28 @@ func FuzzMissedInvite(f *testing.F) {
 		}
 	})
 }
+
+func FuzzRooms(f *testing.F) {
+	f.Add([]byte(`{"all":true,"rooms":[{"id":"!a:b","version":"12","tips":["$c"]}],"gone":["!d:e"]}`))
+	f.Add([]byte(`{"rooms":[{"id":"a","version":"12","tips":[]}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		l, err := ReadRooms(raw)
+		if err != nil {
+			return
+		}
+		for _, r := range l.Rooms {
+			if r.ID[0] != '!' || len(r.ID) > 255 || r.Version == "" || len(r.Tips) > MaxTips {
+				t.Errorf("%s reads as %+v", raw, r)
+			}
+		}
+		again, err := json.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again) <= MaxRoomsBytes {
+			if _, err := ReadRooms(again); err != nil {
+				t.Errorf("%s reads, %s does not: %v", raw, again, err)
+			}
+		}
+	})
+}

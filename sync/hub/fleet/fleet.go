@@ -98,6 +98,7 @@ type Hub struct {
 	DiskFree  int64     `json:"disk_free"` // bytes, where its data lies; 0 with DiskSize 0: not known
 	DiskSize  int64     `json:"disk_size"`
 	Counts    Counts    `json:"since_start"`
+	Copies    Copies    `json:"copies"`
 
 	Troubles []Trouble `json:"troubles"`
 }
@@ -112,6 +113,15 @@ type Counts struct {
 	TurnedAway int64 `json:"turned_away"` // requests for boxes that were revoked
 	TooMuch    int64 `json:"too_much"`    // deposits of boxes beyond what is kept for one box
 	Crowded    int64 `json:"crowded"`     // connections at the world's port for which no place was left
+}
+
+// Copies are how this node's copies of the boxes' rooms do.
+type Copies struct {
+	Rooms  int `json:"rooms"`  // that are here
+	Behind int `json:"behind"` // that boxes have listed and that are not here, or not as far as the boxes have said
+
+	Answered int64 `json:"answered"` // questions about them since the start
+	Unknown  int64 `json:"unknown"`  // to which the answer was not here, or not for the one who asked
 }
 
 // State is the hub with all its boxes.

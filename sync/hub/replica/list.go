@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/sync/hub/api"
+)
+
+// This file takes in which rooms boxes list.
+
+// kindRooms is the deposit with the ids of the rooms that a box lists, as a JSON array.
+const kindRooms = "rooms"
+
+// ErrAll: the box should list all of its rooms.
+var ErrAll = errors.New("the hub does not know which rooms the box had listed before; it should list all")
+
+// remember reads what boxes listed in an earlier life, and which of that is here.
+func (r *Replica) remember(ctx context.Context, boxes []string) error {
+	for _, box := range boxes {
+		raw, err := r.c.Memory.Deposited(ctx, box, kindRooms, "")
+		if err != nil {
+			return err
+		}
+		var ids []event.RoomID
+		if raw != nil && json.Unmarshal(raw, &ids) != nil {
+			continue // it is told anew
+		}
+		l := &list{rooms: make(map[event.RoomID]struct{}, len(ids))}
+		r.lists[box] = l
+		for _, id := range ids {
+			d := r.copies[id]
+			if d == nil {
+				d = &duplicate{id: id}
+				if d.here, err = r.rooms.Knows(ctx, id); err != nil {
+					return err
+				}
+				r.copies[id] = d
+			}
+			l.rooms[id] = struct{}{}
+			d.boxes = append(d.boxes, lister{box: box})
+		}
+	}
+	return nil
+}
+
+// Told takes in which rooms a box lists, and how far they are there. ErrAll: it should list all of them.
+func (r *Replica) Told(ctx context.Context, box string, told api.Rooms) error {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	now := r.c.Now()
+	r.mu.Lock()
+	l := r.lists[box]
+	if l == nil {
+		l = &list{rooms: map[event.RoomID]struct{}{}}
+		r.lists[box] = l
+	}
+	if !told.All && !l.whole {
+		r.mu.Unlock()
+		return ErrAll
+	}
+	if told.All {
+		l.sent = now
+	}
+	next := maps.Clone(l.rooms)
+	if told.All {
+		clear(next)
+	}
+	for _, id := range told.Gone {
+		delete(next, event.RoomID(id))
+	}
+	for _, room := range told.Rooms {
+		v, ok := event.Lookup(room.Version)
+		if !ok || v.Readable || len(next) >= api.MaxRooms {
+			r.count.refused.Add(1)
+			continue
+		}
+		next[event.RoomID(room.ID)] = struct{}{}
+	}
+	changed := !maps.EqualFunc(next, l.rooms, func(a, b struct{}) bool { return true })
+	r.mu.Unlock()
+	if changed {
+		if err := r.keep(ctx, box, next); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.whole = true
+	for id := range l.rooms {
+		if _, still := next[id]; !still {
+			r.unlist(box, id)
+		}
+	}
+	l.rooms = next
+	for _, room := range told.Rooms {
+		if _, ok := next[event.RoomID(room.ID)]; ok {
+			r.list(box, room, now)
+		}
+	}
+	r.poke()
+	return nil
+}
+
+// keep has the memory know what a box lists.
+func (r *Replica) keep(ctx context.Context, box string, rooms map[event.RoomID]struct{}) error {
+	raw, err := json.Marshal(slices.Sorted(maps.Keys(rooms)))
+	if err != nil {
+		return err
+	}
+	if err := r.c.Memory.Deposit(ctx, box, kindRooms, "", raw); err != nil {
+		return fmt.Errorf("keep which rooms a box lists: %w", err)
+	}
+	return nil
+}
+
+// list notes what a box says of a room. r.mu is held.
+func (r *Replica) list(box string, room api.Room, now time.Time) {
+	id := event.RoomID(room.ID)
+	d := r.copies[id]
+	if d == nil {
+		d = &duplicate{id: id}
+		r.copies[id] = d
+	}
+	if d.version == "" || !d.here {
+		d.version = room.Version
+	}
+	tips := make([]event.ID, len(room.Tips))
+	for i, t := range room.Tips {
+		tips[i] = event.ID(t)
+	}
+	i := slices.IndexFunc(d.boxes, func(l lister) bool { return l.box == box })
+	if i < 0 {
+		d.boxes = append(d.boxes, lister{box: box})
+		i = len(d.boxes) - 1
+	}
+	d.boxes[i].tips = tips
+	d.told = now
+	if r.pending[id] == nil {
+		r.pending[id] = d
+		d.due = now.Add(r.c.Limits.Settle)
+		if d.delay > 0 { // who has failed before is not asked sooner because it says so
+			d.due = now.Add(d.delay)
+		}
+	}
+}
+
+// unlist forgets that a box lists a room. r.mu is held.
+func (r *Replica) unlist(box string, id event.RoomID) {
+	d := r.copies[id]
+	if d == nil {
+		return
+	}
+	d.boxes = slices.DeleteFunc(d.boxes, func(l lister) bool { return l.box == box })
+	if len(d.boxes) == 0 {
+		delete(r.pending, id)
+	}
+}
+
+// Forget forgets a box, which is revoked or gone.
+func (r *Replica) Forget(box string) {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lists[box]
+	if l == nil {
+		return
+	}
+	delete(r.lists, box)
+	for id := range l.rooms {
+		r.unlist(box, id)
+	}
+	r.poke()
+}
+
+func (r *Replica) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// holds says whether a box may be answered for about a room.
+func (r *Replica) holds(box string, id event.RoomID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.copies[id]
+	return d != nil && d.here && slices.ContainsFunc(d.boxes, func(l lister) bool { return l.box == box })
+}
