@@ -52,6 +52,7 @@ type hubParts struct {
 	trouble string    // why the last contact failed
 	silent  time.Time // until then other ways come first: it did not answer a request
 	told    time.Time // when all that the hub may answer was there
+	ahead   bool      // the hub's clock is, and was not believed
 
 	touched      map[event.UserID]bool // something about them has changed since the hub was told
 	touchedRooms map[event.RoomID]bool // the same
@@ -287,9 +288,24 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 		return nil, err
 	}
 	if a.Time > 0 && time.Since(asked) < clockLate {
-		b.heardTime(clock.Reading{Time: time.UnixMilli(a.Time), Quality: clock.Told, Source: "hub " + b.exchange.post.server})
+		b.hearHub(time.UnixMilli(a.Time))
 	}
 	return &a, nil
+}
+
+// hearHub takes the hub's time, when it may be believed, and says when it may not.
+func (b *Box) hearHub(t time.Time) {
+	h := &b.exchange.post
+	taken := b.heardTime(clock.Reading{Time: t, Quality: clock.Told, Source: "hub " + h.server})
+	ahead := t.Sub(b.clock.Now()).Round(time.Second)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wrong := !taken && ahead > time.Minute
+	if wrong && !h.ahead {
+		b.log.Warn("the hub's clock is ahead of the box's, and is not believed; one of them is wrong: see to the hub's time server, or say what time it is with: hallig clock TIME", "hub", h.server,
+			"hub_says", t.UTC().Format(time.RFC3339), "ahead", ahead)
+	}
+	h.ahead = wrong
 }
 
 // hubStatus is what people are shown; nil: there is no hub.

@@ -146,3 +146,18 @@ func TestTimeFromAPairedBox(t *testing.T) {
 		t.Errorf("b passes on what it was told: %q", h)
 	}
 }
+
+// A hub that says 2099 sets no box's clock, also none that knows no better; one that says what may be does.
+func TestHubDoesNotLeadTheClock(t *testing.T) {
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "uhr.test", P2P: P2PConfig{Off: true}, Hub: HubConfig{Server: "hub.test"}, system: nobody})
+	before := b.clock.Now()
+	b.hearHub(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC))
+	if s := b.clock.State(); s.Quality != clock.Untrusted || s.Time.Sub(before) > time.Minute || !b.exchange.post.ahead {
+		t.Errorf("2099: %+v, noticed %v", s, b.exchange.post.ahead)
+	}
+	truth := firstRelease.AddDate(0, 3, 0)
+	b.hearHub(truth)
+	if s := b.clock.State(); s.Quality != clock.Told || s.Time.Before(truth) || b.exchange.post.ahead {
+		t.Errorf("the right time: %+v, counts as wrong %v", s, b.exchange.post.ahead)
+	}
+}

@@ -67,7 +67,10 @@ type Config struct {
 const (
 	stale   = 24 * time.Hour   // after that a worse source may speak again
 	hold    = 10 * time.Second // a smaller step back is waited out
-	leap    = time.Hour        // the most that the network's time servers put forward what somebody else said
+	leap    = time.Hour        // the most that the network's time servers, and other boxes, put forward what somebody as good or better said
+	week    = 7 * 24 * time.Hour
+	shelf   = 400 * 24 * time.Hour // how long a box lies in a cupboard; one that others say lay longer wants to hear it from two of them
+	latest  = 10                   // years after the release: nobody but an operator, or better, says so
 	storeIn = time.Minute
 )
 
@@ -84,6 +87,7 @@ type Clock struct {
 	source  string
 	set     time.Duration // uptime of the last Reading
 	stored  time.Duration
+	tellers Vouchers // boxes, and the hub, that told of a time far ahead
 }
 
 // New starts a clock from what is known without asking anybody.
@@ -143,15 +147,21 @@ func (k *Clock) Set(r Reading) bool {
 	if r.Quality == Untrusted || r.Quality < k.quality && up-k.set < stale || r.Time.Before(k.c.Released) {
 		return false
 	}
-	// Whoever runs the network names its time servers. Once the time is known, they set it right but do not lead it away, not in small steps either.
-	if r.Quality == Named && k.quality > Untrusted {
-		most := leap
-		if k.quality == Named {
-			most = time.Minute + (up-k.set)/1000
+	if r.Quality < Entered && !k.c.Released.IsZero() && r.Time.After(k.c.Released.AddDate(latest, 0, 0)) {
+		return false
+	}
+	now := k.base + max(0, up-k.at).Milliseconds()
+	// Whoever runs the network names its time servers, and another box or the hub may itself be wrong. Once the time is known, they set it right but do not lead it away, not in small steps
+	// either; boxes do when two of them agree.
+	if most, bounded := k.most(r.Quality, up); bounded && r.Time.UnixMilli() > now+most.Milliseconds() {
+		agreed, ok := Reading{}, false
+		if r.Quality == Told {
+			agreed, ok = k.tellers.Say(r.Source, false, r.Time, up)
 		}
-		if r.Time.UnixMilli() > k.base+(max(0, up-k.at)+most).Milliseconds() {
+		if !ok {
 			return false
 		}
+		r.Time = agreed.Time
 	}
 	if r.Quality <= Kept && r.Time.UnixMilli() < k.base+max(0, up-k.at).Milliseconds()-hold.Milliseconds() {
 		return false
@@ -159,6 +169,21 @@ func (k *Clock) Set(r Reading) bool {
 	k.base, k.at, k.set = r.Time.UnixMilli(), up, up
 	k.quality, k.source = r.Quality, r.Source
 	return true
+}
+
+// most is how far ahead one source of a quality may put the clock.
+func (k *Clock) most(q Quality, up time.Duration) (most time.Duration, bounded bool) {
+	switch {
+	case q == Told && k.quality == Untrusted:
+		return shelf, true
+	case q == Told && k.quality < Told:
+		return week, true // what is dated a week too late others refuse for good
+	case q != Told && q != Named || k.quality == Untrusted:
+		return 0, false
+	case q == k.quality:
+		return time.Minute + (up-k.set)/1000, true
+	}
+	return leap, true
 }
 
 // State is a clock at one moment, for people and for other boxes.

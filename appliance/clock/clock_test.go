@@ -104,7 +104,8 @@ func TestSources(t *testing.T) {
 		{"a box after NTP", time.Minute, Reading{Time: truth.Add(time.Hour), Quality: Told}, false},
 		{"an operator after NTP", time.Minute, Reading{Time: truth.Add(time.Hour), Quality: Entered}, false},
 		{"NTP again, a year back", time.Minute, Reading{Time: truth.Add(-90 * 24 * time.Hour), Quality: Exact}, true},
-		{"a box, when NTP was silent for long", 25 * time.Hour, Reading{Time: truth, Quality: Told}, true},
+		{"a box, when NTP was silent for long", 25 * time.Hour, Reading{Time: truth, Quality: Told, Source: "box b.test"}, false},
+		{"another box that agrees", 0, Reading{Time: truth, Quality: Told, Source: "box c.test"}, true},
 	} {
 		m.up += tc.after
 		before := k.Now()
@@ -146,6 +147,65 @@ func TestNetworkDoesNotLead(t *testing.T) {
 	k := (&machine{boot: 1}).clock(Mark{})
 	if !k.Set(Reading{Time: truth, Quality: Named, Source: "DHCP"}) || !k.Now().Equal(truth) {
 		t.Errorf("a clock that nobody knew stays at %v", k.Now())
+	}
+}
+
+// A hub, or another box, that says 2099 does not lead a clock there: neither one that is known nor one that nobody vouches for. A box that comes out of a cupboard believes it, or two that agree.
+func TestToldDoesNotLead(t *testing.T) {
+	const day = 24 * time.Hour
+	start := func(known Quality) (*machine, *Clock) {
+		m := &machine{boot: 1}
+		k := m.clock(Mark{})
+		if known > Untrusted {
+			k.Set(Reading{Time: truth, Quality: known, Source: "somebody"})
+		}
+		return m, k
+	}
+	for _, tc := range []struct {
+		known Quality
+		later time.Duration // after it was heard
+		ahead time.Duration // of the clock by then
+		taken bool
+	}{
+		{Untrusted, 0, 399 * day, true}, {Untrusted, 0, 401 * day, false}, {Untrusted, 0, 70 * 365 * day, false},
+		{Kept, 0, 6 * day, true}, {Kept, 0, 8 * day, false}, {Vouched, 0, 8 * day, false},
+		{Told, time.Hour, time.Minute, true}, {Told, time.Hour, 10 * time.Minute, false}, {Told, time.Hour, -day, true},
+		{Exact, 25 * time.Hour, 59 * time.Minute, true}, {Exact, 25 * time.Hour, 2 * time.Hour, false}, {Exact, 25 * time.Hour, 73 * 365 * day, false}, {Exact, 25 * time.Hour, -day, true},
+	} {
+		m, k := start(tc.known)
+		m.up += tc.later
+		before := k.Now()
+		if got := k.Set(Reading{Time: before.Add(tc.ahead), Quality: Told, Source: "hub h.test"}); got != tc.taken {
+			t.Errorf("%v, and %v later a hub says %v more: taken %v", tc.known, tc.later, tc.ahead, got)
+		}
+	}
+	// Two that agree, within ten minutes: the earlier counts.
+	m, k := start(Untrusted)
+	far := truth.AddDate(3, 0, 0)
+	for _, said := range []struct {
+		who   string
+		at    time.Duration
+		taken bool
+	}{{"hub h.test", 0, false}, {"hub h.test", 0, false}, {"box b.test", 5 * day, false}, {"box c.test", 30 * time.Second, true}} {
+		if got := k.Set(Reading{Time: far.Add(said.at), Quality: Told, Source: said.who}); got != said.taken {
+			t.Errorf("%s at +%v: taken %v", said.who, said.at, got)
+		}
+		m.up += time.Second
+	}
+	if got := k.Now(); got.Before(far) || got.After(far.Add(10*time.Second)) {
+		t.Errorf("two said %v and a little later, and it is %v", far, got)
+	}
+	_, k = start(Untrusted)
+	for _, who := range []string{"hub h.test", "box b.test"} {
+		if k.Set(Reading{Time: truth.AddDate(70, 0, 0), Quality: Told, Source: who}) {
+			t.Errorf("%s leads the clock 70 years ahead", who)
+		}
+	}
+	for quality, taken := range map[Quality]bool{Named: false, Vouched: false, Entered: true} {
+		_, k = start(Untrusted)
+		if k.Set(Reading{Time: truth.AddDate(70, 0, 0), Quality: quality}) != taken {
+			t.Errorf("%v, 70 years ahead: taken %v", quality, !taken)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,6 +169,9 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 	if pub := r.pick(known, keyID, at); pub != nil {
 		return pub, nil
 	}
+	if lag := r.lag(known, keyID, at); lag > 0 && r.recent(known) {
+		return nil, lagging(server, lag)
+	}
 	if err := r.fetch(ctx, server); err != nil {
 		return nil, fmt.Errorf("key %s of %s: %w: %w", keyID, server, ErrKeyUnavailable, err)
 	}
@@ -185,12 +189,37 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 			return pub, nil
 		}
 	}
+	if lag := r.lag(known, keyID, at); lag > 0 {
+		return nil, lagging(server, lag)
+	}
 	for _, k := range known {
 		if k.KeyID == keyID {
 			return nil, fmt.Errorf("key %s of %s is not valid at that time", keyID, server)
 		}
 	}
 	return nil, fmt.Errorf("%s has no key %s", server, keyID)
+}
+
+// lag is how far ahead of our clock something is dated that a key would be good for if its document's own word counted for longer: then our clock lags, or the other one leads, and it is not
+// for us to say which. 0: that is not so.
+func (r *KeyRing) lag(known []store.ServerKey, keyID string, at int64) time.Duration {
+	for _, k := range known {
+		if now := millis(r.c.Now()); k.KeyID == keyID && k.ExpiredAt == 0 && at > now && at <= k.ValidUntil {
+			return time.Duration(at-now) * time.Millisecond
+		}
+	}
+	return 0
+}
+
+// recent says whether a document was learnt just now: to fetch it again would tell nothing new.
+func (r *KeyRing) recent(known []store.ServerKey) bool {
+	now := millis(r.c.Now())
+	return slices.ContainsFunc(known, func(k store.ServerKey) bool { return k.ExpiredAt == 0 && now-k.LearntAt < time.Minute.Milliseconds() })
+}
+
+// lagging holds what cannot be judged yet.
+func lagging(server string, lag time.Duration) error {
+	return fmt.Errorf("it is dated %v ahead of this clock, so it waits: is the clock right? (%s; %w)", lag.Round(time.Second), server, ErrKeyUnavailable)
 }
 
 // askedNotary asks whoever may be believed for a key that its own server shows no more: one that was set up anew does not list what it signed with before. Not again

@@ -7,13 +7,17 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/room"
 	"hallig/appliance/store"
 )
 
@@ -197,5 +201,62 @@ func TestKeysAreKnownByTheirWay(t *testing.T) {
 				t.Errorf("told: from %q, want %q", got, tt.told)
 			}
 		})
+	}
+}
+
+// On a box whose clock lags by more than a key is believed for, what others date now is held and not refused: it counts as soon as the clock is right. What is dated after the key's own end is
+// refused as ever.
+func TestLaggingClockHoldsEvents(t *testing.T) {
+	far := newLocal(t, "far.test", "ed25519:far")
+	truth := time.Now()
+	now := truth.AddDate(0, 0, -10)
+	fetched := 0
+	db := must[*store.DB](t)(store.Open(t.Context(), filepath.Join(t.TempDir(), "hallig.db"), store.Options{Reserve: -1}))
+	defer db.Close()
+	local := Local{Server: "box.test", Key: testKey(0)}
+	ring := NewKeyRing(KeyRingConfig{Locals: Only(local), DB: db, Now: func() time.Time { return now }, Fetch: func(context.Context, string) ([]byte, error) {
+		fetched++
+		return NewKeyRing(KeyRingConfig{Locals: Only(far), Now: func() time.Time { return truth }}).Document(far)
+	}})
+	key := func(at time.Time) error {
+		_, err := ring.Key(t.Context(), "far.test", "ed25519:far", millis(at))
+		return err
+	}
+	for range 3 {
+		if err := key(truth); !errors.Is(err, ErrKeyUnavailable) || !strings.Contains(err.Error(), "240h0m0s ahead of this clock") {
+			t.Fatalf("dated now, ten days ahead of the clock: %v", err)
+		}
+	}
+	if fetched != 1 {
+		t.Errorf("the document was fetched %d times", fetched)
+	}
+	if err := key(truth.AddDate(2, 0, 0)); err == nil || errors.Is(err, ErrKeyUnavailable) {
+		t.Errorf("dated after the key's end: %v", err)
+	}
+	if err := key(truth.AddDate(0, 0, -5)); err != nil {
+		t.Errorf("dated within a week of the clock: %v", err)
+	}
+
+	rooms := room.New(db, room.Identity{Server: local.Server, Key: local.Key}, room.Options{})
+	client := NewClient(ClientConfig{Local: local, Ring: ring, Rooms: rooms, Transport: refusing{}})
+	in := NewIntake(IntakeConfig{Local: local, DB: db, Rooms: rooms, Client: client})
+	v, _ := event.Lookup("11")
+	p := must[*event.PDU](t)(event.Build(v, event.Proto{RoomID: "!r:far.test", Sender: "@u:far.test", Type: "m.room.message", Content: json.RawMessage(`{}`), Prev: []event.ID{"$x"},
+		Auth: []event.ID{"$y"}, Depth: 2, TS: millis(truth)}, "far.test", far.Key))
+	if errs := in.TakeAll(t.Context(), "far.test", []*event.PDU{p}); errs[0] != nil {
+		t.Errorf("the event: %v", errs[0])
+	}
+	if err := db.View(t.Context(), func(r *store.Read) error {
+		n, err := r.StagedCount("!r:far.test")
+		if n != 1 {
+			t.Errorf("%d events are kept", n)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	now = truth
+	if err := client.VerifyPDU(t.Context(), p); err != nil {
+		t.Errorf("when the clock is right: %v", err)
 	}
 }
