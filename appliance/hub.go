@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -272,12 +273,14 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 	tree := b.recentHealth(ctx)
 	var board string
 	var release int64
+	var update *api.UpdateState
 	if s, err := b.stewardState(ctx); err == nil { // else the box does not run from the image
 		board, release = s.Machine.Board, s.Release
+		update = &api.UpdateState{State: s.Update.State, Version: s.Update.Version, Release: s.Update.Release, Error: strings.ToValidUTF8(s.Update.Error.En[:min(len(s.Update.Error.En), 500)], "")}
 	}
 	raw, err := json.Marshal(api.Contact{
 		Version: b.cfg.Version, Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
-		SentenceDE: tree.Public().Sentence.DE, Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(), ClockQuality: b.clock.State().Quality.String(), Board: board, Release: release,
+		SentenceDE: tree.Public().Sentence.DE, Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(), ClockQuality: b.clock.State().Quality.String(), Board: board, Release: release, Update: update,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write contact: %w", err)

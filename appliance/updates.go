@@ -20,14 +20,17 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hallig/appliance/admin"
+	"hallig/appliance/clock"
+	"hallig/appliance/health"
 	"hallig/appliance/steward"
 	"hallig/appliance/store"
 	"hallig/appliance/wayback"
+	"hallig/sync/hub/api"
 	"hallig/sync/peer"
 )
 
 // This file lets boxes update each other: a box gives the signed file of the system that it runs to paired boxes that ask for it over IP, and takes one from
-// them. Who sends it does not matter: the file's signatures are checked by the first process of the image, block by block, before anything is written.
+// them, or from its hub when that has told it of one. Who sends it does not matter: the file's signatures are checked by the first process of the image, block by block, before anything is written.
 //
 // GET and HEAD /_hallig/v1/update/BOARD, for paired boxes over libp2p: the file; Hallig-Version and Hallig-Release say what it is. Range: bytes=N- gives the rest
 // of a file that came in part: the same system gives the same bytes.
@@ -36,6 +39,9 @@ const (
 	updatePath    = "/_hallig/v1/update/"
 	versionHeader = "Hallig-Version"
 	releaseHeader = "Hallig-Release"
+
+	quietForHub    = 10 * time.Minute // and before it fetches one from the hub, over the line that people use
+	pauseForPeople = time.Minute      // such a transfer rests for so long after somebody has written
 
 	updateStall    = time.Minute      // without a byte for so long an answer is given up and the rest asked for again
 	updateAgain    = 10 * time.Second // after that pause
@@ -48,6 +54,7 @@ const (
 type sharing struct {
 	busy  sync.Mutex
 	again time.Duration // tests: another updateAgain
+	pause time.Duration // tests: another pauseForPeople
 }
 
 // offerUpdate stands before next.
@@ -128,9 +135,12 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// askForUpdate asks a paired box that libp2p reaches, for the file from a byte on.
-func (b *Box) askForUpdate(ctx context.Context, method, server, board string, from int64) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+server+updatePath+board, nil)
+// errWithdrawn is answered by who does not give the file (any more).
+var errWithdrawn = errors.New("the system is not given there any more")
+
+// askForUpdate asks a paired box that libp2p reaches, or the hub, for the file at a path from a byte on.
+func (b *Box) askForUpdate(ctx context.Context, method, server, path string, from int64) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+server+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its system: %w", server, err)
 	}
@@ -145,12 +155,15 @@ func (b *Box) askForUpdate(ctx context.Context, method, server, board string, fr
 	}
 	if resp.StatusCode != want {
 		resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, fmt.Errorf("ask %s for its system: %w", server, errWithdrawn)
+		}
 		return nil, fmt.Errorf("ask %s for its system: %s", server, resp.Status)
 	}
 	return resp, nil
 }
 
-// updateOffers asks the boxes in reach what they run, and lists what is newer than this box's own system and fits its board; the newest first.
+// updateOffers asks the boxes in reach what they run, and lists that, and what the hub has told of, where it is newer than this box's own system and fits its board; the newest first.
 func (b *Box) updateOffers(ctx context.Context) ([]admin.UpdateOffer, error) {
 	s, err := b.stewardState(ctx)
 	if err != nil {
@@ -165,7 +178,7 @@ func (b *Box) updateOffers(ctx context.Context) ([]admin.UpdateOffer, error) {
 			continue
 		}
 		ctx, stop := context.WithTimeout(ctx, probeLimit)
-		resp, err := b.askForUpdate(ctx, http.MethodHead, p.Server, s.Machine.Board, 0)
+		resp, err := b.askForUpdate(ctx, http.MethodHead, p.Server, updatePath+s.Machine.Board, 0)
 		stop()
 		if err != nil {
 			b.log.Debug("no system from this box", "err", err)
@@ -177,8 +190,23 @@ func (b *Box) updateOffers(ctx context.Context) ([]admin.UpdateOffer, error) {
 			offers = append(offers, admin.UpdateOffer{Box: p.Server, Version: resp.Header.Get(versionHeader), Release: release})
 		}
 	}
+	if o, ok := b.hubOffer(s); ok {
+		offers = append(offers, o)
+	}
 	slices.SortStableFunc(offers, func(x, y admin.UpdateOffer) int { return int(y.Release - x.Release) })
 	return offers, nil
+}
+
+// hubOffer is the newer system that the hub has told this box of, while the hub is in reach.
+func (b *Box) hubOffer(s steward.State) (admin.UpdateOffer, bool) {
+	h := &b.exchange.post
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b.cfg.Provisioned.Updates.NoHub || !h.up || h.answer == nil || h.answer.Update == nil {
+		return admin.UpdateOffer{}, false
+	}
+	u := h.answer.Update
+	return admin.UpdateOffer{Box: h.server, Version: u.Version, Release: u.Release}, u.Board == s.Machine.Board && u.Release > s.Release
 }
 
 func noImage(err error) error {
@@ -189,8 +217,13 @@ func noImage(err error) error {
 	return err
 }
 
-// updateFrom installs the system that a paired box runs, into the slot that does not run; server "" takes the newest that is offered. It is started by itself or on the page.
+// updateFrom installs the system that a paired box runs, or that the hub has, into the slot that does not run; server "" takes the newest that is offered. It is started by itself or on the page.
 func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer, error) {
+	return b.takeSystem(ctx, server, false)
+}
+
+// takeSystem is updateFrom; with polite, a transfer from the hub rests while people write.
+func (b *Box) takeSystem(ctx context.Context, server string, polite bool) (admin.UpdateOffer, error) {
 	offers, err := b.updateOffers(ctx)
 	if err != nil {
 		return admin.UpdateOffer{}, err
@@ -200,12 +233,13 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	}
 	i := slices.IndexFunc(offers, func(o admin.UpdateOffer) bool { return server == "" || o.Box == server })
 	if i < 0 {
-		what, was := "no paired box in reach of the network", "Keine gekoppelte Box, die über das Netz erreichbar ist,"
+		r := &admin.Refusal{Text: "there is no newer system for this kind of box at the paired boxes in reach of the network, nor at the hub; hallig status shows who is in reach",
+			DE: "Weder eine gekoppelte Box, die über das Netz erreichbar ist, noch der Hub hat ein neueres System für diese Art von Box."}
 		if server != "" {
-			what, was = server+" is not in reach of the network, or", server+" ist über das Netz nicht erreichbar oder"
+			r = &admin.Refusal{Text: server + " is not in reach of the network, or has no newer system for this kind of box; hallig status shows who is in reach",
+				DE: server + " ist über das Netz nicht erreichbar oder hat kein neueres System für diese Art von Box."}
 		}
-		return admin.UpdateOffer{}, &admin.Refusal{Text: what + " has no newer system for this kind of box; hallig status shows who is in reach",
-			DE: was + " hat ein neueres System für diese Art von Box."}
+		return admin.UpdateOffer{}, r
 	}
 	s, err := b.stewardState(ctx)
 	if err != nil {
@@ -213,8 +247,12 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop() // whoever still reads the body, as net/http may after an early answer, is let go
-	body := &transfer{b: b, ctx: ctx, server: offers[i].Box, board: s.Machine.Board, release: offers[i].Release}
-	b.log.Info("taking the system of another box", "box", offers[i].Box, "version", offers[i].Version)
+	body := &transfer{b: b, ctx: ctx, server: offers[i].Box, path: updatePath + s.Machine.Board, release: offers[i].Release}
+	if body.server == b.exchange.post.server {
+		body.path = api.UpdatePath + s.Machine.Board + "/" + strconv.FormatInt(body.release, 10)
+		body.polite, body.position = polite, b.db.Published()
+	}
+	b.log.Info("taking a newer system", "box", offers[i].Box, "version", offers[i].Version)
 	if err := b.steward.Update(ctx, body); err != nil {
 		if text := (steward.Text{}); errors.As(err, &text) {
 			return admin.UpdateOffer{}, &admin.Refusal{Text: text.En, DE: text.De}
@@ -228,12 +266,14 @@ func (b *Box) updateFrom(ctx context.Context, server string) (admin.UpdateOffer,
 	return offers[i], nil
 }
 
-// transfer reads the file of another box. When the way breaks or nothing comes any more it asks again, from the byte on that it lacks, for as long as patience lasts.
+// transfer reads the file of another box, or of the hub. When the way breaks or nothing comes any more it asks again, from the byte on that it lacks, for as long as patience lasts.
 type transfer struct {
-	b             *Box
-	ctx           context.Context // of the request that the transfer serves
-	server, board string
-	release       int64
+	b            *Box
+	ctx          context.Context // of the request that the transfer serves
+	server, path string
+	release      int64
+	polite       bool  // it rests while people write
+	position     int64 // of the last event that it has seen
 
 	body  io.ReadCloser // nil: ask again
 	stall *time.Timer   // calls off an answer on which nothing comes
@@ -248,6 +288,9 @@ func (t *transfer) Read(p []byte) (int, error) {
 		t.since = time.Now()
 	}
 	for {
+		if !t.rest() {
+			return 0, t.ctx.Err()
+		}
 		err := t.open()
 		if err == nil {
 			var n int
@@ -267,7 +310,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 		if again == 0 {
 			again = updateAgain
 		}
-		if t.ctx.Err() != nil || errors.Is(err, errOtherSystem) || time.Since(t.since) > updatePatience {
+		if t.ctx.Err() != nil || errors.Is(err, errOtherSystem) || errors.Is(err, errWithdrawn) || time.Since(t.since) > updatePatience {
 			why := err.Error()
 			t.why.Store(&why)
 			return 0, err
@@ -280,6 +323,25 @@ func (t *transfer) Read(p []byte) (int, error) {
 	}
 }
 
+// rest lets people go first: it waits until nobody has written for a while. false: the transfer was called off.
+func (t *transfer) rest() bool {
+	pause := t.b.sharing.pause
+	if pause == 0 {
+		pause = pauseForPeople
+	}
+	for t.polite && t.b.db.Published() != t.position {
+		t.position = t.b.db.Published()
+		t.close()
+		select {
+		case <-time.After(pause):
+		case <-t.ctx.Done():
+			return false
+		}
+		t.since = time.Now()
+	}
+	return true
+}
+
 var errOtherSystem = errors.New("the other box runs another system by now")
 
 // open asks for what is still missing.
@@ -289,7 +351,7 @@ func (t *transfer) open() error {
 	}
 	ctx, stop := context.WithCancel(t.ctx)
 	stall := time.AfterFunc(updateStall, stop) // the timer's goroutine only cancels
-	resp, err := t.b.askForUpdate(ctx, http.MethodGet, t.server, t.board, t.got)
+	resp, err := t.b.askForUpdate(ctx, http.MethodGet, t.server, t.path, t.got)
 	if err == nil && resp.Header.Get(releaseHeader) != strconv.FormatInt(t.release, 10) {
 		resp.Body.Close()
 		err = errOtherSystem
@@ -369,6 +431,10 @@ func (b *Box) runAutomaticUpdates(ctx context.Context, g *errgroup.Group) {
 }
 
 func (b *Box) updateByItself(ctx context.Context, quiet time.Duration) error {
+	c := b.clock.State()
+	if !b.mayUpdate(c.Time, c.Quality > clock.Untrusted, b.quiet()) {
+		return nil
+	}
 	s, err := b.stewardState(ctx)
 	if err != nil {
 		return err
@@ -377,6 +443,9 @@ func (b *Box) updateByItself(ctx context.Context, quiet time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if quiet < quietForHub || b.linksBusy(ctx) {
+		offers = slices.DeleteFunc(offers, func(o admin.UpdateOffer) bool { return o.Box == b.exchange.post.server })
+	}
 	switch step := nextStep(s, offers, quiet); {
 	case step.Start:
 		b.log.Info("starting the update on trial: nobody has written for a while", "version", s.Update.Version)
@@ -384,10 +453,29 @@ func (b *Box) updateByItself(ctx context.Context, quiet time.Duration) error {
 	case step.Stick != "":
 		return b.steward.UpdateFrom(ctx, step.Stick)
 	case step.Box != "":
-		_, err := b.updateFrom(ctx, step.Box)
+		_, err := b.takeSystem(ctx, step.Box, true)
 		return err
 	}
 	return nil
+}
+
+// mayUpdate says whether the box may look for a newer system, or start one, by itself at this moment: within its window, which needs a clock that somebody vouches for, and not
+// while a flash keeps the lines free.
+func (b *Box) mayUpdate(now time.Time, sure bool, quietUntil time.Time) bool {
+	u := b.cfg.Provisioned.Updates
+	if u.Window != "" && !sure || !u.In(now.Local()) {
+		return false
+	}
+	return !now.Before(quietUntil)
+}
+
+// linksBusy says whether something is under way to a box in reach, or from the hub.
+func (b *Box) linksBusy(ctx context.Context) bool {
+	h := &b.exchange.post
+	h.mu.Lock()
+	waits := h.answer != nil && len(h.answer.Waiting) > 0
+	h.mu.Unlock()
+	return waits || slices.ContainsFunc(b.peerFacts(ctx, time.Now()), func(p health.PeerFacts) bool { return p.InReach && p.Queued > 0 })
 }
 
 // GoBack has this version of the program, at its next start on dir, put back the copy of the database that was made before a newer version changed

@@ -227,6 +227,9 @@ func checkCertificates(f *File) error {
 			return err
 		}
 	}
+	if from, to, ok := f.Updates.window(); f.Updates.Window != "" && (!ok || from == to) {
+		return wrong("updates.window", "muss wie 02:00-05:00 aussehen", "must look like 02:00-05:00")
+	}
 	return f.Certificate.Check()
 }
 

@@ -19,7 +19,7 @@
 //	  "network": {"mode": "auto", "address": "192.168.7.1/24", "wifi": {"ssid": "Feuerwehr 7", "passphrase": "...", "country": "DE", "channel": 6}},
 //	  "serial": [{"device": "/dev/hallig/radio", "modem": "transparent", "baud": 9600, "bits_per_second": 1200, "band": "licensed"}],
 //	  "backup": {"recipients": ["age1..."], "to": "stick", "every": "24h", "keep": 7},
-//	  "updates": {"automatic": true},
+//	  "updates": {"automatic": true, "window": "02:00-05:00"},
 //	  "config": {"room_version": "12"}
 //	}
 //
@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -129,6 +130,34 @@ type Lock struct {
 // Updates says how updates come.
 type Updates struct {
 	Automatic bool `json:"automatic,omitempty"`
+	// Window is when the box does so: "02:00-05:00", by the box's clock in the zone of its system; it may pass midnight. Empty: at any time.
+	Window string `json:"window,omitempty"`
+	// NoHub keeps the box from taking systems from its hub, also when somebody presses the button.
+	NoHub bool `json:"no_hub,omitempty"`
+}
+
+// In says whether a moment is within the window; always when there is none.
+func (u Updates) In(t time.Time) bool {
+	from, to, ok := u.window()
+	if !ok {
+		return true
+	}
+	at := t.Hour()*60 + t.Minute()
+	if from <= to {
+		return at >= from && at < to
+	}
+	return at >= from || at < to
+}
+
+// window gives its ends in minutes since midnight; false: there is none that can be read.
+func (u Updates) window() (from, to int, ok bool) {
+	a, b, found := strings.Cut(u.Window, "-")
+	start, err := time.Parse("15:04", a)
+	end, err2 := time.Parse("15:04", b)
+	if !found || err != nil || err2 != nil {
+		return 0, 0, false
+	}
+	return start.Hour()*60 + start.Minute(), end.Hour()*60 + end.Minute(), true
 }
 
 // Error is why a file is refused: one sentence for people, in two languages.

@@ -65,7 +65,7 @@ func full(t testing.TB) File {
 		Backup:      Backup{Recipients: []string{recipient}, To: "folder", Folder: "/mnt/nas", Every: "24h", Keep: 7},
 		Restore:     Restore{Identity: identity},
 		Certificate: Certificate{PEM: certificate(t, false, true)},
-		Lock:        Lock{Code: "K7MQ-2FXV-9TDP-44AB"}, Updates: Updates{Automatic: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
+		Lock:        Lock{Code: "K7MQ-2FXV-9TDP-44AB"}, Updates: Updates{Automatic: true, Window: "22:30-05:00", NoHub: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
 	}
 }
 
@@ -165,10 +165,12 @@ func TestRefusals(t *testing.T) {
 		"{\"hallig\": 1,\n  \"serial\": [{\"rate\": 9600}]}":                                                {"Zeile 2, Spalte 15:", "serial[0].rate"},
 		`{"hallig":1,"serial":[{"airtime_limit_long":"10"}]}`:                                               {"serial[0].airtime_limit_long", "with a point"},
 		`{"hallig":1,"serial":[{"airtime_limit_long":1e999}]}`:                                              {"serial[0].airtime_limit_long", "with a point"},
-		`{}`:                                  {"hallig", "must be 1"},
-		`{"hallig":1,"label":null}`:           {"label", "null"},
-		`{"hallig":1,"label":7}`:              {"label", "Anführungszeichen"},
-		`{"hallig":1,"lock":{"code":"kurz"}}`: {"lock.code", "16"},
+		`{}`:                        {"hallig", "must be 1"},
+		`{"hallig":1,"label":null}`: {"label", "null"},
+		`{"hallig":1,"label":7}`:    {"label", "Anführungszeichen"},
+		`{"hallig":1,"updates":{"window":"nachts"}}`: {"updates.window", "02:00-05:00"}, `{"hallig":1,"updates":{"window":"02:00-25:00"}}`: {"updates.window", "02:00-05:00"},
+		`{"hallig":1,"updates":{"window":"02:00-02:00"}}`:   {"updates.window", "02:00-05:00"},
+		`{"hallig":1,"lock":{"code":"kurz"}}`:               {"lock.code", "16"},
 		`{"hallig":1,"lock":{"code":"schlüsselschlüssel"}}`: {"lock.code", "A-Z"},
 		`{"hallig":1,"serial":{}}`:                          {"serial", "Liste"},
 		`{"hallig":1,"network":"auto"}`:                     {"network", "Block"},
@@ -310,4 +312,20 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("written and read again: %+v, %v", again, err)
 		}
 	})
+}
+
+func TestUpdateWindow(t *testing.T) {
+	at := func(hour, minute int) time.Time { return time.Date(2026, 11, 27, hour, minute, 30, 0, time.UTC) }
+	for _, tt := range []struct {
+		window string
+		at     time.Time
+		want   bool
+	}{
+		{"", at(12, 0), true}, {"02:00-05:00", at(1, 59), false}, {"02:00-05:00", at(2, 0), true}, {"02:00-05:00", at(4, 59), true}, {"02:00-05:00", at(5, 0), false},
+		{"22:30-05:00", at(22, 29), false}, {"22:30-05:00", at(23, 0), true}, {"22:30-05:00", at(0, 0), true}, {"22:30-05:00", at(5, 0), false},
+	} {
+		if got := (Updates{Window: tt.window}).In(tt.at); got != tt.want {
+			t.Errorf("%s at %s: %v", tt.window, tt.at.Format("15:04"), got)
+		}
+	}
 }

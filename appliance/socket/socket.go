@@ -83,14 +83,16 @@ func (e nobody) Error() string {
 
 func (nobody) Is(target error) bool { return target == ErrNobody }
 
-// Open sends a request and hands the answer over, whatever its status; the caller closes it. in is a JSON value, nil for none.
+// Open sends a request and hands the answer over, whatever its status; the caller closes it. in is a JSON value, nil for none, or an io.Reader whose bytes go as they are.
 func (d Door) Open(ctx context.Context, method, path string, in any) (io.ReadCloser, int, error) {
 	name, err := d.path()
 	if err != nil {
 		return nil, 0, err
 	}
 	var body io.Reader
-	if in != nil {
+	if r, ok := in.(io.Reader); ok {
+		body = r
+	} else if in != nil {
 		raw, err := json.Marshal(in)
 		if err != nil {
 			return nil, 0, fmt.Errorf("write request: %w", err)
@@ -115,7 +117,7 @@ func (d Door) Open(ctx context.Context, method, path string, in any) (io.ReadClo
 	return resp.Body, resp.StatusCode, nil
 }
 
-// Ask sends one request: in and out are JSON values, nil for none. An error that the program answered carries its text.
+// Ask sends one request: in is as for Open, out a JSON value, nil for none. An error that the program answered carries its text.
 func (d Door) Ask(ctx context.Context, method, path string, in, out any) error {
 	answer, status, err := d.Open(ctx, method, path, in)
 	if err != nil {

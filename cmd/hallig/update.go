@@ -163,14 +163,14 @@ func (u updater) status(ctx context.Context, _ []string) error {
 	var offers []admin.UpdateOffer
 	if err := appliance.Ask(ctx, *u.dir, "GET", "/update/offers", nil, &offers); err == nil {
 		for _, o := range offers {
-			fmt.Fprintf(u.out, "%s runs %s; take it with: hallig update from %s\n", o.Box, o.Version, o.Box)
+			fmt.Fprintf(u.out, "%s has %s; take it with: hallig update from %s\n", o.Box, o.Version, o.Box)
 		}
 	}
 	return nil
 }
 
 func (u updater) from(ctx context.Context, box []string) error {
-	defer working(u.errOut, "taking the system of the other box ...")()
+	defer working(u.errOut, "taking the newer system ...")()
 	var got admin.UpdateOffer
 	if err := appliance.Ask(ctx, *u.dir, "POST", "/update/from", map[string]string{"Box": strings.Join(box, "")}, &got); err != nil {
 		return err

@@ -52,6 +52,9 @@ type Config struct {
 	// one node, which keeps its memory in spool.db.
 	Database string `json:"database,omitempty"`
 
+	// Updates says how update files are handed to boxes.
+	Updates UpdatesConfig `json:"updates,omitzero"`
+
 	// Page is where the operator's pages and their API are: ADDR:PORT. Another address than a loopback one is served over TLS, with the certificate of the name that is
 	// asked for. Empty: 127.0.0.1:8449; "off": none.
 	Page string `json:"page,omitempty"`
@@ -114,6 +117,9 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen %q: want ADDR:PORT", c.Listen)
+	}
+	if err := c.Updates.check(); err != nil {
+		return err
 	}
 	if c.Page != "" && c.Page != pageOff {
 		if _, _, err := net.SplitHostPort(c.Page); err != nil {

@@ -37,7 +37,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		return
 	}
 	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
-		Board: c.Board, Release: c.Release})
+		Board: c.Board, Release: c.Release, Update: c.Update})
 	if err != nil {
 		own = nil // plain values always marshal
 	}
@@ -45,7 +45,8 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	if off := h.now().Sub(time.UnixMilli(c.Clock)); off.Abs() > time.Minute && c.ClockGood && h.seldom.may("clock "+from.Server, h.now()) {
 		h.log.Warn("the clock of a box and that of the hub differ; one of them is wrong", "box", from.Server, "box_lags", off.Round(time.Second))
 	}
-	h.answerContact(w, r, from)
+	h.heardOfUpdate(from.Server, c)
+	h.answerContact(w, r, from, h.updateFor(from.Server, c.Board, c.Release))
 }
 
 // learn takes in the box's statement and key document, when they are its own and not older than what is here.
@@ -93,8 +94,8 @@ func sameKeys(a, b []byte) bool {
 	return json.Unmarshal(a, &da) == nil && json.Unmarshal(b, &db) == nil && bytes.Equal(da.Keys, db.Keys)
 }
 
-// answerContact says what waits for the box.
-func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry) {
+// answerContact says what waits for the box, and which update there is for it.
+func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, update *api.Update) {
 	waiting, err := h.spool.Waiting(r.Context(), from.Server)
 	var letters api.Letters
 	if err == nil {
@@ -104,7 +105,7 @@ func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry) 
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
-	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}}
+	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}, Update: update}
 	for _, q := range waiting {
 		if q.In {
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})

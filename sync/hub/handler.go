@@ -53,13 +53,15 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 		case r.URL.Path == api.ContactPath:
 			h.contact(w, r, from)
 		case r.URL.Path == api.StatusPath:
-			h.answerContact(w, r, from)
+			h.answerContact(w, r, from, nil)
 		case strings.HasPrefix(r.URL.Path, api.UserPath):
 			h.putUser(w, r, from)
 		case r.URL.Path == api.LetterPath:
 			h.letter(w, r, from)
 		case r.URL.Path == api.LettersPath:
 			h.letters(w, r, from)
+		case strings.HasPrefix(r.URL.Path, api.UpdatePath):
+			h.giveUpdate(w, r, from)
 		case r.URL.Path == api.GivenPath:
 			h.given(w, r, from)
 		case r.URL.Path == api.RoomsPath:

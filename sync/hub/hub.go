@@ -28,6 +28,7 @@ import (
 	"hallig/sync/hub/fleet"
 	"hallig/sync/hub/letter"
 	"hallig/sync/hub/replica"
+	"hallig/sync/hub/shelf"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
@@ -59,6 +60,9 @@ type Hub struct {
 	mail      *letter.Mail
 	seldom    seldom
 	count     counters
+
+	shelf    *shelf.Shelf
+	fetching chan struct{} // places for boxes that fetch an update
 
 	certs   *certificates
 	pages   *fleet.Pages
@@ -128,6 +132,10 @@ func (h *Hub) open(ctx context.Context) error {
 	if err := h.readRoster(ctx); err != nil {
 		return err
 	}
+	if h.shelf, err = shelf.Open(filepath.Join(h.cfg.Data, updatesDir), h.cfg.Updates.Keys, h.now); err != nil {
+		return err
+	}
+	h.fetching = make(chan struct{}, h.cfg.Updates.AtOnce)
 	roots, err := cert.Roots(h.cfg.CAFile, "")
 	if err != nil {
 		return err

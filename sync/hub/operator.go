@@ -14,6 +14,7 @@ import (
 
 	"hallig/appliance/health"
 	"hallig/sync/hub/fleet"
+	"hallig/sync/hub/shelf"
 	"hallig/sync/hub/spool"
 )
 
@@ -24,6 +25,9 @@ type (
 	Status    = fleet.State // how the hub and its boxes do
 	BoxStatus = fleet.Box
 	Code      = fleet.Code
+	Roll      = fleet.Roll
+
+	UpdateFile = shelf.File
 )
 
 const (
@@ -39,7 +43,7 @@ func (h *Hub) openPages(certs *certificates) error {
 	if err != nil {
 		return err
 	}
-	h.pages = fleet.New(fleet.Options{Server: h.id.Server, Key: key, State: h.state, Show: h.showCode, Take: h.takeCode, Revoke: h.turnAway, Now: h.now, Log: h.log.With("room", "pages")})
+	h.pages = fleet.New(fleet.Options{Server: h.id.Server, Key: key, State: h.state, Shelf: h.shelf, Show: h.showCode, Take: h.takeCode, Revoke: h.turnAway, Now: h.now, Log: h.log.With("room", "pages")})
 	h.pageKey = key
 	address := h.cfg.Page
 	switch address {
@@ -125,7 +129,8 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		s.Boxes = append(s.Boxes, b)
 	}
 	used(s.Boxes, at, waiting, h.spool.Bounds())
-	behind(s.Boxes)
+	s.Updates = h.shelf.Files()
+	behind(s.Boxes, s.Updates)
 	fleet.Judge(&s, now)
 	return s, nil
 }
@@ -156,15 +161,23 @@ func used(boxes []fleet.Box, at map[string]int, waiting []spool.Waiting, most sp
 
 func share(n, of int64) float64 { return float64(n) / float64(max(of, 1)) }
 
-// behind counts, for each box that runs from the image, the newer releases that others of its board run.
-func behind(boxes []fleet.Box) {
+// behind counts, for each box that runs from the image, the newer releases that others of its board run, or that are on the shelf and not stopped.
+func behind(boxes []fleet.Box, files []shelf.File) {
 	releases := map[string]map[int64]bool{}
+	know := func(board string, release int64) {
+		if releases[board] == nil {
+			releases[board] = map[int64]bool{}
+		}
+		releases[board][release] = true
+	}
 	for _, b := range boxes {
 		if b.Said.Board != "" && b.Said.Release > 0 && b.Revoked == "" {
-			if releases[b.Said.Board] == nil {
-				releases[b.Said.Board] = map[int64]bool{}
-			}
-			releases[b.Said.Board][b.Said.Release] = true
+			know(b.Said.Board, b.Said.Release)
+		}
+	}
+	for _, f := range files {
+		if f.Stopped == "" {
+			know(f.Board, f.Release)
 		}
 	}
 	for i := range boxes {

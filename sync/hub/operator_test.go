@@ -47,6 +47,7 @@ func TestOperator(t *testing.T) {
 	b, other := w.newBox("box1.test"), w.newBox("box2.test")
 	c := b.contact()
 	c.Health, c.Sentence, c.SentenceDE, c.ClockGood, c.Clock, c.Board, c.Release = "trouble", "No network.", "Kein Netz.", true, time.Now().Add(2*time.Hour).UnixMilli(), "amd64", 3
+	c.ClockQuality = "exact"
 	if status, _ := b.deposit(c); status != 200 {
 		t.Fatal(status)
 	}
@@ -83,7 +84,7 @@ func TestOperator(t *testing.T) {
 		t.Fatalf("boxes: %d %+v", status, list)
 	}
 	got := list.Boxes[0]
-	if got.Server != "box1.test" || got.Connected || got.Version != "v1" || got.Way != "p2p" || got.State != health.Trouble || got.Said.SentenceDE != "Kein Netz." || got.Behind != 1 ||
+	if got.Server != "box1.test" || got.Connected || got.Version != "v1" || got.Way != "p2p" || got.State != health.Trouble || got.Said.SentenceDE != "Kein Netz." || got.Said.ClockQuality != "exact" || got.Behind != 1 ||
 		got.Off().Round(time.Hour) != 2*time.Hour || got.Keys.Left != 1 || got.KeyUntil.Before(time.Now()) {
 		t.Errorf("the box with trouble comes first, as it said: %+v", got)
 	}
@@ -126,6 +127,8 @@ func TestContactBounds(t *testing.T) {
 	for name, change := range map[string]func(*api.Contact){
 		"sentence": func(c *api.Contact) { c.SentenceDE = strings.Repeat("x", 501) },
 		"board":    func(c *api.Contact) { c.Board = strings.Repeat("x", 21) },
+		"release":  func(c *api.Contact) { c.Release = -1 },
+		"update":   func(c *api.Contact) { c.Update = &api.UpdateState{Error: strings.Repeat("x", 501)} },
 		"quality":  func(c *api.Contact) { c.ClockQuality = strings.Repeat("x", 101) },
 	} {
 		c := b.contact()
@@ -175,6 +178,9 @@ func TestPagePort(t *testing.T) {
 	h.cfg.Page = "0.0.0.0:0"
 	if err := h.openPages(w.hub.certs); err != nil || !strings.HasPrefix(h.Page(), "https://") {
 		t.Errorf("open to others: %v %s", err, h.Page())
+	}
+	if _, plain := h.page.(*net.TCPListener); plain {
+		t.Error("open to others without TLS")
 	}
 	h.page.Close()
 	for _, bad := range []Config{{Page: "8449"}, {Page: "no"}} {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"hallig/sync/hub/fleet"
 )
 
 // This file is the local door: what `hallig-hub VERB` asks the running hub.
@@ -61,6 +63,18 @@ func (h *Hub) verbs() http.Handler {
 	mux.HandleFunc("POST /revoke", order(func(r *http.Request, o Order) (any, error) {
 		return struct{}{}, h.turnAway(r.Context(), o.Box, o.Reason, o.Forget)
 	}))
+	mux.HandleFunc("POST /update", func(w http.ResponseWriter, r *http.Request) {
+		f, err := h.shelf.Add(r.Context(), r.Body)
+		say(w, f, err)
+	})
+	mux.HandleFunc("POST /update/{version}", func(w http.ResponseWriter, r *http.Request) {
+		var o fleet.Roll
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&o)
+		if err == nil {
+			err = o.Do(h.shelf, r.PathValue("version"))
+		}
+		say(w, struct{}{}, err)
+	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
 		token, err := h.newToken()
 		say(w, Token{Token: token, Page: h.Page()}, err)

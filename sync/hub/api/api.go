@@ -21,6 +21,13 @@ const (
 	RoomsPath   = "/_hallig/hub/v1/rooms"   // PUT Rooms; 409 when the hub wants to hear of all
 )
 
+// UpdatePath and BOARD/RELEASE give an update file that the box was told of, whole or from a byte on (Range: bytes=N-); the headers say what it is.
+const (
+	UpdatePath    = "/_hallig/hub/v1/update/"
+	UpdateVersion = "Hallig-Version"
+	UpdateRelease = "Hallig-Release"
+)
+
 // Received is the header by which a hub says when a request came in that it has kept for the box: milliseconds since 1970.
 const Received = "Hallig-Received"
 
@@ -44,6 +51,29 @@ type Contact struct {
 	ClockQuality string          `json:"clock_quality,omitempty"` // who
 	Board        string          `json:"board,omitempty"`         // what its image is for; "": it does not run from one
 	Release      int64           `json:"release,omitempty"`       // of the image
+	Update       *UpdateState    `json:"update,omitempty"`        // where it is between two releases; nil: it does not run from an image
+}
+
+// States of an update of which the hub makes something; others are shown as they are.
+const (
+	UpdateNone   = "none"   // with a release: somebody went back from it
+	UpdateFailed = "failed" // it was refused, or its trial failed
+)
+
+// UpdateState is where a box is with an update.
+type UpdateState struct {
+	State   string `json:"state"`
+	Version string `json:"version,omitempty"` // of the update that State speaks of
+	Release int64  `json:"release,omitempty"`
+	Error   string `json:"error,omitempty"` // in English
+}
+
+// Update is a newer system that the hub has for a box. What it is worth its signatures say, which the box checks.
+type Update struct {
+	Board   string `json:"board"`
+	Version string `json:"version"`
+	Release int64  `json:"release"`
+	Bytes   int64  `json:"bytes"`
 }
 
 // Answer is what the hub says to it.
@@ -55,6 +85,7 @@ type Answer struct {
 	Epoch   string    `json:"epoch"`             // another one when the hub has lost its memory, or has an older one back
 	Waiting []Waiting `json:"waiting"`           // for the box, at the hub
 	Letters *Letters  `json:"letters,omitempty"` // of the box, for others; nil: the hub takes none
+	Update  *Update   `json:"update,omitempty"`  // a newer system for the box
 }
 
 // Waiting is what one server has sent to a box that has not taken it yet.
@@ -136,6 +167,8 @@ func ReadContact(raw []byte) (Contact, error) {
 	switch {
 	case len(c.Version) > 100 || len(c.Health) > 20 || len(c.Sentence) > 500 || len(c.SentenceDE) > 500 || len(c.ClockQuality) > 100 || len(c.Board) > 20:
 		return c, errors.New("read contact: a text is too long")
+	case c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500):
+		return c, errors.New("read contact: what it says of updates is too long, or no release")
 	case c.Mode != Sealed:
 		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q", c.Mode, Sealed)
 	case len(c.KeyDocument) == 0 || len(c.Statement) == 0:

@@ -18,6 +18,9 @@ import (
 //	GET  /api/v1/boxes/NAME           Box
 //	POST /api/v1/boxes/NAME/revoke    {"reason":"stolen"}, or {"forget":true}; answered with {}
 //	POST /api/v1/pair                 {}: Code, to be taken on the box; or {"code":"...","address":"..."}: the one that a box shows, answered with Box
+//	GET  /api/v1/updates              {"updates":[shelf.File, ...]}
+//	POST /api/v1/updates              the body is an update file; answered with shelf.File. Nobody is told of it yet
+//	POST /api/v1/updates/VERSION      Roll; answered with {}
 //
 // Errors have a status of 400 and above and the body {"error":{"de":"...","en":"..."}}.
 
@@ -43,7 +46,7 @@ func (p *Pages) apiRoutes() {
 			return nil, err
 		}
 		if (in.Reason == "") != in.Forget {
-			return nil, &Refusal{say("Entweder reason oder forget.", "Want either reason or forget.")}
+			return nil, refuse("Entweder reason oder forget.", "Want either reason or forget.")
 		}
 		p.Log.Info("box turned away by the API", "box", r.PathValue("server"), "forget", in.Forget, "from", r.RemoteAddr)
 		return struct{}{}, p.Revoke(r.Context(), r.PathValue("server"), in.Reason, in.Forget)
@@ -64,8 +67,8 @@ func (p *Pages) apiRoutes() {
 }
 
 var (
-	errNoRoute = &Refusal{say("Diesen Weg gibt es nicht.", "There is no such route.")}
-	errNoToken = &Refusal{say("Es braucht das Token des Hubs: Authorization: Bearer TOKEN. Ein neues macht: hallig-hub token", "It needs the hub's token: Authorization: Bearer TOKEN. A new one is made with: hallig-hub token")}
+	errNoRoute = refuse("Diesen Weg gibt es nicht.", "There is no such route.")
+	errNoToken = say("Es braucht das Token des Hubs: Authorization: Bearer TOKEN. Ein neues macht: hallig-hub token", "It needs the hub's token: Authorization: Bearer TOKEN. A new one is made with: hallig-hub token")
 )
 
 // read reads the body of a script's request: one JSON value without unknown fields.
@@ -73,7 +76,7 @@ func read(w http.ResponseWriter, r *http.Request, into any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, page.MaxForm))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
-		return &Refusal{say("Das JSON ist nicht zu lesen: "+err.Error(), "The JSON cannot be read: "+err.Error())}
+		return refuse("Das JSON ist nicht zu lesen: "+err.Error(), "The JSON cannot be read: "+err.Error())
 	}
 	return nil
 }
@@ -84,7 +87,7 @@ func (p *Pages) script(f func(http.ResponseWriter, *http.Request) (any, error)) 
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok || !p.Key.Opens(token) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="hallig-hub"`)
-			p.tell(w, http.StatusUnauthorized, map[string]any{"error": errNoToken.Sentence})
+			p.tell(w, http.StatusUnauthorized, map[string]any{"error": errNoToken})
 			return
 		}
 		out, err := f(w, r)

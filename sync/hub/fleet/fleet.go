@@ -8,6 +8,7 @@
 //	/                            the boxes, trouble first
 //	/box/NAME, /box/NAME/revoke  one box; turning it away or forgetting it, asked for twice
 //	/pair                        a code to pair with, or one to take
+//	/updates                     the update files, and how far they are rolled out
 //	/api/v1/...                  the same as JSON; see api.go
 //
 // Who gets in: whoever has the hub's token (Key), on the page for a session, in the API as a bearer token. All pages work without scripts, and none may run.
@@ -22,6 +23,8 @@ import (
 	"time"
 
 	"hallig/appliance/health"
+	"hallig/sync/hub/api"
+	"hallig/sync/hub/shelf"
 )
 
 // Box is how a box stands at its hub.
@@ -61,6 +64,8 @@ type Said struct {
 	ClockQuality string       `json:"clock_quality,omitempty"` // who vouches for it
 	Board        string       `json:"board,omitempty"`         // "": it does not run from the image
 	Release      int64        `json:"release,omitempty"`
+
+	Update *api.UpdateState `json:"update,omitempty"` // where it is between two releases
 }
 
 // ReadSaid reads it; what cannot be read says nothing.
@@ -128,6 +133,8 @@ type Copies struct {
 type State struct {
 	Hub   Hub   `json:"hub"`
 	Boxes []Box `json:"boxes"` // trouble first
+
+	Updates []shelf.File `json:"updates"`
 }
 
 // Code is a pairing code.
@@ -137,14 +144,15 @@ type Code struct {
 }
 
 // Refusal is why something is not done, with the next step, for people.
-type Refusal struct{ health.Sentence }
+type Refusal = shelf.Refusal
 
-func (r *Refusal) Error() string { return r.EN }
+func refuse(de, en string) error { return &Refusal{Sentence: say(de, en)} }
 
 // Options are what the pages show and do; all are required but Log.
 type Options struct {
 	Server string // the hub's own name
 	Key    *Key
+	Shelf  *shelf.Shelf
 	State  func(context.Context) (State, error)
 	Show   func() (Code, error)                                         // a pairing code
 	Take   func(ctx context.Context, code, address string) (Box, error) // the one that a box shows

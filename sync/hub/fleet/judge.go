@@ -200,7 +200,7 @@ func version(b Box, _ time.Time) (Trouble, bool) {
 		return Trouble{}, false
 	}
 	return told("version", false, say(fmt.Sprintf("%d Versionen zurück (%s).", b.Behind, b.Version), fmt.Sprintf("%d versions behind (%s).", b.Behind, b.Version)),
-		say("Die Box aktualisieren: von einer anderen Box, mit einem Stick oder auf ihrer Seite „Update“.", "Update the box: from another box, with a stick, or on its page Update."))
+		say("Ein Update für sie freigeben (Seite „Updates“), oder sie von einer anderen Box oder mit einem Stick aktualisieren.", "Roll an update out to it (page Updates), or update it from another box or with a stick."))
 }
 
 func keys(b Box, _ time.Time) (Trouble, bool) {

@@ -53,6 +53,7 @@ func New(o Options) *Pages {
 	p.mux.HandleFunc("GET /pair", p.inside(func(w http.ResponseWriter, r *http.Request) { p.pairPage(w, r, http.StatusOK, paired{}, nil) }))
 	p.mux.HandleFunc("POST /pair", p.form(p.pair))
 	p.apiRoutes()
+	p.updateRoutes()
 	return p
 }
 
@@ -118,6 +119,16 @@ func (v view) Quality(q string) string {
 		return v.T(de, q)
 	}
 	return q
+}
+
+// Update names where a box is with an update.
+func (v view) Update(state string) string {
+	words, ok := map[string][2]string{"none": {"jemand ist zum vorigen System zurückgegangen", "somebody went back from it"}, "writing": {"wird geschrieben", "is being written"},
+		"written": {"liegt bereit", "is ready to be started"}, "trial": {"läuft auf Probe", "is on trial"}, "done": {"ist übernommen", "was taken over"}, "failed": {"hat nicht geklappt", "did not work"}}[state]
+	if !ok {
+		return state
+	}
+	return v.T(words[0], words[1])
 }
 
 // Count adds up what waits.
@@ -281,7 +292,7 @@ func (p *Pages) find(ctx context.Context, server string) (Box, error) {
 }
 
 func unknown(server string) error {
-	return &Refusal{say("Hier ist keine Box, die "+server+" heißt.", "No box is called "+server+" here.")}
+	return refuse("Hier ist keine Box, die "+server+" heißt.", "No box is called "+server+" here.")
 }
 
 func (p *Pages) boxes(w http.ResponseWriter, r *http.Request) {

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,9 @@ import (
 	"time"
 
 	"golang.org/x/net/html"
+
+	"hallig/appliance/update"
+	"hallig/sync/hub/shelf"
 )
 
 // site is the pages of a hub with made-up boxes, behind a real server.
@@ -28,6 +32,7 @@ type site struct {
 	url   string
 	http  *http.Client
 	key   *Key
+	shelf *shelf.Shelf
 	boxes []Box
 	did   []string
 	fail  error
@@ -45,11 +50,15 @@ func newSite(t *testing.T) *site {
 	bad.Server, bad.Full = "box2.test", 0.97
 	bad.Waiting = []Queue{{Server: "central.test", Count: 3, Bytes: 5000, Oldest: now.Add(-50 * time.Hour)}}
 	bad.Letters = []Queue{{Server: "far.test", Count: 7, Bytes: 1, Oldest: now.Add(-time.Hour)}}
-	s := &site{T: t, key: key, boxes: []Box{well(), bad, odd}}
+	laid, err := shelf.Open(filepath.Join(t.TempDir(), "updates"), "", func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{T: t, key: key, shelf: laid, boxes: []Box{well(), bad, odd}}
 	p := New(Options{
-		Server: "hub.test", Key: key, Now: func() time.Time { return now },
+		Server: "hub.test", Key: key, Shelf: laid, Now: func() time.Time { return now },
 		State: func(context.Context) (State, error) {
-			st := State{Hub: Hub{Server: "hub.test", Addresses: []string{"/ip4/192.0.2.1/tcp/4001"}}, Boxes: slices.Clone(s.boxes)}
+			st := State{Hub: Hub{Server: "hub.test", Addresses: []string{"/ip4/192.0.2.1/tcp/4001"}}, Boxes: slices.Clone(s.boxes), Updates: laid.Files()}
 			Judge(&st, now)
 			return st, s.fail
 		},
@@ -147,12 +156,12 @@ func (s *site) signIn() string {
 // Nobody sees or does anything without the hub's token.
 func TestWhoGetsIn(t *testing.T) {
 	s := newSite(t)
-	for _, path := range []string{"/", "/box/box1.test", "/box/box1.test/revoke", "/pair"} {
+	for _, path := range []string{"/", "/box/box1.test", "/box/box1.test/revoke", "/pair", "/updates"} {
 		if status, body, at := s.get(path, "de"); status != 303 || at != "/login" || strings.Contains(body, "box1") {
 			t.Errorf("%s: %d %s %s", path, status, at, body)
 		}
 	}
-	for _, path := range []string{"/box/box1.test/revoke", "/pair", "/logout"} {
+	for _, path := range []string{"/box/box1.test/revoke", "/pair", "/updates", "/logout"} {
 		if status, _, at := s.post(path, "reason", "x", "sure", "1"); status != 303 || at != "/login" {
 			t.Errorf("%s: %d %s", path, status, at)
 		}
@@ -309,7 +318,7 @@ func TestAPI(t *testing.T) {
 		return status, out
 	}
 	for _, auth := range []string{"", "Bearer ", "Bearer x" + token[1:], "Basic " + token, token} {
-		for _, path := range []string{"/api/v1/boxes", "/api/v1/hub", "/api/v1/boxes/box1.test", "/api/"} {
+		for _, path := range []string{"/api/v1/boxes", "/api/v1/hub", "/api/v1/boxes/box1.test", "/api/v1/updates", "/api/"} {
 			if status, out := call("GET", path, auth, ""); status != 401 || strings.Contains(out, "box1") {
 				t.Errorf("%s with %q: %d %s", path, auth, status, out)
 			}
@@ -340,5 +349,77 @@ func TestAPI(t *testing.T) {
 	}
 	if want := []string{"revoke box1.test stolen ", "take 2-X a:1"}; !slices.Equal(s.did, want) {
 		t.Errorf("done %q, want %q", s.did, want)
+	}
+}
+
+// Updates are laid down by the API, rolled out and stopped on the page and by the API.
+func TestUpdates(t *testing.T) {
+	s := newSite(t)
+	csrf := s.signIn()
+	token, err := s.key.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(method, path, body string) (int, string) {
+		t.Helper()
+		r := s.request(method, "/api/v1/updates"+path, body)
+		r.Header.Set("Authorization", "Bearer "+token)
+		status, out, _ := s.ask(r)
+		return status, out
+	}
+	var file bytes.Buffer
+	if _, err := update.Write(&file, update.Manifest{Product: update.Product, Board: "amd64", Version: "1.3.0", Release: 9, De: "Besser <b>.", En: "Better."},
+		[]update.Source{{File: update.RootPart, Data: strings.NewReader("root"), Size: 4}}, update.GenerateKey("Werkstatt")); err != nil {
+		t.Fatal(err)
+	}
+	if status, out := call("POST", "", "kein Update"); status != 400 || !strings.Contains(out, "Das ist keine Update-Datei") {
+		t.Errorf("%d %s", status, out)
+	}
+	if status, out := call("POST", "", file.String()); status != 200 || !strings.Contains(out, `"version":"1.3.0"`) {
+		t.Fatalf("%d %s", status, out)
+	}
+	s.boxes[0].Said.Board, s.boxes[0].Said.Release = "amd64", 9
+	s.boxes[1].Said.Board, s.boxes[1].Said.Release = "amd64", 8
+	post := func(pairs ...string) (int, string) {
+		t.Helper()
+		status, body, _ := s.post("/updates", append([]string{"csrf", csrf, "board", "amd64", "version", "1.3.0"}, pairs...)...)
+		return status, body
+	}
+	_, body, _ := s.get("/updates", "de")
+	for _, want := range []string{"1.3.0 (amd64)", "Besser &lt;b&gt;.", "0 % der Boxen", "1 von 2", "weiß der Hub nicht"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("not on the page: %s\n%s", want, body)
+		}
+	}
+	for _, bad := range [][]string{{"do", "roll", "share", "x"}, {"do", "roll", "share", "101"}, {"do", "remove"}, {"do", "?"}, {"do", "stop", "version", "9"}} {
+		if status, body := post(bad...); status != 400 || !strings.Contains(body, `role="alert"`) {
+			t.Errorf("%q: %d %s", bad, status, body)
+		}
+	}
+	if status, _ := post("do", "roll", "share", "20", "boxes", "box2.test, box3.test"); status != 303 {
+		t.Error(status)
+	}
+	if f := s.shelf.Files()[0]; f.Share != 20 || !slices.Equal(f.Boxes, []string{"box2.test", "box3.test"}) {
+		t.Errorf("%+v", f)
+	}
+	if status, _ := post("do", "stop"); status != 303 || s.shelf.Files()[0].Stopped == "" {
+		t.Errorf("%d %+v", status, s.shelf.Files())
+	}
+	if _, body, _ = s.get("/updates", "en"); !strings.Contains(body, "Stopped") {
+		t.Error("that it is stopped is not on the page")
+	}
+	for _, tt := range []struct {
+		body   string
+		status int
+	}{{`{"share":50}`, 200}, {`{}`, 400}, {`{"share":50,"remove":true}`, 400}, {`{"sahre":50}`, 400}} {
+		if status, out := call("POST", "/1.3.0", tt.body); status != tt.status {
+			t.Errorf("%s: %d %s", tt.body, status, out)
+		}
+	}
+	if f := s.shelf.Files()[0]; f.Share != 50 || f.Stopped != "" {
+		t.Errorf("%+v", f)
+	}
+	if status, _ := post("do", "remove", "sure", "1"); status != 303 || len(s.shelf.Files()) != 0 {
+		t.Errorf("%d %+v", status, s.shelf.Files())
 	}
 }

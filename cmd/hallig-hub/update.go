@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+
+	"hallig/sync/hub"
+)
+
+// names is a flag that may be given several times.
+type names []string
+
+func (n *names) String() string { return strings.Join(*n, ",") }
+
+func (n *names) Set(s string) error {
+	*n = append(*n, s)
+	return nil
+}
+
+// update lists the update files of the hub, adds one, rolls one out, stops it, removes it.
+func update(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("update", errOut)
+	asJSON := f.Bool("json", false, "for scripts: the list as JSON")
+	board := f.String("board", "", "of this board alone; without: of all")
+	share := f.Int("share", 0, "roll: percent of the boxes")
+	reason := f.String("reason", "", "stop: why")
+	var boxes names
+	f.Var(&boxes, "box", "roll: this box anyway; may be given several times")
+	words, err := parse(f, args, 2)
+	if err != nil {
+		return err
+	}
+	act := ""
+	if len(words) > 0 {
+		act = words[0]
+	}
+	if want := map[string]int{"": 0, "add": 2, "roll": 2, "stop": 2, "remove": 2}[act]; want != len(words) {
+		return fmt.Errorf("%w: want hallig-hub update [add FILE | roll VERSION --share PERCENT --box BOX | stop VERSION --reason TEXT | remove VERSION]", errUsage)
+	}
+	if act != "" && (*share != 0 || len(boxes) > 0 || isSet(f, "share")) != (act == "roll") || (*reason != "") != (act == "stop") {
+		return fmt.Errorf("%w: roll wants --share PERCENT or --box BOX, stop wants --reason TEXT, the others neither", errUsage)
+	}
+	change := func(o hub.Roll) error {
+		o.Board = *board
+		if err := hub.Ask(ctx, *dir, "POST", "/update/"+url.PathEscape(words[1]), o, nil); err != nil {
+			return err
+		}
+		return listUpdates(ctx, *dir, false, out)
+	}
+	switch act {
+	case "add":
+		return addUpdate(ctx, *dir, words[1], out)
+	case "roll":
+		return change(hub.Roll{Share: share, Boxes: boxes})
+	case "stop":
+		return change(hub.Roll{Stop: *reason})
+	case "remove":
+		return change(hub.Roll{Remove: true})
+	}
+	return listUpdates(ctx, *dir, *asJSON, out)
+}
+
+func isSet(f *flag.FlagSet, name string) (set bool) {
+	f.Visit(func(g *flag.Flag) { set = set || g.Name == name })
+	return set
+}
+
+func addUpdate(ctx context.Context, dir, name string, out io.Writer) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close() //nolint:errcheck // only read
+	var added hub.UpdateFile
+	if err := hub.Ask(ctx, dir, "POST", "/update", file, &added); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s for %s is on the shelf. No box is told of it yet; begin with a few:\n\n    hallig-hub update roll %s --share 10\n", added.Version, added.Board, added.Version)
+	if !added.Trusted {
+		fmt.Fprintf(out, "\nSigned by %s. Whether the boxes trust that the hub does not know: \"updates\": {\"keys\": FILE} in hub.json tells it.\n", strings.Join(added.SignedBy, ", "))
+	}
+	return nil
+}
+
+func listUpdates(ctx context.Context, dir string, asJSON bool, out io.Writer) error {
+	var s hub.Status
+	if err := hub.Ask(ctx, dir, "GET", "/status", nil, &s); err != nil {
+		return err
+	}
+	if asJSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s.Updates)
+	}
+	for _, u := range s.Updates {
+		fmt.Fprintf(out, "%s  %s, release %d, %d kB, since %s\n", u.Version, u.Board, u.Release, (u.Bytes+1023)>>10, u.Added.Local().Format("2006-01-02 15:04"))
+		fmt.Fprintf(out, "    rolled out to %d %% of the boxes", u.Share)
+		if len(u.Boxes) > 0 {
+			fmt.Fprintf(out, " and %s", strings.Join(u.Boxes, ", "))
+		}
+		fmt.Fprintln(out)
+		if u.Stopped != "" {
+			fmt.Fprintf(out, "    stopped: %s\n", u.Stopped)
+		}
+	}
+	if len(s.Updates) == 0 {
+		fmt.Fprintln(out, "no update file is here; add one with: hallig-hub update add FILE")
+	}
+	return nil
+}

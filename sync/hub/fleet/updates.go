@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package fleet
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"hallig/sync/hub/shelf"
+)
+
+// laid is an update file and where it has arrived.
+type laid struct {
+	shelf.File
+	On, Of int // boxes of its board that run it or a newer one, and all of them
+}
+
+// laidDown counts where the update files have arrived.
+func laidDown(s State) []laid {
+	out := []laid{}
+	for _, f := range s.Updates {
+		l := laid{File: f}
+		for _, b := range s.Boxes {
+			if b.Revoked != "" || b.Said.Board != f.Board {
+				continue
+			}
+			if l.Of++; b.Said.Release >= f.Release {
+				l.On++
+			}
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func (p *Pages) updates(w http.ResponseWriter, r *http.Request) {
+	p.updatesPage(w, r, http.StatusOK, nil)
+}
+
+func (p *Pages) updatesPage(w http.ResponseWriter, r *http.Request, status int, bad error) {
+	s, err := p.State(r.Context())
+	if err != nil {
+		p.failed(w, r, err)
+		return
+	}
+	v := p.view(r, "Updates", "Updates", laidDown(s))
+	if bad != nil {
+		v.Bad = p.sentence(bad).In(string(v.Lang))
+	}
+	p.render(w, status, "updates.html", v)
+}
+
+func (p *Pages) changeUpdate(w http.ResponseWriter, r *http.Request) {
+	board, version := r.PostFormValue("board"), r.PostFormValue("version")
+	var err error
+	switch do := r.PostFormValue("do"); {
+	case do == "roll":
+		share, bad := strconv.Atoi(r.PostFormValue("share"))
+		if bad != nil {
+			share = -1
+		}
+		err = p.Shelf.Roll(board, version, share, names(r.PostFormValue("boxes")))
+	case do == "stop":
+		err = p.Shelf.Stop(board, version, time.Now().UTC().Format("2006-01-02 15:04")+": "+operator)
+	case do == "remove" && r.PostFormValue("sure") != "":
+		err = p.Shelf.Remove(board, version)
+	default:
+		err = refuse("Nichts getan: Zum Entfernen bitte bestätigen.", "Nothing was done: please confirm to remove it.")
+	}
+	if err != nil {
+		p.updatesPage(w, r, http.StatusBadRequest, err)
+		return
+	}
+	p.Log.Info("update changed on the pages", "do", r.PostFormValue("do"), "board", board, "version", version, "from", r.RemoteAddr)
+	http.Redirect(w, r, "/updates", http.StatusSeeOther)
+}
+
+// names takes names apart that blanks or commas separate.
+func names(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' || r == ';' })
+}
+
+func (p *Pages) updateRoutes() {
+	p.mux.HandleFunc("GET /updates", p.inside(p.updates))
+	p.mux.HandleFunc("POST /updates", p.form(p.changeUpdate))
+	p.mux.HandleFunc("GET /api/v1/updates", p.script(func(_ http.ResponseWriter, _ *http.Request) (any, error) {
+		return map[string]any{"updates": p.Shelf.Files()}, nil
+	}))
+	p.mux.HandleFunc("POST /api/v1/updates", p.script(func(_ http.ResponseWriter, r *http.Request) (any, error) { return p.Shelf.Add(r.Context(), r.Body) }))
+	p.mux.HandleFunc("POST /api/v1/updates/{version}", p.script(func(w http.ResponseWriter, r *http.Request) (any, error) {
+		var in Roll
+		if err := read(w, r, &in); err != nil {
+			return nil, err
+		}
+		return struct{}{}, in.Do(p.Shelf, r.PathValue("version"))
+	}))
+}
+
+// Roll is what is to become of an update on the shelf.
+type Roll struct {
+	Board  string   `json:"board,omitempty"` // "": of all boards
+	Share  *int     `json:"share,omitempty"` // roll it out: percent of the boxes
+	Boxes  []string `json:"boxes,omitempty"` // and these
+	Stop   string   `json:"stop,omitempty"`  // stop it: why
+	Remove bool     `json:"remove,omitempty"`
+}
+
+// Do has the shelf do one of the three; more than one, or none, is refused.
+func (o Roll) Do(s *shelf.Shelf, version string) error {
+	roll := o.Share != nil || len(o.Boxes) > 0
+	switch {
+	case roll && o.Stop == "" && !o.Remove:
+		share := 0
+		if o.Share != nil {
+			share = *o.Share
+		}
+		return s.Roll(o.Board, version, share, o.Boxes)
+	case !roll && o.Stop != "" && !o.Remove:
+		return s.Stop(o.Board, version, o.Stop)
+	case !roll && o.Stop == "" && o.Remove:
+		return s.Remove(o.Board, version)
+	}
+	return refuse("Entweder share und boxes, oder stop, oder remove.", "Want share and boxes, or stop, or remove.")
+}
