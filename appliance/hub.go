@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,8 +56,9 @@ type hubParts struct {
 	told    time.Time // when all that the hub may answer was there
 	ahead   bool      // the hub's clock is, and was not believed
 
-	touched      map[event.UserID]bool // something about them has changed since the hub was told
-	touchedRooms map[event.RoomID]bool // the same
+	touched      touched               // users of whom something has changed since the hub was told
+	refused      string                // what the hub does not take of it; "": nothing
+	touchedRooms map[event.RoomID]bool // as touched
 
 	users  deposited // of the loop that looks at the hub
 	listed listed    // of the same loop
@@ -164,22 +166,28 @@ func (b *Box) runHub(ctx context.Context, g *errgroup.Group) {
 		return
 	}
 	h.mu.Lock()
-	h.since, h.touched, h.touchedRooms = time.Now(), map[event.UserID]bool{}, map[event.RoomID]bool{}
+	h.since, h.touchedRooms = time.Now(), map[event.RoomID]bool{}
 	h.mu.Unlock()
-	b.db.OnCommit(func(c store.Commit) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		for _, user := range c.Users {
-			h.touched[user] = true
-		}
-		for _, room := range c.Rooms {
-			h.touchedRooms[room] = true
-		}
-	})
+	b.db.OnCommit(h.changed)
 	g.Go(func() error {
 		every(ctx, hubLook, func() { b.lookAtHub(ctx) })
 		return nil
 	})
+}
+
+// changed notes of what the hub is to be told soon.
+func (h *hubParts) changed(c store.Commit) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.up {
+		return // once it is in reach it is told of all
+	}
+	for _, user := range c.Users {
+		h.touched.add(user)
+	}
+	for _, room := range c.Rooms {
+		h.touchedRooms[room] = true
+	}
 }
 
 func (b *Box) lookAtHub(ctx context.Context) {
@@ -222,18 +230,18 @@ func (b *Box) tellUsers(ctx context.Context, epoch string, now time.Time) {
 	h := &b.exchange.post
 	all := !now.Before(h.users.next)
 	h.mu.Lock()
-	touched := h.touched
-	if !all && (len(touched) == 0 || now.Sub(h.users.last) < usersSoon) {
+	some := h.touched
+	if !all && (some.none() || now.Sub(h.users.last) < usersSoon) {
 		h.mu.Unlock()
 		return
 	}
-	h.touched = map[event.UserID]bool{}
+	h.touched = touched{}
 	h.mu.Unlock()
 	h.users.last = now
-	if all {
-		h.users.next, touched = now.Add(usersEvery), nil
+	if all = all || some.all; all {
+		h.users.next, some.users = now.Add(usersEvery), nil
 	}
-	err := b.depositUsers(ctx, epoch, touched)
+	err := b.depositUsers(ctx, epoch, some.users)
 	if err != nil && ctx.Err() == nil {
 		h.users.next = now.Add(hubAgain)
 		b.log.Info("not all of what the hub may answer about users is there yet; it is tried again", "hub", h.server, "err", err)
@@ -320,7 +328,7 @@ func (b *Box) hubStatus() *admin.Hub {
 	_, paired := b.exchange.hub()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Trouble: h.trouble}
+	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Trouble: cmp.Or(h.trouble, h.refused)}
 	if h.answer != nil {
 		out.Mode, out.Version, out.Heard, out.Told = h.answer.Mode, h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {

@@ -28,6 +28,8 @@ const (
 	usersEvery  = time.Hour       // how often it is looked whether anything has changed
 	usersSoon   = 2 * time.Second // and after a commit that was about a user
 	depositWait = 20 * time.Second
+	touchedMost = 1000 // users that are remembered by name; of more it is only known that there are many
+	givenPages  = 100  // of what the hub has given away, in one round
 )
 
 // deposited is what the hub is known to have. Only the loop that looks at the hub uses it.
@@ -35,18 +37,46 @@ type deposited struct {
 	epoch string // of the hub's memory; "": nothing is known
 	after int64  // place of the last key of ours that it told us it had given away
 	users map[event.UserID][sha256.Size]byte
+	wrong map[event.UserID]refused // by the hub
 	next  time.Time
 	last  time.Time
 }
+
+// refused is a user of whom the hub does not take what it was told.
+type refused struct {
+	sum  [sha256.Size]byte
+	text string
+}
+
+// touched are users of whom something has changed since the hub was told.
+type touched struct {
+	all   bool
+	users map[event.UserID]bool
+}
+
+func (t *touched) add(user event.UserID) {
+	if len(t.users) >= touchedMost {
+		t.all, t.users = true, nil
+	}
+	if t.all {
+		return
+	}
+	if t.users == nil {
+		t.users = map[event.UserID]bool{}
+	}
+	t.users[user] = true
+}
+
+func (t *touched) none() bool { return !t.all && len(t.users) == 0 }
 
 // depositUsers brings the hub up to date about some users, nil: about all; epoch is that of its memory.
 func (b *Box) depositUsers(ctx context.Context, epoch string, some map[event.UserID]bool) error {
 	d := &b.exchange.post.users
 	if d.epoch != epoch {
 		some = nil
-		*d = deposited{epoch: epoch, next: d.next, last: d.last, users: map[event.UserID][sha256.Size]byte{}}
+		*d = deposited{epoch: epoch, next: d.next, last: d.last, users: map[event.UserID][sha256.Size]byte{}, wrong: map[event.UserID]refused{}}
 	}
-	if err := b.hearGivenKeys(ctx, d); err != nil {
+	if err := hearGivenKeys(ctx, b.askHub, b.accounts.KeysGiven, d); err != nil {
 		return err
 	}
 	var rows []store.AccountRow
@@ -61,6 +91,9 @@ func (b *Box) depositUsers(ctx context.Context, epoch string, some map[event.Use
 	for user := range d.users {
 		gone[user] = true
 	}
+	for user := range d.wrong {
+		gone[user] = true
+	}
 	for _, row := range rows {
 		if row.Deactivated {
 			continue
@@ -73,54 +106,83 @@ func (b *Box) depositUsers(ctx context.Context, epoch string, some map[event.Use
 		if err != nil {
 			return err
 		}
-		if err := b.putUser(ctx, d, row.User, u); err != nil {
+		if err := putUser(ctx, b.askHub, d, row.User, u, some == nil); err != nil {
 			return err
 		}
 	}
 	for user := range gone {
-		if err := b.putUser(ctx, d, user, api.User{}); err != nil {
+		if err := putUser(ctx, b.askHub, d, user, api.User{}, some == nil); err != nil {
 			return err
 		}
 		delete(d.users, user)
+		delete(d.wrong, user)
 	}
+	b.tellRefused(d)
 	return nil
 }
 
-// hearGivenKeys crosses out what the hub has given away.
-func (b *Box) hearGivenKeys(ctx context.Context, d *deposited) error {
-	for {
+// tellRefused says of how many users the hub does not take what it was told.
+func (b *Box) tellRefused(d *deposited) {
+	h := &b.exchange.post
+	text := ""
+	for user, r := range d.wrong {
+		text = fmt.Sprintf("the hub does not take what it may answer about %d of the users while the box is away; of %s it says: %s", len(d.wrong), user, r.text)
+		break
+	}
+	h.mu.Lock()
+	before := h.refused
+	h.refused = text
+	h.mu.Unlock()
+	if text != "" && before == "" {
+		b.log.Warn("the hub does not take what it may answer about some of the users; others wait with encrypted messages to them until the box is in reach", "hub", h.server, "users", len(d.wrong), "err", text)
+	}
+}
+
+// ask sends a request to the hub: Box.askHub.
+type ask func(ctx context.Context, method, uri string, body []byte, out any) error
+
+// hubRefusal is an answer of the hub that is no 200.
+type hubRefusal struct {
+	status int
+	text   string
+}
+
+func (r *hubRefusal) Error() string {
+	return fmt.Sprintf("the hub answered %d %.200q", r.status, r.text)
+}
+
+// hearGivenKeys crosses out what the hub has given away. It asks after the last key that is crossed out on disk: so the hub may forget what went before.
+func hearGivenKeys(ctx context.Context, ask ask, crossOut func(context.Context, []account.GivenKey) error, d *deposited) error {
+	for range givenPages {
 		var out api.Given
-		if err := b.askHub(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", api.GivenPath, d.after), nil, &out); err != nil {
+		if err := ask(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d&epoch=%s", api.GivenPath, d.after, url.QueryEscape(d.epoch)), nil, &out); err != nil {
 			return err
 		}
 		if out.Epoch != d.epoch {
 			return errors.New("the hub's memory was replaced meanwhile")
 		}
 		var given []account.GivenKey
+		last := d.after
 		for _, k := range out.Keys {
 			given = append(given, account.GivenKey{User: event.UserID(k.User), Device: k.Device, ID: k.ID})
+			last = max(last, k.Place)
 		}
 		for _, k := range out.Fallback {
 			given = append(given, account.GivenKey{User: event.UserID(k.User), Device: k.Device, ID: k.ID, Fallback: true})
 		}
 		if len(given) > 0 {
-			if err := b.accounts.KeysGiven(ctx, given); err != nil {
+			if err := crossOut(ctx, given); err != nil {
 				return err
 			}
 		}
-		last := d.after
-		if len(out.Keys) > 0 {
-			last = out.Keys[len(out.Keys)-1].Place
-		}
-		if !out.More {
-			d.after = max(d.after, last)
-			return nil
-		}
-		if last <= d.after {
+		if out.More && last <= d.after {
 			return errors.New("the hub says that it has given away more keys, and does not name them")
 		}
-		d.after = last
+		if d.after = last; !out.More {
+			return nil
+		}
 	}
+	return errors.New("the hub has given away more keys than can be crossed out in one round; the rest comes in the next")
 }
 
 // deposit collects what the hub may answer about a user.
@@ -149,19 +211,26 @@ func (b *Box) deposit(ctx context.Context, user event.UserID, epoch string) (api
 	return u, nil
 }
 
-// putUser deposits a user, unless the hub has just that.
-func (b *Box) putUser(ctx context.Context, d *deposited, user event.UserID, u api.User) error {
+// putUser deposits a user, unless the hub has just that. What the hub refuses is noted and holds up nobody else: it is offered again when it has changed, or, with again, in any case.
+func putUser(ctx context.Context, ask ask, d *deposited, user event.UserID, u api.User, again bool) error {
 	raw, err := json.Marshal(u)
 	if err != nil {
 		return fmt.Errorf("write deposit: %w", err)
 	}
 	sum := sha256.Sum256(raw)
-	if d.users[user] == sum {
+	if before, is := d.wrong[user]; d.users[user] == sum || is && before.sum == sum && !again {
 		return nil
 	}
-	if err := b.askHub(ctx, http.MethodPut, api.UserPath+url.PathEscape(string(user))+"?epoch="+url.QueryEscape(d.epoch), raw, nil); err != nil {
+	err = ask(ctx, http.MethodPut, api.UserPath+url.PathEscape(string(user))+"?epoch="+url.QueryEscape(d.epoch), raw, nil)
+	var no *hubRefusal
+	if errors.As(err, &no) && (no.status == http.StatusBadRequest || no.status == http.StatusRequestEntityTooLarge) {
+		d.wrong[user] = refused{sum, no.text}
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	delete(d.wrong, user)
 	d.users[user] = sum
 	return nil
 }
@@ -187,7 +256,7 @@ func (b *Box) askHub(ctx context.Context, method, uri string, body []byte, out a
 		return fmt.Errorf("read the hub's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the hub answered %s %.200q", resp.Status, text)
+		return &hubRefusal{resp.StatusCode, fmt.Sprintf("%.200s", text)}
 	}
 	if out == nil {
 		return nil
