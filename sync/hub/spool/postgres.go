@@ -134,18 +134,46 @@ func (p *server) create(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// act runs f in one transaction. Its error says whether the database was there.
+// act runs f in one transaction. Its error says whether the database was there. f may be run more than once.
 func (p *server) act(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
+	return p.on(ctx, func(ctx context.Context, conn *pgxpool.Conn) (bool, error) {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return true, err
+		}
+		if err := f(ctx, tx); err != nil {
+			_ = tx.Rollback(ctx) // what is not committed goes with the connection as well
+			return true, err
+		}
+		err = tx.Commit(ctx)
+		return pgconn.SafeToRetry(err), err
+	})
+}
+
+// on has f work on a connection. A pool learns that a connection is dead (the server was restarted, somebody ended the session) when it is used: then f is run again on another one, as long as f says
+// that nothing of it can have happened.
+func (p *server) on(ctx context.Context, f func(context.Context, *pgxpool.Conn) (harmless bool, err error)) error {
 	limited, cancel := context.WithTimeout(ctx, actLimit)
 	defer cancel()
-	return p.failed(ctx, pgx.BeginFunc(limited, p.pool, func(tx pgx.Tx) error { return f(limited, tx) }))
+	for left := p.pool.Config().MaxConns; ; left-- {
+		conn, err := p.pool.Acquire(limited)
+		if err != nil {
+			return p.failed(ctx, err)
+		}
+		harmless, err := f(limited, conn)
+		dead := conn.Conn().IsClosed()
+		conn.Release()
+		if err == nil || !dead || !harmless || left == 0 || limited.Err() != nil {
+			return p.failed(ctx, err)
+		}
+	}
 }
 
 // one reads a single row; false: there is none.
 func (p *server) one(ctx context.Context, q string, args []any, dest ...any) (bool, error) {
-	limited, cancel := context.WithTimeout(ctx, actLimit)
-	defer cancel()
-	return found(p.failed(ctx, p.pool.QueryRow(limited, q, args...).Scan(dest...)))
+	return found(p.on(ctx, func(ctx context.Context, conn *pgxpool.Conn) (bool, error) {
+		return true, conn.QueryRow(ctx, q, args...).Scan(dest...)
+	}))
 }
 
 // found turns "no rows" into false.
@@ -157,19 +185,17 @@ func found(err error) (bool, error) {
 }
 
 // rowsOf reads all rows.
-func rowsOf[T any](ctx context.Context, p *server, row func(pgx.CollectableRow) (T, error), q string, args ...any) ([]T, error) {
-	limited, cancel := context.WithTimeout(ctx, actLimit)
-	defer cancel()
-	rows, err := p.pool.Query(limited, q, args...)
-	if err != nil {
-		return nil, p.failed(ctx, err)
-	}
-	list, err := pgx.CollectRows(rows, row)
-	if err != nil {
-		return nil, p.failed(ctx, err)
-	}
-	if len(list) == 0 {
-		return nil, nil
+func rowsOf[T any](ctx context.Context, p *server, row func(pgx.CollectableRow) (T, error), q string, args ...any) (list []T, err error) {
+	err = p.on(ctx, func(ctx context.Context, conn *pgxpool.Conn) (bool, error) {
+		rows, err := conn.Query(ctx, q, args...)
+		if err != nil {
+			return true, err
+		}
+		list, err = pgx.CollectRows(rows, row)
+		return true, err
+	})
+	if err != nil || len(list) == 0 {
+		return nil, err
 	}
 	return list, nil
 }

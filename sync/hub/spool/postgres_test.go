@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"hallig/tools/testpostgres"
 )
@@ -264,15 +265,6 @@ func TestPostgresServerKilled(t *testing.T) {
 	must(t, server.Kill())
 	must(t, server.Run())
 	wg.Wait()
-	for away := 0; ; away++ { // a connection from before the server was killed is found out when it is used
-		_, err := two.Next(t.Context(), q, 0, 1)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, ErrAway) || away == 50 {
-			t.Fatal(err)
-		}
-	}
 	got := keys(all(t, two, q))
 	next := make([]int, writers)
 	for _, k := range got {
@@ -291,6 +283,39 @@ func TestPostgresServerKilled(t *testing.T) {
 	drain(t, ch, "a.example")
 	appended(t, one, in("b.example"), "1")
 	drain(t, ch, "b.example")
+}
+
+// Connections that died while nobody used them are replaced without a word: neither a question nor an act fails for one.
+func TestPostgresStaleConnections(t *testing.T) {
+	d := newDatabase(t).(database)
+	s := with(t, d, "a.example").(*server)
+	admin := raw(t, d)
+	for what, use := range map[string]func(i int) error{
+		"questions": func(int) error { _, err := s.Next(t.Context(), in("a.example"), 0, 100); return err },
+		"one row":   func(int) error { _, err := s.Epoch(t.Context()); return err },
+		"acts": func(i int) error {
+			_, err := s.Append(t.Context(), in("a.example"), t0, request(fmt.Sprint(i)))
+			return err
+		},
+	} {
+		var open []*pgxpool.Conn
+		for range 5 {
+			c, err := s.pool.Acquire(t.Context())
+			must(t, err)
+			open = append(open, c)
+		}
+		for _, c := range open {
+			c.Release()
+		}
+		_, err := admin.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname=current_database() AND application_name LIKE 'hallig-hub %' AND query NOT LIKE 'LISTEN%'`)
+		must(t, err)
+		for i := range 10 {
+			if err := use(i); err != nil {
+				t.Errorf("%s, the %d. after: %v", what, i+1, err)
+			}
+		}
+	}
+	want(t, "requests", len(all(t, s, in("a.example"))), 10)
 }
 
 // A node that stops in the middle of an act, with a lock in its hand, holds the box up for seconds only.
