@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"time"
 
@@ -58,7 +57,9 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		h.dropStrangers()
+		h.reserve(ctx)
 		h.dialMissing(ctx, static)
+		h.straighten(ctx, static)
 		select {
 		case <-ctx.Done():
 		case <-h.ctx.Done():
@@ -148,7 +149,7 @@ func patience(refused int) time.Duration {
 // as long as that stream lives. dial ends the trying early.
 func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) {
 	links := h.host.Network()
-	if links.Connectedness(far) != network.Connected && !h.dial(dial, id, far, static) {
+	if !h.connected(far) && !h.dial(dial, id, far, static) && !h.detour(dial, id, far) {
 		return
 	}
 	h.noteReached(id, far)
@@ -173,7 +174,7 @@ func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, stat
 
 // open opens the parcel stream and waits for the far end's first word: until then nobody knows whether it takes part.
 func (h *Host) open(ctx context.Context, far libpeer.ID) (network.Stream, error) {
-	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected above"), openTimeout)
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(network.WithNoDial(ctx, "connected above"), "a straight one comes first"), openTimeout)
 	defer cancel()
 	s, err := h.host.NewStream(ctx, far, protocolParcel)
 	if err != nil {
@@ -210,7 +211,7 @@ func (h *Host) dropStrangers() {
 	}
 }
 
-// dial tries all known addresses of a box until one answers, for at most connectTimeout and a handshake.
+// dial tries all known addresses of a box until one answers, for at most connectTimeout and a handshake. It goes through no relay.
 func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) bool {
 	for _, s := range static {
 		if s.ID == far {
@@ -223,7 +224,7 @@ func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []li
 	if s, ok := h.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(far) // libp2p would wait ever longer; a field unit wants it now
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(ctx, "straight ways first"), dialTimeout)
 	defer cancel()
 	if err := h.host.Connect(ctx, libpeer.AddrInfo{ID: far}); err != nil {
 		h.log.Debug("dial box", "peer", id.Short(), "err", err)
@@ -235,7 +236,10 @@ func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []li
 // noteReached keeps the address at which this box has reached another one.
 func (h *Host) noteReached(id peer.ID, far libpeer.ID) {
 	for _, c := range h.host.Network().ConnsToPeer(far) {
-		if c.Stat().Direction != network.DirOutbound {
+		if relayed(c) && h.cfg.Reached != nil {
+			h.cfg.Reached(id, "")
+		}
+		if c.Stat().Direction != network.DirOutbound || relayed(c) || h.punched(c) {
 			continue
 		}
 		at := c.RemoteMultiaddr()
@@ -257,36 +261,13 @@ func (h *Host) expect(ctx context.Context, id peer.ID, far libpeer.ID) {
 		case <-tick.C:
 		}
 		h.mu.Lock()
-		there := h.wires[id] != nil
+		w := h.wires[id]
 		h.mu.Unlock()
-		if there || h.host.Network().Connectedness(far) != network.Connected {
+		if w != nil && (!w.relayed || h.direct(far) == nil) || !h.connected(far) {
 			return
 		}
 	}
 	_ = h.host.Network().ClosePeer(far) // closed already is fine
-}
-
-// patientDialer goes on trying an address until the context ends, each time anew: the kernel's own repetitions come
-// ever more seldom, and a box whose network is back should be met within about a second.
-type patientDialer struct{}
-
-// DialContext is net.Dialer's.
-func (patientDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	for wait := firstAnswer; ; wait = min(2*wait, connectTimeout) {
-		d := net.Dialer{Timeout: wait}
-		began := time.Now()
-		c, err := d.DialContext(ctx, network, address)
-		if err == nil {
-			return c, nil
-		}
-		pause := time.NewTimer(max(0, retryEvery-time.Since(began)))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return nil, fmt.Errorf("dial %s: %w", address, err)
-		case <-pause.C:
-		}
-	}
 }
 
 // heard notes an address of a box, paired or not.
@@ -305,6 +286,9 @@ func (h *Host) heard(info libpeer.AddrInfo) {
 	h.found[info.ID] = time.Now()
 	if cancel := h.dialing[peer.ID(info.ID.String())]; cancel != nil && news && h.wires[peer.ID(info.ID.String())] == nil {
 		cancel() // an attempt at the old addresses would keep the new ones waiting
+	}
+	if news {
+		delete(h.through.straight, peer.ID(info.ID.String()))
 	}
 	h.mu.Unlock()
 	h.look()

@@ -5,13 +5,16 @@
 //
 // It promises: a box that is not in the roster gets nothing but the pairing protocol, and that only while a code is on
 // show; a lost box is dialled again about every second, at once when something shows that it is back; memory and
-// connections have explicit limits. There is no DHT, relay, NAT probing or gossip: a host talks to the addresses it was
+// connections have explicit limits. There is no DHT, NAT probing or gossip: a host talks to the addresses it was
 // given and to those it hears by mDNS, and to nobody else.
+//
+// Where boxes do not reach each other they meet through a hub, if they have one: circuits, encrypted from box to box, within limits of the hub (relay.go, circuit.go). Both ends then look for
+// a straight way, also by punching holes through their routers (punch.go, door.go), and what goes on takes it as soon as it is there.
 //
 // It leaves to others: what the messages mean (sync/link), who is paired for good (the caller keeps the roster and is
 // told of new pairs), what HTTP answers.
 //
-// Protocols: /hallig/parcel/1 (stream.go), /hallig/http/1 (plain HTTP/1.1), /hallig/pair/1 (pair.go).
+// Protocols: /hallig/parcel/1 (stream.go), /hallig/http/1 (plain HTTP/1.1), /hallig/pair/1 (pair.go); of libp2p circuit relay v2 and DCUtR.
 package p2p
 
 import (
@@ -57,13 +60,19 @@ type Config struct {
 	Announce []string
 	// Meeting says that boxes come here and are never looked for: a hub with a name on the Internet. It dials nobody but who shows a code to it, and has limits for thousands.
 	Meeting bool
+	// Relay bounds what such a place carries between boxes that do not reach each other.
+	Relay Relaying
+	// Through is the server name of a paired host, a meeting place, through which boxes may reach each other. "": there is none.
+	Through string
 	NoMDNS  bool // neither announce this box nor look for others on the local network
 
 	// Reached, if set, is told the address at which this box reached a paired one, in the form of Static: whoever keeps
-	// it and gives it back finds the box again after a restart without mDNS.
+	// it and gives it back finds the box again after a restart without mDNS. "": through the hub, where it may be again.
 	Reached func(id peer.ID, addr string)
 
 	Log *slog.Logger
+
+	noPunch bool // tests: boxes of one machine that shall not find each other
 }
 
 // Host is this box on IP networks. Its methods are safe for concurrent use.
@@ -71,6 +80,7 @@ type Host struct {
 	cfg      Config
 	id       peer.ID
 	host     host.Host
+	relay    *relay // nil: nobody meets here
 	log      *slog.Logger
 	start    time.Time // zero of the monotonic clock that codes expire by
 	accept   chan net.Conn
@@ -92,6 +102,8 @@ type Host struct {
 	refused map[peer.ID]int          // attempts that the far end turned down, since it last wanted anything of us
 	tried   map[peer.ID]time.Time    // when the last attempt began: two that fail at once must not become a storm
 	found   map[libpeer.ID]time.Time // heard by mDNS, paired or not
+	views   map[libpeer.ID]view      // how connected far ends see this box
+	through through
 	serving *callbacks
 	closed  bool
 }
@@ -125,6 +137,7 @@ func New(cfg Config) (*Host, error) {
 		accept: make(chan net.Conn), kick: make(chan struct{}, 1),
 		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
 		dialing: make(map[peer.ID]context.CancelFunc), tried: make(map[peer.ID]time.Time), refused: make(map[peer.ID]int), found: make(map[libpeer.ID]time.Time),
+		views: make(map[libpeer.ID]view), through: through{detours: make(map[peer.ID]attempts), straight: make(map[peer.ID]attempts), moving: make(map[peer.ID]bool)},
 	}
 	h.asking = h.newRoundTripper()
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -140,9 +153,11 @@ func (h *Host) listen() error {
 	if h.announce, err = parseAddrs(h.cfg.Announce); err != nil {
 		return fmt.Errorf("start p2p: %w", err)
 	}
-	if h.host, err = newNode(h.cfg, (*gate)(h), h.announce); err != nil {
+	n, err := newNode(h.cfg, (*gate)(h), h.announce, &door{port: h.punchPort})
+	if err != nil {
 		return fmt.Errorf("start p2p on %v: %w", h.cfg.Listen, err)
 	}
+	h.host = n
 	h.host.SetStreamHandler(protocolParcel, h.handleParcel)
 	h.host.SetStreamHandler(protocolHTTP, h.handleHTTP)
 	h.host.SetStreamHandler(protocolPair, h.handlePair)
@@ -153,9 +168,27 @@ func (h *Host) listen() error {
 			}
 			h.look()
 		},
-		DisconnectedF: func(network.Network, network.Conn) { h.look() },
+		DisconnectedF: func(_ network.Network, c network.Conn) {
+			h.forget(c)
+			h.look()
+		},
 	})
+	if err := h.meet(n); err != nil {
+		return errors.Join(err, n.Close())
+	}
 	return nil
+}
+
+// meet starts what boxes need that do not reach each other.
+func (h *Host) meet(n *node) (err error) {
+	if h.cfg.Meeting && !h.cfg.Relay.Off {
+		h.relay, err = newRelay(h, n, h.cfg.Relay)
+		return err
+	}
+	if h.cfg.Through == "" {
+		return nil
+	}
+	return h.watchViews()
 }
 
 func parseAddrs(texts []string) ([]ma.Multiaddr, error) {
@@ -183,14 +216,21 @@ func isQUIC(s string) bool {
 func (h *Host) Close() error {
 	h.mu.Lock()
 	h.closed = true
-	wires := h.wires
+	wires, punching := h.wires, h.through.punching
 	h.wires = make(map[peer.ID]*wire)
 	h.mu.Unlock()
 	h.stop()
 	for _, w := range wires {
 		w.close(errClosed)
 	}
-	err := h.host.Close()
+	var err error
+	if h.relay != nil {
+		err = h.relay.service.Close()
+	}
+	if punching != nil {
+		err = errors.Join(err, punching.Close())
+	}
+	err = errors.Join(err, h.host.Close())
 	h.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("close p2p: %w", err)
@@ -212,6 +252,9 @@ func (h *Host) Addrs() []string {
 	}
 	var out []string
 	for _, a := range addrs {
+		if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err == nil {
+			continue // says no more than that this host speaks through relays
+		}
 		out = append(out, a.String()+"/p2p/"+string(h.id))
 	}
 	return out
@@ -221,7 +264,9 @@ func (h *Host) Addrs() []string {
 type Neighbour struct {
 	Peer peer.Peer
 	Up   bool
-	Addr string // of the connection, while there is one
+	// Relayed: through a hub, as there is no straight way.
+	Relayed bool
+	Addr    string // of the connection, while there is one
 }
 
 // Neighbours lists the paired boxes.
@@ -236,7 +281,7 @@ func (h *Host) Neighbours() []Neighbour {
 	for _, p := range roster.All() {
 		n := Neighbour{Peer: p}
 		if w := wires[p.ID]; w != nil {
-			n.Up, n.Addr = true, w.stream.Conn().RemoteMultiaddr().String()
+			n.Up, n.Relayed, n.Addr = true, w.relayed, w.stream.Conn().RemoteMultiaddr().String()
 		}
 		out = append(out, n)
 	}

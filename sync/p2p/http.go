@@ -127,7 +127,7 @@ func (h *Host) openHTTP(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial box: %w", err)
 	}
-	s, err := h.host.NewStream(network.WithNoDial(ctx, "the dialler dials"), far, protocolHTTP)
+	s, err := h.host.NewStream(network.WithAllowLimitedConn(network.WithNoDial(ctx, "the dialler dials"), "a straight one comes first"), far, protocolHTTP)
 	if err != nil {
 		return nil, fmt.Errorf("dial box %s: %w", peer.ID(id).Short(), err)
 	}

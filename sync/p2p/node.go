@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
@@ -26,6 +25,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
@@ -39,6 +39,7 @@ import (
 // dependency injector, some megabytes of program that no box uses.
 type node struct {
 	*basichost.BasicHost
+	up   transport.Upgrader
 	quic *quicreuse.ConnManager // nil: no address speaks QUIC
 }
 
@@ -51,8 +52,8 @@ func (n *node) Close() error {
 }
 
 // newNode makes a host that listens on cfg.Listen. It keeps what it learns about others in memory, asks nobody how it looks from outside, trims no
-// connection (the gate and the limits decide), and takes part in no ping, relay, DHT or hole punching.
-func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) (host.Host, error) {
+// connection (the gate and the limits decide), and takes part in no ping or DHT. With cfg.Through it can be reached, and reach others, through a relay, and holes is where they are punched.
+func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr, holes *door) (*node, error) {
 	key, err := crypto.UnmarshalEd25519PrivateKey(cfg.Box)
 	if err != nil {
 		return nil, fmt.Errorf("read box key: %w", err)
@@ -71,7 +72,10 @@ func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) 
 		return nil, errors.Join(err, limits.Close())
 	}
 	n := &node{}
-	if err := n.addTransports(sw, key, gate, limits, slices.ContainsFunc(cfg.Listen, isQUIC) || slices.ContainsFunc(cfg.Static, isQUIC)); err != nil {
+	if cfg.Through == "" {
+		holes = nil
+	}
+	if err := n.addTransports(sw, key, gate, limits, holes, slices.ContainsFunc(cfg.Listen, isQUIC) || slices.ContainsFunc(cfg.Static, isQUIC)); err != nil {
 		return nil, errors.Join(err, sw.Close())
 	}
 	opts := &basichost.HostOpts{EventBus: bus, ConnManager: connmgr.NullConnMgr{}, UserAgent: "hallig"}
@@ -83,6 +87,11 @@ func newNode(cfg Config, gate connmgr.ConnectionGater, announce []ma.Multiaddr) 
 	}
 	if err := sw.Listen(listen...); err != nil {
 		return nil, errors.Join(err, n.Close())
+	}
+	if cfg.Through != "" {
+		if err := client.AddTransport(n.BasicHost, n.up); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
 	}
 	n.Start()
 	return n, nil
@@ -129,19 +138,18 @@ func newSwarm(key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.R
 		swarm.WithDialRanker(swarm.NoDelayDialRanker), swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 }
 
-func (n *node) addTransports(sw *swarm.Swarm, key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.ResourceManager, withQUIC bool) error {
+func (n *node) addTransports(sw *swarm.Swarm, key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.ResourceManager, holes *door, withQUIC bool) error {
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
 	secure, err := noise.New(noise.ID, key, muxers)
 	if err != nil {
 		return err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{secure}, muxers, nil, limits, gate)
-	if err != nil {
+	if n.up, err = upgrader.New([]sec.SecureTransport{secure}, muxers, nil, limits, gate); err != nil {
 		return err
 	}
 	transports := make([]transport.Transport, 1, 2)
-	if transports[0], err = tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout),
-		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return patientDialer{}, nil })); err != nil {
+	if transports[0], err = tcp.NewTCPTransport(n.up, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout),
+		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return patientDialer{holes}, nil })); err != nil {
 		return err
 	}
 	if withQUIC {

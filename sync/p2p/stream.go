@@ -42,13 +42,16 @@ type item struct {
 
 // wire is one parcel stream to a paired box.
 type wire struct {
-	h      *Host
-	peer   peer.ID
-	stream network.Stream
-	calls  *callbacks
-	wake   chan struct{}
-	gone   chan struct{} // closed by close
-	ended  chan struct{} // closed when all callbacks of this wire have been made
+	h       *Host
+	peer    peer.ID
+	stream  network.Stream
+	relayed bool          // through a relay
+	life    time.Duration // how often a sign of life is given
+	quiet   time.Duration // how long the far end may be silent
+	calls   *callbacks
+	wake    chan struct{}
+	gone    chan struct{} // closed by close
+	ended   chan struct{} // closed when all callbacks of this wire have been made
 
 	mu       sync.Mutex
 	queues   [priorities][]item
@@ -78,7 +81,10 @@ func (h *Host) handleParcel(s network.Stream) {
 
 // run serves a parcel stream until it ends.
 func (h *Host) run(id peer.ID, s network.Stream) {
-	w := &wire{h: h, peer: id, stream: s, wake: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{}), lastWord: time.Now()}
+	w := &wire{h: h, peer: id, stream: s, wake: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{}), lastWord: time.Now(), life: h.life, quiet: h.quiet}
+	if w.relayed = relayed(s.Conn()); w.relayed {
+		w.life, w.quiet = w.life*relayedSlower, w.quiet*relayedSlower
+	}
 	defer close(w.ended)
 	for {
 		h.mu.Lock()
@@ -235,7 +241,7 @@ func (w *wire) next() (it item, ok bool, count uint64, tell bool) {
 
 func (w *wire) write() error {
 	out := bufio.NewWriterSize(w.stream, 16<<10)
-	tick := time.NewTicker(w.h.life)
+	tick := time.NewTicker(w.life)
 	defer tick.Stop()
 	var head [binary.MaxVarintLen64]byte
 	uvarint := func(v uint64) error {
@@ -272,7 +278,7 @@ func (w *wire) write() error {
 			w.mu.Lock()
 			silent := time.Since(w.lastWord)
 			w.mu.Unlock()
-			if silent > w.h.quiet {
+			if silent > w.quiet {
 				return fmt.Errorf("%w for %s", errSilent, silent.Round(time.Second))
 			}
 		}
