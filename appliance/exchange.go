@@ -144,7 +144,8 @@ func (b *Box) joinExchange(ctx context.Context) error {
 			return err
 		}
 		cfg := p2p.Config{
-			Box: b.id.Box, Statement: statement, Roster: x.everybody(), Paired: b.addPeer,
+			Through: b.cfg.Hub.Server,
+			Box:     b.id.Box, Statement: statement, Roster: x.everybody(), Paired: b.addPeer,
 			Listen: b.cfg.P2P.Listen, Announce: b.cfg.P2P.Announce, Static: slices.Concat(reached, b.cfg.P2P.Peers, b.cfg.Hub.Peers), Reached: b.reached, NoMDNS: b.cfg.P2P.NoMDNS, Log: b.log.With("room", "p2p"),
 		}
 		if x.host, err = p2p.New(cfg); err != nil && len(cfg.Listen) == 0 {
@@ -285,9 +286,11 @@ func (b *Box) reachedBefore(ctx context.Context) (addrs []string, err error) {
 	return addrs, nil
 }
 
-// reached notes where a paired box was reached. Lazily: what a power cut takes back is noted at the next meeting.
+// reached notes where a paired box was reached; "": through the hub. Lazily: what a power cut takes back is noted at the next meeting.
 func (b *Box) reached(id peer.ID, addr string) {
-	b.db.Lazy(func(tx *store.Tx) error { return tx.SetPeerAddress(string(id), addr) })
+	if addr != "" {
+		b.db.Lazy(func(tx *store.Tx) error { return tx.SetPeerAddress(string(id), addr) })
+	}
 	if p, ok := b.exchange.paired().ByID(id); ok {
 		b.inReach(p.Server)
 	}

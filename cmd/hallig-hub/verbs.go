@@ -126,6 +126,9 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	fmt.Fprintf(out, "\n  since the start: %d transactions taken, %d handed on, %d requests of boxes sent out, %d refused, %d could not be kept\n",
 		s.Hub.Counts.Taken, s.Hub.Counts.Delivered, s.Hub.Counts.SentOut, s.Hub.Counts.Refused, s.Hub.Counts.Full)
 	fmt.Fprintf(out, "  copies of %d rooms of boxes, %d of them behind; since the start %d questions about them answered, %d not\n", s.Hub.Copies.Rooms, s.Hub.Copies.Behind, s.Hub.Copies.Answered, s.Hub.Copies.Unknown)
+	if s.Hub.Counts.Carried > 0 {
+		fmt.Fprintf(out, "  %d MB carried between boxes that do not reach each other, %d connections now\n", (s.Hub.Counts.Carried+(1<<20)-1)>>20, s.Hub.Counts.Circuits)
+	}
 	if len(s.Boxes) == 0 {
 		fmt.Fprintln(out, "  no box is paired; pair one with: hallig-hub pair")
 	}

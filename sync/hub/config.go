@@ -12,11 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"hallig/appliance/cert"
 	"hallig/appliance/event"
 	"hallig/sync/hub/replica"
 	"hallig/sync/hub/spool"
+	"hallig/sync/p2p"
 )
 
 // Config is everything that an operator can say about a hub. DIR/hub.json holds the fields as JSON; fields that nobody knows are refused. Flags of `hallig-hub
@@ -74,6 +76,29 @@ type Config struct {
 type P2PConfig struct {
 	Listen   []string `json:"listen,omitempty"`   // multiaddresses; empty: TCP port 4001 on every interface
 	Announce []string `json:"announce,omitempty"` // told to boxes in place of these: "/dns/hub.example.org/tcp/4001"
+	// Relay bounds what the hub carries between boxes that do not reach each other. It sees who speaks with whom and how much, not what.
+	Relay RelayConfig `json:"relay,omitzero"`
+}
+
+// RelayConfig bounds circuits between boxes. 0: the default of p2p.Relaying.
+type RelayConfig struct {
+	Off       bool  `json:"off,omitempty"`
+	Boxes     int   `json:"boxes,omitempty"`            // that can be reached this way; 10,000
+	Circuits  int   `json:"circuits,omitempty"`         // at once; 4,096
+	PerBox    int   `json:"circuits_per_box,omitempty"` // at once; 64
+	Megabytes int64 `json:"megabytes,omitempty"`        // of a circuit in each direction, before it has to be opened anew; 256
+	Minutes   int   `json:"minutes,omitempty"`          // that a circuit lasts, likewise; 60
+}
+
+func (c RelayConfig) limits() p2p.Relaying {
+	return p2p.Relaying{Off: c.Off, Boxes: c.Boxes, Circuits: c.Circuits, PerBox: c.PerBox, Bytes: c.Megabytes << 20, Duration: time.Duration(c.Minutes) * time.Minute}
+}
+
+func (c RelayConfig) check() error {
+	if min(int64(c.Boxes), int64(c.Circuits), int64(c.PerBox), c.Megabytes, int64(c.Minutes)) < 0 || c.Megabytes > 1<<30 || c.Minutes > 366*24*60 {
+		return errors.New("p2p.relay: a bound is negative or beyond all measure; leave it out for the default, or switch the relay off with \"off\": true")
+	}
+	return nil
 }
 
 // configFile is the operator's file in the data directory.
@@ -125,6 +150,9 @@ func (c *Config) check() error {
 		if _, _, err := net.SplitHostPort(c.Page); err != nil {
 			return fmt.Errorf("page %q: want ADDR:PORT, or off", c.Page)
 		}
+	}
+	if err := c.P2P.Relay.check(); err != nil {
+		return err
 	}
 	for i, f := range c.TLS {
 		if err := f.Check(); err != nil {

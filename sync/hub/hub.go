@@ -183,7 +183,7 @@ func (h *Hub) listen() error {
 		return err
 	}
 	h.p2p, err = p2p.New(p2p.Config{
-		Box: h.id.Box, Statement: statement, Roster: h.peers(), Paired: h.paired, Listen: h.cfg.P2P.Listen, Announce: h.cfg.P2P.Announce, Meeting: true, NoMDNS: true,
+		Box: h.id.Box, Statement: statement, Roster: h.peers(), Paired: h.paired, Listen: h.cfg.P2P.Listen, Announce: h.cfg.P2P.Announce, Meeting: true, NoMDNS: true, Relay: h.cfg.P2P.Relay.limits(),
 		Log: h.log.With("room", "p2p"),
 	})
 	if err != nil {

@@ -116,6 +116,8 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		kind.Samples = append(kind.Samples, metric.Sample{Labels: []string{"kind", k}, Value: kinds[k]})
 	}
 	m = append(m, state, kind)
+	carried := h.p2p.Relayed()
+	m.Add("hallig_hub_circuits", "Connections of boxes with each other that go through this node.", false, float64(carried.Circuits))
 	for _, c := range []struct {
 		name, help string
 		n          int64
@@ -128,6 +130,8 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		{"revoked", "Requests since the start for boxes that were revoked.", h.count.turnedAway.Load()},
 		{"deposits_refused", "Deposits since the start beyond what is kept for one box.", h.count.tooMuch.Load()},
 		{"connections_refused", "Connections at the federation port since the start for which no place was left.", h.count.crowded.Load()},
+		{"relayed_bytes", "Bytes carried since the start between boxes that do not reach each other.", carried.Bytes},
+		{"relay_refused", "Attempts since the start to speak through the hub that were refused: boxes that are not paired, or beyond a limit.", carried.Refused},
 	} {
 		m.Add("hallig_hub_"+c.name+"_total", c.help, true, float64(c.n))
 	}

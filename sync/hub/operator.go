@@ -88,10 +88,11 @@ func (h *Hub) state(ctx context.Context) (fleet.State, error) { return h.collect
 
 // collect says how the hub and its boxes do.
 func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
+	carried := h.p2p.Relayed()
 	s := fleet.State{Boxes: []fleet.Box{}, Hub: fleet.Hub{
 		Server: h.id.Server, Version: h.cfg.Version, ID: string(h.p2p.ID()), Addresses: h.p2p.Addrs(), World: h.world.Addr().String(), Started: h.started,
 		Counts: fleet.Counts{Taken: h.count.taken.Load(), Delivered: h.count.delivered.Load(), Refused: h.count.refused.Load(), Full: h.count.full.Load(), SentOut: h.count.out.Load(),
-			TurnedAway: h.count.turnedAway.Load(), TooMuch: h.count.tooMuch.Load(), Crowded: h.count.crowded.Load()},
+			TurnedAway: h.count.turnedAway.Load(), TooMuch: h.count.tooMuch.Load(), Crowded: h.count.crowded.Load(), Carried: carried.Bytes, Circuits: carried.Circuits},
 	}}
 	c := h.replica.Stats()
 	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Answered: c.Answered, Unknown: c.Unknown}

@@ -104,11 +104,18 @@ func talk(t *testing.T, a, b *testHost) {
 func TestThroughTheHub(t *testing.T) {
 	hub := newHub(t, Relaying{})
 	a, b := behind(t, hub, false), behind(t, hub, false)
+	if got := await(t, "address", a.reached); got != hub.Addrs()[0] {
+		t.Errorf("told of %q, want the hub's address", got)
+	}
+	drain(a.reached)
 	knows(a, b)
 	if got := await(t, "up", a.up); got != string(b.ID()) {
 		t.Fatalf("%s is up, want b", got)
 	}
 	await(t, "up", b.up)
+	if got := await(t, "address", a.reached); got != "" {
+		t.Errorf("told of %q, want word that it was through the hub", got)
+	}
 	if up, relayed := a.relayedTo(b); !up || !relayed {
 		t.Errorf("a has b: up %v, relayed %v", up, relayed)
 	}
@@ -193,7 +200,9 @@ func TestCarriesForPairedBoxesAlone(t *testing.T) {
 		t.Errorf("a stranger asks to be reached: %v", err)
 	}
 	stranger.SetRoster(peer.NewRoster(hub.self(), a.self()))
+	stranger.mu.Lock()
 	stranger.through.detours[a.ID()] = attempts{}
+	stranger.mu.Unlock()
 	if stranger.detour(t.Context(), a.ID(), stranger.far(a)) {
 		t.Error("a stranger reached a box")
 	}
@@ -269,6 +278,7 @@ func TestPunch(t *testing.T) {
 		return h
 	}
 	a, b := box(), box()
+	drain(a.reached, b.reached)
 	knows(a, b)
 	eventually(t, "a straight connection", func() bool { _, r := a.relayedTo(b); return a.direct(a.far(b)) != nil && !r })
 	for _, dir := range []struct{ from, to *testHost }{{a, b}, {b, a}} {
@@ -288,4 +298,11 @@ func TestPunch(t *testing.T) {
 	}
 	drain(a.up, b.up, a.down, b.down)
 	talk(t, a, b)
+	for _, h := range []*testHost{a, b} {
+		for len(h.reached) > 0 {
+			if got := <-h.reached; got != "" {
+				t.Errorf("the hole at %s is told as an address", got)
+			}
+		}
+	}
 }

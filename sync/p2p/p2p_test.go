@@ -36,6 +36,7 @@ type testHost struct {
 	up, down chan string
 	received chan string
 	stored   chan peer.Peer
+	reached  chan string // addresses of others that it was told to keep
 	stop     context.CancelFunc
 }
 
@@ -49,11 +50,17 @@ func newHost(t *testing.T, change func(*Config)) *testHost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	th := &testHost{t: t, up: make(chan string, 64), down: make(chan string, 64), received: make(chan string, 4096), stored: make(chan peer.Peer, 4)}
+	th := &testHost{t: t, up: make(chan string, 64), down: make(chan string, 64), received: make(chan string, 4096), stored: make(chan peer.Peer, 4), reached: make(chan string, 256)}
 	cfg := Config{
 		Box: box, Statement: statement, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true,
 		Paired: func(p peer.Peer) error { th.stored <- p; return nil },
-		Log:    slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Reached: func(_ peer.ID, addr string) {
+			select {
+			case th.reached <- addr:
+			default:
+			}
+		},
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(&cfg)

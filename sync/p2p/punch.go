@@ -146,6 +146,12 @@ func (h *Host) punchPort() int {
 
 // punched says whether a connection was made through a hole: its far address is good for this once only.
 func (h *Host) punched(c network.Conn) bool {
+	h.mu.Lock()
+	by, _ := h.theRelay()
+	h.mu.Unlock()
+	if c.RemotePeer() == by {
+		return false // the one whose port it is
+	}
 	port, err := c.LocalMultiaddr().ValueForProtocol(ma.P_TCP)
 	return err == nil && port == strconv.Itoa(h.punchPort())
 }

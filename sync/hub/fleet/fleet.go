@@ -118,6 +118,8 @@ type Counts struct {
 	TurnedAway int64 `json:"turned_away"` // requests for boxes that were revoked
 	TooMuch    int64 `json:"too_much"`    // deposits of boxes beyond what is kept for one box
 	Crowded    int64 `json:"crowded"`     // connections at the world's port for which no place was left
+	Carried    int64 `json:"carried"`     // bytes between boxes that do not reach each other
+	Circuits   int   `json:"circuits"`    // open now, for such boxes
 }
 
 // Copies are how this node's copies of the boxes' rooms do.
