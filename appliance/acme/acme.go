@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 
-// Package acme asks a certificate authority outside for the certificate of a box (RFC 8555) and proves the names by a record in their DNS zone (dns-01): the only
-// proof that a box can give which nobody can reach from the Internet. The record is written by dynamic update (RFC 2136) with a shared key (TSIG), which BIND, Knot
+// Package acme asks a certificate authority outside for the certificate of a box or a hub (RFC 8555) and proves the names by a record in their DNS zone (dns-01): the only
+// proof that a box can give which nobody can reach from the Internet. A hub, which can be reached, may prove them by an answer over HTTP (http-01) instead. The record is written by dynamic update (RFC 2136) with a shared key (TSIG), which BIND, Knot
 // and PowerDNS speak, so that no hoster's own interface is needed. A zone that cannot be updated so delegates the one name
 // _acme-challenge.NAME by CNAME or NS to a server that can.
 //
@@ -32,7 +32,7 @@ import (
 // LetsEncrypt is the directory of the usual authority.
 const LetsEncrypt = acme.LetsEncryptURL
 
-// Config says whom to ask and how to prove names. DNS and Now are required.
+// Config says whom to ask and how to prove names. DNS or HTTP, and Now, are required.
 type Config struct {
 	Directory string         // URL; empty: LetsEncrypt
 	Email     string         // of whoever should hear of trouble; may be empty
@@ -40,6 +40,7 @@ type Config struct {
 	KeyID     string         // external account binding, where the authority wants one
 	MACKey    []byte
 	DNS       Update
+	HTTP      *Answers // nil: names are proven by DNS
 	Now       func() time.Time
 	Log       *slog.Logger
 }
@@ -48,14 +49,19 @@ type Config struct {
 //
 //	provider "rfc2136": server (HOST or HOST:PORT), key (name of the TSIG key), secret (base64), and, where the usual does not fit, algorithm
 //	(hmac-sha256), zone (found by its SOA record), record (where _acme-challenge.NAME leads; found by its CNAME)
+//	provider "http-01": none of its own; Config.HTTP must be served at port 80 of the names
 //	any provider: eab_kid, eab_key (base64url), of an authority that wants them
 func Parse(directory, email, ca, provider string, settings map[string]string) (Config, error) {
 	c := Config{Directory: directory, Email: email}
 	if c.Directory == "" {
 		c.Directory = LetsEncrypt
 	}
-	if provider != "rfc2136" {
-		return c, fmt.Errorf("acme: provider %q is not known; \"rfc2136\" is, with the settings server, key and secret", provider)
+	switch provider {
+	case "http-01":
+		c.HTTP = &Answers{}
+	case "rfc2136":
+	default:
+		return c, fmt.Errorf("acme: provider %q is not known; \"rfc2136\" is, with the settings server, key and secret, and \"http-01\"", provider)
 	}
 	if ca != "" {
 		c.Roots = x509.NewCertPool()
@@ -91,7 +97,9 @@ func Parse(directory, email, ca, provider string, settings map[string]string) (C
 		}
 	}
 	switch {
-	case c.DNS.Server == "" || c.DNS.Key == "" || c.DNS.Secret == "":
+	case c.HTTP != nil && c.DNS.Server+c.DNS.Key+c.DNS.Secret+c.DNS.Algorithm+c.DNS.Zone+c.DNS.Record != "":
+		return c, errors.New("acme: http-01 has no settings but eab_kid and eab_key")
+	case c.HTTP == nil && (c.DNS.Server == "" || c.DNS.Key == "" || c.DNS.Secret == ""):
 		return c, errors.New("acme: the settings server, key and secret are needed")
 	case (c.KeyID == "") != (len(c.MACKey) == 0):
 		return c, errors.New("acme: the settings eab_kid and eab_key come together")
@@ -157,7 +165,7 @@ func (c Config) register(ctx context.Context, client *acme.Client) error {
 	return nil
 }
 
-// prove puts the record of one name into the DNS, has the authority look, and takes it away.
+// prove lays the proof of one name out, has the authority look, and takes it away.
 func (c Config) prove(ctx context.Context, client *acme.Client, url string) error {
 	auth, err := client.GetAuthorization(ctx, url)
 	if err != nil {
@@ -166,34 +174,25 @@ func (c Config) prove(ctx context.Context, client *acme.Client, url string) erro
 	if auth.Status == acme.StatusValid {
 		return nil
 	}
+	kind, show := "dns-01", c.showDNS
+	if c.HTTP != nil {
+		kind, show = "http-01", c.showHTTP
+	}
 	var challenge *acme.Challenge
 	for _, ch := range auth.Challenges {
-		if ch.Type == "dns-01" {
+		if ch.Type == kind {
 			challenge = ch
 		}
 	}
 	name := auth.Identifier.Value
 	if challenge == nil {
-		return fmt.Errorf("the authority does not take a proof by DNS for %s", name)
+		return fmt.Errorf("the authority does not take a proof by %s for %s", kind, name)
 	}
-	value, err := client.DNS01ChallengeRecord(challenge.Token)
+	hide, err := show(ctx, client, name, challenge.Token)
 	if err != nil {
-		return fmt.Errorf("make the proof for %s: %w", name, err)
+		return err
 	}
-	dns := c.DNS
-	dns.now = c.Now
-	record, err := dns.put(ctx, name, value)
-	if err != nil {
-		return fmt.Errorf("write the proof for %s into the DNS at %s: %w", name, c.DNS.Server, err)
-	}
-	defer func() { // also when the time is over
-		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer stop()
-		if err := dns.remove(ctx, record, value); err != nil {
-			c.Log.Warn("the proof stays in the DNS; it does no harm there", "record", record.name, "err", err)
-		}
-	}()
-	dns.await(ctx, record, value)
+	defer hide()
 	if _, err := client.Accept(ctx, challenge); err != nil {
 		return fmt.Errorf("offer the proof for %s: %w", name, err)
 	}
@@ -201,4 +200,36 @@ func (c Config) prove(ctx context.Context, client *acme.Client, url string) erro
 		return fmt.Errorf("the authority did not accept the proof for %s: %w", name, err)
 	}
 	return nil
+}
+
+// showHTTP answers with the proof of a name until hide.
+func (c Config) showHTTP(_ context.Context, client *acme.Client, name, token string) (hide func(), err error) {
+	answer, err := client.HTTP01ChallengeResponse(token)
+	if err != nil {
+		return nil, fmt.Errorf("make the proof for %s: %w", name, err)
+	}
+	c.HTTP.put(client.HTTP01ChallengePath(token), answer)
+	return func() { c.HTTP.put(client.HTTP01ChallengePath(token), "") }, nil
+}
+
+// showDNS puts the record of one name into the DNS until hide.
+func (c Config) showDNS(ctx context.Context, client *acme.Client, name, token string) (hide func(), err error) {
+	value, err := client.DNS01ChallengeRecord(token)
+	if err != nil {
+		return nil, fmt.Errorf("make the proof for %s: %w", name, err)
+	}
+	dns := c.DNS
+	dns.now = c.Now
+	record, err := dns.put(ctx, name, value)
+	if err != nil {
+		return nil, fmt.Errorf("write the proof for %s into the DNS at %s: %w", name, c.DNS.Server, err)
+	}
+	dns.await(ctx, record, value)
+	return func() { // also when the time is over
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer stop()
+		if err := dns.remove(ctx, record, value); err != nil {
+			c.Log.Warn("the proof stays in the DNS; it does no harm there", "record", record.name, "err", err)
+		}
+	}, nil
 }

@@ -10,6 +10,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +146,7 @@ func TestParse(t *testing.T) {
 		{"rfc2136", "sever", "x", `"sever" is not known`},
 		{"rfc2136", "eab_kid", "x", "come together"},
 		{"cloudflare", "", "", "not known"},
+		{"http-01", "", "", "no settings"},
 	} {
 		settings := map[string]string{}
 		for k, v := range good {
@@ -158,5 +162,34 @@ func TestParse(t *testing.T) {
 		if err == nil && (c.Directory != LetsEncrypt || c.DNS.server() != "ns.example:53") {
 			t.Errorf("%+v", c)
 		}
+	}
+}
+
+// TestObtainByHTTP proves a name by an answer, and takes the answer away.
+func TestObtainByHTTP(t *testing.T) {
+	z := testacme.NewZone(t)
+	c, err := Parse("", "", "", "http-01", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 10)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		c.HTTP.ServeHTTP(w, r)
+	}))
+	defer web.Close()
+	_, z.Web, _ = net.SplitHostPort(web.Listener.Addr().String())
+	a := testacme.Start(t, z, false)
+	c.Directory, c.Roots, c.Now, c.Log = a.Directory, x509.NewCertPool(), time.Now, slog.New(slog.DiscardHandler)
+	c.Roots.AppendCertsFromPEM([]byte(a.CA))
+	const name = "box7.feuerwehr.example"
+	chain, err := c.Obtain(t.Context(), newKey(t), []string{name}, request(t, newKey(t), name))
+	if err != nil || chain[0].VerifyHostname(name) != nil {
+		t.Fatal(err)
+	}
+	path := <-asked
+	resp, err := http.Get(web.URL + path)
+	if err != nil || resp.StatusCode != 404 || len(c.HTTP.at) != 0 {
+		t.Errorf("%s afterwards: %v %v", path, resp, err)
 	}
 }

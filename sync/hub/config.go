@@ -47,6 +47,9 @@ type Config struct {
 	// change are read again.
 	TLS []cert.Files `json:"tls,omitempty"`
 
+	// ACME has an authority outside make the certificates that TLS does not hold.
+	ACME ACMEConfig `json:"acme,omitzero"`
+
 	// P2P is where boxes reach the hub.
 	P2P P2PConfig `json:"p2p,omitzero"`
 
@@ -128,6 +131,9 @@ func (c *Config) check() error {
 	if c.Listen == "" {
 		c.Listen = ":8448"
 	}
+	if err := c.ACME.check(c.Names); err != nil {
+		return err
+	}
 	switch {
 	case c.Spool == nil:
 		return errors.New("there is no spool")
@@ -137,8 +143,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("federation_host %q is no host or host:port", c.Host)
 	case c.MetricsToken != "" && len(c.MetricsToken) < 16:
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
-	case len(c.TLS) == 0:
-		return errors.New("tls names no certificate; give one with --cert FILE --key FILE, or a CA to mint from with --ca FILE --ca-key FILE")
+	case len(c.TLS) == 0 && !c.ACME.wanted():
+		return errors.New("tls names no certificate; give one with --cert FILE --key FILE, or a CA to mint from with --ca FILE --ca-key FILE, or have them made by an authority: acme in hub.json")
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen %q: want ADDR:PORT", c.Listen)

@@ -68,6 +68,7 @@ type Hub struct {
 	pages   *fleet.Pages
 	pageKey *fleet.Key
 	page    net.Listener // nil: there is none
+	proofs  net.Listener // where an authority looks; nil: nowhere
 
 	world     net.Listener
 	crowd     *crowd // below world
@@ -195,6 +196,15 @@ func (h *Hub) listen() error {
 	}
 	h.crowd = newCrowd(l, places(), h.crowded)
 	h.world = tls.NewListener(h.crowd, &tls.Config{GetCertificate: certs.certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	h.certs = certs
+	if certs.from, err = h.openACME(); err != nil {
+		return err
+	}
+	if certs.from != nil && certs.from.HTTP != nil {
+		if h.proofs, err = net.Listen("tcp", h.cfg.ACME.listen()); err != nil {
+			return fmt.Errorf("open the port where the authority looks for proofs: %w; free it, or let acme.listen of hub.json name another one to which port 80 is led", err)
+		}
+	}
 	if err := h.openPages(certs); err != nil {
 		return err
 	}
@@ -255,6 +265,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return h.p2p.Serve(ctx, func(id string, _, _ int) { h.boxUp(ctx, peer.ID(id)) }, func(id string) { h.boxDown(peer.ID(id)) }, func(string, []byte) {}, func(string) {})
 	})
+	if from := h.certs.from; from != nil {
+		if from.HTTP != nil {
+			h.serve(ctx, g, "proofs", h.proofs, from.HTTP)
+		}
+		h.every(ctx, g, acmeLook, func() { from.look(ctx) })
+	}
 	g.Go(func() error { h.wakeCarriers(ctx); return nil })
 	g.Go(func() error { return h.mail.Run(ctx) })
 	g.Go(func() error { h.replica.Run(ctx); return nil })
@@ -331,7 +347,7 @@ func (h *Hub) serve(ctx context.Context, g *errgroup.Group, what string, l net.L
 // Close lets go of listeners, spool, database and lock. It is safe after a failed Open.
 func (h *Hub) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{h.world, h.localDoor, h.page} {
+	for _, l := range []net.Listener{h.world, h.localDoor, h.page, h.proofs} {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

@@ -38,7 +38,6 @@ const (
 
 // openPages makes the pages and opens their port. That nobody can look must not keep the hub from its work: unless the address was named, one that is taken is only told of.
 func (h *Hub) openPages(certs *certificates) error {
-	h.certs = certs
 	key, err := fleet.OpenKey(filepath.Join(h.cfg.Data, tokenFile))
 	if err != nil {
 		return err
@@ -227,6 +226,11 @@ func (c *certificates) until(host string) (end time.Time, ok bool) {
 	for _, g := range c.given {
 		if g.pair.Leaf != nil && g.pair.Leaf.VerifyHostname(host) == nil {
 			return g.pair.Leaf.NotAfter, true
+		}
+	}
+	if c.from != nil {
+		if p := c.from.find(host); p != nil {
+			return p.Leaf.NotAfter, true
 		}
 	}
 	return time.Time{}, c.mint != nil

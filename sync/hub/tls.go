@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 type certificates struct {
 	ours func(host string) bool // host is the host part of a name of the hub or of a box
 	now  func() time.Time
+	from *fetcher // certificates of an authority outside; nil: there is none
 
 	mu     sync.Mutex
 	given  []given
@@ -83,6 +85,11 @@ func (c *certificates) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 	if !c.ours(host) {
 		return nil, errNoCertificate
 	}
+	if c.from != nil {
+		if p := c.from.find(host); p != nil {
+			return p, nil
+		}
+	}
 	if p := c.minted[host]; p != nil && c.now().Before(p.Leaf.NotAfter.Add(-mintAgain)) {
 		return p, nil
 	}
@@ -98,6 +105,13 @@ func (c *certificates) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 	}
 	c.minted[host] = &pair
 	return &pair, nil
+}
+
+// isGiven says whether a given certificate holds a host.
+func (c *certificates) isGiven(host string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.given, func(g given) bool { return g.pair.Leaf != nil && g.pair.Leaf.VerifyHostname(host) == nil })
 }
 
 // refresh reads files that were changed. One that cannot be read now leaves the old one in use: the next look tries again.

@@ -42,16 +42,23 @@ type world struct {
 	far   *farServer
 	dir   string
 	hub   *Hub
+	with  func(*Config) // nil: as it is
 	stop  func()
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, nil)
+}
+
+// newWorldWith has the hub configured otherwise.
+func newWorldWith(t *testing.T, with func(*Config)) *world {
+	t.Helper()
 	ca, err := testpeer.NewCA(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, ca: ca, dir: t.TempDir()}
+	w := &world{T: t, ca: ca, dir: t.TempDir(), with: with}
 	kept, err := spool.Open(filepath.Join(w.dir, "spool.db"), spool.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +126,9 @@ func (w *world) start() {
 	}
 	if w.hub != nil { // boxes look for it where it was
 		cfg.P2P.Listen = []string{strings.Split(w.hub.Addrs()[0], "/p2p/")[0]}
+	}
+	if w.with != nil {
+		w.with(&cfg)
 	}
 	var err error
 	if w.hub, err = Open(w.Context(), cfg, slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))); err != nil {

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +43,8 @@ type Zone struct {
 	mu    sync.Mutex
 	txt   map[string][]string
 	CNAME map[string]string
-	Lag   int // questions for TXT that are answered with nothing first: a secondary that follows late
+	Web   string // port of loopback where the authority looks for proofs by HTTP; "": nowhere
+	Lag   int    // questions for TXT that are answered with nothing first: a secondary that follows late
 }
 
 // NewZone starts it on loopback.
@@ -154,6 +156,8 @@ func (z *Zone) question(q dns.Question, name string, answer *dns.Msg) {
 		answer.Answer = append(answer.Answer, &dns.SOA{Hdr: head(dns.TypeSOA), Ns: "ns.feuerwehr.example.", Mbox: "root.feuerwehr.example.", Serial: 1})
 	case q.Qtype == dns.TypeCNAME && z.CNAME[name] != "":
 		answer.Answer = append(answer.Answer, &dns.CNAME{Hdr: head(dns.TypeCNAME), Target: z.CNAME[name]})
+	case q.Qtype == dns.TypeA:
+		answer.Answer = append(answer.Answer, &dns.A{Hdr: head(dns.TypeA), A: net.IPv4(127, 0, 0, 1)})
 	case q.Qtype == dns.TypeTXT:
 		if to := z.CNAME[name]; to != "" {
 			answer.Answer = append(answer.Answer, &dns.CNAME{Hdr: head(dns.TypeCNAME), Target: to})
@@ -202,9 +206,15 @@ func Start(t testing.TB, z *Zone, binding bool) Authority {
 	dir := t.TempDir()
 	ca := servingPair(t, dir)
 	addr, manage := FreeAddr(t), FreeAddr(t)
+	web := 5002
+	if z.Web != "" {
+		if web, err = strconv.Atoi(z.Web); err != nil {
+			t.Fatal(err)
+		}
+	}
 	settings := map[string]any{
 		"listenAddress": addr, "managementListenAddress": manage, "certificate": filepath.Join(dir, "cert.pem"), "privateKey": filepath.Join(dir, "key.pem"),
-		"httpPort": 5002, "tlsPort": 5001, "keyAlgorithm": "ecdsa", "retryAfter": map[string]int{"authz": 1, "order": 1},
+		"httpPort": web, "tlsPort": 5001, "keyAlgorithm": "ecdsa", "retryAfter": map[string]int{"authz": 1, "order": 1},
 		"profiles": map[string]any{"default": map[string]any{"description": "90 days", "validityPeriod": 7776000}},
 	}
 	if binding {
