@@ -471,6 +471,26 @@ func sameIDs(a, b []event.ID) bool {
 	return slices.Equal(a, b)
 }
 
+// OwnPlace is an event's number in this box's own log, in which events stand in the order of their numbers; 0 when it is not there.
+func (r *Read) OwnPlace(log Log, nid int64) (seq uint64, err error) {
+	for lo, hi := uint64(1), log.Top; lo <= hi && lo > 0; {
+		half := lo + (hi-lo)/2
+		var at int64
+		if there, err := r.one(`SELECT event FROM log_entry WHERE log = ? AND seq = ?`, args(log.N, half), &at); err != nil || !there {
+			return 0, err
+		}
+		switch {
+		case at == nid:
+			return half, nil
+		case at < nid:
+			lo = half + 1
+		default:
+			hi = half - 1
+		}
+	}
+	return 0, nil
+}
+
 // PlaceOf is an event's number in a log; 0 when it has none. Events come into a log in the order of their numbers, so the place is near its end for a new event.
 func (r *Read) PlaceOf(log, nid int64) (seq uint64, err error) {
 	var n int64

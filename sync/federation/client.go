@@ -188,7 +188,9 @@ func (c *Client) send(ctx context.Context, server string, q call) (*http.Respons
 	uri := q.uri()
 	var content []byte
 	var body io.Reader
-	if q.body != nil {
+	if raw, ok := q.body.(json.RawMessage); ok {
+		content, body = raw, bytes.NewReader(raw)
+	} else if q.body != nil {
 		var err error
 		if content, err = json.Marshal(q.body); err != nil {
 			return nil, fmt.Errorf("ask %s: %w", server, err)

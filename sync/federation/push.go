@@ -123,7 +123,7 @@ func (d *dest) notTaken(ctx context.Context, err error) error {
 	return err
 }
 
-// transaction makes a body.
+// transaction makes a body: canonical JSON, which a box in between can put together from its parts (sync/link/through.go).
 func (d *dest) transaction(pdus []json.RawMessage, edus []edu) json.RawMessage {
 	t := transaction{Origin: d.s.c.Local.Server, TS: millis(d.s.c.Client.now()), PDUs: pdus, EDUs: edus}
 	if pdus == nil {
@@ -132,6 +132,9 @@ func (d *dest) transaction(pdus []json.RawMessage, edus []edu) json.RawMessage {
 	body, err := json.Marshal(t)
 	if err != nil { // names, numbers and what is JSON already
 		panic(err)
+	}
+	if canonical, err := event.CanonicalLoose(body); err == nil {
+		return canonical
 	}
 	return body
 }

@@ -305,7 +305,7 @@ func (f *far) say(w *way, h recon.Hello) {
 func (f *far) agreement() *parcel.Hello {
 	h := &parcel.Hello{From: f.l.self.Brief(), Step: 3, Session: f.mine, Yours: f.theirs,
 		Features: parcel.FeatureZstd | parcel.FeatureBroadcast | parcel.FeatureModel | parcel.FeatureSketch | parcel.FeatureSeen, Model: f.l.codec.ModelVersion()}
-	h.Features |= parcel.FeatureVersion2 | parcel.FeatureDeferred
+	h.Features |= parcel.FeatureVersion2 | parcel.FeatureDeferred | parcel.FeatureSend
 	if f.l.c.Relay != nil {
 		h.Features |= parcel.FeatureRelay
 	}

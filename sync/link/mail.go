@@ -217,7 +217,7 @@ func lifeOf(parcels []parcel.Parcel) (life time.Duration) {
 		switch p.Kind() {
 		case parcel.KindEvent, parcel.KindKeys:
 			return 0
-		case parcel.KindRequest, parcel.KindResponse, parcel.KindChunk:
+		case parcel.KindRequest, parcel.KindResponse, parcel.KindChunk, parcel.KindSend:
 			life = max(life, askLife)
 		default:
 			life = max(life, talkLife)
@@ -466,8 +466,13 @@ func (f *far) pointless(p parcel.Parcel) bool {
 	switch p := p.(type) {
 	case *parcel.Request:
 		return f.asks[p.ID] == nil
+	case *parcel.Send:
+		return f.asks[p.ID] == nil
 	case *parcel.Response:
 		s := f.serving[p.ID]
+		if p.Status == parcel.StatusWhole {
+			return s != nil // it has come whole
+		}
 		return s == nil || s.response != nil && time.Since(s.at) > keepAnswers
 	case *parcel.Chunk:
 		if p.Answer {

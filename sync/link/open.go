@@ -67,7 +67,7 @@ func clearParcel(p parcel.Parcel) bool {
 	case *parcel.EDU:
 		return p.Type != "m.direct_to_device" && !bytes.Contains(p.Content, []byte(`"type":"m.room.encrypted"`))
 	}
-	return p.Kind() != parcel.KindSealed
+	return p.Kind() != parcel.KindSealed && p.Kind() != parcel.KindSend
 }
 
 // clearParcels cuts a message before the first parcel that must not go on a way.
@@ -99,7 +99,7 @@ func (l *Link) refuses(ctx context.Context, method, target string) (reason strin
 	if err != nil {
 		return "", nil // the handler says so
 	}
-	if strings.HasSuffix(u.Path, "/user/keys/claim") || strings.Contains(u.Path, "/sendToDevice/") {
+	if strings.HasSuffix(u.Path, "/user/keys/claim") || strings.Contains(u.Path, "/sendToDevice/") || strings.HasPrefix(u.Path, sendPath) {
 		return refusedKeys, nil
 	}
 	err = l.c.DB.View(ctx, func(r *store.Read) error {

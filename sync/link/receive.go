@@ -98,6 +98,8 @@ func (f *far) receive(w *way, p parcel.Parcel) {
 		f.later(func(ctx context.Context) func() { return f.takeWant(ctx, p) })
 	case *parcel.Request:
 		f.serve(p)
+	case *parcel.Send:
+		f.takeSend(p)
 	case *parcel.Response:
 		f.answered(p)
 	case *parcel.Chunk:

@@ -29,13 +29,17 @@ const maxBody = 32 << 20
 
 // RoundTripper takes HTTP requests to the boxes in the roster: the host of the URL is a server name. A request to a box
 // that is out of reach fails at once. What was asked goes on over a change of transport.
-func (l *Link) RoundTripper() http.RoundTripper { return roundTripper{l} }
+func (l *Link) RoundTripper() http.RoundTripper { return roundTripper{l, ""} }
 
-type roundTripper struct{ l *Link }
+type roundTripper struct {
+	l   *Link
+	via string // the box to hand requests to; "": the one that they are for
+}
 
 // ask is a request under way.
 type ask struct {
 	request  *parcel.Request
+	short    *parcel.Send // the same without its events; nil: it crosses whole
 	priority int
 	sent     bool
 	clear    bool                  // may be asked over open language
@@ -57,9 +61,15 @@ func (rt roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	host := r.URL.Host
-	q := &parcel.Request{To: host, Method: r.Method, Target: r.URL.RequestURI(), Header: fieldsOf(r.Header), Body: content}
+	if rt.via != "" {
+		host = rt.via
+	}
+	q := &parcel.Request{To: r.URL.Host, Method: r.Method, Target: r.URL.RequestURI(), Header: fieldsOf(r.Header), Body: content}
 	a := &ask{request: q, priority: urgency(r.Method, r.URL.Path), answer: make(chan *parcel.Response, 1), err: make(chan error, 1)}
 	ctx := r.Context()
+	if rt.via != "" {
+		a.short = rt.l.shorten(ctx, q)
+	}
 	rt.l.post(func() { rt.l.start(a, host) })
 	select {
 	case p := <-a.answer:
@@ -138,6 +148,12 @@ func (f *far) ask() {
 			f.askOpenly(id, a)
 			continue
 		}
+		if a.short != nil && f.mayHear(parcel.FeatureSend) && !(f.active != nil && f.active.open) {
+			p := *a.short
+			p.ID = id
+			f.sure(a.priority, &p)
+			continue
+		}
 		f.sendBody(a.priority, id, false, a.request.Body, func(first []byte, more bool) parcel.Parcel {
 			q := *a.request
 			q.Body, q.More = first, more
@@ -157,27 +173,28 @@ func (f *far) chunkSize() int {
 // sendBody queues a request or response with its body, in chunks where it is long. A part that does not arrive goes again
 // by itself as long as both ends remember the conversation; after that the asking side begins anew.
 func (f *far) sendBody(priority int, id uint32, answer bool, content []byte, head func(first []byte, more bool) parcel.Parcel) {
-	session := f.session
-	var send func(priority int, p parcel.Parcel)
-	send = func(priority int, p parcel.Parcel) {
-		f.enqueue(priority, p, func(arrived bool) {
-			if !arrived && !f.closed && f.session == session && !f.pointless(p) {
-				send(priority, p)
-			}
-		})
-	}
 	if len(content) <= 24<<10 { // packed with the head, it surely fits one message
-		send(priority, head(content, false))
+		f.sure(priority, head(content, false))
 		return
 	}
 	packed := f.pack(content)
 	size := f.chunkSize()
 	first := min(size, len(packed))
-	send(priority, head(packed[:first], true))
+	f.sure(priority, head(packed[:first], true))
 	for at := first; at < len(packed); at += size {
 		end := min(at+size, len(packed))
-		send(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]})
+		f.sure(max(priority, parcel.Routine), &parcel.Chunk{ID: id, Answer: answer, Offset: uint64(at), Last: end == len(packed), Data: packed[at:end]})
 	}
+}
+
+// sure queues a part of a request or response; it goes again until it has arrived.
+func (f *far) sure(priority int, p parcel.Parcel) {
+	session := f.session
+	f.enqueue(priority, p, func(arrived bool) {
+		if !arrived && !f.closed && f.session == session && !f.pointless(p) {
+			f.sure(priority, p)
+		}
+	})
 }
 
 // pack packs a body as the far end reads it.
@@ -193,7 +210,7 @@ func (f *far) dropBodies() {
 	for i, q := range f.queues {
 		f.queues[i] = slices.DeleteFunc(q, func(e entry) bool {
 			k := e.p.Kind()
-			return k == parcel.KindRequest || k == parcel.KindResponse || k == parcel.KindChunk
+			return k == parcel.KindRequest || k == parcel.KindResponse || k == parcel.KindChunk || k == parcel.KindSend
 		})
 	}
 	for _, a := range f.asks {
@@ -308,6 +325,13 @@ func (f *far) answered(p *parcel.Response) {
 	a := f.asks[p.ID]
 	if a == nil {
 		return // nobody waits any more
+	}
+	if p.Status == parcel.StatusWhole {
+		if a.short != nil {
+			a.short, a.sent = nil, false
+			f.pump()
+		}
+		return
 	}
 	delete(f.asks, p.ID)
 	f.l.c.Observe(Event{What: "answered", Peer: f.p, Note: a.request.Method + " " + pathOf(a.request.Target) + " " + strconv.Itoa(p.Status)})

@@ -119,6 +119,8 @@ func (s *Session) decode(r *reader, kind Kind, form byte) Parcel {
 		p = r.broadcast()
 	case KindForward:
 		p = r.forward()
+	case KindSend:
+		p = r.send()
 	default:
 		r.fail(fmt.Errorf("kind %d is not known here", kind))
 	}

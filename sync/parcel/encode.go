@@ -151,6 +151,8 @@ func (s *Session) encode(w *writer, p Parcel) (form byte, err error) {
 		w.broadcast(p)
 	case *Forward:
 		return 0, w.forward(p)
+	case *Send:
+		return 0, w.send(p)
 	default:
 		return 0, fmt.Errorf("%T is not for sending", p)
 	}

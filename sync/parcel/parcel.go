@@ -219,7 +219,7 @@ func UrgencyOf(p Parcel) int {
 		return Flash
 	case *Hello, *Bye, *Want, *Signature:
 		return Immediate
-	case *Request, *Response, *Keys, *Kept:
+	case *Request, *Response, *Send, *Keys, *Kept:
 		return Priority
 	case *Seen:
 		return Bulk

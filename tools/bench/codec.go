@@ -8,3 +8,8 @@ import "context"
 func codec(ctx context.Context, b *bench) error {
 	return b.measured(ctx, "hallig/sync/parcel", "^Test(Corpus|Queues)$", "%")
 }
+
+// sends runs the measurement of signed transactions over narrow links.
+func sends(ctx context.Context, b *bench) error {
+	return b.measured(ctx, "hallig/sync/parcel", "^TestSendMeasure$", "bytes")
+}

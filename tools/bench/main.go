@@ -64,6 +64,7 @@ var measures = []measure{
 		"flash_p95_same_loss20_s", "flash_p95_same_loss20_signed_s", "flash_p95_opposite_loss20_s", "flash_p95_opposite_loss20_signed_s"}, flashLatency},
 	{[]string{"recon_bytes_10000", "recon_rtt", "recon_bytes_per_difference"}, reconcile},
 	{[]string{"codec_mean_percent", "codec_fallback_percent", "codec_queue_percent"}, codec},
+	{[]string{"send50_bytes", "send50_whole_bytes"}, sends},
 	{[]string{"courier_100k_s", "courier_bytes_per_event"}, courier},
 	{[]string{"join200_9600_s", "join200_1200_s"}, joinRoom},
 	{[]string{"goodput_1200_loss0", "goodput_1200_loss5", "goodput_1200_loss20"}, goodput},
