@@ -50,6 +50,8 @@ type Box struct {
 	id      identity.Identity
 	started time.Time
 
+	delegated identity.Delegated // as the start has found it
+
 	db       *store.DB
 	clock    *clock.Clock
 	rooms    *room.Rooms
@@ -130,6 +132,9 @@ func (b *Box) open(ctx context.Context) error {
 		want = "" // a file on a stick stops no box that has users
 	}
 	if b.id, err = identity.Load(b.cfg.Data, want, b.nameFixed); err != nil {
+		return err
+	}
+	if err := b.openDelegated(ctx); err != nil {
 		return err
 	}
 	b.noteProvisioning()

@@ -132,8 +132,10 @@ type P2PConfig struct {
 
 // HubConfig names the box's hub. It must be paired: hallig-hub pair there, hallig pair CODE --at ADDRESS here.
 type HubConfig struct {
-	Server string   `json:"server"`          // the hub's own server name: "hub.example.org"
-	Peers  []string `json:"peers,omitempty"` // where it is: multiaddresses ending in /p2p/ID, as `hallig-hub status` shows them; empty: where it was paired
+	Server string `json:"server"` // the hub's own server name: "hub.example.org"
+	// Mode: "sealed" or "": the hub has no key of this box. "delegate": it makes itself a second key of the box's name, with which it can sign anything in that name; doc/hub.md says what for.
+	Mode  string   `json:"mode,omitempty"`
+	Peers []string `json:"peers,omitempty"` // where it is: multiaddresses ending in /p2p/ID, as `hallig-hub status` shows them; empty: where it was paired
 }
 
 // GPSConfig is a satellite receiver.

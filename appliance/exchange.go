@@ -379,6 +379,9 @@ func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	}
 	x.link.RosterChanged()
 	b.fed.sender.LinkUp(p.Server) // as any other server now
+	if p.Server == x.post.server && x.post.held().ID != "" {
+		return b.rotate(ctx) // its key is taken back with the pairing
+	}
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
+	"hallig/sync/identity"
 	"hallig/sync/peer"
 )
 
@@ -55,6 +56,9 @@ type hubParts struct {
 	silent  time.Time // until then other ways come first: it did not answer a request
 	told    time.Time // when all that the hub may answer was there
 	ahead   bool      // the hub's clock is, and was not believed
+	without string    // why the hub cannot sign for the box though it is to, or that it wants to though it is not
+
+	delegated identity.Delegated
 
 	touched      touched               // users of whom something has changed since the hub was told
 	refused      string                // what the hub does not take of it; "": nothing
@@ -268,9 +272,23 @@ func (b *Box) noteContact(answer *api.Answer, err error) {
 	h.trouble, h.next = err.Error(), time.Now().Add(hubAgain)
 }
 
+// noteWithout remembers why the mode is not as it is to be.
+func (h *hubParts) noteWithout(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.without = ""
+	if err != nil {
+		h.without = err.Error()
+	}
+}
+
 // contactHub tells the hub who and how the box is.
 func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
-	doc, err := b.fed.ring.Document(b.fed.local)
+	doc, err := b.fed.ring.Document(b.local())
+	if err != nil {
+		return nil, err
+	}
+	proposal, err := b.proposal()
 	if err != nil {
 		return nil, err
 	}
@@ -287,20 +305,29 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 		update = &api.UpdateState{State: s.Update.State, Version: s.Update.Version, Release: s.Update.Release, Error: strings.ToValidUTF8(s.Update.Error.En[:min(len(s.Update.Error.En), 500)], "")}
 	}
 	raw, err := json.Marshal(api.Contact{
-		Version: b.cfg.Version, Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
+		Version: b.cfg.Version, Mode: b.cfg.Hub.mode(), Statement: statement, KeyDocument: doc, Proposal: proposal, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
 		SentenceDE: tree.Public().Sentence.DE, Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(), ClockQuality: b.clock.State().Quality.String(), Board: board, Release: release, Update: update,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write contact: %w", err)
 	}
-	var a api.Answer
 	asked := time.Now()
-	if err := b.askHub(ctx, http.MethodPut, api.ContactPath, raw, &a); err != nil {
+	text, err := b.hubAnswer(ctx, http.MethodPut, api.ContactPath, raw)
+	if err != nil {
+		return nil, err
+	}
+	a, err := api.ReadAnswer(text)
+	if err != nil {
 		return nil, err
 	}
 	if a.Time > 0 && time.Since(asked) < clockLate {
 		b.hearHub(time.UnixMilli(a.Time))
 	}
+	again, err := b.hearDelegated(&a, proposal)
+	if again && err == nil {
+		return b.contactHub(ctx) // the next document lists the key
+	}
+	b.exchange.post.noteWithout(err)
 	return &a, nil
 }
 
@@ -328,9 +355,9 @@ func (b *Box) hubStatus() *admin.Hub {
 	_, paired := b.exchange.hub()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Trouble: cmp.Or(h.trouble, h.refused)}
+	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused, h.without)}
 	if h.answer != nil {
-		out.Mode, out.Version, out.Heard, out.Told = h.answer.Mode, h.answer.Version, h.heard, h.told
+		out.Version, out.Heard, out.Told = h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {
 			out.Waiting += q.Count
 			if out.Oldest.IsZero() || q.Oldest.Before(out.Oldest) {
@@ -361,6 +388,9 @@ func (c HubConfig) check() error {
 	}
 	if c.Server != "" && !event.ValidServerName(c.Server) {
 		return fmt.Errorf("hub: %q is no server name", c.Server)
+	}
+	if c.Mode != "" && c.Mode != hubSealed && c.Mode != hubDelegate {
+		return fmt.Errorf("hub: mode %q is neither %q (the hub has no key of this box) nor %q (it may sign in its name)", c.Mode, hubSealed, hubDelegate)
 	}
 	return nil
 }

@@ -237,32 +237,38 @@ func putUser(ctx context.Context, ask ask, d *deposited, user event.UserID, u ap
 
 // askHub asks the hub under its own name; out is nil when nobody wants the answer.
 func (b *Box) askHub(ctx context.Context, method, uri string, body []byte, out any) error {
+	text, err := b.hubAnswer(ctx, method, uri, body)
+	if out == nil || err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("read the hub's answer: %w", err)
+	}
+	return nil
+}
+
+// hubAnswer is askHub for who reads the answer with care.
+func (b *Box) hubAnswer(ctx context.Context, method, uri string, body []byte) ([]byte, error) {
 	ctx, stop := context.WithTimeout(ctx, depositWait)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, federation.Scheme+"://"+b.exchange.post.server+uri, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("ask the hub: %w", err)
+		return nil, fmt.Errorf("ask the hub: %w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := b.exchange.host.RoundTripper().RoundTrip(req)
 	if err != nil {
-		return fmt.Errorf("ask the hub: %w", err)
+		return nil, fmt.Errorf("ask the hub: %w", err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxAnswer))
 	if err != nil {
-		return fmt.Errorf("read the hub's answer: %w", err)
+		return nil, fmt.Errorf("read the hub's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return &hubRefusal{resp.StatusCode, fmt.Sprintf("%.200s", text)}
+		return nil, &hubRefusal{resp.StatusCode, fmt.Sprintf("%.200s", text)}
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("read the hub's answer: %w", err)
-	}
-	return nil
+	return text, nil
 }

@@ -19,7 +19,7 @@ import (
 var ErrRotate = errors.New("the signing key is to be rotated")
 
 // RotateKey gives a box that does not run a new signing key and retires the old one: it is listed with the time up to which it signed, so that
-// everything that it signed stays valid. Paired boxes learn of it by a new statement under the box key, other servers by the key document. What is
+// everything that it signed stays valid. The key that a hub holds is retired with it; a box in the mode delegate gives the hub another one at its next contact. Paired boxes learn of it by a new statement under the box key, other servers by the key document. What is
 // written is one file, at once: a crash leaves the box with the old keys or with the new ones.
 func RotateKey(ctx context.Context, cfg Config, log *slog.Logger) (newKeyID string, err error) {
 	b := &Box{cfg: cfg, log: log}
@@ -41,26 +41,40 @@ func RotateKey(ctx context.Context, cfg Config, log *slog.Logger) (newKeyID stri
 	if err := b.openClock(ctx); err != nil {
 		return "", err
 	}
+	held, err := identity.ReadDelegated(cfg.Data)
+	if err != nil {
+		return "", err
+	}
+	next, err := b.nextSigning(ctx, s, held)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(identity.WriteSigning(name, next), identity.WriteDelegated(cfg.Data, identity.Delegated{})); err != nil {
+		return "", err
+	}
+	log.Info("signing key rotated", "old", s.Key.ID, "new", next.Key.ID)
+	return next.Key.ID, nil
+}
+
+// nextSigning draws a new key and retires the one before, with the key that a hub holds, if any.
+func (b *Box) nextSigning(ctx context.Context, s identity.Signing, held identity.Delegated) (identity.Signing, error) {
 	// The time may have been wrong and was set back meanwhile, or it lags behind now: what the key has signed decides as well.
 	until := b.clock.Now().UnixMilli()
-	err = b.db.View(ctx, func(r *store.Read) error {
+	err := b.db.View(ctx, func(r *store.Read) error {
 		last, err := r.LastDated(s.Server)
 		until = max(until, last) + 1
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("look up what the key has signed: %w", err)
+		return s, fmt.Errorf("look up what the key has signed: %w", err)
 	}
 	next := identity.Signing{Server: s.Server, Old: maps.Clone(s.Old)}
 	next.Old[s.Key.ID] = federation.OldKey{Key: publicKey(s.Key.Private), ExpiredTS: until}
-	if next.Key, err = identity.NewKey(); err != nil {
-		return "", err
+	if held.ID != "" {
+		next.Old[held.ID] = federation.OldKey{Key: held.Key, ExpiredTS: until}
 	}
-	if err := identity.WriteSigning(name, next); err != nil {
-		return "", err
-	}
-	log.Info("signing key rotated", "old", s.Key.ID, "new", next.Key.ID)
-	return next.Key.ID, nil
+	next.Key, err = identity.NewKey()
+	return next, err
 }
 
 // rotate has Run end with ErrRotate once the answer to the operator is out.

@@ -29,7 +29,7 @@ func (b *Box) boxID() peer.ID { return peer.IDOf(publicKey(b.id.Box)) }
 // joinRooms makes every room of the house and hands each what it needs of the others.
 func (b *Box) joinRooms(ctx context.Context) error {
 	b.fed = &federationParts{local: federation.Local{Server: b.id.Server, Key: b.id.Key, Old: b.id.Old, At: b.cfg.FederationHost}}
-	b.exchange = &exchangeParts{number: inbox.Number(b.id.Server), heard: b.hearBox, post: hubParts{server: b.cfg.Hub.Server, log: b.log}}
+	b.exchange = &exchangeParts{number: inbox.Number(b.id.Server), heard: b.hearBox, post: hubParts{server: b.cfg.Hub.Server, log: b.log, delegated: b.delegated}}
 	b.rooms = room.New(b.db, room.Identity{Server: b.id.Server, Key: b.id.Key}, room.Options{
 		Version: b.cfg.roomVersion(),
 		Clock:   b.clock.Now,
@@ -94,7 +94,7 @@ func (b *Box) joinFederation() error {
 	f.discovery = federation.NewDiscovery(federation.DiscoveryConfig{
 		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses, Date: b.likely,
 	})
-	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(f.local), DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)),
+	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: b.locals, DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)),
 		Paired: b.exchange.signingKey, Notary: b.askHubForKeys,
 		Now: b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{
@@ -117,7 +117,7 @@ func (b *Box) joinFederation() error {
 		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Barred: b.telling.conflicts.Barred, Back: b.serverBack, Log: log,
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
-		Locals: federation.Only(f.local), DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
+		Locals: b.locals, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
 		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log, Trouble: &f.trouble,
 		Heard: b.heard,
 	})

@@ -128,7 +128,8 @@ type Hub struct {
 	Paired     bool      `json:"paired"`
 	InReach    bool      `json:"in_reach"`
 	Since      time.Time `json:"since"`             // it is in reach, or is not
-	Mode       string    `json:"mode,omitempty"`    // "sealed": it has no key of the box
+	Mode       string    `json:"mode"`              // "sealed": it has no key of the box; "delegate": it may sign in its name, with Key
+	Key        string    `json:"key,omitempty"`     // id of the second key, which the hub holds; "": it holds none (yet)
 	Version    string    `json:"version,omitempty"` // of its program
 	Heard      time.Time `json:"heard,omitzero"`    // last contact
 	Told       time.Time `json:"told,omitzero"`     // when it had all that it may answer for the box's users while the box is away

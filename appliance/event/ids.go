@@ -53,6 +53,15 @@ func ParseUserID(s string) (UserID, error) {
 	return UserID(s), nil
 }
 
+// ValidKeyID checks the grammar of the id of a server's signing key: "ed25519:abc_1".
+// https://spec.matrix.org/v1.16/server-server-api/#get_matrixkeyv2server
+func ValidKeyID(s string) bool {
+	version, ok := strings.CutPrefix(s, "ed25519:")
+	return ok && version != "" && len(version) <= 64 && !strings.ContainsFunc(version, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_'
+	})
+}
+
 // ValidServerName checks the grammar: a DNS name, an IPv4 address or an IPv6 address in brackets, and an optional port.
 // https://spec.matrix.org/v1.16/appendices/#server-name
 func ValidServerName(s string) bool {

@@ -5,6 +5,7 @@ package fleet
 import (
 	"bytes"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,7 @@ var columns = []column{
 	{"serial_call_sign", []string{"rufzeichen", "callsign"}, provision.Error{De: "Rufzeichen dieser Box", En: "call sign of this box"}},
 	{"serial_number", []string{"rufnummer", "telefon"}, provision.Error{De: "Nummer, die ein AT-Modem anruft", En: "number that an AT modem calls"}},
 	{"serial_half_duplex", []string{"halbduplex", "halfduplex"}, provision.Error{De: "ja: ein Kanal für beide Richtungen", En: "yes: one channel for both directions"}},
+	{"hub_mode", []string{"hubmodus", "vollmacht"}, provision.Error{De: "versiegelt (der Hub hat keinen Schlüssel der Box; so auch, wenn leer) oder vollmacht (er kann in ihrem Namen unterschreiben); den Hub nennt --base", En: "sealed (the hub has no key of the box; so too when empty) or delegate (it can sign in its name); --base names the hub"}},
 	{"note", []string{"bemerkung", "notiz", "ort", "einsatzort"}, provision.Error{De: "steht nur auf dem Blatt", En: "only on the sheet"}},
 }
 
@@ -210,7 +212,34 @@ func (r row) lay(f *provision.File) error {
 			*into = strings.Fields(strings.ReplaceAll(v, ",", " "))
 		}
 	}
+	if err := r.layHub(f); err != nil {
+		return err
+	}
 	return r.layLine(f)
+}
+
+// layHub says in the configuration of all boxes, which names their hub, how it serves this one.
+func (r row) layHub(f *provision.File) error {
+	modes := map[string]string{"sealed": "sealed", "versiegelt": "sealed", "delegate": "delegate", "vollmacht": "delegate", "mit vollmacht": "delegate"}
+	v := r.value["hub_mode"]
+	if v == "" {
+		return nil
+	}
+	mode := modes[strings.ToLower(v)]
+	if mode == "" {
+		return r.wrong("hub_mode", "muss versiegelt oder vollmacht sein", "must be sealed or delegate")
+	}
+	config, hub := map[string]json.RawMessage{}, map[string]any{}
+	if len(f.Config) > 0 && json.Unmarshal(f.Config, &config) != nil || config["hub"] != nil && json.Unmarshal(config["hub"], &hub) != nil || hub["server"] == nil {
+		return r.wrong("hub_mode", "braucht einen Hub: in der Datei von --base unter \"config\" \"hub\" mit \"server\" eintragen", "needs a hub: enter \"hub\" with \"server\" under \"config\" in the file of --base")
+	}
+	hub["mode"] = mode
+	var err error
+	if config["hub"], err = json.Marshal(hub); err != nil {
+		return err
+	}
+	f.Config, err = json.Marshal(config)
+	return err
 }
 
 // layLine lays the columns of the radio over the one line that all boxes have, or makes it.

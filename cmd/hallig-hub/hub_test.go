@@ -304,7 +304,10 @@ func (h *home) pair() {
 	if err := appliance.Ask(h.Context(), h.boxDir, "POST", "/pair/take", map[string]string{"Code": code.Code, "Address": h.meeting}, nil); err != nil {
 		h.Fatal(err)
 	}
-	h.await("the contact", func() bool { s := h.boxStatus(); return s.Hub.InReach && s.Hub.Mode == "sealed" })
+	h.await("the contact", func() bool {
+		s := h.boxStatus()
+		return s.Hub.InReach && !s.Hub.Heard.IsZero() && s.Hub.Mode == "sealed"
+	})
 }
 
 func (h *home) await(what string, cond func() bool) {

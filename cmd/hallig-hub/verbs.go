@@ -99,11 +99,14 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if s == nil {
 		return err
 	}
-	connected, waiting := 0, int64(0)
+	connected, signs, waiting := 0, 0, int64(0)
 	var oldest time.Time
 	for _, b := range s.Boxes {
 		if b.Connected {
 			connected++
+		}
+		if b.Key != "" {
+			signs++
 		}
 		for _, q := range b.Waiting {
 			waiting += q.Count
@@ -119,7 +122,7 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	for _, t := range s.Hub.Troubles {
 		fmt.Fprintf(out, "  %s %s\n", t.What.EN, t.Next.EN)
 	}
-	fmt.Fprintf(out, "  %d boxes, %d connected, %d transactions wait", len(s.Boxes), connected, waiting)
+	fmt.Fprintf(out, "  %d boxes, %d connected, %d in the mode delegate with a key here, %d transactions wait", len(s.Boxes), connected, signs, waiting)
 	if waiting > 0 {
 		fmt.Fprintf(out, ", the oldest since %s", oldest.Local().Format("2006-01-02 15:04"))
 	}
@@ -149,6 +152,17 @@ func boxes(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return nil
 }
 
+// mode says what the hub may do in the name of a box.
+func mode(b hub.BoxStatus) string {
+	switch {
+	case b.Key != "":
+		return "delegate (this hub can sign in its name, with " + b.Key + ")"
+	case b.Mode == "delegate":
+		return "delegate (this hub holds no key that the box has listed)"
+	}
+	return b.Mode
+}
+
 func printBox(out io.Writer, b hub.BoxStatus) {
 	state := "away"
 	switch {
@@ -157,7 +171,7 @@ func printBox(out io.Writer, b hub.BoxStatus) {
 	case b.Connected:
 		state = "connected"
 	}
-	fmt.Fprintf(out, "%s  %s, %s\n", b.Server, state, b.Mode)
+	fmt.Fprintf(out, "%s  %s, %s\n", b.Server, state, mode(b))
 	if b.Seen.IsZero() {
 		fmt.Fprintln(out, "    never in contact")
 	} else {

@@ -248,10 +248,13 @@ func printHub(out io.Writer, h *admin.Hub) {
 	default:
 		fmt.Fprintf(out, "  hub %s: out of reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))
 	}
-	if h.Mode == "sealed" {
+	switch {
+	case h.Mode == "sealed":
 		fmt.Fprint(out, ", sealed (it has no key of this box)")
-	} else if h.Mode != "" {
-		fmt.Fprintf(out, ", %s", h.Mode)
+	case h.Key != "":
+		fmt.Fprintf(out, ", %s (it can sign in the name of this box, with %s)", h.Mode, h.Key)
+	default:
+		fmt.Fprintf(out, ", %s (it holds no key yet)", h.Mode)
 	}
 	if !h.Heard.IsZero() {
 		fmt.Fprintf(out, ", %d transactions waited there at %s", h.Waiting, h.Heard.Local().Format("15:04"))

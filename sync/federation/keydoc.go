@@ -47,9 +47,13 @@ type ownDocument struct {
 	keys  keyDocument
 }
 
-// current says whether a document lists the keys that we have now.
+// current says whether a document lists the keys that we have now. It need not list a delegated one, whose holder has to sign it, too.
 func (d ownDocument) current(l Local) bool {
-	if d.json == nil || len(d.keys.VerifyKeys) != 1 || len(d.keys.OldVerifyKeys) != len(l.Old) {
+	keys := 1
+	if d.delegates(l) {
+		keys = 2
+	}
+	if d.json == nil || len(d.keys.VerifyKeys) != keys || len(d.keys.OldVerifyKeys) != len(l.Old) {
 		return false
 	}
 	if _, ok := d.keys.VerifyKeys[l.Key.ID]; !ok {
@@ -61,6 +65,11 @@ func (d ownDocument) current(l Local) bool {
 		}
 	}
 	return true
+}
+
+// delegates says whether a document lists the delegated key that we have now.
+func (d ownDocument) delegates(l Local) bool {
+	return l.Delegated.ID != "" && d.keys.VerifyKeys[l.Delegated.ID].Key == base64.RawStdEncoding.EncodeToString(l.Delegated.Key)
 }
 
 const sourceOwn = "own" // of our own document in the table of keys, which outlives a restart with an untrusted clock
@@ -90,12 +99,12 @@ func (r *KeyRing) lastOwn(l Local) (ownDocument, error) {
 }
 
 // keepOwn remembers a document that was signed now; r.mu is held. A power cut may take it back: another is as good.
-func (r *KeyRing) keepOwn(l Local, pub ed25519.PublicKey, d ownDocument) {
+func (r *KeyRing) keepOwn(l Local, d ownDocument) {
 	r.own[l.Server] = d
 	if r.c.DB == nil {
 		return
 	}
-	row := store.ServerKey{Server: l.Server, KeyID: l.Key.ID, Key: pub, ValidUntil: d.until, LearntAt: millis(d.at), Source: sourceOwn, Document: d.json}
+	row := store.ServerKey{Server: l.Server, KeyID: l.Key.ID, Key: publicHalf(l.Key), ValidUntil: d.until, LearntAt: millis(d.at), Source: sourceOwn, Document: d.json}
 	r.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveServerKeys([]store.ServerKey{row}) })
 }
 
@@ -108,34 +117,49 @@ func (r *KeyRing) Document(l Local) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh := now.Sub(last.at) < ownRenewal && !now.Before(last.at)
-	if last.current(l) && (fresh || !r.c.ClockTrusted()) {
+	if last.current(l) && (r.fresh(last, now) || last.delegates(l) && last.until-millis(now) > cosignedLeft.Milliseconds()) {
 		return last.json, nil
 	}
+	d, err := r.signedNow(l, last, now, false)
+	if err != nil {
+		return nil, err
+	}
+	r.keepOwn(l, d)
+	return d.json, nil
+}
+
+// fresh says whether a document need not be signed anew.
+func (r *KeyRing) fresh(d ownDocument, now time.Time) bool {
+	return now.Sub(d.at) < ownRenewal && !now.Before(d.at) || !r.c.ClockTrusted()
+}
+
+// signedNow is a document that we have signed; with the delegated key in it, it counts for nobody before the holder of that has signed it, too.
+func (r *KeyRing) signedNow(l Local, last ownDocument, now time.Time, delegated bool) (ownDocument, error) {
 	until := millis(now.Add(ownValidity))
 	if !r.c.ClockTrusted() { // now lags: what was promised stays promised
 		until = max(until, last.until)
 	}
-	pub, _ := l.Key.Private.Public().(ed25519.PublicKey)
 	doc := keyDocument{
 		ServerName:    l.Server,
-		VerifyKeys:    map[string]verifyKey{l.Key.ID: {Key: base64.RawStdEncoding.EncodeToString(pub)}},
+		VerifyKeys:    map[string]verifyKey{l.Key.ID: {Key: base64.RawStdEncoding.EncodeToString(publicHalf(l.Key))}},
 		OldVerifyKeys: map[string]oldVerifyKey{},
 		ValidUntilTS:  until,
 	}
 	for id, k := range l.Old {
 		doc.OldVerifyKeys[id] = oldVerifyKey{Key: base64.RawStdEncoding.EncodeToString(k.Key), ExpiredTS: k.ExpiredTS}
 	}
+	if delegated {
+		doc.VerifyKeys[l.Delegated.ID] = verifyKey{Key: base64.RawStdEncoding.EncodeToString(l.Delegated.Key)}
+	}
 	raw, err := json.Marshal(doc)
 	if err != nil {
-		return nil, fmt.Errorf("make key document: %w", err)
+		return ownDocument{}, fmt.Errorf("make key document: %w", err)
 	}
 	signed, err := event.SignJSON(raw, l.Server, l.Key)
 	if err != nil {
-		return nil, fmt.Errorf("make key document: %w", err)
+		return ownDocument{}, fmt.Errorf("make key document: %w", err)
 	}
-	r.keepOwn(l, pub, ownDocument{json: signed, at: now, until: until, keys: doc})
-	return signed, nil
+	return ownDocument{json: signed, at: now, until: until, keys: doc}, nil
 }
 
 // readDocument checks a document and gives its keys. now, in milliseconds, is when they are learnt.
@@ -185,6 +209,11 @@ func readDocument(raw []byte, source string, now int64) ([]store.ServerKey, erro
 		})
 	}
 	return keys, nil
+}
+
+func publicHalf(k event.Key) ed25519.PublicKey {
+	pub, _ := k.Private.Public().(ed25519.PublicKey)
+	return pub
 }
 
 func publicKey(text string) (ed25519.PublicKey, error) {

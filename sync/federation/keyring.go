@@ -154,11 +154,13 @@ func (r *KeyRing) Key(ctx context.Context, server, keyID string, at int64) (ed25
 	}
 	if l, own := r.c.Locals(server); own {
 		if keyID == l.Key.ID {
-			pub, _ := l.Key.Private.Public().(ed25519.PublicKey)
-			return pub, nil
+			return publicHalf(l.Key), nil
 		}
 		if k, ok := l.Old[keyID]; ok && at <= k.ExpiredTS {
 			return k.Key, nil
+		}
+		if keyID == l.Delegated.ID && keyID != "" {
+			return l.Delegated.Key, nil
 		}
 		return nil, fmt.Errorf("key %s is none of ours", keyID)
 	}

@@ -3,6 +3,7 @@
 package federation
 
 import (
+	"crypto/ed25519"
 	"net"
 	"net/http"
 
@@ -15,8 +16,16 @@ type Local struct {
 	Key    event.Key
 	// Old are retired keys by key id: others still verify with them what was signed in their time.
 	Old map[string]OldKey
+	// Delegated is a second key that signs for the server and is held by somebody else whom it trusts; an empty ID: there is none.
+	Delegated DelegatedKey
 	// At is the name, with or without port, under which others find the server when Server itself does not lead to it; "": nothing is published.
 	At string
+}
+
+// DelegatedKey is the public half of a key that is held by somebody else.
+type DelegatedKey struct {
+	ID  string // "ed25519:hub_abc"
+	Key ed25519.PublicKey
 }
 
 // Locals finds the identity behind a name that others address, so that one handler, client and key ring can serve several. The

@@ -53,6 +53,9 @@ type Config struct {
 	// P2P is where boxes reach the hub.
 	P2P P2PConfig `json:"p2p,omitzero"`
 
+	// NoDelegate serves every box sealed, also those that ask the hub to sign in their name (hub.mode "delegate" of the box). Keys that the hub holds for boxes are forgotten with their next contact.
+	NoDelegate bool `json:"no_delegate,omitempty"`
+
 	// Database is the PostgreSQL database of a hub of several nodes: postgres://USER:PASSWORD@HOST/DATABASE. All nodes name the same one, and have the same box.key and signing.key. Empty:
 	// one node, which keeps its memory in spool.db.
 	Database string `json:"database,omitempty"`

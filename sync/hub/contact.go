@@ -4,6 +4,7 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -36,6 +37,12 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
 		return
 	}
+	key, err := h.delegate(r.Context(), from, c)
+	if err != nil {
+		h.log.Error("see to the key for a box; it asks again", "box", from.Server, "err", err)
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot see to its key for the box now")
+		return
+	}
 	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
 		Board: c.Board, Release: c.Release, Update: c.Update})
 	if err != nil {
@@ -45,8 +52,9 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	if off := h.now().Sub(time.UnixMilli(c.Clock)); off.Abs() > time.Minute && c.ClockGood && h.seldom.may("clock "+from.Server, h.now()) {
 		h.log.Warn("the clock of a box and that of the hub differ; one of them is wrong", "box", from.Server, "box_lags", off.Round(time.Second))
 	}
+	from, _ = h.box(from.Server)
 	h.heardOfUpdate(from.Server, c)
-	h.answerContact(w, r, from, h.updateFor(from.Server, c.Board, c.Release))
+	h.answerContact(w, r, from, h.updateFor(from.Server, c.Board, c.Release), key)
 }
 
 // learn takes in the box's statement and key document, when they are its own and not older than what is here.
@@ -58,10 +66,15 @@ func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
 	case p.ID != from.ID || p.Server != from.Server:
 		return errForeign
 	case p.Serial > from.Serial:
-		if err := h.addBox(p); err != nil {
+		if err := h.addBox(p, h.modeOf(c.Mode)); err != nil {
 			return err
 		}
 		h.log.Info("a box has a new signing key", "box", p.Server)
+	case h.modeOf(c.Mode) != from.mode:
+		if err := h.addBox(from.Peer, h.modeOf(c.Mode)); err != nil {
+			return err
+		}
+		h.log.Info("a box is served in another mode", "box", p.Server, "mode", h.modeOf(c.Mode), "asked", c.Mode)
 	}
 	if err := federation.CheckDocument(c.KeyDocument, from.Server); err != nil {
 		return err
@@ -73,10 +86,15 @@ func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
 	if bytes.Equal(old, c.KeyDocument) || old != nil && endOf(old).After(endOf(c.KeyDocument)) && sameKeys(old, c.KeyDocument) {
 		return nil // a box whose clock lags promises less than it has promised before
 	}
-	if err := h.ring.Learn(r.Context(), c.KeyDocument, federation.SourceBox+string(from.ID)); err != nil {
+	return h.keepDocument(r.Context(), from, c.KeyDocument)
+}
+
+// keepDocument takes in a box's key document, and shows it to others from now on.
+func (h *Hub) keepDocument(ctx context.Context, from entry, doc []byte) error {
+	if err := h.ring.Learn(ctx, doc, federation.SourceBox+string(from.ID)); err != nil {
 		return err
 	}
-	if err := h.spool.Deposit(r.Context(), from.Server, kindKey, "", c.KeyDocument); err != nil {
+	if err := h.spool.Deposit(ctx, from.Server, kindKey, "", doc); err != nil {
 		return err
 	}
 	h.mail.Hurry(from.Server) // letters may have waited for it
@@ -95,7 +113,7 @@ func sameKeys(a, b []byte) bool {
 }
 
 // answerContact says what waits for the box, and which update there is for it.
-func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, update *api.Update) {
+func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, update *api.Update, key *api.Delegated) {
 	waiting, err := h.spool.Waiting(r.Context(), from.Server)
 	var letters api.Letters
 	if err == nil {
@@ -105,7 +123,7 @@ func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, 
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
-	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}, Update: update}
+	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}, Update: update, Delegated: key}
 	for _, q := range waiting {
 		if q.In {
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})

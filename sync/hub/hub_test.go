@@ -347,7 +347,7 @@ func TestContact(t *testing.T) {
 		"no signature": func(c *api.Contact) {
 			c.KeyDocument = bytes.Replace(c.KeyDocument, []byte(`"valid_until_ts":`), []byte(`"valid_until_ts":9`), 1)
 		},
-		"unknown mode": func(c *api.Contact) { c.Mode = "delegate" },
+		"unknown mode": func(c *api.Contact) { c.Mode = "open" },
 		"no statement": func(c *api.Contact) { c.Statement = nil },
 	} {
 		c := good

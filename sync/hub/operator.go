@@ -122,6 +122,9 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		if doc != nil {
 			b.KeyUntil = endOf(doc)
 		}
+		if l, ok := h.delegated(ctx, row.Server); ok {
+			b.Key = l.Key.ID
+		}
 		var certified bool
 		b.CertificateUntil, certified = h.certs.until(hostOf(row.Server))
 		b.NoCertificate = !certified

@@ -106,7 +106,7 @@ func (h *Hub) peers() peer.Roster {
 }
 
 // addBox stores a box that has been paired, or a newer statement of one.
-func (h *Hub) addBox(p peer.Peer) error {
+func (h *Hub) addBox(p peer.Peer, mode spool.Mode) error {
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	switch {
@@ -115,7 +115,7 @@ func (h *Hub) addBox(p peer.Peer) error {
 	case !h.cfg.allows(p.Server):
 		return fmt.Errorf("boxes called %s are not allowed here; add the name to \"names\" in hub.json", p.Server)
 	}
-	err := h.spool.PutBox(ctx, spool.Box{Server: p.Server, ID: string(p.ID), Statement: p.Statement, Mode: spool.Sealed, Added: h.now()})
+	err := h.spool.PutBox(ctx, spool.Box{Server: p.Server, ID: string(p.ID), Statement: p.Statement, Mode: mode, Added: h.now()})
 	if errors.Is(err, spool.ErrTaken) {
 		return fmt.Errorf("%w: %s; forget the other one first: hallig-hub revoke --forget NAME", err, p.Server)
 	}
@@ -134,7 +134,7 @@ func (h *Hub) addBox(p peer.Peer) error {
 
 // paired is addBox for the pairing itself.
 func (h *Hub) paired(p peer.Peer) error {
-	if err := h.addBox(p); err != nil {
+	if err := h.addBox(p, spool.Sealed); err != nil { // it says otherwise at its contact
 		h.log.Warn("a box was not let in", "box", p.Server, "id", p.ID.Short(), "err", err)
 		return err
 	}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: EUPL-1.2
 
 // Package identity keeps who a server of ours is, in two files of its data directory: box.key (links, pairing, and from it the peer id) and signing.key (the
-// Matrix server name, the key that signs under it, and the keys that did). A box has one, and so has a hub.
+// Matrix server name, the key that signs under it, and the keys that did). A box has one, and so has a hub. A box that lets its hub sign has a third one, delegated.key.
 //
-// It promises: both are written once and whole (a crash leaves the old file or the new one), never replaced when they cannot be read, mode 0600. It leaves to
+// It promises: all are written once and whole (a crash leaves the old file or the new one), never replaced when they cannot be read, mode 0600. It leaves to
 // others when a key is rotated, and what is signed.
 package identity
 
@@ -108,7 +108,10 @@ func loadBoxKey(name string) (ed25519.PrivateKey, error) {
 }
 
 // NewKey draws a signing key.
-func NewKey() (event.Key, error) {
+func NewKey() (event.Key, error) { return NewKeyCalled("") }
+
+// NewKeyCalled draws a signing key whose id begins with a word.
+func NewKeyCalled(word string) (event.Key, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return event.Key{}, fmt.Errorf("make signing key: %w", err)
@@ -116,7 +119,7 @@ func NewKey() (event.Key, error) {
 	// The key id comes from the key, so that a new key never reuses an old id.
 	tag := base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey)[:6])
 	tag = strings.NewReplacer("-", "a", "_", "b").Replace(tag)
-	return event.Key{ID: "ed25519:" + tag, Private: key}, nil
+	return event.Key{ID: "ed25519:" + word + tag, Private: key}, nil
 }
 
 // ReadSigning reads the signing key file. It begins with the line "hallig-signing-key 1 SERVER ed25519:ID BASE64SEED". It holds the server name as well, so that the name

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"hallig/appliance/event"
+	"hallig/sync/federation"
 )
 
 func TestIdentityIsMadeOnce(t *testing.T) {
@@ -102,4 +105,40 @@ func FuzzSigningKey(f *testing.F) {
 			t.Fatalf("%q reads as %+v, written and read again as %+v, %v", text, s, again, err)
 		}
 	})
+}
+
+// TestDelegatedFile: who holds a second key is written and read, forgotten, and never guessed from a damaged file.
+func TestDelegatedFile(t *testing.T) {
+	dir := t.TempDir()
+	if d, err := ReadDelegated(dir); err != nil || d.ID != "" {
+		t.Errorf("without a file: %+v, %v", d, err)
+	}
+	k, err := NewKeyCalled("hub_")
+	if err != nil || !strings.HasPrefix(k.ID, "ed25519:hub_") || !event.ValidKeyID(k.ID) {
+		t.Fatalf("key %q, %v", k.ID, err)
+	}
+	want := Delegated{DelegatedKey: federation.DelegatedKey{ID: k.ID, Key: publicKey(k.Private)}, Holder: "hub.example:8448"}
+	if err := WriteDelegated(dir, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadDelegated(dir); err != nil || got.Holder != want.Holder || got.ID != want.ID || !got.Key.Equal(want.Key) {
+		t.Errorf("read %+v, %v; want %+v", got, err, want)
+	}
+	for range 2 {
+		if err := WriteDelegated(dir, Delegated{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if d, err := ReadDelegated(dir); err != nil || d.ID != "" {
+		t.Errorf("after it was forgotten: %+v, %v", d, err)
+	}
+	for _, text := range []string{"", "hallig-delegated-key 2 h.example ed25519:a " + strings.Repeat("A", 43) + "=", "hallig-delegated-key 1 h.example rsa:a " + strings.Repeat("A", 43) + "=",
+		"hallig-delegated-key 1 h.example ed25519:a AAAA", "hallig-delegated-key 1 h/x ed25519:a " + strings.Repeat("A", 43) + "="} {
+		if err := os.WriteFile(filepath.Join(dir, DelegatedFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := ReadDelegated(dir); err == nil || d.ID != "" {
+			t.Errorf("%q reads as %+v", text, d)
+		}
+	}
 }

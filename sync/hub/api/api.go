@@ -34,8 +34,11 @@ const Received = "Hallig-Received"
 // Unreachable is the errcode of the hub's 502 for a box's request to a server that the hub does not reach.
 const Unreachable = "ORG_HALLIG_UNREACHABLE"
 
-// Sealed is the mode in which the hub has no key of the box.
-const Sealed = "sealed"
+// Modes. Sealed: the hub has no key of the box. Delegate: the box lists a second key of its name in its key document, which the hub has made and holds.
+const (
+	Sealed   = "sealed"
+	Delegate = "delegate"
+)
 
 // Contact is what a box says of itself when it meets its hub, and daily.
 type Contact struct {
@@ -43,6 +46,7 @@ type Contact struct {
 	Mode         string          `json:"mode"`               // what the hub may do under the box's name
 	Statement    []byte          `json:"statement"`          // the box's signed statement: it has rotated its key, perhaps
 	KeyDocument  json.RawMessage `json:"key_document"`       // what others are told who ask for the box's keys
+	Proposal     json.RawMessage `json:"proposal,omitempty"` // the next key document, with the hub's key for the box in it, for the hub to sign; only with Delegate
 	Health       string          `json:"health"`             // ok, look or trouble
 	Sentence     string          `json:"sentence,omitempty"` // the worst of it, for the fleet page, in English
 	SentenceDE   string          `json:"sentence_de,omitempty"`
@@ -86,6 +90,8 @@ type Answer struct {
 	Waiting []Waiting `json:"waiting"`           // for the box, at the hub
 	Letters *Letters  `json:"letters,omitempty"` // of the box, for others; nil: the hub takes none
 	Update  *Update   `json:"update,omitempty"`  // a newer system for the box
+
+	Delegated *Delegated `json:"delegated,omitempty"` // only for a box in the mode Delegate, where the hub's operator lets it
 }
 
 // Waiting is what one server has sent to a box that has not taken it yet.
@@ -169,8 +175,10 @@ func ReadContact(raw []byte) (Contact, error) {
 		return c, errors.New("read contact: a text is too long")
 	case c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500):
 		return c, errors.New("read contact: what it says of updates is too long, or no release")
-	case c.Mode != Sealed:
-		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q", c.Mode, Sealed)
+	case c.Mode != Sealed && c.Mode != Delegate:
+		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q and %q", c.Mode, Sealed, Delegate)
+	case c.Mode == Sealed && c.Proposal != nil:
+		return c, errors.New("read contact: a sealed box proposes no key of the hub's")
 	case len(c.KeyDocument) == 0 || len(c.Statement) == 0:
 		return c, errors.New("read contact: key_document or statement is missing")
 	}

@@ -9,6 +9,7 @@ import (
 
 func FuzzContact(f *testing.F) {
 	f.Add([]byte(`{"version":"1","mode":"sealed","statement":"AA==","key_document":{},"clock":1}`))
+	f.Add([]byte(`{"version":"1","mode":"delegate","statement":"AA==","key_document":{},"proposal":{},"clock":1}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := ReadContact(raw)
 		if err != nil {

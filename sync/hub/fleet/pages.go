@@ -101,14 +101,16 @@ func (v view) Way(way string) string {
 }
 
 // Mode names what the hub may do under a box's name.
-func (v view) Mode(mode string) string {
-	switch mode {
-	case "sealed":
+func (v view) Mode(b Box) string {
+	switch {
+	case b.Key != "":
+		return v.T("mit Vollmacht: der Hub hat einen zweiten Schlüssel der Box und kann in ihrem Namen unterschreiben", "delegate: the hub holds a second key of the box and can sign in its name") + " (" + b.Key + ")"
+	case b.Mode == "delegate":
+		return v.T("mit Vollmacht, aber der Hub hat noch keinen Schlüssel, den die Box nennt", "delegate, but the hub holds no key yet that the box has listed")
+	case b.Mode == "sealed":
 		return v.T("versiegelt: der Hub hat keinen Schlüssel der Box", "sealed: the hub has no key of the box")
-	case "delegate":
-		return v.T("beauftragt: der Hub darf als diese Box unterschreiben", "delegate: the hub may sign as this box")
 	}
-	return mode
+	return b.Mode
 }
 
 // Quality names who vouches for a box's clock.
