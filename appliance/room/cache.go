@@ -84,6 +84,16 @@ func (c *thinCache) drop(nid int64) {
 	}
 }
 
+// clear forgets all.
+func (c *thinCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.byNID)
+	clear(c.byID)
+	c.order.Init()
+	c.size = 0
+}
+
 func (c *thinCache) removeLocked(e *list.Element) {
 	it := c.order.Remove(e).(*thinItem)
 	delete(c.byNID, it.nid)

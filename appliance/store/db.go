@@ -325,14 +325,11 @@ func (db *DB) start(ctx context.Context) error {
 	if _, err := r.one(`SELECT value FROM meta WHERE name='clean'`, nil, &clean); err != nil {
 		return err
 	}
-	var last, group int64
 	if _, err := r.one(`SELECT value FROM meta WHERE name='pos_ceiling'`, nil, &db.pos); err != nil {
 		return err
 	}
-	if _, err := r.one(`SELECT max(nid) FROM event`, nil, &last); err != nil {
-		return err
-	}
-	if _, err := r.one(`SELECT max(nid) FROM sgroup`, nil, &group); err != nil {
+	last, group, err := r.LastNumbers()
+	if err != nil {
 		return err
 	}
 	var n int64
