@@ -612,3 +612,47 @@ func must(t *testing.T) func(string, error) string {
 		return s
 	}
 }
+
+// TestHistoryOfAnAbsentBox: people of a central server who came late read what was written before them in a box's room, while the box is away: their server asks the box's name, and the hub answers.
+func TestHistoryOfAnAbsentBox(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) central{"dendrite": dendrite, "synapse": synapse} {
+		t.Run(name, func(t *testing.T) { historyOfAnAbsentBox(newHome(t, start(t))) })
+	}
+}
+
+func historyOfAnAbsentBox(h *home) {
+	t := h.T
+	ctx := t.Context()
+	room := must(t)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage"}))
+	said := h.say(h.anna, room, 150, "vor der Zentrale")
+	if _, err := h.carl.Join(ctx, room, h.world); err != nil {
+		t.Fatal("join through the hub: ", err)
+	}
+	h.await("the hub to have copied the room", func() bool {
+		s, err := h.hubStatus()
+		return err == nil && s.Hub.Copies.Rooms == 1 && s.Hub.Copies.Behind == 0
+	})
+	h.stopBox()
+	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
+	h.killHub() // what it has copied is on its disk
+	h.startHub()
+	all, err := h.carl.AllMessages(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, e := range all {
+		seen[e.ID] = true
+	}
+	lack := 0
+	for _, id := range said {
+		if !seen[id] {
+			lack++
+		}
+	}
+	s, err := h.hubStatus()
+	if err != nil || lack > 0 || s.Hub.Copies.Answered == 0 {
+		t.Errorf("%s sees %d of %d messages from before him; the hub has answered %d questions, %d not; %v", h.carl.UserID, len(said)-lack, len(said), s.Hub.Copies.Answered, s.Hub.Copies.Unknown, err)
+	}
+	t.Logf("%d messages, by %d answers of the hub", len(said), s.Hub.Copies.Answered)
+}

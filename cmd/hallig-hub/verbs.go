@@ -128,7 +128,11 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	fmt.Fprintf(out, "\n  since the start: %d transactions taken, %d handed on, %d requests of boxes sent out, %d refused, %d could not be kept\n",
 		s.Hub.Counts.Taken, s.Hub.Counts.Delivered, s.Hub.Counts.SentOut, s.Hub.Counts.Refused, s.Hub.Counts.Full)
-	fmt.Fprintf(out, "  copies of %d rooms of boxes, %d of them behind; since the start %d questions about them answered, %d not\n", s.Hub.Copies.Rooms, s.Hub.Copies.Behind, s.Hub.Copies.Answered, s.Hub.Copies.Unknown)
+	c := s.Hub.Copies
+	fmt.Fprintf(out, "  copies of %d rooms of boxes, %d of them behind: %d events, %d MB; since the start %d questions about them answered, %d not\n", c.Rooms, c.Behind, c.Events, c.Bytes>>20, c.Answered, c.Unknown)
+	if c.Full {
+		fmt.Fprintln(out, "  no more is copied of the boxes' rooms, to leave the disk to what waits for boxes; give the hub more disk")
+	}
 	if s.Hub.Counts.Carried > 0 {
 		fmt.Fprintf(out, "  %d MB carried between boxes that do not reach each other, %d connections now\n", (s.Hub.Counts.Carried+(1<<20)-1)>>20, s.Hub.Counts.Circuits)
 	}

@@ -20,7 +20,7 @@ import (
 
 // This file copies a room from a server that is in it, for one that has nobody there.
 
-// Copy makes a room known here as a server has it: its newest events, at most about most of them, above the state before the oldest of these, or from its creation where they
+// Copy makes a room known here as a server has it: its newest events, at most most of them, above the state before the oldest of these, or from its creation where they
 // reach so far. tips are what the server says are its newest. The room must not be here yet. What the lanes have to do afterwards goes on behind.
 func (in *Intake) Copy(ctx context.Context, server string, id event.RoomID, v *event.Version, tips []event.ID, most int) error {
 	c := in.c.Client
@@ -82,7 +82,7 @@ func (c *Client) recent(ctx context.Context, server string, id event.RoomID, v *
 		if len(from) == 0 {
 			break
 		}
-		page, err := c.History(ctx, server, id, v, from, askAtOnce)
+		page, err := c.History(ctx, server, id, v, from, min(askAtOnce, most-len(out)))
 		if err != nil {
 			return nil, err
 		}

@@ -333,6 +333,16 @@ func (in *Intake) Want(id event.RoomID, server string, tips []event.ID) {
 	in.poke(id)
 }
 
+// Abandon forgets what waits in a room for its ancestors, and what was wanted there. It is for copies of rooms, which can be had anew; nothing was promised for them.
+func (in *Intake) Abandon(ctx context.Context, id event.RoomID) error {
+	in.mu.Lock()
+	if l := in.lanes[id]; l != nil {
+		clear(l.wants)
+	}
+	in.mu.Unlock()
+	return in.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.UnstageRoom(id) })
+}
+
 // Busy says whether events wait in a room, or are asked for.
 func (in *Intake) Busy(id event.RoomID) bool {
 	in.mu.Lock()

@@ -35,6 +35,9 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 		// Nothing is sent of it: it lets net/http repeat the request when a kept connection turns out to be dead. A claim has an effect each time it arrives.
 		req.Header["Idempotency-Key"] = []string{}
 	}
+	if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, sendPath) {
+		h.replica.Passed(from.Server, from.Server, body)
+	}
 	resp, err := h.discovery.RoundTrip(req.WithContext(r.Context()))
 	if err != nil {
 		h.log.Debug("server out of reach", "box", from.Server, "to", to, "err", err)

@@ -117,6 +117,7 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 	}
 	if fresh > 0 {
 		h.count.taken.Add(1)
+		h.replica.Passed(to.Server, a.Origin, body)
 	}
 	answer(w, http.StatusOK, map[string]any{"pdus": struct{}{}})
 }

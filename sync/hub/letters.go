@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"hallig/appliance/event"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 	"hallig/sync/hub/letter"
@@ -24,6 +25,9 @@ import (
 func (h *Hub) openMail() {
 	h.mail = letter.New(letter.Config{
 		Spool: h.spool, Node: h.node, Lease: leaseLife, Local: h.local, Send: h.sendLetter, Log: h.log.With("room", "mail"), Now: h.now, Changed: h.lettersChanged,
+		May: func(ctx context.Context, box, room string) bool {
+			return h.replica.MayWrite(ctx, event.RoomID(room), box)
+		},
 		Key: func(box, keyID string) ed25519.PublicKey { return h.signingKey(box, keyID) },
 		Boxes: func(server string) (ours, good bool) {
 			e, ok := h.box(server)
@@ -70,7 +74,11 @@ func (h *Hub) letter(w http.ResponseWriter, r *http.Request, from entry) {
 	// What has begun goes on when the box hangs up: it leaves the same again.
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 30*time.Second)
 	defer stop()
-	h.sayTaken(w, from, h.mail.Take(ctx, from.Server, raw))
+	err := h.mail.Take(ctx, from.Server, raw)
+	if l, bad := api.ReadLetter(raw); err == nil && bad == nil {
+		h.replica.Passed(from.Server, from.Server, l.Body)
+	}
+	h.sayTaken(w, from, err)
 }
 
 func (h *Hub) sayTaken(w http.ResponseWriter, from entry, err error) {

@@ -62,7 +62,7 @@ func TestMetrics(t *testing.T) {
 		`hallig_hub_boxes{state="connected"} 1`, `hallig_hub_boxes{state="away"} 1`, `hallig_hub_boxes{state="revoked"} 1`,
 		`hallig_hub_waiting_requests{state="connected"} 0`, `hallig_hub_waiting_requests{state="away"} 2`, `hallig_hub_waiting_requests{state="revoked"} 1`,
 		`hallig_hub_waiting_oldest_seconds 90`, `hallig_hub_taken_total 4`, `hallig_hub_delivered_total 1`, `hallig_hub_refused_total 0`, `hallig_hub_full_total 0`,
-		`hallig_hub_letters 1`, `hallig_hub_onetime_keys 2`, `hallig_hub_onetime_keys_given 1`, `hallig_hub_boxes_judged{judged="look"} 1`, `hallig_hub_boxes_judged{judged="ok"} 1`,
+		`hallig_hub_letters 1`, `hallig_hub_copies_rooms 0`, `hallig_hub_copies_full 0`, `hallig_hub_onetime_keys 2`, `hallig_hub_onetime_keys_given 1`, `hallig_hub_boxes_judged{judged="look"} 1`, `hallig_hub_boxes_judged{judged="ok"} 1`,
 		`hallig_hub_boxes_with{kind="silent"} 1`, `hallig_hub_boxes_with{kind="clock"} 0`,
 	} {
 		if !strings.Contains(told, "\n"+line+"\n") {

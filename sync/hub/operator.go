@@ -94,7 +94,7 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 			TurnedAway: h.count.turnedAway.Load(), TooMuch: h.count.tooMuch.Load(), Crowded: h.count.crowded.Load(), Carried: carried.Bytes, Circuits: carried.Circuits},
 	}}
 	c := h.replica.Stats()
-	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Answered: c.Answered, Unknown: c.Unknown}
+	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Events: c.Events, Bytes: c.Bytes, Full: c.Full, Answered: c.Answered, Unknown: c.Unknown}
 	var disk syscall.Statfs_t
 	if syscall.Statfs(h.cfg.Data, &disk) == nil {
 		s.Hub.DiskFree, s.Hub.DiskSize = int64(disk.Bavail)*disk.Bsize, int64(disk.Blocks)*disk.Bsize

@@ -6,8 +6,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"syscall"
 
-	"hallig/appliance/event"
+	"hallig/appliance/metric"
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 	"hallig/sync/hub/replica"
@@ -23,8 +24,13 @@ func (h *Hub) openReplica(ctx context.Context) (err error) {
 			boxes = append(boxes, server)
 		}
 	}
+	free := func() (int64, error) {
+		var disk syscall.Statfs_t
+		err := syscall.Statfs(h.cfg.Data, &disk)
+		return int64(disk.Bavail) * disk.Bsize, err
+	}
 	h.replica, err = replica.Open(ctx, replica.Config{
-		DB: h.db, Local: h.local, Ring: h.ring, Boxes: roundTrip(h.way), InReach: h.p2p.InReach, Memory: h.spool, Log: h.log.With("room", "replica"), Now: h.now, Limits: h.cfg.Replica,
+		DB: h.db, Local: h.local, Ring: h.ring, Boxes: roundTrip(h.way), InReach: h.p2p.InReach, Memory: h.spool, Free: free, Log: h.log.With("room", "replica"), Now: h.now, Limits: h.cfg.Replica,
 	}, boxes)
 	return err
 }
@@ -70,8 +76,32 @@ func (h *Hub) aboutRooms(w http.ResponseWriter, r *http.Request, to entry, body 
 	return h.replica.Answer(w, r, federation.Question{Local: to.Server, Origin: a.Origin, Body: body})
 }
 
-// Admits says whether a room's access list lets a server take part, as far as the hub knows the room; what it does not know it does not admit. Central servers look at the
-// origin of a transaction only, so whoever sends a box's events on in a transaction of the hub's own asks here first.
-func (h *Hub) Admits(ctx context.Context, room event.RoomID, server string) bool {
-	return h.replica.Allowed(ctx, room, server)
+// copyMetrics counts the copies for monitoring.
+func (h *Hub) copyMetrics(m *metric.Metrics) {
+	s := h.replica.Stats()
+	full := 0.0
+	if s.Full {
+		full = 1
+	}
+	for _, c := range []struct {
+		name, help string
+		total      bool
+		n          float64
+	}{
+		{"rooms", "Rooms of boxes that this node has copies of.", false, float64(s.Rooms)},
+		{"behind", "Rooms that boxes have listed and of which the copy is not there, or not as far as the boxes have said.", false, float64(s.Behind)},
+		{"events", "Events in the copies.", false, float64(s.Events)},
+		{"bytes", "Bytes of the copies' database.", false, float64(s.Bytes)},
+		{"full", "1: no more is copied, for want of disk.", false, full},
+		{"answered_total", "Questions about rooms answered in place of boxes since the start.", true, float64(s.Answered)},
+		{"unanswered_total", "Questions about rooms since the start to which the answer was not here, or not for the one who asked.", true, float64(s.Unknown)},
+		{"copied_total", "Rooms copied from boxes since the start.", true, float64(s.Copied)},
+		{"failed_total", "Copies of rooms that did not succeed since the start; they are tried again.", true, float64(s.Failed)},
+		{"passed_total", "Transactions that passed through since the start and were looked at for the copies.", true, float64(s.Passed)},
+		{"dropped_total", "Transactions that passed through since the start and were not; what they brought is asked of the box.", true, float64(s.Dropped)},
+		{"purged_total", "Copies deleted or begun anew since the start.", true, float64(s.Purged)},
+		{"refused_total", "Rooms that boxes listed since the start beyond what is kept of one box, or of versions that are not spoken.", true, float64(s.Refused)},
+	} {
+		m.Add("hallig_hub_copies_"+c.name, c.help, c.total, c.n)
+	}
 }

@@ -125,8 +125,11 @@ type Counts struct {
 
 // Copies are how this node's copies of the boxes' rooms do.
 type Copies struct {
-	Rooms  int `json:"rooms"`  // that are here
-	Behind int `json:"behind"` // that boxes have listed and that are not here, or not as far as the boxes have said
+	Rooms  int   `json:"rooms"`  // that are here
+	Behind int   `json:"behind"` // that boxes have listed and that are not here, or not as far as the boxes have said
+	Events int64 `json:"events"`
+	Bytes  int64 `json:"bytes"` // of their database
+	Full   bool  `json:"full"`  // no more is copied, for want of disk
 
 	Answered int64 `json:"answered"` // questions about them since the start
 	Unknown  int64 `json:"unknown"`  // to which the answer was not here, or not for the one who asked

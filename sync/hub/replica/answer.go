@@ -3,11 +3,9 @@
 package replica
 
 import (
-	"context"
 	"net/http"
 	"time"
 
-	"hallig/appliance/event"
 	"hallig/sync/federation"
 )
 
@@ -26,6 +24,11 @@ func (r *Replica) Answer(w http.ResponseWriter, req *http.Request, q federation.
 		return false
 	}
 	defer func() { <-r.places }()
+	r.mu.Lock()
+	now := r.answers
+	now.Add(1)
+	r.mu.Unlock()
+	defer now.Done()
 	c := &counted{ResponseWriter: w}
 	done := r.archive.Answer(c, req, q)
 	if c.status == http.StatusOK {
@@ -49,9 +52,3 @@ func (c *counted) WriteHeader(status int) {
 
 // Unwrap gives the deadlines of the connection.
 func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
-// Allowed says whether a room's access list lets a server take part. What is not known is not allowed: who acts for a box in a room must have looked.
-func (r *Replica) Allowed(ctx context.Context, id event.RoomID, server string) bool {
-	ok, err := r.archive.Admits(ctx, id, server)
-	return ok && err == nil
-}

@@ -106,7 +106,7 @@ func (r *Replica) Told(ctx context.Context, box string, told api.Rooms) error {
 			r.list(box, room, now)
 		}
 	}
-	r.poke()
+	poke(r.wake)
 	return nil
 }
 
@@ -162,6 +162,7 @@ func (r *Replica) unlist(box string, id event.RoomID) {
 	d.boxes = slices.DeleteFunc(d.boxes, func(l lister) bool { return l.box == box })
 	if len(d.boxes) == 0 {
 		delete(r.pending, id)
+		poke(r.tidy)
 	}
 }
 
@@ -179,12 +180,12 @@ func (r *Replica) Forget(box string) {
 	for id := range l.rooms {
 		r.unlist(box, id)
 	}
-	r.poke()
+	poke(r.wake)
 }
 
-func (r *Replica) poke() {
+func poke(c chan struct{}) {
 	select {
-	case r.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

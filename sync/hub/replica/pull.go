@@ -4,6 +4,7 @@ package replica
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ const (
 	pullFirst   = 30 * time.Second // after a failure
 	pullMost    = 6 * time.Hour
 	pullLongest = 10 * time.Minute // for one room
+	sayAgain    = 10 * time.Minute
 	leftAlone   = 10 * time.Minute // at most, a box that goes on sending
 )
 
@@ -56,7 +58,7 @@ func (r *Replica) pull(ctx context.Context) {
 			wg.Go(func() {
 				r.over(j, r.get(ctx, j))
 				<-places
-				r.poke()
+				poke(r.wake)
 			})
 		}
 	}
@@ -66,10 +68,13 @@ func (r *Replica) pull(ctx context.Context) {
 func (r *Replica) next() (*job, time.Duration) {
 	now := r.c.Now()
 	wait := pullEvery
+	if r.full.Load() {
+		return nil, wait
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, d := range r.pending {
-		if d.working {
+		if d.working || !d.here && r.intake.Busy(id) { // a lane may still have something of what was begun before
 			continue
 		}
 		i := slices.IndexFunc(d.boxes, func(l lister) bool { return len(l.tips) > 0 && r.c.InReach(l.box) })
@@ -137,8 +142,15 @@ func (r *Replica) over(j *job, err error) {
 		}
 		d.due, d.delay = r.c.Now().Add(d.delay), min(2*d.delay, pullMost)
 		r.count.failed.Add(1)
-		r.log.Info("a box's room was not copied; it is tried again", "box", j.box, "room", d.id, "again", d.delay/2, "err", err)
+		level, now := slog.LevelDebug, r.c.Now()
+		if l := r.lists[j.box]; l != nil && now.Sub(l.said) > sayAgain {
+			level, l.said = slog.LevelInfo, now
+		}
+		r.log.Log(context.Background(), level, "a box's room was not copied; it is tried again", "box", j.box, "room", d.id, "again", d.delay/2, "err", err)
 		return
+	}
+	if len(d.boxes) == 0 { // meanwhile
+		poke(r.tidy)
 	}
 	d.here, d.delay = true, 0
 	for i := range d.boxes {

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -40,6 +41,8 @@ type Config struct {
 	InReach func(box string) bool
 	// Memory keeps which rooms a box lists.
 	Memory Memory
+	// Free says how many bytes are free on the disk.
+	Free   func() (int64, error)
 	Log    *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: the system's
 	Limits Limits
@@ -60,6 +63,7 @@ type Limits struct {
 	Passing  int64         // bytes of transactions that wait to be looked at; 16 MB
 	RoomRows int64         // events of a room beyond which it is copied anew; 50,000
 	Bytes    int64         // of the database; 8 GB
+	Free     int64         // bytes of the disk that are left to others; 1 GB
 	Staged   int           // events of a room that may wait for their ancestors; 5,000
 }
 
@@ -75,7 +79,7 @@ func (l *Limits) fill() {
 	for _, d := range []struct {
 		field *int64
 		value int64
-	}{{&l.Passing, 16 << 20}, {&l.RoomRows, 50_000}, {&l.Bytes, 8 << 30}} {
+	}{{&l.Passing, 16 << 20}, {&l.RoomRows, 50_000}, {&l.Bytes, 8 << 30}, {&l.Free, 1 << 30}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
@@ -94,7 +98,11 @@ type Replica struct {
 	archive *federation.Archive
 	places  chan struct{} // of answers
 	wake    chan struct{} // capacity 1: somebody has told something
+	tidy    chan struct{} // capacity 1: something is to be deleted
 	count   counters
+	scales  scales
+	full    atomic.Bool  // no more is copied
+	size    atomic.Int64 // of the database
 
 	telling sync.Mutex // one listing at a time is taken in; before mu
 
@@ -103,11 +111,16 @@ type Replica struct {
 	copies  map[event.RoomID]*duplicate
 	pending map[event.RoomID]*duplicate // of copies: with something to be got
 	busy    map[string]bool             // boxes of which a room is being copied
+	answers *sync.WaitGroup             // questions that are being answered
+
+	seed      maphash.Seed
+	passers   [passers]chan passing
+	passBytes int64 // of what is in them; mu
 }
 
 // counters are what happened since the start.
 type counters struct {
-	answered, unknown, copied, failed, passed, dropped, refused atomic.Int64
+	answered, unknown, copied, failed, passed, dropped, refused, purged atomic.Int64
 }
 
 // list is what one box lists.
@@ -115,6 +128,7 @@ type list struct {
 	whole bool // it has listed all since we were started
 	rooms map[event.RoomID]struct{}
 	sent  time.Time // when a transaction of it passed last
+	said  time.Time // when it was logged last that a room of it was not copied
 }
 
 // duplicate is one room.
@@ -127,6 +141,7 @@ type duplicate struct {
 	told    time.Time
 	due     time.Time
 	delay   time.Duration // after failures
+	waits   time.Time     // since when something in it waits for its ancestors; zero: nothing does
 }
 
 // lister is a box that lists a room, with the ends of the graph that it has told and that were not here.
@@ -144,12 +159,16 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 		c.Now = time.Now
 	}
 	c.Limits.fill()
-	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), lists: map[string]*list{},
-		copies: map[event.RoomID]*duplicate{}, pending: map[event.RoomID]*duplicate{}, busy: map[string]bool{}}
+	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, lists: map[string]*list{},
+		copies: map[event.RoomID]*duplicate{}, pending: map[event.RoomID]*duplicate{}, busy: map[string]bool{},
+		seed: maphash.MakeSeed()}
+	for i := range r.passers {
+		r.passers[i] = make(chan passing, passWaits)
+	}
 	r.rooms = room.New(c.DB, room.Identity{Server: c.Local.Server, Key: c.Local.Key}, room.Options{Log: c.Log, Clock: c.Now, OnAppend: r.appended})
 	quiet := slog.New(quiet{c.Log.Handler()})
 	client := federation.NewClient(federation.ClientConfig{Local: c.Local, Transport: roundTrip(r.way), Ring: c.Ring, Rooms: r.rooms, Now: c.Now, Log: quiet})
-	r.intake = federation.NewIntake(federation.IntakeConfig{Local: c.Local, DB: c.DB, Rooms: r.rooms, Client: client, Log: quiet})
+	r.intake = federation.NewIntake(federation.IntakeConfig{Local: c.Local, DB: c.DB, Rooms: r.rooms, Client: client, Log: quiet, Closed: func(event.RoomID) { poke(r.wake) }})
 	r.archive = federation.NewArchive(federation.HandlerConfig{DB: c.DB, Rooms: r.rooms, Ring: c.Ring, Intake: r.intake, Holds: r.holds, Now: c.Now, Log: c.Log})
 	if err := r.remember(ctx, boxes); err != nil {
 		return nil, fmt.Errorf("look which rooms boxes list: %w", err)
@@ -160,22 +179,40 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 // Run copies until ctx ends. What fails here fails nobody else.
 func (r *Replica) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { r.pull(ctx) })
 	defer wg.Wait()
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		err := r.weigh(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			r.log.Error("look what the copies of the boxes' rooms take; it is tried again", "err", err)
+		}
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+	wg.Go(func() { r.tend(ctx) })
+	wg.Go(func() { r.pull(ctx) })
+	r.pass(ctx, &wg)
 	for ctx.Err() == nil {
 		if err := r.intake.Run(ctx); err != nil && ctx.Err() == nil {
 			r.log.Error("keep up the copies of the boxes' rooms; it is tried again. If the disk or the database is damaged, stop the hub, delete hallig.db, and start it: all in it is had anew from the boxes", "err", err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pullEvery):
-		}
+		pause(ctx, pullEvery)
 	}
 }
 
-// appended has those tried that waited for an event.
-func (r *Replica) appended(tx *store.Tx, a room.AppendInfo) error {
-	return r.intake.Appended(tx, a)
+// pause waits; false: ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // errAway answers whoever would ask anybody but a box that is connected here.
