@@ -40,6 +40,8 @@ type exchangeParts struct {
 	parts  courierParts
 	post   hubParts
 
+	passage passage
+
 	mu     sync.RWMutex
 	all    peer.Roster // with the hub
 	roster peer.Roster // without it
@@ -98,12 +100,8 @@ func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 		switch {
 		case server == x.post.server && x.host != nil:
 			return x.host.RoundTripper().RoundTrip(req)
-		case !x.isBox(server) && x.hubInReach():
-			resp, source, err := x.byHub(req, public)
-			federation.CameBy(req.Context(), source, source == federation.SourceTLS)
-			return resp, err
 		case !x.isBox(server):
-			return public.RoundTrip(req)
+			return x.beyond(req, func(req *http.Request) (*http.Response, error) { return x.straight(req, public) })
 		case x.host != nil && x.host.InReach(server):
 			asked := time.Now()
 			resp, err := x.host.RoundTripper().RoundTrip(req)
@@ -198,7 +196,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	x.link, err = link.New(ctx, link.Config{
 		Relay: x.relay,
 		Key:   b.id.Box, Server: b.id.Server, DB: b.db, Inbox: in, Roster: x.paired, Transports: append(transports, x.relay),
-		Handler:   b.fed.handler,
+		Handler:   b.passing(b.fed.handler),
 		Statement: func() []byte { return statement },
 		Learn:     func(p peer.Peer) { b.learnPeer(context.WithoutCancel(ctx), p) },
 		KeyDocument: func(ctx context.Context, server string) []byte {

@@ -55,6 +55,7 @@ type testBox struct {
 	refusals sync.Map // by server and room: the positions for which it told nothing
 	seen     *requestLog
 	trouble  Trouble
+	narrow   atomic.Bool // nothing but a narrow line leads to others
 }
 
 // requestLog notes the requests that other servers made.
@@ -161,7 +162,7 @@ func (b *testBox) start() {
 			}
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log, Trouble: &b.trouble})
-	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second,
+	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second, Narrow: func(string) bool { return b.narrow.Load() },
 		Barred: func(_ context.Context, server string, room event.RoomID, first, last int64) error {
 			b.refusals.Store(server+" "+string(room), [2]int64{first, last})
 			return nil

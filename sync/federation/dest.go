@@ -240,9 +240,11 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 			continue
 		}
 		// What the server has is asked for while it works on what it was given: people are to see today, not wait until our backlog is through.
-		next, err := d.pullWhenDue(ctx)
-		if err != nil {
-			return d.failed(ctx, err)
+		next, narrow := pullMost, d.s.c.Narrow(d.name)
+		if !narrow {
+			if next, err = d.pullWhenDue(ctx); err != nil {
+				return d.failed(ctx, err)
+			}
 		}
 		if wait < checkIdle {
 			if !pause(ctx, wait) {
@@ -254,6 +256,9 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 			return d.failed(ctx, err)
 		}
 		quiet := d.probeEvery() - time.Since(d.contact)
+		if narrow {
+			quiet = pullMost - time.Since(d.contact)
+		}
 		if quiet > 0 {
 			return min(wait, next, quiet)
 		}

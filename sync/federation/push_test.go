@@ -300,6 +300,28 @@ func TestRoomsInTurn(t *testing.T) {
 	}
 }
 
+// TestNarrow: over a narrow line a server is given what it is owed, and asked whether it has come; what it has is not asked for before there is a wider way.
+func TestNarrow(t *testing.T) {
+	a, b, anna, bert, id, _ := gatedPair(t)
+	a.narrow.Store(true)
+	b.seen.mu.Lock()
+	b.seen.list = nil
+	b.seen.mu.Unlock()
+	theirs := say(t, bert, id, 1, "ungehört")
+	a.sender.LinkUp(b.name)
+	for range 2 { // between the two it has had the time to ask
+		said := say(t, anna, id, 3, "schmal")
+		b.await("the messages", func() bool { return b.has(id, said) })
+		a.await("the cursor's move", func() bool { return a.cursor(b.name, id) >= a.pos(said[2]) })
+	}
+	if n := b.seen.count("/make_join/") + b.seen.count("/backfill/"); n != 0 {
+		t.Errorf("%d questions about what the server has", n)
+	}
+	a.narrow.Store(false)
+	a.sender.LinkUp(b.name)
+	a.await("what the server has", func() bool { return a.has(id, theirs) })
+}
+
 // TestFourRoomsAtATime: after a long silence the backlogs of many rooms go out a few at a time, and all arrives.
 func TestFourRoomsAtATime(t *testing.T) {
 	a, b, anna, bert, _, g := gatedPair(t)

@@ -37,6 +37,8 @@ type SenderConfig struct {
 	// Back is told of a server that is in reach for the first time since the start, or again after an outage in which it may have forgotten what it had for us.
 	// nil: nobody wants to know.
 	Back func(ctx context.Context, server string)
+	// Narrow says whether nothing but a narrow line leads to a server for now: it is sent what it is owed and asked whether that has arrived, and that is all. nil: never.
+	Narrow func(server string) bool
 	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.
 	Probe time.Duration
 	Log   *slog.Logger // nil: silent
@@ -85,6 +87,9 @@ func NewSender(c SenderConfig) *Sender {
 	}
 	if c.Back == nil {
 		c.Back = func(context.Context, string) {}
+	}
+	if c.Narrow == nil {
+		c.Narrow = func(string) bool { return false }
 	}
 	if c.IsBox == nil {
 		c.IsBox = func(string) bool { return false }
