@@ -80,6 +80,7 @@ type Box struct {
 	steward        *steward.Client // nil: this box does not run from the image
 	doors          *doors
 	sharing        sharing
+	policies       policies
 	errands        chan func(context.Context)
 	rotates        chan struct{}
 	staleUsers     chan event.UserID // whose device lists must be fetched again
@@ -138,6 +139,9 @@ func (b *Box) open(ctx context.Context) error {
 		return err
 	}
 	b.noteProvisioning()
+	if err := b.openPolicy(); err != nil {
+		return err
+	}
 	b.called = b.findNames()
 	if err := b.openCertificates(); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"hallig/appliance/clock"
 	"hallig/appliance/event"
 	"hallig/appliance/provision"
+	"hallig/appliance/signet"
 )
 
 // Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
@@ -104,6 +105,9 @@ type Config struct {
 	// MetricsToken opens /metrics on the client ports to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
 	MetricsToken string `json:"metrics_token,omitempty"`
 
+	// OrganisationKey is who signs policies that hold for this box, as `hallig policy key` shows it: "hallig-organisation-1 BASE64 NAME". Empty: that of hallig.json, or none.
+	OrganisationKey string `json:"organisation_key,omitempty"`
+
 	// KeepForBoxesBytes bounds the encrypted backups that each paired box may leave here. 0: 1 GiB; negative: none.
 	KeepForBoxesBytes int64 `json:"keep_for_boxes_bytes,omitempty"`
 
@@ -175,6 +179,11 @@ func (c *Config) check() error {
 	}
 	if n := len(c.MetricsToken); n > 0 && n < 16 {
 		return errors.New("metrics_token is shorter than 16 characters and could be guessed; make one with: openssl rand -hex 16")
+	}
+	if c.OrganisationKey != "" {
+		if _, err := signet.Organisation.Parse(c.OrganisationKey); err != nil {
+			return fmt.Errorf("organisation_key: %w; want the line that hallig policy key shows", err)
+		}
 	}
 	if err := c.Hub.check(); err != nil {
 		return err

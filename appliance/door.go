@@ -118,7 +118,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	if b.exchange.host != nil {
 		s.Addresses = b.exchange.host.Addrs()
 	}
-	s.Hub = b.hubStatus()
+	s.Hub, s.Policy = b.hubStatus(), b.policyStatus()
 	s.Lines = b.lines()
 	for _, p := range b.exchange.link.Status() {
 		out := b.peerStatus(p)

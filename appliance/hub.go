@@ -284,6 +284,37 @@ func (h *hubParts) noteWithout(err error) {
 
 // contactHub tells the hub who and how the box is.
 func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
+	c, err := b.report(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("write contact: %w", err)
+	}
+	asked := time.Now()
+	text, err := b.hubAnswer(ctx, http.MethodPut, api.ContactPath, raw)
+	if err != nil {
+		return nil, err
+	}
+	a, err := api.ReadAnswer(text)
+	if err != nil {
+		return nil, err
+	}
+	if a.Time > 0 && time.Since(asked) < clockLate {
+		b.hearHub(time.UnixMilli(a.Time))
+	}
+	again, err := b.hearDelegated(&a, c.Proposal)
+	policed := len(a.Policy) > 0 && b.policies.key != nil && b.takePolicy(a.Policy) == nil
+	if again && err == nil || policed {
+		return b.contactHub(ctx) // the next document lists the key; and that a policy holds is told at once
+	}
+	b.exchange.post.noteWithout(err)
+	return &a, nil
+}
+
+// report is what the box says of itself.
+func (b *Box) report(ctx context.Context) (*api.Contact, error) {
 	doc, err := b.fed.ring.Document(b.local())
 	if err != nil {
 		return nil, err
@@ -304,31 +335,14 @@ func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
 		board, release = s.Machine.Board, s.Release
 		update = &api.UpdateState{State: s.Update.State, Version: s.Update.Version, Release: s.Update.Release, Error: strings.ToValidUTF8(s.Update.Error.En[:min(len(s.Update.Error.En), 500)], "")}
 	}
-	raw, err := json.Marshal(api.Contact{
+	c := &api.Contact{
 		Version: b.cfg.Version, Mode: b.cfg.Hub.mode(), Statement: statement, KeyDocument: doc, Proposal: proposal, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,
 		SentenceDE: tree.Public().Sentence.DE, Clock: b.clock.Now().UnixMilli(), ClockGood: b.clock.Trusted(), ClockQuality: b.clock.State().Quality.String(), Board: board, Release: release, Update: update,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("write contact: %w", err)
 	}
-	asked := time.Now()
-	text, err := b.hubAnswer(ctx, http.MethodPut, api.ContactPath, raw)
-	if err != nil {
-		return nil, err
+	if p := b.policyStatus(); p != nil {
+		c.Policy, c.PolicyRefused = &p.Serial, strings.ToValidUTF8(p.Refused[:min(len(p.Refused), 500)], "")
 	}
-	a, err := api.ReadAnswer(text)
-	if err != nil {
-		return nil, err
-	}
-	if a.Time > 0 && time.Since(asked) < clockLate {
-		b.hearHub(time.UnixMilli(a.Time))
-	}
-	again, err := b.hearDelegated(&a, proposal)
-	if again && err == nil {
-		return b.contactHub(ctx) // the next document lists the key
-	}
-	b.exchange.post.noteWithout(err)
-	return &a, nil
+	return c, nil
 }
 
 // hearHub takes the hub's time, when it may be believed, and says when it may not.

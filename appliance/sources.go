@@ -90,11 +90,15 @@ func (b *Box) runSources(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// timeServers are those that were configured, otherwise those that the network names. A box asks no others: where nothing is configured, nobody in
+// timeServers are those that were configured, here or by the policy, otherwise those that the network names. A box asks no others: where nothing is configured, nobody in
 // the world hears of it.
 func (b *Box) timeServers() ([]string, clock.Quality) {
 	var configured, named []string
-	for _, s := range slices.Concat(b.cfg.ClockNTP, b.cfg.Provisioned.Network.NTP) {
+	own := slices.Concat(b.cfg.ClockNTP, b.cfg.Provisioned.Network.NTP)
+	if len(own) == 0 {
+		own = b.settings().ClockNTP
+	}
+	for _, s := range own {
 		if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 			s = netip.AddrPortFrom(a, ntpPort).String()
 		}

@@ -202,7 +202,7 @@ func (b *Box) hubOffer(s steward.State) (admin.UpdateOffer, bool) {
 	h := &b.exchange.post
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if b.cfg.Provisioned.Updates.NoHub || !h.up || h.answer == nil || h.answer.Update == nil {
+	if b.updating().NoHub || !h.up || h.answer == nil || h.answer.Update == nil {
 		return admin.UpdateOffer{}, false
 	}
 	u := h.answer.Update
@@ -411,9 +411,9 @@ func nextStep(s steward.State, offers []admin.UpdateOffer, quiet time.Duration) 
 	return step
 }
 
-// runAutomaticUpdates keeps the system new by itself, where the provisioning file says so. It runs behind the doors.
+// runAutomaticUpdates keeps the system new by itself, where the provisioning file or a policy says so. It runs behind the doors.
 func (b *Box) runAutomaticUpdates(ctx context.Context, g *errgroup.Group) {
-	if b.steward == nil || !b.cfg.Provisioned.Updates.Automatic {
+	if b.steward == nil {
 		return
 	}
 	g.Go(func() error {
@@ -421,6 +421,9 @@ func (b *Box) runAutomaticUpdates(ctx context.Context, g *errgroup.Group) {
 		every(ctx, autoEvery, func() {
 			if now := b.db.Published(); now != position {
 				position, since = now, time.Now()
+			}
+			if !b.updating().Automatic { // a policy may say so later
+				return
 			}
 			if err := b.updateByItself(ctx, time.Since(since)); err != nil && ctx.Err() == nil {
 				b.log.Warn("the automatic update did not work; it is tried again", "err", err)
@@ -462,7 +465,7 @@ func (b *Box) updateByItself(ctx context.Context, quiet time.Duration) error {
 // mayUpdate says whether the box may look for a newer system, or start one, by itself at this moment: within its window, which needs a clock that somebody vouches for, and not
 // while a flash keeps the lines free.
 func (b *Box) mayUpdate(now time.Time, sure bool, quietUntil time.Time) bool {
-	u := b.cfg.Provisioned.Updates
+	u := b.updating()
 	if u.Window != "" && !sure || !u.In(now.Local()) {
 		return false
 	}

@@ -83,18 +83,18 @@ func TestUpdateFromTheHub(t *testing.T) {
 	if err := b.updateByItself(t.Context(), quietForHub-time.Second); err != nil || box.took.Load() != nil {
 		t.Errorf("while people write: %v", err)
 	}
-	b.cfg.Provisioned.Updates = provision.Updates{Window: time.Now().Add(2*time.Hour).Format("15:04") + "-" + time.Now().Add(3*time.Hour).Format("15:04")}
+	b.cfg.Provisioned.Updates = &provision.Updates{Window: time.Now().Add(2*time.Hour).Format("15:04") + "-" + time.Now().Add(3*time.Hour).Format("15:04")}
 	if err := b.updateByItself(t.Context(), time.Hour); err != nil || box.took.Load() != nil {
 		t.Errorf("outside the window: %v", err)
 	}
-	b.cfg.Provisioned.Updates = provision.Updates{NoHub: true}
+	b.cfg.Provisioned.Updates = &provision.Updates{NoHub: true}
 	if err := b.updateByItself(t.Context(), time.Hour); err != nil || box.took.Load() != nil {
 		t.Errorf("a box that wants nothing from its hub: %v", err)
 	}
 	if _, err := b.updateFrom(t.Context(), "hub.test"); err == nil {
 		t.Error("by hand, too")
 	}
-	b.cfg.Provisioned.Updates = provision.Updates{}
+	b.cfg.Provisioned.Updates = nil
 	if err := b.updateByItself(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestMayUpdate(t *testing.T) {
 		"at any time": {"", false, time.Time{}, true}, "in the window": {"02:00-05:00", true, time.Time{}, true}, "not sure of the time": {"02:00-05:00", false, time.Time{}, false},
 		"outside": {"04:00-05:00", true, time.Time{}, false}, "after a flash": {"", true, at.Add(time.Minute), false}, "long after one": {"", true, at.Add(-time.Minute), true},
 	} {
-		b := &Box{cfg: Config{Provisioned: provision.File{Updates: provision.Updates{Window: tt.window}}}}
+		b := &Box{cfg: Config{Provisioned: provision.File{Updates: &provision.Updates{Window: tt.window}}}}
 		if got := b.mayUpdate(at, tt.sure, tt.quiet); got != tt.want {
 			t.Errorf("%s: %v", name, got)
 		}

@@ -67,9 +67,10 @@ func (b *Box) joinRooms(ctx context.Context) error {
 			b.typing(context.WithoutCancel(ctx), id, user, typing)
 		},
 	})
+	upload, quota := b.mediaLimits()
 	var err error
 	b.media, err = media.Open(ctx, b.db, b.id.Server, filepath.Join(b.cfg.Data, "media"), media.Options{
-		MaxUpload: b.cfg.UploadLimitBytes, Quota: b.cfg.MediaQuotaBytes, Now: b.clock.Now,
+		MaxUpload: upload, Quota: quota, Now: b.clock.Now,
 	})
 	if err != nil {
 		return err

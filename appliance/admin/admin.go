@@ -52,7 +52,8 @@ type Status struct {
 	// QuietUntil is until when routine and bulk keep off narrow links after a flash; absent when they do not.
 	QuietUntil *time.Time `json:"quiet_until,omitempty"`
 	Servers    []Server   `json:"servers"`
-	Hub        *Hub       `json:"hub,omitempty"` // nil: the box has none
+	Hub        *Hub       `json:"hub,omitempty"`    // nil: the box has none
+	Policy     *Policy    `json:"policy,omitempty"` // nil: the box belongs to no organisation that signs any
 	// Carried is what the box carries for others, and has written to boxes that it reaches only over others.
 	Carried Carried `json:"carried"`
 }
@@ -136,6 +137,21 @@ type Hub struct {
 	Waiting    int64     `json:"waiting"`           // transactions that waited for the box there then
 	Oldest     time.Time `json:"oldest,omitzero"`   // of these
 	Trouble    string    `json:"trouble,omitempty"`
+}
+
+// Policy is what the box's organisation says for all its boxes.
+type Policy struct {
+	Serial   int64           `json:"serial"` // of the one in force; 0: none has come yet
+	Name     string          `json:"name,omitempty"`
+	Settings []PolicySetting `json:"settings"`
+	Refused  string          `json:"refused,omitempty"` // why the last one that came was not taken
+}
+
+// PolicySetting is one thing that it says.
+type PolicySetting struct {
+	Name  string `json:"name"` // as in config.json or hallig.json
+	Value string `json:"value"`
+	Own   bool   `json:"own"` // the box's own configuration says something else, which holds
 }
 
 // Link is one way to a peer.

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -44,11 +45,12 @@ type Options struct {
 
 // Media is the keeper of files. All methods may be called from any goroutine.
 type Media struct {
-	db     *store.DB
-	server string
-	dir    string
-	opt    Options
-	worker chan struct{} // holds one token: one picture is decoded at a time, they are large in memory
+	db               *store.DB
+	server           string
+	dir              string
+	opt              Options
+	maxUpload, quota atomic.Int64  // in force
+	worker           chan struct{} // holds one token: one picture is decoded at a time, they are large in memory
 
 	// placing is held for reading from the moment a file is placed until its row is committed, and for writing while
 	// files without a row are removed.
@@ -76,16 +78,11 @@ var ErrPending = errors.New("this media has not been uploaded yet")
 
 // Open prepares dir and removes what an interrupted upload left there. Only one Media may use dir.
 func Open(ctx context.Context, db *store.DB, server, dir string, opt Options) (*Media, error) {
-	if opt.MaxUpload == 0 {
-		opt.MaxUpload = 50 << 20
-	}
-	if opt.Quota == 0 {
-		opt.Quota = 10 << 30
-	}
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
 	m := &Media{db: db, server: server, dir: dir, opt: opt, worker: make(chan struct{}, 1)}
+	m.Limit(opt.MaxUpload, opt.Quota)
 	for _, d := range []string{dir, m.thumbDir(), m.tempDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make media directory: %w", err)
@@ -101,7 +98,19 @@ func Open(ctx context.Context, db *store.DB, server, dir string, opt Options) (*
 }
 
 // MaxUpload is the largest file that Upload takes.
-func (m *Media) MaxUpload() int64 { return m.opt.MaxUpload }
+func (m *Media) MaxUpload() int64 { return m.maxUpload.Load() }
+
+// Limit changes how large one file and all of them may be, as in Options, for what comes from now on.
+func (m *Media) Limit(maxUpload, quota int64) {
+	if maxUpload == 0 {
+		maxUpload = 50 << 20
+	}
+	if quota == 0 {
+		quota = 10 << 30
+	}
+	m.maxUpload.Store(maxUpload)
+	m.quota.Store(quota)
+}
 
 func (m *Media) thumbDir() string { return filepath.Join(m.dir, "thumb") }
 func (m *Media) tempDir() string  { return filepath.Join(m.dir, "temp") }
@@ -291,15 +300,16 @@ func (m *Media) receive(body io.Reader) (f received, err error) {
 		}
 	}()
 	var h hash.Hash = sha256.New()
-	n, err := io.Copy(io.MultiWriter(t, h), io.LimitReader(body, m.opt.MaxUpload+1))
+	most := m.MaxUpload()
+	n, err := io.Copy(io.MultiWriter(t, h), io.LimitReader(body, most+1))
 	if err != nil {
 		if e := new(fs.PathError); errors.As(err, &e) {
 			return f, fmt.Errorf("write upload file: %w", err)
 		}
 		return f, refuse(http.StatusBadRequest, "M_UNKNOWN", "the upload broke off")
 	}
-	if n > m.opt.MaxUpload {
-		return f, refuse(http.StatusRequestEntityTooLarge, "M_TOO_LARGE", fmt.Sprintf("files may have at most %d bytes", m.opt.MaxUpload))
+	if n > most {
+		return f, refuse(http.StatusRequestEntityTooLarge, "M_TOO_LARGE", fmt.Sprintf("files may have at most %d bytes", most))
 	}
 	if err := t.Sync(); err != nil {
 		return f, fmt.Errorf("flush upload file: %w", err)
@@ -356,7 +366,7 @@ func (m *Media) place(ctx context.Context, f received, insert func(tx *store.Tx,
 			return err
 		}
 		if !known {
-			if gone, err = tx.MakeRoomForMedia(f.size, m.opt.Quota); err != nil {
+			if gone, err = tx.MakeRoomForMedia(f.size, m.quota.Load()); err != nil {
 				return err
 			}
 			if err := tx.InsertMediaFile(f.sum, f.size); err != nil {

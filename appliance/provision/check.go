@@ -19,11 +19,12 @@ import (
 	"unicode/utf8"
 
 	"hallig/appliance/event"
+	"hallig/appliance/signet"
 )
 
 // ConfigFields are the names that "config" may hold: those of config.json. A test of the composition keeps the two lists equal.
 var ConfigFields = []string{
-	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "registration_shared_secret",
+	"server_name", "listen", "tls_listen", "public_url", "federation", "federation_host", "federation_tls", "open_registration", "organisation_key", "registration_shared_secret",
 	"no_rate_limits", "presence", "appservice_files", "ca_file", "server_addresses", "private_addresses", "p2p", "hub", "serial", "clock", "clock_gps", "clock_ntp", "backup", "keep_for_boxes_bytes", "certificate", "room_version",
 	"media_quota_bytes", "upload_limit_bytes", "metrics_token",
 }
@@ -227,10 +228,25 @@ func checkCertificates(f *File) error {
 			return err
 		}
 	}
-	if from, to, ok := f.Updates.window(); f.Updates.Window != "" && (!ok || from == to) {
-		return wrong("updates.window", "muss wie 02:00-05:00 aussehen", "must look like 02:00-05:00")
+	if f.Updates != nil {
+		if err := f.Updates.Check(); err != nil {
+			return err
+		}
+	}
+	if f.Organisation.Key != "" {
+		if _, err := signet.Organisation.Parse(f.Organisation.Key); err != nil {
+			return wrong("organisation.key", "muss die Zeile sein, die hallig policy key zeigt: hallig-organisation-1 …", "must be the line that hallig policy key shows: hallig-organisation-1 …")
+		}
 	}
 	return f.Certificate.Check()
+}
+
+// Check refuses what cannot work; the error is an Error that names the field.
+func (u Updates) Check() error {
+	if from, to, ok := u.window(); u.Window != "" && (!ok || from == to) {
+		return wrong("updates.window", "muss wie 02:00-05:00 aussehen", "must look like 02:00-05:00")
+	}
+	return nil
 }
 
 // acmeSettings are those of the provider "rfc2136", as package acme reads them, and whether they are needed.

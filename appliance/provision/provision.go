@@ -6,7 +6,7 @@
 //
 // It promises that a file is taken whole or not at all, and that a refusal is one sentence in German and English which names
 // the field and says what is right, because it is read on a screen in a cellar. It knows no file names, reads no disk and takes
-// no decision; it is used by the init process as well, and therefore has no dependency but the standard library and the grammar of server names.
+// no decision; it is used by the init process as well, and therefore has no dependency but the standard library, the grammar of server names and the text of keys.
 //
 // The form is JSON, UTF-8 (a byte order mark is put up with), at most 64 KiB:
 //
@@ -58,14 +58,15 @@ type File struct {
 	Restore      Restore         `json:"restore,omitzero"`      //
 	Certificate  Certificate     `json:"certificate,omitzero"`  //
 	Lock         Lock            `json:"lock,omitzero"`         // encrypts the data; taken from a stick at the first start only
-	Updates      Updates         `json:"updates,omitzero"`      //
+	Updates      *Updates        `json:"updates,omitempty"`     // nil: nothing is said
 	Config       json.RawMessage `json:"config,omitempty"`      // any fields of config.json; what that file says itself wins
 }
 
 // Organisation is whose box it is.
 type Organisation struct {
 	Name string `json:"name,omitempty"`
-	CA   string `json:"ca,omitempty"` // PEM, one or more certificates of authorities to trust
+	CA   string `json:"ca,omitempty"`  // PEM, one or more certificates of authorities to trust
+	Key  string `json:"key,omitempty"` // "hallig-organisation-1 BASE64 NAME": who signs what holds for all its boxes
 }
 
 // Network says how the box behaves on its LAN.

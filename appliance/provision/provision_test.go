@@ -65,7 +65,7 @@ func full(t testing.TB) File {
 		Backup:      Backup{Recipients: []string{recipient}, To: "folder", Folder: "/mnt/nas", Every: "24h", Keep: 7},
 		Restore:     Restore{Identity: identity},
 		Certificate: Certificate{PEM: certificate(t, false, true)},
-		Lock:        Lock{Code: "K7MQ-2FXV-9TDP-44AB"}, Updates: Updates{Automatic: true, Window: "22:30-05:00", NoHub: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
+		Lock:        Lock{Code: "K7MQ-2FXV-9TDP-44AB"}, Updates: &Updates{Automatic: true, Window: "22:30-05:00", NoHub: true}, Config: json.RawMessage(`{"room_version":"11","p2p":{"off":true}}`),
 	}
 }
 
@@ -168,7 +168,8 @@ func TestRefusals(t *testing.T) {
 		`{}`:                        {"hallig", "must be 1"},
 		`{"hallig":1,"label":null}`: {"label", "null"},
 		`{"hallig":1,"label":7}`:    {"label", "Anführungszeichen"},
-		`{"hallig":1,"updates":{"window":"nachts"}}`: {"updates.window", "02:00-05:00"}, `{"hallig":1,"updates":{"window":"02:00-25:00"}}`: {"updates.window", "02:00-05:00"},
+		`{"hallig":1,"organisation":{"key":"hallig-update-1 x"}}`: {"organisation.key", "hallig policy key"},
+		`{"hallig":1,"updates":{"window":"nachts"}}`:              {"updates.window", "02:00-05:00"}, `{"hallig":1,"updates":{"window":"02:00-25:00"}}`: {"updates.window", "02:00-05:00"},
 		`{"hallig":1,"updates":{"window":"02:00-02:00"}}`:   {"updates.window", "02:00-05:00"},
 		`{"hallig":1,"lock":{"code":"kurz"}}`:               {"lock.code", "16"},
 		`{"hallig":1,"lock":{"code":"schlüsselschlüssel"}}`: {"lock.code", "A-Z"},

@@ -139,6 +139,9 @@ func (r *reader) value(t reflect.Type, path string, depth int) error {
 	if tok == nil {
 		return r.fail(path, "ist null; das Feld weglassen oder ausfüllen", "is null; leave the field out or fill it in")
 	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch t.Kind() {
 	case reflect.Struct, reflect.Map:
 		if tok != json.Delim('{') {

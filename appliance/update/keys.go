@@ -5,30 +5,19 @@ package update
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"strings"
+
+	"hallig/appliance/signet"
 )
 
 // KeysFile is where a running system keeps whom it trusts, as ParseKeys reads it.
 const KeysFile = "/etc/hallig/update.json"
 
-const (
-	publicWord = "hallig-update-1"
-	secretWord = "hallig-update-secret-1"
-)
-
 // PublicKey is one of those who sign updates. As text: "hallig-update-1 BASE64 NAME"; the name is a comment.
-type PublicKey struct {
-	Key  ed25519.PublicKey
-	Name string
-}
+type PublicKey signet.Key
 
-func (k PublicKey) String() string {
-	return strings.TrimSpace(publicWord + " " + base64.StdEncoding.EncodeToString(k.Key) + " " + k.Name)
-}
+func (k PublicKey) String() string { return signet.Update.Text(signet.Key(k)) }
 
 // MarshalText and UnmarshalText are String and ParsePublicKey.
 func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
@@ -40,59 +29,26 @@ func (k *PublicKey) UnmarshalText(text []byte) (err error) {
 
 // ParsePublicKey reads the text of a public key.
 func ParsePublicKey(text string) (PublicKey, error) {
-	raw, name, err := parseKey(text, publicWord, ed25519.PublicKeySize)
-	return PublicKey{Key: raw, Name: name}, err
-}
-
-func parseKey(text, word string, size int) (raw []byte, name string, err error) {
-	words := strings.Fields(text)
-	if len(words) < 2 || words[0] != word {
-		return nil, "", fmt.Errorf("not a key that begins with %q", word)
-	}
-	raw, err = base64.StdEncoding.Strict().DecodeString(words[1])
-	if err != nil || len(raw) != size {
-		return nil, "", fmt.Errorf("the key after %q is damaged", word)
-	}
-	return raw, strings.Join(words[2:], " "), nil
+	k, err := signet.Update.Parse(text)
+	return PublicKey(k), err
 }
 
 // PrivateKey signs updates. As a file: lines that begin with # say what it is, one line is "hallig-update-secret-1 BASE64 NAME"; the bytes are the Ed25519 seed.
-type PrivateKey struct {
-	key  ed25519.PrivateKey
-	name string
-}
+type PrivateKey struct{ signet.Secret }
 
 // GenerateKey makes a key. The name is for people.
-func GenerateKey(name string) PrivateKey {
-	_, key, _ := ed25519.GenerateKey(rand.Reader) // never fails
-	return PrivateKey{key, name}
-}
+func GenerateKey(name string) PrivateKey { return PrivateKey{signet.Generate(name)} }
 
 // Public is the half that boxes trust.
-func (k PrivateKey) Public() PublicKey {
-	pub, _ := k.key.Public().(ed25519.PublicKey)
-	return PublicKey{Key: pub, Name: k.name}
-}
+func (k PrivateKey) Public() PublicKey { return PublicKey(k.Secret.Public()) }
 
 // File is the text of a key file. Keep it where only those who may release can read it, mode 0600.
-func (k PrivateKey) File() []byte {
-	return fmt.Appendf(nil, "# Hallig update signing key: whoever has it can put any system on every box that trusts it.\n# public: %s\n%s %s %s\n",
-		k.Public(), secretWord, base64.StdEncoding.EncodeToString(k.key.Seed()), k.name)
-}
+func (k PrivateKey) File() []byte { return signet.Update.File(k.Secret) }
 
 // ParsePrivateKey reads a key file.
 func ParsePrivateKey(file []byte) (PrivateKey, error) {
-	for line := range strings.Lines(string(file)) {
-		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		seed, name, err := parseKey(line, secretWord, ed25519.SeedSize)
-		if err != nil {
-			return PrivateKey{}, fmt.Errorf("read update key: %w", err)
-		}
-		return PrivateKey{ed25519.NewKeyFromSeed(seed), name}, nil
-	}
-	return PrivateKey{}, fmt.Errorf("read update key: there is no line that begins with %q", secretWord)
+	s, err := signet.Update.ParseFile(file)
+	return PrivateKey{s}, err
 }
 
 // Keys is whom a system trusts: so many of these must have signed. As JSON:

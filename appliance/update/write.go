@@ -3,7 +3,6 @@
 package update
 
 import (
-	"crypto/ed25519"
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
@@ -100,7 +99,7 @@ func newHead(m Manifest, keys []PrivateKey) ([]byte, error) {
 	}
 	sigs := make([]signature, 0, len(keys))
 	for _, k := range keys {
-		sigs = append(sigs, signature{Key: k.Public().Key, Sig: ed25519.Sign(k.key, signed(raw))})
+		sigs = append(sigs, signature{Key: k.Public().Key, Sig: k.Sign(signed(raw))})
 	}
 	return packHead(raw, sigs)
 }
@@ -184,7 +183,7 @@ func Sign(w io.Writer, r io.Reader, key PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	sigs := append(h.sigs, signature{Key: key.Public().Key, Sig: ed25519.Sign(key.key, signed(h.raw))})
+	sigs := append(h.sigs, signature{Key: key.Public().Key, Sig: key.Sign(signed(h.raw))})
 	head, err := packHead(h.raw, sigs)
 	if err != nil {
 		return err

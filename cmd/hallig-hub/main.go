@@ -33,6 +33,7 @@ const help = `hallig-hub: the post office of Hallig boxes beside a central Matri
   hallig-hub update roll VERSION --data DIR --share PERCENT [--box BOX]   tell a share of the boxes, and these, of it
   hallig-hub update stop VERSION --data DIR --reason TEXT                 tell nobody any more
   hallig-hub update remove VERSION --data DIR
+  hallig-hub policy [set FILE] --data DIR [--json]  the organisation's policy that boxes are told of, or another one
   hallig-hub token  --data DIR          make the token that opens the hub's pages; the one before is void
   hallig-hub restored --data DIR        say, before the hub starts, that its spool is an older copy which was put back
   hallig-hub version
@@ -57,7 +58,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "token": token, "update": update, "restored": restored,
+		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "token": token, "update": update, "policy": policyVerb, "restored": restored,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig-hub", version)
 			return err

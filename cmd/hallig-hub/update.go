@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -66,6 +67,51 @@ func update(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return change(hub.Roll{Remove: true})
 	}
 	return listUpdates(ctx, *dir, *asJSON, out)
+}
+
+// policyVerb shows the policy that boxes are told of, or sets another one.
+func policyVerb(ctx context.Context, args []string, out, errOut io.Writer) error {
+	f, dir := flags("policy", errOut)
+	asJSON := f.Bool("json", false, "for scripts: as JSON")
+	words, err := parse(f, args, 2)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(words) == 2 && words[0] == "set":
+		raw, err := os.ReadFile(words[1])
+		if err != nil {
+			return err
+		}
+		if err := hub.Ask(ctx, *dir, "POST", "/policy", bytes.NewReader(raw), nil); err != nil {
+			return err
+		}
+	case len(words) != 0:
+		return fmt.Errorf("%w: want hallig-hub policy, or hallig-hub policy set FILE", errUsage)
+	}
+	var s hub.Status
+	if err := hub.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+		return err
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	if *asJSON {
+		return enc.Encode(s.Policy)
+	}
+	if s.Policy == nil {
+		fmt.Fprintln(out, "no policy is here; sign one with hallig policy sign, then: hallig-hub policy set FILE")
+		return nil
+	}
+	fmt.Fprintf(out, "policy %d %s\nsigned by %s\n", s.Policy.Serial, s.Policy.Name, s.Policy.SignedBy)
+	if err := enc.Encode(s.Policy.Settings); err != nil {
+		return err
+	}
+	for _, b := range s.Boxes {
+		if p := b.Said.Policy; b.Revoked == "" && p != nil && *p < s.Policy.Serial {
+			fmt.Fprintf(out, "%s has number %d so far %s\n", b.Server, *p, b.Said.PolicyRefused)
+		}
+	}
+	return nil
 }
 
 func isSet(f *flag.FlagSet, name string) (set bool) {

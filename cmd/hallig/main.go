@@ -41,6 +41,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig courier qr --room ROOM --to BOX [--codes N] [--out FILE.html|FILE.png] --data DIR   the same on paper; hallig courier import-qr FILE|- reads it in
   hallig update FILE | start | status | from [BOX] | back   a new system for a box of the image; hallig update: all of it
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en] [--lock]   files and sheets for many boxes; hallig fleet: columns, options
+  hallig policy key --out FILE | sign --key FILE POLICY | check POLICY   settings for all boxes of an organisation, signed; hub.md
   hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
@@ -66,7 +67,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore, "courier": courierVerb, "update": updateVerb,
+		"serve": serve, "status": status, "pair": pair, "forget": forget, "token": token, "clock": clock, "key": key, "cert": certVerb, "watch": watch, "fleet": fleetVerb, "backup": backupVerb, "restore": restore, "courier": courierVerb, "update": updateVerb, "policy": policyVerb,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig", version)
 			return err

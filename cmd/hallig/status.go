@@ -209,6 +209,7 @@ func printStatus(out io.Writer, s admin.Status) {
 		printLine(out, l)
 	}
 	printHub(out, s.Hub)
+	printPolicy(out, s.Policy)
 	for _, srv := range s.Servers {
 		last := "never reached"
 		if !srv.LastOK.IsZero() {
@@ -231,6 +232,28 @@ func printStatus(out io.Writer, s admin.Status) {
 	}
 	for _, why := range slices.Sorted(maps.Keys(s.NotTaken)) {
 		fmt.Fprintf(out, "  %s of other servers not taken in: %s\n", count(s.NotTaken[why], "event", "events"), strings.ReplaceAll(why, "_", " "))
+	}
+}
+
+// printPolicy tells what the organisation says; nil: nothing.
+func printPolicy(out io.Writer, p *admin.Policy) {
+	if p == nil {
+		return
+	}
+	if p.Serial > 0 {
+		fmt.Fprintf(out, "  policy %d %s\n", p.Serial, p.Name)
+	} else {
+		fmt.Fprintln(out, "  policy: none has come yet")
+	}
+	for _, s := range p.Settings {
+		fmt.Fprintf(out, "      %s: %s", s.Name, s.Value)
+		if s.Own {
+			fmt.Fprint(out, " (set otherwise here)")
+		}
+		fmt.Fprintln(out)
+	}
+	if p.Refused != "" {
+		fmt.Fprintf(out, "      the last one was not taken: %s\n", p.Refused)
 	}
 }
 

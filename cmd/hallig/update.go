@@ -218,15 +218,7 @@ func (u updater) makeKey(context.Context, []string) error {
 		return fmt.Errorf("%w: hallig update key --out FILE", errUsage)
 	}
 	k := update.GenerateKey(u.name)
-	f, err := os.OpenFile(u.to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("keep the key: %w", err)
-	}
-	if _, err := f.Write(k.File()); err != nil {
-		f.Close()
-		return fmt.Errorf("keep the key: %w", err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := newFile(u.to, k.File()); err != nil {
 		return fmt.Errorf("keep the key: %w", err)
 	}
 	trusts, err := json.MarshalIndent(update.Keys{Threshold: 1, Keys: []update.PublicKey{k.Public()}}, "", "\t")

@@ -16,6 +16,7 @@ import (
 
 	"hallig/appliance/cert"
 	"hallig/appliance/event"
+	"hallig/appliance/signet"
 	"hallig/sync/hub/replica"
 	"hallig/sync/hub/spool"
 	"hallig/sync/p2p"
@@ -59,6 +60,10 @@ type Config struct {
 	// Database is the PostgreSQL database of a hub of several nodes: postgres://USER:PASSWORD@HOST/DATABASE. All nodes name the same one, and have the same box.key and signing.key. Empty:
 	// one node, which keeps its memory in spool.db.
 	Database string `json:"database,omitempty"`
+
+	// OrganisationKey is who signs the policies of the boxes: "hallig-organisation-1 BASE64 NAME". Policies of others are then refused here already. Empty: any that is whole is handed on; boxes check for
+	// themselves in any case.
+	OrganisationKey string `json:"organisation_key,omitempty"`
 
 	// Updates says how update files are handed to boxes.
 	Updates UpdatesConfig `json:"updates,omitzero"`
@@ -133,6 +138,11 @@ func LoadConfig(dir string) (Config, error) {
 func (c *Config) check() error {
 	if c.Listen == "" {
 		c.Listen = ":8448"
+	}
+	if c.OrganisationKey != "" {
+		if _, err := signet.Organisation.Parse(c.OrganisationKey); err != nil {
+			return fmt.Errorf("organisation_key: %w; want the line that hallig policy key shows", err)
+		}
 	}
 	if err := c.ACME.check(c.Names); err != nil {
 		return err

@@ -44,7 +44,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		return
 	}
 	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
-		Board: c.Board, Release: c.Release, Update: c.Update})
+		Board: c.Board, Release: c.Release, Update: c.Update, Policy: c.Policy, PolicyRefused: c.PolicyRefused})
 	if err != nil {
 		own = nil // plain values always marshal
 	}
@@ -54,7 +54,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	}
 	from, _ = h.box(from.Server)
 	h.heardOfUpdate(from.Server, c)
-	h.answerContact(w, r, from, h.updateFor(from.Server, c.Board, c.Release), key)
+	h.answerContact(w, r, from, api.Answer{Update: h.updateFor(from.Server, c.Board, c.Release), Policy: h.policyFor(c), Delegated: key})
 }
 
 // learn takes in the box's statement and key document, when they are its own and not older than what is here.
@@ -112,8 +112,8 @@ func sameKeys(a, b []byte) bool {
 	return json.Unmarshal(a, &da) == nil && json.Unmarshal(b, &db) == nil && bytes.Equal(da.Keys, db.Keys)
 }
 
-// answerContact says what waits for the box, and which update there is for it.
-func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, update *api.Update, key *api.Delegated) {
+// answerContact says what waits for the box, beside what out says already.
+func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, out api.Answer) {
 	waiting, err := h.spool.Waiting(r.Context(), from.Server)
 	var letters api.Letters
 	if err == nil {
@@ -123,7 +123,8 @@ func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, 
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
 	}
-	out := api.Answer{Server: h.id.Server, Version: h.cfg.Version, Mode: string(from.mode), Time: h.now().UnixMilli(), Epoch: letters.Epoch, Letters: &letters, Waiting: []api.Waiting{}, Update: update, Delegated: key}
+	out.Server, out.Version, out.Mode, out.Time, out.Epoch = h.id.Server, h.cfg.Version, string(from.mode), h.now().UnixMilli(), letters.Epoch
+	out.Letters, out.Waiting = &letters, []api.Waiting{}
 	for _, q := range waiting {
 		if q.In {
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})

@@ -53,7 +53,7 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 		case r.URL.Path == api.ContactPath:
 			h.contact(w, r, from)
 		case r.URL.Path == api.StatusPath:
-			h.answerContact(w, r, from, nil, nil)
+			h.answerContact(w, r, from, api.Answer{})
 		case strings.HasPrefix(r.URL.Path, api.UserPath):
 			h.putUser(w, r, from)
 		case r.URL.Path == api.LetterPath:

@@ -62,7 +62,9 @@ type Hub struct {
 	count     counters
 
 	shelf    *shelf.Shelf
-	fetching chan struct{} // places for boxes that fetch an update
+	policy   atomic.Pointer[handed] // nil: there is none
+	policing sync.Mutex             // of one that is set
+	fetching chan struct{}          // places for boxes that fetch an update
 
 	certs   *certificates
 	pages   *fleet.Pages
@@ -134,6 +136,9 @@ func (h *Hub) open(ctx context.Context) error {
 		return err
 	}
 	if h.shelf, err = shelf.Open(filepath.Join(h.cfg.Data, updatesDir), h.cfg.Updates.Keys, h.now); err != nil {
+		return err
+	}
+	if err := h.openPolicy(); err != nil {
 		return err
 	}
 	h.fetching = make(chan struct{}, h.cfg.Updates.AtOnce)

@@ -28,6 +28,7 @@ type (
 	Roll      = fleet.Roll
 
 	UpdateFile = shelf.File
+	Policy     = fleet.Policy
 )
 
 const (
@@ -42,7 +43,7 @@ func (h *Hub) openPages(certs *certificates) error {
 	if err != nil {
 		return err
 	}
-	h.pages = fleet.New(fleet.Options{Server: h.id.Server, Key: key, State: h.state, Shelf: h.shelf, Show: h.showCode, Take: h.takeCode, Revoke: h.turnAway, Now: h.now, Log: h.log.With("room", "pages")})
+	h.pages = fleet.New(fleet.Options{Server: h.id.Server, Key: key, State: h.state, Shelf: h.shelf, SetPolicy: h.setPolicy, Show: h.showCode, Take: h.takeCode, Revoke: h.turnAway, Now: h.now, Log: h.log.With("room", "pages")})
 	h.pageKey = key
 	address := h.cfg.Page
 	switch address {
@@ -132,7 +133,7 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		s.Boxes = append(s.Boxes, b)
 	}
 	used(s.Boxes, at, waiting, h.spool.Bounds())
-	s.Updates = h.shelf.Files()
+	s.Updates, s.Policy = h.shelf.Files(), h.policyState()
 	behind(s.Boxes, s.Updates)
 	fleet.Judge(&s, now)
 	return s, nil

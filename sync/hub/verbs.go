@@ -75,6 +75,7 @@ func (h *Hub) verbs() http.Handler {
 		}
 		say(w, struct{}{}, err)
 	})
+	mux.HandleFunc("POST /policy", h.policyVerb)
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
 		token, err := h.newToken()
 		say(w, Token{Token: token, Page: h.Page()}, err)

@@ -56,6 +56,9 @@ type Contact struct {
 	Board        string          `json:"board,omitempty"`         // what its image is for; "": it does not run from one
 	Release      int64           `json:"release,omitempty"`       // of the image
 	Update       *UpdateState    `json:"update,omitempty"`        // where it is between two releases; nil: it does not run from an image
+
+	Policy        *int64 `json:"policy,omitempty"`         // serial of the one in force; 0: none; nil: the box belongs to no organisation
+	PolicyRefused string `json:"policy_refused,omitempty"` // why the last one was not taken
 }
 
 // States of an update of which the hub makes something; others are shown as they are.
@@ -90,6 +93,7 @@ type Answer struct {
 	Waiting []Waiting `json:"waiting"`           // for the box, at the hub
 	Letters *Letters  `json:"letters,omitempty"` // of the box, for others; nil: the hub takes none
 	Update  *Update   `json:"update,omitempty"`  // a newer system for the box
+	Policy  []byte    `json:"policy,omitempty"`  // a newer one of its organisation, with its signature
 
 	Delegated *Delegated `json:"delegated,omitempty"` // only for a box in the mode Delegate, where the hub's operator lets it
 }
@@ -173,8 +177,8 @@ func ReadContact(raw []byte) (Contact, error) {
 	switch {
 	case len(c.Version) > 100 || len(c.Health) > 20 || len(c.Sentence) > 500 || len(c.SentenceDE) > 500 || len(c.ClockQuality) > 100 || len(c.Board) > 20:
 		return c, errors.New("read contact: a text is too long")
-	case c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500):
-		return c, errors.New("read contact: what it says of updates is too long, or no release")
+	case c.Policy != nil && *c.Policy < 0 || len(c.PolicyRefused) > 500 || c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500):
+		return c, errors.New("read contact: what it says of updates or its policy is too long, or no number that there is")
 	case c.Mode != Sealed && c.Mode != Delegate:
 		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q and %q", c.Mode, Sealed, Delegate)
 	case c.Mode == Sealed && c.Proposal != nil:

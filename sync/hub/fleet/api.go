@@ -21,6 +21,8 @@ import (
 //	GET  /api/v1/updates              {"updates":[shelf.File, ...]}
 //	POST /api/v1/updates              the body is an update file; answered with shelf.File. Nobody is told of it yet
 //	POST /api/v1/updates/VERSION      Roll; answered with {}
+//	GET  /api/v1/policy               {"policy":Policy}, or null
+//	POST /api/v1/policy               the body is a signed policy; answered with Policy
 //
 // Errors have a status of 400 and above and the body {"error":{"de":"...","en":"..."}}.
 

@@ -8,6 +8,7 @@
 //	/                            the boxes, trouble first
 //	/box/NAME, /box/NAME/revoke  one box; turning it away or forgetting it, asked for twice
 //	/pair                        a code to pair with, or one to take
+//	/policy                      what the organisation says for all boxes
 //	/updates                     the update files, and how far they are rolled out
 //	/api/v1/...                  the same as JSON; see api.go
 //
@@ -18,11 +19,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"slices"
 	"time"
 
 	"hallig/appliance/health"
+	"hallig/appliance/policy"
 	"hallig/sync/hub/api"
 	"hallig/sync/hub/shelf"
 )
@@ -67,6 +70,9 @@ type Said struct {
 	Release      int64        `json:"release,omitempty"`
 
 	Update *api.UpdateState `json:"update,omitempty"` // where it is between two releases
+
+	Policy        *int64 `json:"policy,omitempty"`         // serial of the one in force; 0: none; nil: it belongs to no organisation
+	PolicyRefused string `json:"policy_refused,omitempty"` // why the last one was not taken
 }
 
 // ReadSaid reads it; what cannot be read says nothing.
@@ -141,6 +147,16 @@ type State struct {
 	Boxes []Box `json:"boxes"` // trouble first
 
 	Updates []shelf.File `json:"updates"`
+	Policy  *Policy      `json:"policy,omitempty"` // nil: there is none
+}
+
+// Policy is what the organisation says for all its boxes.
+type Policy struct {
+	Serial   int64           `json:"serial"`
+	Name     string          `json:"name,omitempty"`
+	Settings policy.Settings `json:"settings"`
+	SignedBy string          `json:"signed_by"`
+	Trusted  bool            `json:"trusted"` // that is the organisation's key, as the hub was told
 }
 
 // Code is a pairing code.
@@ -159,12 +175,14 @@ type Options struct {
 	Server string // the hub's own name
 	Key    *Key
 	Shelf  *shelf.Shelf
-	State  func(context.Context) (State, error)
-	Show   func() (Code, error)                                         // a pairing code
-	Take   func(ctx context.Context, code, address string) (Box, error) // the one that a box shows
-	Revoke func(ctx context.Context, box, reason string, forget bool) error
-	Now    func() time.Time
-	Log    *slog.Logger
+
+	SetPolicy func(io.Reader) (*Policy, error)
+	State     func(context.Context) (State, error)
+	Show      func() (Code, error)                                         // a pairing code
+	Take      func(ctx context.Context, code, address string) (Box, error) // the one that a box shows
+	Revoke    func(ctx context.Context, box, reason string, forget bool) error
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // rank orders boxes: trouble first, those that were turned away last.

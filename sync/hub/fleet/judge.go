@@ -20,7 +20,7 @@ type Trouble struct {
 }
 
 // Kinds are what may be wrong with a box.
-var Kinds = []string{"silent", "certificate", "full", "clock", "key_document", "version", "keys", "health"}
+var Kinds = []string{"silent", "certificate", "full", "clock", "key_document", "version", "policy", "keys", "health"}
 
 // When something is told, and when it is trouble.
 const (
@@ -47,7 +47,7 @@ func Judge(s *State, now time.Time) {
 		if b.Revoked != "" {
 			continue
 		}
-		for _, look := range []func(Box, time.Time) (Trouble, bool){silent, certificate, full, clock, keyDocument, version, keys, own} {
+		for _, look := range []func(Box, time.Time) (Trouble, bool){silent, certificate, full, clock, keyDocument, version, policed, keys, own} {
 			if t, ok := look(*b, now); ok {
 				b.Troubles = append(b.Troubles, t)
 			}
@@ -201,6 +201,15 @@ func version(b Box, _ time.Time) (Trouble, bool) {
 	}
 	return told("version", false, say(fmt.Sprintf("%d Versionen zurück (%s).", b.Behind, b.Version), fmt.Sprintf("%d versions behind (%s).", b.Behind, b.Version)),
 		say("Ein Update für sie freigeben (Seite „Updates“), oder sie von einer anderen Box oder mit einem Stick aktualisieren.", "Roll an update out to it (page Updates), or update it from another box or with a stick."))
+}
+
+// policed tells of a policy that a box does not take.
+func policed(b Box, _ time.Time) (Trouble, bool) {
+	if b.Said.PolicyRefused == "" {
+		return Trouble{}, false
+	}
+	return told("policy", false, say("Nimmt die Vorgaben der Organisation nicht an: "+b.Said.PolicyRefused+".", "Does not take the organisation's policy: "+b.Said.PolicyRefused+"."),
+		say("Vergleichen, ob organisation.key in ihrer hallig.json der Schlüssel ist, mit dem unterschrieben wurde; serial muss höher sein als zuvor.", "Compare whether organisation.key in its hallig.json is the key that has signed; serial must be higher than before."))
 }
 
 func keys(b Box, _ time.Time) (Trouble, bool) {

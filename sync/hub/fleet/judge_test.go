@@ -54,6 +54,7 @@ func TestJudge(t *testing.T) {
 		"keys are left": {func(b *Box) { b.Connected, b.Keys = false, Stock{Given: 3, Left: 1} }, health.OK, nil},
 		"its own word":  {func(b *Box) { b.Said.State, b.Said.Sentence = health.Trouble, "No network: plug in the cable." }, health.Trouble, []string{"plug in the cable"}},
 		"odd word":      {func(b *Box) { b.Said.State = "<odd>" }, health.OK, nil},
+		"policy":        {func(b *Box) { b.Said.PolicyRefused = "signed by x" }, health.Look, []string{"signed by x"}},
 		"several":       {func(b *Box) { b.Behind, b.NoCertificate = 3, true }, health.Trouble, []string{"no certificate", "3 versions"}},
 		"turned away":   {func(b *Box) { b.Revoked, b.NoCertificate = "stolen", true }, health.OK, nil},
 	} {

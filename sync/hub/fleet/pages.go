@@ -133,6 +133,14 @@ func (v view) Update(state string) string {
 	return v.T(words[0], words[1])
 }
 
+// Number gives what may be missing; 0: it is.
+func (view) Number(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
 // Count adds up what waits.
 func (view) Count(queues []Queue) (n int64) {
 	for _, q := range queues {

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"hallig/appliance/policy"
 	"hallig/appliance/update"
 	"hallig/sync/hub/shelf"
 )
@@ -29,13 +30,14 @@ import (
 // site is the pages of a hub with made-up boxes, behind a real server.
 type site struct {
 	*testing.T
-	url   string
-	http  *http.Client
-	key   *Key
-	shelf *shelf.Shelf
-	boxes []Box
-	did   []string
-	fail  error
+	url    string
+	http   *http.Client
+	key    *Key
+	shelf  *shelf.Shelf
+	policy *Policy
+	boxes  []Box
+	did    []string
+	fail   error
 }
 
 func newSite(t *testing.T) *site {
@@ -58,9 +60,14 @@ func newSite(t *testing.T) *site {
 	p := New(Options{
 		Server: "hub.test", Key: key, Shelf: laid, Now: func() time.Time { return now },
 		State: func(context.Context) (State, error) {
-			st := State{Hub: Hub{Server: "hub.test", Addresses: []string{"/ip4/192.0.2.1/tcp/4001"}}, Boxes: slices.Clone(s.boxes), Updates: laid.Files()}
+			st := State{Hub: Hub{Server: "hub.test", Addresses: []string{"/ip4/192.0.2.1/tcp/4001"}}, Boxes: slices.Clone(s.boxes), Updates: laid.Files(), Policy: s.policy}
 			Judge(&st, now)
 			return st, s.fail
+		},
+		SetPolicy: func(r io.Reader) (*Policy, error) {
+			raw, err := io.ReadAll(r)
+			s.did = append(s.did, "policy "+string(raw))
+			return s.policy, err
 		},
 		Show: func() (Code, error) { return Code{Code: "1-ABC", Expires: now.Add(time.Minute)}, nil },
 		Take: func(_ context.Context, code, address string) (Box, error) {
@@ -156,7 +163,7 @@ func (s *site) signIn() string {
 // Nobody sees or does anything without the hub's token.
 func TestWhoGetsIn(t *testing.T) {
 	s := newSite(t)
-	for _, path := range []string{"/", "/box/box1.test", "/box/box1.test/revoke", "/pair", "/updates"} {
+	for _, path := range []string{"/", "/box/box1.test", "/box/box1.test/revoke", "/pair", "/updates", "/policy"} {
 		if status, body, at := s.get(path, "de"); status != 303 || at != "/login" || strings.Contains(body, "box1") {
 			t.Errorf("%s: %d %s %s", path, status, at, body)
 		}
@@ -318,7 +325,7 @@ func TestAPI(t *testing.T) {
 		return status, out
 	}
 	for _, auth := range []string{"", "Bearer ", "Bearer x" + token[1:], "Basic " + token, token} {
-		for _, path := range []string{"/api/v1/boxes", "/api/v1/hub", "/api/v1/boxes/box1.test", "/api/v1/updates", "/api/"} {
+		for _, path := range []string{"/api/v1/boxes", "/api/v1/hub", "/api/v1/boxes/box1.test", "/api/v1/updates", "/api/v1/policy", "/api/"} {
 			if status, out := call("GET", path, auth, ""); status != 401 || strings.Contains(out, "box1") {
 				t.Errorf("%s with %q: %d %s", path, auth, status, out)
 			}
@@ -421,5 +428,39 @@ func TestUpdates(t *testing.T) {
 	}
 	if status, _ := post("do", "remove", "sure", "1"); status != 303 || len(s.shelf.Files()) != 0 {
 		t.Errorf("%d %+v", status, s.shelf.Files())
+	}
+}
+
+func TestPolicyPage(t *testing.T) {
+	s := newSite(t)
+	s.signIn()
+	if _, body, _ := s.get("/policy", "de"); !strings.Contains(body, "Noch liegt keine hier.") {
+		t.Errorf("%s", body)
+	}
+	limit, two, three := int64(5000), int64(2), int64(3)
+	s.policy = &Policy{Serial: 3, Name: "Sommer <b>", Settings: policy.Settings{UploadLimitBytes: &limit}, SignedBy: "hallig-organisation-1 x"}
+	s.boxes[0].Said.Policy, s.boxes[1].Said.Policy = &three, &two
+	_, body, _ := s.get("/policy", "de")
+	for _, want := range []string{"3, Sommer &lt;b&gt;", "1 von 2 Boxen", "&#34;upload_limit_bytes&#34;: 5000", "weiß der Hub nicht"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("not on the page: %s\n%s", want, body)
+		}
+	}
+	if _, body, _ = s.get("/box/box2.test", "en"); !strings.Contains(body, "number 2") {
+		t.Errorf("%s", body)
+	}
+	token, err := s.key.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for method, want := range map[string]string{"GET": `{"policy":{"serial":3`, "POST": `{"serial":3`} {
+		r := s.request(method, "/api/v1/policy", "signed")
+		r.Header.Set("Authorization", "Bearer "+token)
+		if status, out, _ := s.ask(r); status != 200 || !strings.HasPrefix(out, want) {
+			t.Errorf("%s: %d %s", method, status, out)
+		}
+	}
+	if !slices.Equal(s.did, []string{"policy signed"}) {
+		t.Errorf("done %q", s.did)
 	}
 }

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -77,12 +78,49 @@ func (p *Pages) changeUpdate(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/updates", http.StatusSeeOther)
 }
 
+// policy shows what the organisation says, and where it has arrived.
+func (p *Pages) policy(w http.ResponseWriter, r *http.Request) {
+	s, err := p.State(r.Context())
+	if err != nil {
+		p.failed(w, r, err)
+		return
+	}
+	data := struct {
+		*Policy
+		Text   string // its settings
+		On, Of int    // boxes where it is in force, and all that belong to an organisation
+	}{Policy: s.Policy}
+	if s.Policy != nil {
+		raw, err := json.MarshalIndent(s.Policy.Settings, "", "  ")
+		if err != nil {
+			p.failed(w, r, err)
+			return
+		}
+		data.Text = string(raw)
+		for _, b := range s.Boxes {
+			if b.Revoked != "" || b.Said.Policy == nil {
+				continue
+			}
+			if data.Of++; *b.Said.Policy >= s.Policy.Serial {
+				data.On++
+			}
+		}
+	}
+	p.render(w, http.StatusOK, "policy.html", p.view(r, "Vorgaben", "Policy", data))
+}
+
 // names takes names apart that blanks or commas separate.
 func names(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' || r == ';' })
 }
 
 func (p *Pages) updateRoutes() {
+	p.mux.HandleFunc("GET /policy", p.inside(p.policy))
+	p.mux.HandleFunc("GET /api/v1/policy", p.script(func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		s, err := p.State(r.Context())
+		return map[string]any{"policy": s.Policy}, err
+	}))
+	p.mux.HandleFunc("POST /api/v1/policy", p.script(func(_ http.ResponseWriter, r *http.Request) (any, error) { return p.SetPolicy(r.Body) }))
 	p.mux.HandleFunc("GET /updates", p.inside(p.updates))
 	p.mux.HandleFunc("POST /updates", p.form(p.changeUpdate))
 	p.mux.HandleFunc("GET /api/v1/updates", p.script(func(_ http.ResponseWriter, _ *http.Request) (any, error) {
