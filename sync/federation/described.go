@@ -54,6 +54,11 @@ const (
 // consider their ecosystem, and there are servers (Dendrite) that send nothing else.
 // https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room
 func (c *Client) described(ctx context.Context, giver string, v *event.Version, id event.RoomID, raws []json.RawMessage) ([]json.RawMessage, error) {
+	return described(ctx, v, id, raws, func(ctx context.Context, p *event.PDU) (*event.PDU, error) { return c.checked(ctx, giver, p) })
+}
+
+// described is the same with any way to verify an event, which gives the form in which it is taken.
+func described(ctx context.Context, v *event.Version, id event.RoomID, raws []json.RawMessage, check func(context.Context, *event.PDU) (*event.PDU, error)) ([]json.RawMessage, error) {
 	strict := v.CreateIsRoomID
 	ctx, cancel := context.WithTimeout(ctx, describedPatience)
 	defer cancel()
@@ -73,7 +78,7 @@ func (c *Client) described(ctx context.Context, giver string, v *event.Version, 
 			continue
 		}
 		isCreation := p.Is("m.room.create", "")
-		ready, err := c.checked(ctx, giver, p)
+		ready, err := check(ctx, p)
 		switch {
 		case err == nil:
 			p = ready

@@ -79,9 +79,38 @@ func ReadInvite(escapedPath, origin string, body []byte) (Invite, error) {
 	return Invite{Event: p, Stripped: req.Stripped}, nil
 }
 
-// VerifyInvite says whether the event of an invite is signed by its sender's server. ErrKeyUnavailable: it cannot be told now.
-func VerifyInvite(ctx context.Context, ring *KeyRing, i Invite) error {
-	return verifyPDU(ctx, ring, i.Event)
+// Cosign signs an invite for the server of who is invited, in whose place somebody answers. What that server would refuse, when it gets the invite later, for what stands in it is refused.
+// ErrKeyUnavailable: it cannot be told now; AnswerError knows the others.
+func (i Invite) Cosign(ctx context.Context, ring *KeyRing, as Local) (Invite, error) {
+	if i.User().Server() != as.Server {
+		return i, notFound("the user does not live on this server")
+	}
+	if err := verifyInvite(ctx, ring, i); err != nil {
+		return i, err
+	}
+	if i.Event.Version.CreateIsRoomID { // of older versions nothing that is told of the room is refused
+		_, err := described(ctx, i.Event.Version, i.Event.RoomID, i.Stripped, func(ctx context.Context, p *event.PDU) (*event.PDU, error) {
+			if err := verifyPDU(ctx, ring, p); err != nil {
+				return nil, err
+			}
+			return hashed(p)
+		})
+		if err != nil {
+			return i, err
+		}
+	}
+	var err error
+	i.Event, err = i.Event.Sign(as.Server, as.Key)
+	return i, err
+}
+
+// verifyInvite says whether the event of an invite is signed by its sender's server.
+func verifyInvite(ctx context.Context, ring *KeyRing, i Invite) error {
+	err := verifyPDU(ctx, ring, i.Event)
+	if err == nil || errors.Is(err, ErrKeyUnavailable) {
+		return err
+	}
+	return invalid("the invite is not signed as it must be")
 }
 
 // invite co-signs an invite of a local user and tells the user.
@@ -97,11 +126,10 @@ func (h *Handler) invite(ctx context.Context, r *request) (any, error) {
 	if _, err := h.c.Users.Profile(ctx, user, ""); err != nil {
 		return nil, err // nobody of that name lives here
 	}
-	if err := VerifyInvite(ctx, h.c.Ring, i); err != nil {
-		if errors.Is(err, ErrKeyUnavailable) { // it passes, and a hub that has said yes to the invite asks again
-			return nil, refuse(http.StatusServiceUnavailable, "M_UNKNOWN", errKey.Error())
-		}
-		return nil, invalid("the invite is not signed as it must be")
+	if err := verifyInvite(ctx, h.c.Ring, i); errors.Is(err, ErrKeyUnavailable) { // it passes, and a hub that has said yes to the invite asks again
+		return nil, refuse(http.StatusServiceUnavailable, "M_UNKNOWN", errKey.Error())
+	} else if err != nil {
+		return nil, err
 	}
 	if err := h.checkACL(ctx, i.Event.RoomID, r.origin); err != nil {
 		return nil, err

@@ -233,14 +233,17 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 	if err != nil {
 		return fmt.Errorf("read the box's answer: %w", err)
 	}
-	switch resp.StatusCode {
-	case http.StatusOK:
+	switch status := resp.StatusCode; {
+	case status == http.StatusOK:
 		c.h.count.delivered.Add(1)
 		return nil
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+	case status == http.StatusBadRequest, status == http.StatusRequestEntityTooLarge, isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound):
 		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
 		c.h.count.refused.Add(1)
-		c.log.Warn("a box refuses a transaction for good; it is dropped", "uri", r.URI, "status", resp.StatusCode, "answer", fmt.Sprintf("%.200q", text))
+		c.log.Warn("a box refuses what waited for it for good; it is dropped", "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
+		if isInvite(r.URI) {
+			c.h.refusedInvite(ctx, c.box, r)
+		}
 		return nil
 	}
 	return fmt.Errorf("it answered %d %.200q", resp.StatusCode, text)

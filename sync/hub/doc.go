@@ -6,7 +6,7 @@
 //
 // It promises: what was answered 200 is in the spool, and stays there until the box has answered 200 itself, or refuses it with an answer that the same request will
 // always get; per server in order, one at a time. To the world it answers no query with 401, 429 or 5xx, as central servers leave a name alone for that. What a box sends out
-// goes out as the box signed it. It has no key of a box.
+// goes out as the box signed it. It has no key of a box, unless the box gives it one (DESIGN.md, Modes).
 //
 // It leaves to others: what is durable (hub/spool), the boxes' rooms (hub/replica), who has signed what (federation), how boxes are reached (p2p). A box verifies all by itself that the hub hands on.
 //

@@ -46,5 +46,8 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 	}
 	defer resp.Body.Close()
 	h.count.out.Add(1)
+	if signed {
+		h.spoke(r.Context(), from.Server, to, h.now())
+	}
 	passOn(w, resp)
 }

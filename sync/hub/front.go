@@ -119,6 +119,7 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 		h.count.taken.Add(1)
 		h.replica.Passed(to.Server, a.Origin, body)
 	}
+	h.spoke(ctx, to.Server, a.Origin, now)
 	answer(w, http.StatusOK, map[string]any{"pdus": struct{}{}})
 }
 

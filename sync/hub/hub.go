@@ -80,11 +80,14 @@ type Hub struct {
 	carriers map[string]*carrier // by box, while it is connected here
 	carrying sync.WaitGroup      // all carriers, those of boxes that have gone too
 	asking   map[string]int      // requests that are at a box now
+
+	invites allowance
+	fars    fars // under mu
 }
 
 // counters are what happened since the start, for status.
 type counters struct {
-	taken, delivered, refused, turnedAway, full, out, crowded, tooMuch atomic.Int64
+	taken, delivered, refused, turnedAway, full, out, crowded, tooMuch, invited, woken atomic.Int64
 }
 
 const (
@@ -290,6 +293,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 	})
 	h.every(ctx, g, keysEvery, func() { h.watchKeys(ctx) })
+	h.every(ctx, g, wakeLook, func() { h.wakeServers(ctx, h.now()) })
 	h.log.Info("hub serves", "name", h.id.Server, "federation", h.world.Addr().String(), "boxes", len(h.roster.Load().by))
 	err := g.Wait()
 	h.stopCarriers()

@@ -33,6 +33,14 @@ func (h *Hub) openMail() {
 			e, ok := h.box(server)
 			return ok, ok && e.revoked == ""
 		},
+		Sign: func(ctx context.Context, box, to, method, uri string, body []byte) (string, error) {
+			l, ok := h.delegated(ctx, box)
+			if !ok {
+				return "", letter.ErrNoSigner
+			}
+			a, err := federation.SignRequest(l, to, method, uri, body)
+			return a.String(), err
+		},
 	})
 }
 

@@ -124,6 +124,8 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 	}{
 		{"taken", "Transactions put into the spool since the start.", h.count.taken.Load()},
 		{"delivered", "Transactions that boxes took since the start.", h.count.delivered.Load()},
+		{"invites_signed", "Invites since the start that were signed for boxes that were away.", h.count.invited.Load()},
+		{"woken", "Servers since the start that were woken for boxes that are away.", h.count.woken.Load()},
 		{"refused", "Transactions with a wrong signature or form, or refused by a box for good, since the start.", h.count.refused.Load()},
 		{"full", "Transactions turned back since the start because they could not be kept.", h.count.full.Load()},
 		{"sent_out", "Requests of boxes to other servers since the start.", h.count.out.Load()},
