@@ -72,6 +72,10 @@ type Config struct {
 	// asked for. Empty: 127.0.0.1:8449; "off": none.
 	Page string `json:"page,omitempty"`
 
+	// Internal is where the other nodes of a hub of several reach this one: ADDR:PORT in the machines' own network, not 0.0.0.0. Only who has the same box.key gets in. Empty: a question for a
+	// box that is connected to another node is answered as if the box were away.
+	Internal string `json:"internal,omitempty"`
+
 	// MetricsToken opens https://SERVER:8448/metrics to those who send it as a bearer token; at least 16 characters. Empty: only the local door tells.
 	MetricsToken string `json:"metrics_token,omitempty"`
 
@@ -172,6 +176,9 @@ func (c *Config) check() error {
 	}
 	if err := c.P2P.Relay.check(); err != nil {
 		return err
+	}
+	if host, _, err := net.SplitHostPort(c.Internal); c.Internal != "" && (err != nil || host == "" || net.ParseIP(host).IsUnspecified()) {
+		return fmt.Errorf("internal %q: want the ADDR:PORT at which the other nodes reach this one", c.Internal)
 	}
 	for i, f := range c.TLS {
 		if err := f.Check(); err != nil {

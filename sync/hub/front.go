@@ -123,9 +123,13 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 	answer(w, http.StatusOK, map[string]any{"pdus": struct{}{}})
 }
 
-// live asks the box itself. False: it is not connected, does not answer in time, or has an answer that central servers hold against its name.
+// live asks the box itself, at this node or another. False: it is not connected, does not answer in time, or has an answer that central servers hold against its name.
 func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry, body []byte) bool {
-	if !h.p2p.InReach(to.Server) || !h.enter(to.Server) {
+	if !h.p2p.InReach(to.Server) {
+		_, passed := r.Context().Value(passedKey{}).(bool)
+		return !passed && h.askElsewhere(w, r, to, body)
+	}
+	if !h.enter(to.Server) {
 		return false
 	}
 	defer h.leave(to.Server)
@@ -143,13 +147,18 @@ func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry, body []byte
 		return false
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusTooManyRequests {
+	if !fit(resp.StatusCode) {
 		h.log.Info("a box's answer was not passed on, as central servers leave a name alone for it", "box", to.Server, "path", r.URL.Path, "status", resp.StatusCode)
 		return false
 	}
 	patience.Reset(bodyPatience)
 	passOn(w, resp)
 	return true
+}
+
+// fit says whether an answer of a box may be passed on: for others central servers leave a name alone.
+func fit(status int) bool {
+	return status < 500 && status != http.StatusUnauthorized && status != http.StatusTooManyRequests
 }
 
 // patienceFor is how long the first word of an answer may take.

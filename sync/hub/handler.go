@@ -126,6 +126,9 @@ func (h *Hub) verifier(r *http.Request) *federation.Verifier {
 	if _, ok := r.Context().Value(boxKey{}).(peer.ID); ok {
 		return h.fromOurs
 	}
+	if _, ok := r.Context().Value(passedKey{}).(bool); ok {
+		return h.fromNodes
+	}
 	return h.fromAfar
 }
 

@@ -27,6 +27,7 @@ import (
 	"hallig/sync/federation"
 	"hallig/sync/hub/fleet"
 	"hallig/sync/hub/letter"
+	"hallig/sync/hub/nodes"
 	"hallig/sync/hub/replica"
 	"hallig/sync/hub/shelf"
 	"hallig/sync/hub/spool"
@@ -51,6 +52,7 @@ type Hub struct {
 	ring      *federation.KeyRing
 	fromAfar  *federation.Verifier // of what the world asks
 	fromOurs  *federation.Verifier // of what boxes ask: with places of their own, so that no flood from the world keeps them out
+	fromNodes *federation.Verifier // of what other nodes pass on
 	discovery *federation.Discovery
 	notary    http.Handler // answers under the hub's own name
 	replica   *replica.Replica
@@ -75,6 +77,7 @@ type Hub struct {
 	world     net.Listener
 	crowd     *crowd // below world
 	localDoor net.Listener
+	nodes     *nodes.Line // nil: other nodes are asked nothing
 
 	mu       sync.Mutex
 	carriers map[string]*carrier // by box, while it is connected here
@@ -87,7 +90,7 @@ type Hub struct {
 
 // counters are what happened since the start, for status.
 type counters struct {
-	taken, delivered, refused, turnedAway, full, out, crowded, tooMuch, invited, woken atomic.Int64
+	taken, delivered, refused, turnedAway, full, out, crowded, tooMuch, elsewhere, invited, woken atomic.Int64
 }
 
 const (
@@ -131,6 +134,9 @@ func (h *Hub) open(ctx context.Context) error {
 	if err := h.openIdentity(); err != nil {
 		return err
 	}
+	if err := h.openNodes(); err != nil {
+		return err
+	}
 	var err error
 	if h.db, err = store.Open(ctx, filepath.Join(h.cfg.Data, "hallig.db"), store.Options{Log: h.log}); err != nil {
 		return err
@@ -153,7 +159,7 @@ func (h *Hub) open(ctx context.Context) error {
 	h.ring = federation.NewKeyRing(federation.KeyRingConfig{
 		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Paired: h.signingKey,
 	})
-	h.fromAfar, h.fromOurs = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
+	h.fromAfar, h.fromOurs, h.fromNodes = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
 	h.openMail()
 	if err := h.listen(); err != nil {
@@ -267,6 +273,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.serve(ctx, g, "federation", h.world, atWork(http.HandlerFunc(h.fromWorld)))
 	h.serve(ctx, g, "boxes", h.p2p.Listener(), http.HandlerFunc(h.fromBox))
 	h.serve(ctx, g, "local door", h.localDoor, h.verbs())
+	if h.nodes != nil {
+		h.serve(ctx, g, "nodes", h.nodes.Listener(), http.HandlerFunc(h.fromNode))
+	}
 	if h.page != nil {
 		h.serve(ctx, g, "pages", h.page, h.pages)
 	}
@@ -365,6 +374,9 @@ func (h *Hub) Close() error {
 	}
 	if h.p2p != nil {
 		errs = append(errs, h.p2p.Close())
+	}
+	if h.nodes != nil {
+		errs = append(errs, h.nodes.Close())
 	}
 	if h.discovery != nil {
 		h.discovery.CloseIdle()

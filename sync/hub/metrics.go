@@ -129,6 +129,7 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		{"refused", "Transactions with a wrong signature or form, or refused by a box for good, since the start.", h.count.refused.Load()},
 		{"full", "Transactions turned back since the start because they could not be kept.", h.count.full.Load()},
 		{"sent_out", "Requests of boxes to other servers since the start.", h.count.out.Load()},
+		{"asked_elsewhere", "Questions since the start that another node's box has answered.", h.count.elsewhere.Load()},
 		{"revoked", "Requests since the start for boxes that were revoked.", h.count.turnedAway.Load()},
 		{"deposits_refused", "Deposits since the start beyond what is kept for one box.", h.count.tooMuch.Load()},
 		{"connections_refused", "Connections at the federation port since the start for which no place was left.", h.count.crowded.Load()},

@@ -148,17 +148,23 @@ func (w *world) start() {
 	})
 }
 
-// ask sends a request to a name at the hub, over TLS as the world does.
-func (w *world) ask(name, method, uri string, header http.Header, body []byte) (int, []byte) {
+// client reaches a name at the hub.
+func (w *world) client(name string) *http.Client {
 	w.Helper()
 	roots, err := cert.Roots(w.ca.File, "")
 	if err != nil {
 		w.Fatal(err)
 	}
 	conn := &tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: name}}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return conn.DialContext(ctx, network, w.hub.World().String())
 	}}}
+}
+
+// ask sends a request to a name at the hub, over TLS as the world does.
+func (w *world) ask(name, method, uri string, header http.Header, body []byte) (int, []byte) {
+	w.Helper()
+	client := w.client(name)
 	req, err := http.NewRequestWithContext(w.Context(), method, "https://"+name+uri, bytes.NewReader(body))
 	if err != nil {
 		w.Fatal(err)
