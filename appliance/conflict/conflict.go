@@ -2,7 +2,7 @@
 
 // Package conflict finds what did not survive the end of a partition, and owes a letter to everybody whom it concerns: people whose messages the other
 // side does not show because it had put them out or silenced them meanwhile; those who may change a room's name, power levels and the like, when two sides changed the same; the
-// members of a room that was upgraded on the other side, whom it brings into the new one.
+// members of a room that was upgraded on the other side, whom it brings into the new one. It writes, too, to those whose invite the hub refused while the box was away.
 //
 // It promises: a room in which branches met whose states differ is looked at once, after what comes from the other side has come to rest; what it found is owed in the
 // transaction that forgets the conflict, so that it is told once, whatever ends in between. It changes nothing in a room; the one thing that it does there is to let

@@ -200,6 +200,19 @@ func TestDelegateForbidden(t *testing.T) {
 	}
 }
 
+// With a box that is turned away goes the key.
+func TestRevokedBoxHasNoKey(t *testing.T) {
+	w := newWorld(t)
+	w.newBox("box1.test").delegating().agrees()
+	if err := w.hub.revoke(t.Context(), "box1.test", "stolen", false); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := w.spool.Deposited(t.Context(), "box1.test", kindDelegated, "")
+	if got := w.signsFor("box1.test"); got != "" || raw != nil || err != nil {
+		t.Errorf("signs with %q, has %s, %v", got, raw, err)
+	}
+}
+
 // What a box proposes is signed when it lists the hub's key and is the box's own; all else changes nothing.
 func TestProposals(t *testing.T) {
 	w := newWorld(t)

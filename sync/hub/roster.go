@@ -149,6 +149,9 @@ func (h *Hub) revoke(ctx context.Context, server, reason string, forget bool) er
 		err = h.spool.Remove(ctx, server)
 	} else {
 		err = h.spool.Revoke(ctx, server, reason)
+		if err == nil { // whoever has the box has its name; nobody signs for it any more
+			err = h.spool.Deposit(ctx, server, kindDelegated, "", nil)
+		}
 	}
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ import (
 type Box struct {
 	Server    string    `json:"server"`
 	ID        string    `json:"id"`                // of its box key
-	Mode      string    `json:"mode"`              // what the hub may do under its name, as the box has stated it: sealed or delegate
+	Mode      string    `json:"mode"`              // what the hub may do under its name, as the box has stated it and the hub does not decline: sealed or delegate
 	Key       string    `json:"key,omitempty"`     // id of the second key of the box's name that this hub holds and may sign with; "": none
 	Revoked   string    `json:"revoked,omitempty"` // why it was turned away; "": it was not
 	Added     time.Time `json:"added,omitzero"`
