@@ -339,9 +339,11 @@ func TestHubReadsSharedRoomsOnly(t *testing.T) {
 	left := id(anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "public_chat"}))
 	gone := anna.say(left, "damals")
 	id(carl.Join(ctx, left, "box1.test"))
+	a.copied(2)
 	if err := anna.Leave(ctx, left); err != nil {
 		t.Fatal(err)
 	}
+	a.copied(1) // the hub has no more of what the box has left
 
 	papers, err := identity.Load(a.hubDir, "hub.test", true)
 	if err != nil {

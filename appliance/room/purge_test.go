@@ -22,6 +22,14 @@ func TestPurge(t *testing.T) {
 		if i == 0 {
 			joinRemote(t, a, b, stays, bob)
 		}
+		if i == 2 {
+			b.reopen() // what was had anew after a purge names nothing that is gone
+		}
+		for _, id := range b.state(gone) {
+			if got, want := string(b.pdu(id).JSON()), string(a.pdu(id).JSON()); got != want {
+				t.Errorf("had anew: %s, want %s", got, want)
+			}
+		}
 		late := a.send(text(gone, alice, "wird gelöscht, bevor es da ist"))
 		red := a.pdu(a.send(Draft{Room: gone, Sender: alice, Type: "m.room.redaction", Redacts: late, Content: []byte(fmt.Sprintf(`{"redacts":%q}`, late))}))
 		st, _ := a.stateAndAuth(red.ID)
@@ -30,19 +38,28 @@ func TestPurge(t *testing.T) {
 			ids = append(ids, p.ID)
 		}
 		b.mustAccept(Incoming{PDU: red, From: Source{"federation", "a"}, State: ids}, Accepted) // its target and another event lack
-		own := b.send(text(gone, bob, "eigenes"))
 		other := b.send(text(stays, bob, "bleibt"))
+		own := b.send(state(gone, bob, "m.room.member", string(bob), `{"membership":"join","displayname":"Bob"}`))
 		want, err := b.State(t.Context(), stays)
 		if err != nil {
 			t.Fatal(err)
 		}
 
 		were := slices.AppendSeq([]event.ID{own, red.ID}, maps.Values(b.state(gone)))
+		last := b.lastNumbers()
 		if err := b.Purge(t.Context(), []event.RoomID{gone}); err != nil {
 			t.Fatal(err)
 		}
-		if i == 1 {
+		for _, id := range were {
+			if thin, _ := b.thins.id(id); thin != nil {
+				t.Errorf("%s is still in memory", id)
+			}
+		}
+		if i == 0 {
 			b.reopen()
+		}
+		if now := b.lastNumbers(); now[0] < last[0] || now[1] < last[1] {
+			t.Errorf("after %v the next numbers come after %v", last, now)
 		}
 		if ok, err := b.Knows(t.Context(), gone); ok || err != nil {
 			t.Errorf("the room is still held: %v", err)
@@ -76,4 +93,17 @@ func TestPurge(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// lastNumbers are those of the newest event and state group that were ever given.
+func (b *box) lastNumbers() (n [2]int64) {
+	b.t.Helper()
+	err := b.db.View(b.t.Context(), func(r *store.Read) (err error) {
+		n[0], n[1], err = r.LastNumbers()
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
 }

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -38,28 +37,55 @@ func (in *Intake) Copy(ctx context.Context, server string, id event.RoomID, v *e
 	if len(later) > 0 {
 		return fmt.Errorf("copy room %s: %w for %d of its events", id, ErrKeyUnavailable, len(later))
 	}
+	if len(good) == 0 {
+		return fmt.Errorf("copy room %s: no event of it can be verified", id)
+	}
 	order := make([]*event.PDU, 0, len(good))
 	for _, p := range good {
 		order = append(order, p)
 	}
 	slices.SortFunc(order, func(a, b *event.PDU) int { return cmp.Or(cmp.Compare(a.Depth, b.Depth), cmp.Compare(a.ID, b.ID)) })
-	err = errors.New("no event of it can be verified")
-	// Of old events, from before its own time in the room, a server does not know the state: the more recent half may do.
-	for i := 0; i < len(order); i += max(1, (len(order)-i)/2) {
-		base := order[i]
-		if err = in.plant(ctx, server, id, v, base); err == nil {
-			err = in.stage(ctx, server, true, slices.DeleteFunc(order, func(p *event.PDU) bool { return p.Depth <= base.Depth })...)
-			in.Want(id, server, tips)
-			break
-		}
-		if !final(err) {
-			break
-		}
-	}
+	i, err := c.oldestWithState(ctx, server, id, order)
 	if err != nil {
 		return fmt.Errorf("copy room %s: %w", id, err)
 	}
-	return nil
+	base := order[i]
+	if err := in.plant(ctx, server, id, v, base); err != nil {
+		return fmt.Errorf("copy room %s: %w", id, err)
+	}
+	err = in.stage(ctx, server, true, slices.DeleteFunc(order, func(p *event.PDU) bool { return p.Depth <= base.Depth })...)
+	in.Want(id, server, tips)
+	return err
+}
+
+// oldestWithState finds the first of a room's events, sorted by depth, before which a server knows the state: of those from before its own time in the room it does not.
+func (c *Client) oldestWithState(ctx context.Context, server string, id event.RoomID, order []*event.PDU) (int, error) {
+	knows := func(i int) (bool, error) {
+		if order[i].Is("m.room.create", "") {
+			return true, nil
+		}
+		err := c.ask(ctx, server, call{method: http.MethodHead, path: v1("state_ids", string(id)), query: url.Values{"event_id": {string(order[i].ID)}}}, nil)
+		if final(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	lacks, has := -1, len(order) // the first is mostly the one
+	for at := 0; has-lacks > 1; at = (lacks + has) / 2 {
+		ok, err := knows(at)
+		switch {
+		case err != nil:
+			return 0, err
+		case ok:
+			has = at
+		default:
+			lacks = at
+		}
+	}
+	if has == len(order) {
+		return 0, fmt.Errorf("%s knows no state before any of its newest events", server)
+	}
+	return has, nil
 }
 
 // recent gets the newest events of a room, unverified, each once.

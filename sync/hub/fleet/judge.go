@@ -13,7 +13,7 @@ import (
 
 // Trouble is one thing that is not as it should be, with the next step.
 type Trouble struct {
-	Kind  string          `json:"kind"` // of Kinds; the hub's own: disk
+	Kind  string          `json:"kind"` // of Kinds; the hub's own: disk, copies
 	State health.State    `json:"state"`
 	What  health.Sentence `json:"what"`
 	Next  health.Sentence `json:"next"`
@@ -88,6 +88,11 @@ func judgeHub(h Hub) []Trouble {
 	if free := float64(h.DiskFree) / float64(h.DiskSize); h.DiskSize > 0 && free < diskLook {
 		t, _ := told("disk", free < diskBad, say(fmt.Sprintf("Die Platte des Hubs ist zu %.0f %% voll.", 100*(1-free)), fmt.Sprintf("The hub's disk is %.0f %% full.", 100*(1-free))),
 			say("Platz schaffen, oder Boxen in Kontakt bringen, für die viel wartet: Was nicht aufgehoben werden kann, nimmt der Hub nicht an.", "Make room, or bring boxes in contact for which much waits: what cannot be kept the hub does not take."))
+		out = append(out, t)
+	}
+	if h.Copies.Full {
+		t, _ := told("copies", false, say("Von den Räumen der Boxen wird nichts Neues mehr kopiert, damit die Platte für das bleibt, was auf Boxen wartet.", "No more is copied of the boxes' rooms, to leave the disk to what waits for boxes."),
+			say("Platz schaffen: Fragen nach Neuem in diesen Räumen bleiben unbeantwortet, solange die Box weg ist.", "Make room: questions about what is new in these rooms go unanswered while their box is away."))
 		out = append(out, t)
 	}
 	return out

@@ -99,6 +99,10 @@ func TestOrder(t *testing.T) {
 	if len(s.Hub.Troubles) != 1 || s.Hub.Troubles[0].State != health.Look || !strings.Contains(s.Hub.Troubles[0].What.EN, "95 % full") {
 		t.Errorf("%+v", s.Hub.Troubles)
 	}
+	s.Hub.Copies.Full = true
+	if Judge(&s, now); len(s.Hub.Troubles) != 2 || s.Hub.Troubles[1].Kind != "copies" || s.Hub.Troubles[1].Next.DE == "" {
+		t.Errorf("with nothing copied any more: %+v", s.Hub.Troubles)
+	}
 }
 
 // What a box says of itself may be anything.

@@ -21,6 +21,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,7 +166,8 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 	for i := range r.passers {
 		r.passers[i] = make(chan passing, passWaits)
 	}
-	r.rooms = room.New(c.DB, room.Identity{Server: c.Local.Server, Key: c.Local.Key}, room.Options{Log: c.Log, Clock: c.Now, OnAppend: r.appended})
+	// Without a key: nothing can ever be signed here.
+	r.rooms = room.New(c.DB, room.Identity{Server: c.Local.Server}, room.Options{Log: c.Log, Clock: c.Now, OnAppend: r.appended})
 	quiet := slog.New(quiet{c.Log.Handler()})
 	client := federation.NewClient(federation.ClientConfig{Local: c.Local, Transport: roundTrip(r.way), Ring: c.Ring, Rooms: r.rooms, Now: c.Now, Log: quiet})
 	r.intake = federation.NewIntake(federation.IntakeConfig{Local: c.Local, DB: c.DB, Rooms: r.rooms, Client: client, Log: quiet, Closed: func(event.RoomID) { poke(r.wake) }})
@@ -215,12 +217,13 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// errAway answers whoever would ask anybody but a box that is connected here.
+// errAway answers whoever would ask anybody but a box that is connected here, or anything but a question.
 var errAway = errors.New("no box that is connected to the hub")
 
-// way takes a question to a box.
+// way takes a question to a box. No event goes to anybody, not to a policy server either.
 func (r *Replica) way(req *http.Request) (*http.Response, error) {
-	if !r.c.InReach(req.URL.Host) {
+	path := req.URL.Path
+	if !strings.HasPrefix(path, "/_matrix/federation/v1/") && !strings.HasPrefix(path, "/_matrix/key/v2/") || req.Method == http.MethodPut || !r.c.InReach(req.URL.Host) {
 		return nil, errAway
 	}
 	return r.c.Boxes.RoundTrip(req)

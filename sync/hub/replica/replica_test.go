@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/room"
 	"hallig/appliance/rules"
 	"hallig/sync/hub/api"
 )
@@ -131,8 +132,8 @@ func TestHostileBox(t *testing.T) {
 	}
 	box.lies(nil)
 	h.told(box, box.listing(true, id))
-	if s := h.Stats(); s.Rooms != 1 {
-		t.Errorf("a room that was too much is back at once: %+v", s)
+	if due := h.due(id); due < backDelay/2 || due == time.Hour {
+		t.Errorf("a room that was too much is copied anew after %s", due)
 	}
 	h.later(2 * time.Hour)
 	h.told(box, box.listing(false, id))
@@ -147,6 +148,42 @@ func TestHostileBox(t *testing.T) {
 	h.told(box, many)
 	if err := h.Told(t.Context(), "box1.test", api.Rooms{Rooms: []api.Room{{ID: "!more:box1.test", Version: "12"}}}); err != nil || h.Stats().Refused != 2 {
 		t.Errorf("a room too many: %v, %+v", err, h.Stats())
+	}
+}
+
+// A box that came late has history of which it does not know the state. The copy begins where it does, and the room is told from there on.
+func TestCopyOfLatecomer(t *testing.T) {
+	n := newNetwork()
+	box, far := n.node(t, "box1.test"), n.node(t, "far.test")
+	id := far.create("12")
+	for i := range 30 {
+		far.say(id, "anna", fmt.Sprint("vorher ", i))
+	}
+	before := must(far.rooms.Extremities(t.Context(), id))
+	box.join(id, "berta", "far.test")
+	history := must(box.client.History(t.Context(), "far.test", id, must(box.rooms.Version(t.Context(), id)), before, 20))
+	for _, p := range history {
+		if _, err := box.rooms.Accept(t.Context(), room.Incoming{PDU: p, From: room.Source{Kind: "federation", Server: "far.test"}, Backfill: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	since := []event.ID{must(box.rooms.State(t.Context(), id))[memberKey("@berta:box1.test")]}
+	for i := range 10 {
+		since = append(since, box.say(id, "berta", fmt.Sprint("nachher ", i)))
+	}
+	h := newHub(t, n, Limits{}, "box1.test")
+	h.told(box, box.listing(true, id))
+	h.settled(1)
+	if !sameState(t, id, h.rooms, box.rooms) {
+		t.Error("the state is another one")
+	}
+	for _, id := range since {
+		if got := h.event("far.test", "box1.test", id); got != 200 {
+			t.Errorf("an event from the box's join on: %d", got)
+		}
+	}
+	if s := h.Stats(); s.Failed > 0 || s.Copied != 1 {
+		t.Errorf("%+v", s)
 	}
 }
 
@@ -191,7 +228,14 @@ func TestBounds(t *testing.T) {
 	n.questions()
 	unseen := box.say(id, "anna", "Platte voll")
 	h.Passed("box1.test", "box1.test", box.transaction(unseen))
+	if got := h.Stats().Dropped; got != 1 {
+		t.Errorf("with a full disk %d transactions were passed over, want 1", got)
+	}
 	h.told(box, box.listing(false, id))
+	h.later(time.Second)
+	if j, _ := h.next(); j != nil || h.due(id) > 0 {
+		t.Errorf("with a full disk: %+v, due in %s", j, h.due(id))
+	}
 	if a, b := h.event("far.test", "box1.test", last), h.event("far.test", "box1.test", unseen); a != 200 || b != 404 || !h.Stats().Full {
 		t.Errorf("with a full disk: %d for what is here, %d for what came since, %+v", a, b, h.Stats())
 	}
@@ -224,6 +268,17 @@ func TestBounds(t *testing.T) {
 	if ok, err := h.rooms.Knows(t.Context(), id); ok || err != nil {
 		t.Errorf("the room of a box that was removed is still held: %v", err)
 	}
+}
+
+// due is after which time a room is got that is to be got; an hour: it is not, or is being got now.
+func (h *hub) due(id event.RoomID) time.Duration {
+	h.Replica.mu.Lock()
+	defer h.Replica.mu.Unlock()
+	d := h.pending[id]
+	if d == nil || d.working {
+		return time.Hour
+	}
+	return d.due.Sub(h.now())
 }
 
 // later moves the clock.
