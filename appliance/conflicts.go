@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,6 +20,9 @@ import (
 type tellingParts struct {
 	herald    *herald.Herald
 	conflicts *conflict.Conflicts
+
+	mu    sync.Mutex
+	ahead map[event.ID]bool // newest events of rooms of which people were told while these were not whole
 }
 
 func (b *Box) joinTelling() {

@@ -118,7 +118,7 @@ func (b *Box) joinFederation() error {
 	f.trouble.Log = log
 	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log, Trouble: &f.trouble})
 	f.sender = federation.NewSender(federation.SenderConfig{
-		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Barred: b.telling.conflicts.Barred, Back: b.serverBack, Narrow: b.exchange.narrow, Log: log,
+		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Barred: b.telling.conflicts.Barred, Back: b.serverBack, Narrow: b.exchange.narrow, Ahead: b.tellAhead, Log: log,
 	})
 	f.handler = federation.NewHandler(federation.HandlerConfig{
 		Locals: b.locals, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/herald"
 	"hallig/appliance/rules"
 	"hallig/appliance/store"
 )
@@ -240,7 +241,7 @@ func (g *graph) ownBy(ctx context.Context, f *finding, d store.StateDelta, count
 		case d.Type == "m.room.power_levels":
 			why.typ = "power"
 		case t != nil && t.Member != nil && *p.StateKey == d.StateKey:
-			only, why.typ, why.reason = event.UserID(d.StateKey), t.Member.Membership, clip(text(p.Content, "reason"), 120)
+			only, why.typ, why.reason = event.UserID(d.StateKey), t.Member.Membership, herald.OneLine(text(p.Content, "reason"), 120)
 		default:
 			only, why.by = event.UserID(d.StateKey), ""
 			state = g.now
@@ -320,7 +321,7 @@ func (g *graph) refused(r *store.Read, e *store.Event, state store.State) (body 
 	if t == nil || state != nil && rules.Allowed(t, g.state(r, state, &err)) == nil || err != nil {
 		return "", false, err
 	}
-	return clip(text(p.Content, "body"), 200), true, nil
+	return herald.OneLine(text(p.Content, "body"), 200), true, nil
 }
 
 // barred lists the servers that tell nothing of the room, unless people have just been told so.

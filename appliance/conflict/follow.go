@@ -187,7 +187,7 @@ func nameOf(r *store.Read, id event.RoomID) (string, error) {
 	if json.Unmarshal(e.JSON, &x) != nil {
 		return "", nil
 	}
-	return clip(text(x.Content, "name"), 60), nil
+	return herald.OneLine(text(x.Content, "name"), 60), nil
 }
 
 func earlier(a, b time.Duration) time.Duration {

@@ -52,7 +52,7 @@ func (c *Conflicts) Missed(ctx context.Context, m Missed) error {
 }
 
 func (m Missed) words() words {
-	at, by, name := when(m.At), who(m.By), clip(m.Name, 120)
+	at, by, name := when(m.At), who(m.By), herald.OneLine(m.Name, 120)
 	de, en := "den Raum „"+name+"“", "the room “"+name+"”"
 	if name == "" {
 		de, en = "einen Raum", "a room"

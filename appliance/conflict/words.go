@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"hallig/appliance/event"
 	"hallig/appliance/herald"
@@ -26,17 +25,8 @@ func both(s string) words { return words{De: s, En: s} }
 // excerptsMost bounds how many messages a letter repeats.
 const excerptsMost = 20
 
-// clip makes a text of strangers one line of at most so many letters.
-func clip(s string, most int) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
-	if r := []rune(s); len(r) > most {
-		return strings.TrimSpace(string(r[:most-1])) + "…"
-	}
-	return s
-}
-
 // who is a user id as it may stand in a letter: old ids may hold anything.
-func who(u event.UserID) string { return clip(string(u), 255) }
+func who(u event.UserID) string { return herald.OneLine(string(u), 255) }
 
 func when(t time.Time) words {
 	return say(t.Format("02.01. 15:04"), t.Format("2 Jan 15:04"))
@@ -216,7 +206,7 @@ func describe(p, other *event.PDU) words {
 	if field == "" {
 		return say("die eine Einstellung", "the one setting")
 	}
-	s := clip(text(p.Content, field), 120)
+	s := herald.OneLine(text(p.Content, field), 120)
 	if s == "" {
 		return say("leer", "empty")
 	}
@@ -252,7 +242,7 @@ func levels(p, other *event.PDU) string {
 				n = yd
 			}
 			if m != n {
-				out = append(out, fmt.Sprintf("%s %d", clip(k, 80), m))
+				out = append(out, fmt.Sprintf("%s %d", herald.OneLine(k, 80), m))
 			}
 		}
 	}
@@ -297,7 +287,7 @@ func link(id event.RoomID, via []string) string {
 // replacement reads where a tombstone leads; "" when it leads nowhere.
 func replacement(content json.RawMessage) event.RoomID {
 	id := text(content, "replacement_room")
-	if len(id) < 2 || len(id) > 255 || id[0] != '!' || clip(id, 255) != id {
+	if len(id) < 2 || len(id) > 255 || id[0] != '!' || herald.OneLine(id, 255) != id {
 		return ""
 	}
 	return event.RoomID(id)

@@ -9,11 +9,12 @@ import (
 	"unicode"
 
 	"hallig/appliance/event"
+	"hallig/appliance/herald"
 )
 
 func TestClip(t *testing.T) {
 	for in, want := range map[string]string{"": "", "  a\n\tb ": "a b", "Wa\u202est": "Wa st", "sechs!": "sechs!", "sieben!": "siebe…", "äöüäöü": "äöüäöü", "a\x00\x1b[2J": "a [2J"} {
-		if got := clip(in, 6); got != want {
+		if got := herald.OneLine(in, 6); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

@@ -19,7 +19,9 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"hallig/appliance/event"
 	"hallig/appliance/room"
@@ -34,6 +36,15 @@ const TypeLanguage = "org.hallig.language"
 
 // Text is what is to be said, in both languages.
 type Text struct{ De, En string }
+
+// OneLine makes a text of strangers one line of at most so many letters, as it may stand in a letter.
+func OneLine(s string, most int) string {
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+	if r := []rune(s); len(r) > most {
+		return strings.TrimSpace(string(r[:most-1])) + "…"
+	}
+	return s
+}
 
 // Config of New. All of it must be set.
 type Config struct {

@@ -56,6 +56,13 @@ type testBox struct {
 	seen     *requestLog
 	trouble  Trouble
 	narrow   atomic.Bool // nothing but a narrow line leads to others
+	ahead    chan []Head // what it was told of rooms that are not whole; nil: nobody wants to know
+}
+
+func (b *testBox) tellAhead(_ context.Context, _ string, heads []Head) {
+	if b.ahead != nil {
+		b.ahead <- heads
+	}
 }
 
 // requestLog notes the requests that other servers made.
@@ -162,7 +169,7 @@ func (b *testBox) start() {
 			}
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log, Trouble: &b.trouble})
-	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second, Narrow: func(string) bool { return b.narrow.Load() },
+	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second, Narrow: func(string) bool { return b.narrow.Load() }, Ahead: b.tellAhead,
 		Barred: func(_ context.Context, server string, room event.RoomID, first, last int64) error {
 			b.refusals.Store(server+" "+string(room), [2]int64{first, last})
 			return nil

@@ -419,48 +419,61 @@ func (d *dest) look(ctx context.Context, all bool) (found bool, err error) {
 		rooms = append(rooms[at:], rooms[:at]...)[:pullRooms]
 		d.pull.turn += pullRooms
 	}
-	for _, id := range rooms {
+	var lack []tips
+	var heads []*Head
+	for i, id := range rooms {
+		if i == headRooms && len(lack) > 0 { // these need not wait for all the others
+			if err := d.fetch(ctx, lack, heads); err != nil {
+				return found, err
+			}
+			lack, heads = nil, nil
+		}
 		if d.s.c.Intake.Busy(id) && time.Since(d.pull.began) < pullLeave {
 			found = true // the next look, when that is done; a question makes the server work
 			continue
 		}
-		new, err := d.lookIn(ctx, id)
+		t, err := d.lookIn(ctx, id)
+		var h *Head
+		if err == nil && len(t.ids) > 0 && all && i < headRooms {
+			h, err = d.head(ctx, t)
+		}
+		if len(t.ids) > 0 {
+			lack, found = append(lack, t), true
+		}
+		if h != nil {
+			heads = append(heads, h)
+		}
 		if err != nil && !final(err) {
-			return found, err
+			return found, errors.Join(err, d.fetch(ctx, lack, heads))
 		}
 		if err != nil {
 			d.log.Debug("newest events not told", "room", id, "err", err)
 		}
-		found = found || new
 	}
-	return found, nil
+	return found, d.fetch(ctx, lack, heads)
 }
 
-func (d *dest) lookIn(ctx context.Context, id event.RoomID) (bool, error) {
+// lookIn asks for a server's newest events in a room, and gives those that we lack.
+func (d *dest) lookIn(ctx context.Context, id event.RoomID) (t tips, err error) {
 	member, err := d.s.c.Client.ourMember(ctx, id)
 	if err != nil || member == "" {
-		return false, err
+		return t, err
 	}
 	v, err := d.s.c.Rooms.Version(ctx, id)
 	if err != nil {
-		return false, err
+		return t, err
 	}
 	d.s.sem <- struct{}{}
-	tips, err := d.s.c.Client.Tips(ctx, d.name, id, v, member)
+	ids, err := d.s.c.Client.Tips(ctx, d.name, id, v, member)
 	<-d.s.sem
 	if err != nil {
-		return false, err
+		return t, err
 	}
-	var lack []event.ID
-	for _, t := range tips {
-		if !d.s.c.Intake.known(ctx, t) {
-			lack = append(lack, t)
+	t = tips{room: id, v: v}
+	for _, e := range ids {
+		if !d.s.c.Intake.known(ctx, e) {
+			t.ids = append(t.ids, e)
 		}
 	}
-	if len(lack) == 0 {
-		return false, nil
-	}
-	d.log.Info("server has events we lack", "room", id, "tips", len(lack))
-	d.s.c.Intake.Want(id, d.name, lack)
-	return true, nil
+	return t, nil
 }

@@ -37,6 +37,8 @@ type SenderConfig struct {
 	// Back is told of a server that is in reach for the first time since the start, or again after an outage in which it may have forgotten what it had for us.
 	// nil: nobody wants to know.
 	Back func(ctx context.Context, server string)
+	// Ahead is told what a server has that was out of reach, of rooms in which we lack much: long before they are whole. nil: nobody wants to know.
+	Ahead func(ctx context.Context, server string, heads []Head)
 	// Narrow says whether nothing but a narrow line leads to a server for now: it is sent what it is owed and asked whether that has arrived, and that is all. nil: never.
 	Narrow func(server string) bool
 	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.

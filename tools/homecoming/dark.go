@@ -18,6 +18,7 @@ type written struct {
 	id, room string
 	n        int // its number; 0: state
 	side     int
+	text     bool // a message that people read, no reaction and no edit
 }
 
 // night is what was written while the link was cut.
@@ -100,6 +101,7 @@ func (w *world) writeOne(ctx context.Context, c *matrixclient.Client, side int, 
 	text := fmt.Sprintf("Meldung %d der %d. Woche: Der Pegel steht bei %d cm, der Deich hält, wir bleiben.", j.n, part+1, j.n%700)
 	content := map[string]any{"msgtype": "m.text", "body": text, "n": j.n}
 	typ := "m.room.message"
+	plain := false
 	switch {
 	case j.kind < 2 && warden:
 		e, err := c.SetState(ctx, id, "m.room.topic", "", map[string]any{"topic": text, "n": j.n})
@@ -109,14 +111,27 @@ func (w *world) writeOne(ctx context.Context, c *matrixclient.Client, side int, 
 	case j.kind < 10 && before != "":
 		content["m.new_content"] = map[string]string{"msgtype": "m.text", "body": text}
 		content["m.relates_to"] = map[string]string{"rel_type": "m.replace", "event_id": before}
+	default:
+		plain = true
 	}
 	for {
 		e, err := c.Send(ctx, id, typ, fmt.Sprintf("t%d", j.n), content)
 		if matrixclient.Status(err) == http.StatusTooManyRequests && pause(ctx, time.Second) {
 			continue
 		}
-		return written{id: e, room: id, n: j.n, side: side}, err
+		return written{id: e, room: id, n: j.n, side: side, text: plain}, err
 	}
+}
+
+// newestTexts gives the number of the newest message in each room that somebody of a side wrote.
+func (n *night) newestTexts(side int) map[string]int {
+	out := map[string]int{}
+	for _, e := range n.events[side] {
+		if e.text {
+			out[e.room] = max(out[e.room], e.n)
+		}
+	}
+	return out
 }
 
 // goDark cuts the link and lets three weeks pass.

@@ -5,9 +5,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"hallig/appliance/herald"
 	"hallig/tools/matrixclient"
 )
 
@@ -20,6 +24,7 @@ type follower struct {
 
 	mu       sync.Mutex
 	live     map[string]time.Time // event ids of the timeline
+	ahead    map[int]time.Time    // numbers of messages that the box told of in a letter before they came
 	number   map[int]string       // the number that a message bears, and the event that bore it first
 	twice    map[string]bool      // events, and numbers, that came more than once
 	limited  int
@@ -52,7 +57,7 @@ func (f *follower) forget() {
 	defer f.mu.Unlock()
 	f.live, f.number, f.twice = map[string]time.Time{}, map[int]string{}, map[string]bool{}
 	f.toDevice, f.receipts, f.changed, f.limited = map[int]int{}, map[string]map[string]string{}, map[string]bool{}, 0
-	f.sealed = map[int]bool{}
+	f.sealed, f.ahead = map[int]bool{}, map[int]time.Time{}
 	f.last = time.Now()
 }
 
@@ -118,12 +123,24 @@ func (f *follower) take(r *matrixclient.SyncResponse) {
 	}
 }
 
+// numberOf finds the numbers of messages (writeOne) in a letter of the box.
+var numberOf = regexp.MustCompile(`Meldung ([0-9]{1,9}) der`)
+
 func (f *follower) event(e matrixclient.Event, now time.Time) {
 	if _, there := f.live[e.ID]; there {
 		f.twice[e.ID] = true
 		return
 	}
-	f.live[e.ID], f.last = now, now
+	f.live[e.ID] = now
+	if strings.HasPrefix(e.Sender, "@"+herald.Reserved[0]+":") {
+		for _, m := range numberOf.FindAllStringSubmatch(e.Body(), -1) {
+			if n, _ := strconv.Atoi(m[1]); f.ahead[n].IsZero() { // digits
+				f.ahead[n] = now
+			}
+		}
+		return
+	}
+	f.last = now
 	var n numbered
 	if json.Unmarshal(e.Content, &n) != nil || n.N == 0 {
 		return

@@ -77,6 +77,9 @@ func (w *world) come(ctx context.Context, n *night, v *verdict) error {
 				v.took[s] = time.Since(v.joined)
 				v.count(w, n)
 				say("the %s has all %d events of the other side, %.1f s after the link was back; newest message of a room after %s", sides[s], len(n.events[1-s]), v.took[s].Seconds(), spread(v.newest[s]))
+				if s == onBox && len(v.ahead) > 0 {
+					say("people on the box were told of %d of these before, after %s", len(v.ahead), spread(v.ahead))
+				}
 			}
 		}
 		if err := w.lookAtBackOff(ctx, n); err != nil && len(kills) == 0 {

@@ -25,6 +25,7 @@ type verdict struct {
 
 	took                       [2]time.Duration // until the side had all events of the other; 0: never
 	newest                     [2][]time.Duration
+	ahead                      []time.Duration // until people on the box were told of the newest message of a room
 	sent, received             int64
 	cpu                        time.Duration // of the central server; 0: not known
 	atCentral, atBox           map[string]testpeer.Asked
@@ -66,6 +67,15 @@ func (v *verdict) count(w *world, n *night) {
 		}
 		slices.Sort(v.newest[s])
 		f.mu.Lock()
+		if s == onBox {
+			v.ahead = v.ahead[:0]
+			for _, num := range n.newestTexts(onLand) {
+				if at := f.ahead[num]; !at.IsZero() {
+					v.ahead = append(v.ahead, at.Sub(v.joined))
+				}
+			}
+			slices.Sort(v.ahead)
+		}
 		v.twice[s], v.limited[s] = len(f.twice), f.limited
 		v.toDevice[s], v.toDeviceTwice[s], v.receipts[s] = 0, 0, 0
 		for _, num := range n.toDevice[1-s] {
@@ -200,6 +210,9 @@ func (v *verdict) tell() {
 			sides[s], v.live[s], len(v.night.events[1-s]), v.paged[s], v.lost[s], v.twice[s], v.limited[s], spread(v.newest[s]))
 		say("%s: %d of %d messages between devices (%d twice), %d of %d receipts, new device %s, one-time key %s, count told to its owner %s", sides[s], v.toDevice[s], len(v.night.toDevice[1-s]),
 			v.toDeviceTwice[s], v.receipts[s], len(v.night.receipts[1-s]), yes(v.devices[s] && v.told[s]), yes(v.claimed[s]), yes(v.counted[s]))
+	}
+	if len(v.ahead) > 0 {
+		say("people on the box were told of the newest message in %d rooms while these were being caught up, after %s", len(v.ahead), spread(v.ahead))
 	}
 	if v.hub {
 		say("encrypted messages to people on the dark box: %d keys given, each once, %d refused; %d of %d could be read", len(v.night.sealed), v.night.unclaimed, v.sealed, len(v.night.sealed))

@@ -28,6 +28,7 @@ var Rooms = map[string]Room{
 	"appliance/store":     {Uses: []string{"appliance/wayback", "appliance/event", "appliance/store/compact"}},
 	"appliance/room":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store"}},
 	"appliance/herald":    {Uses: []string{"appliance/event", "appliance/room", "appliance/store"}},
+	"appliance/tidings":   {Uses: []string{"appliance/event", "appliance/herald", "appliance/store"}},
 	"appliance/conflict":  {Uses: []string{"appliance/event", "appliance/herald", "appliance/room", "appliance/rules", "appliance/store"}},
 	"appliance/delivery":  {Uses: []string{"appliance/event", "appliance/priority", "appliance/store"}},
 	"appliance/feed":      {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account"}},
