@@ -373,6 +373,7 @@ func TestSendIsRepeatable(t *testing.T) {
 	})
 	b.link.Cut() // so that b's own sender does not interfere: nothing new will be sent anyway
 	body := json.RawMessage(fmt.Sprintf(`{"origin":%q,"origin_server_ts":1,"pdus":[{"room_id":%q,"bad":1},{}],"edus":[{"edu_type":"m.presence","content":{}}]}`, b.name, id))
+	sum := must[string](t)(CheckTransaction(body))
 	for range 2 {
 		errs, err := b.client.Push(t.Context(), a.name, "t1", body)
 		if err != nil || len(errs) != 0 {
@@ -381,11 +382,36 @@ func TestSendIsRepeatable(t *testing.T) {
 	}
 	var stored []byte
 	a.await("the answer", func() bool {
-		err := a.db.View(t.Context(), func(r *store.Read) (err error) { stored, err = r.TxnAnswer(b.name, a.name+" t1"); return err })
+		err := a.db.View(t.Context(), func(r *store.Read) (err error) { stored, err = r.TxnAnswer(b.name, a.name+" t1 "+sum); return err })
 		return err == nil && stored != nil
 	})
 	if got, want := string(stored), `{"pdus":{}}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+	// The same id with more in it, as a server sends it that did not hear the answer; and once more at another time.
+	for _, at := range []int{2, 3} {
+		more := json.RawMessage(fmt.Sprintf(`{"origin":%q,"origin_server_ts":%d,"pdus":[{"room_id":%q,"bad":1},{}],"edus":[{"edu_type":"m.presence","content":{}},{"edu_type":"m.more","content":{}}]}`, b.name, at, id))
+		if _, err := b.client.Push(t.Context(), a.name, "t1", more); err != nil {
+			t.Fatal(err)
+		}
+		a.await("the answer", func() bool {
+			err := a.db.View(t.Context(), func(r *store.Read) (err error) {
+				stored, err = r.TxnAnswer(b.name, a.name+" t1 "+must[string](t)(CheckTransaction(more)))
+				return err
+			})
+			return err == nil && stored != nil
+		})
+	}
+	a.users.mu.Lock()
+	n := 0
+	for _, kind := range a.users.edus {
+		if kind == "m.more" {
+			n++
+		}
+	}
+	a.users.mu.Unlock()
+	if n != 1 {
+		t.Errorf("what was new in it was taken %d times", n)
 	}
 	many := transaction{Origin: b.name, PDUs: slices.Repeat([]json.RawMessage{json.RawMessage(`{}`)}, 51)}
 	raw, _ := json.Marshal(many)

@@ -4,8 +4,11 @@ package federation
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -35,10 +38,32 @@ func parseTransaction(body []byte) (*incomingTransaction, error) {
 	return &t, nil
 }
 
-// CheckTransaction says whether the body of PUT /send has a form that its receiver can take in.
-func CheckTransaction(body []byte) error {
-	_, err := parseTransaction(body)
-	return err
+// CheckTransaction says whether the body of PUT /send has a form that its receiver can take in, and gives a sum of what it brings. The id alone does not tell one transaction from another: a Dendrite
+// that had no answer sends the same id again with whatever it has to send by then.
+func CheckTransaction(body []byte) (sum string, err error) {
+	t, err := parseTransaction(body)
+	if err != nil {
+		return "", err
+	}
+	return t.sum(), nil
+}
+
+// sum is of the events alone: not of the time, which is another one each time.
+func (t *incomingTransaction) sum() string {
+	h := sha256.New()
+	part := func(p []byte) {
+		fmt.Fprintf(h, "%d:", len(p))
+		h.Write(p)
+	}
+	for _, p := range t.PDUs {
+		part(p)
+	}
+	h.Write([]byte("edus"))
+	for _, e := range t.EDUs {
+		part([]byte(e.Kind))
+		part(e.Content)
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
 // canonicalTransaction reads a body that is canonical JSON, as most servers send it, at a third of the cost.
@@ -65,7 +90,7 @@ type pduResult struct {
 }
 
 // send takes a transaction in. A 200 means: each PDU is decided or durably staged, each lasting EDU is kept. A repeated transaction gets
-// the same answer. One transaction of a server is worked on at a time.
+// the same answer; one with the same id that brings something else is another one, and what it brings once more is known. One transaction of a server is worked on at a time.
 // https://spec.matrix.org/v1.16/server-server-api/#put_matrixfederationv1sendtxnid
 func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	txn := r.PathValue("txn")
@@ -76,11 +101,12 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	known := txnKey(r.local, txn, t)
 	unlock := h.turns.lock(r.origin)
 	defer unlock()
 	var before []byte
 	err = h.c.DB.View(ctx, func(rd *store.Read) (err error) {
-		before, err = rd.TxnAnswer(r.origin, txnKey(r.local, txn))
+		before, err = rd.TxnAnswer(r.origin, known)
 		return err
 	})
 	if err != nil {
@@ -114,13 +140,15 @@ func (h *Handler) send(ctx context.Context, r *request) (any, error) {
 	}
 	if len(t.PDUs)+len(t.EDUs) > 0 {
 		// Lazily: if a power cut takes the answer back, the repetition finds every effect done and answers the same.
-		h.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveTxnAnswer(r.origin, txnKey(r.local, txn), answer) })
+		h.c.DB.Lazy(func(tx *store.Tx) error { return tx.SaveTxnAnswer(r.origin, known, answer) })
 	}
 	return json.RawMessage(answer), nil
 }
 
-// txnKey keeps apart what a server sends to several of our names under the same id.
-func txnKey(local Local, txn string) string { return local.Server + " " + txn }
+// txnKey keeps apart what a server sends to several of our names, or with other events, under the same id.
+func txnKey(local Local, txn string, t *incomingTransaction) string {
+	return local.Server + " " + txn + " " + t.sum()
+}
 
 // told gives the text for the sender of a PDU. stop: nothing could be decided (disk, shutdown), the transaction must come again.
 func told(err error) (text string, stop bool) {

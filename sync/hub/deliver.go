@@ -4,6 +4,7 @@ package hub
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -237,7 +238,7 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 	case status == http.StatusOK:
 		c.h.count.delivered.Add(1)
 		return nil
-	case status == http.StatusBadRequest, status == http.StatusRequestEntityTooLarge, isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound):
+	case considered(text) && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound)):
 		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
 		c.h.count.refused.Add(1)
 		c.log.Warn("a box refuses what waited for it for good; it is dropped", "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
@@ -247,4 +248,12 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 		return nil
 	}
 	return fmt.Errorf("it answered %d %.200q", resp.StatusCode, text)
+}
+
+// considered says whether a refusal is a box's own words. A server that is being stopped, or that lost half a request, answers 400 as well, without any.
+func considered(answer []byte) bool {
+	var refusal struct {
+		Code string `json:"errcode"`
+	}
+	return json.Unmarshal(answer, &refusal) == nil && refusal.Code != ""
 }

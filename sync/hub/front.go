@@ -83,7 +83,8 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 		refuse(w, http.StatusUnauthorized, "M_UNAUTHORIZED", err.Error())
 		return
 	}
-	if err := federation.CheckTransaction(body); err != nil {
+	sum, err := federation.CheckTransaction(body)
+	if err != nil {
 		h.count.refused.Add(1)
 		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
 		return
@@ -95,7 +96,7 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 30*time.Second)
 	defer stop()
 	q := spool.Queue{Box: to.Server, Other: a.Origin, In: true}
-	fresh, err := h.spool.Append(ctx, q, now, spool.Request{Key: uri, Method: r.Method, URI: uri, Authorization: header, Body: body, Received: now})
+	fresh, err := h.spool.Append(ctx, q, now, spool.Request{Key: uri + " " + sum, Method: r.Method, URI: uri, Authorization: header, Body: body, Received: now})
 	switch {
 	case errors.Is(err, spool.ErrUnknown):
 		refuse(w, http.StatusNotFound, "M_NOT_FOUND", "no server of this name is here")

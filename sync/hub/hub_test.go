@@ -60,6 +60,37 @@ func TestKeepsAndHandsOn(t *testing.T) {
 	}
 }
 
+// A server that did not hear the answer sends the same transaction id again, with whatever it has by then: what is new is kept, in its order; what is the same but for the time is not.
+func TestSameIDWithMoreInIt(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	b.away()
+	const uri = sendPath + "1700000000000-7"
+	var want []string
+	for i, tt := range []struct {
+		edus string
+		kept bool
+	}{{`"a"`, true}, {`"a"`, false}, {`"a","b"`, true}, {`"a","b"`, false}, {`"a"`, false}} {
+		var edus []string
+		for _, n := range strings.Split(tt.edus, ",") {
+			edus = append(edus, `{"edu_type":"m.presence","content":{"n":`+n+`}}`)
+		}
+		body := fmt.Appendf(nil, `{"origin":"far.test","origin_server_ts":%d,"pdus":[],"edus":[%s]}`, i, strings.Join(edus, ","))
+		header := signed(t, w.far.Local, "box1.test", "PUT", uri, body)
+		if status, out := w.ask("box1.test", "PUT", uri, header, body); status != 200 {
+			t.Fatalf("%d: %d %s", i, status, out)
+		}
+		if tt.kept {
+			want = append(want, "PUT "+uri+" "+header.Get("Authorization")+" "+string(body))
+		}
+	}
+	b.back()
+	w.await("the transactions to be taken", func() bool { return w.waiting("box1.test") == 0 })
+	if got := b.heard(); !slices.Equal(got, want) {
+		t.Errorf("the box was given\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // Nothing is kept, and nothing acknowledged, that is not signed for the box in a form that it could take.
 func TestFrontRefuses(t *testing.T) {
 	w := newWorld(t)
@@ -268,11 +299,13 @@ func TestNothingIsLostByARefusal(t *testing.T) {
 		uri, header, body := w.far.transaction("box1.test", n)
 		w.ask("box1.test", "PUT", uri, header, body)
 	}
-	refusals := []int{401, 429, 500, 200, 400, 403, 200, 200}
+	refusals := []int{401, 429, 500, -400, 200, 400, 403, 200, 200} // -400: from who knows where
 	var at atomic.Int32
 	b.answers(func(w http.ResponseWriter, _ *http.Request) {
-		if n := int(at.Add(1)) - 1; n < len(refusals) {
-			answer(w, refusals[n], map[string]string{})
+		if n := int(at.Add(1)) - 1; n < len(refusals) && refusals[n] < 0 {
+			http.Error(w, "400 Bad Request", -refusals[n])
+		} else if n < len(refusals) {
+			refuse(w, refusals[n], "M_BAD_JSON", "no")
 		}
 	})
 	b.back()
@@ -285,7 +318,7 @@ func TestNothingIsLostByARefusal(t *testing.T) {
 		}
 		got = append(got, n)
 	}
-	if want := []int{0, 0, 0, 0, 1, 2, 2, 3}; !slices.Equal(got, want) {
+	if want := []int{0, 0, 0, 0, 0, 1, 2, 2, 3}; !slices.Equal(got, want) {
 		t.Errorf("the box was given %v, want %v", got, want)
 	}
 }

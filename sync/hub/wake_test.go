@@ -56,7 +56,7 @@ func TestWakesServers(t *testing.T) {
 	if err != nil || a.Origin != "box1.test" || a.Destination != "far.test" || a.Key != key.ID {
 		t.Errorf("woken by %+v, %v", a, err)
 	}
-	if err := federation.VerifyRequest(a, f[0], f[1], []byte(body), key.Key); err != nil || federation.CheckTransaction([]byte(body)) != nil {
+	if err := federation.VerifyRequest(a, f[0], f[1], []byte(body), key.Key); err != nil || !takeable(body) {
 		t.Errorf("woken with %s, %v", body, err)
 	}
 
@@ -66,4 +66,10 @@ func TestWakesServers(t *testing.T) {
 	look("just started", 0, 1)
 	look("a minute later", 2*time.Minute, 2)
 	look("awake", 2*time.Minute, 2)
+}
+
+// takeable says whether a body is one that a server takes in.
+func takeable(body string) bool {
+	_, err := federation.CheckTransaction([]byte(body))
+	return err == nil
 }
