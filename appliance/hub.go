@@ -38,6 +38,7 @@ const (
 	hubLook    = time.Second
 	hubContact = 10 * time.Minute // the key document is signed afresh daily, and what waits there is shown
 	hubAgain   = 30 * time.Second // after a contact that failed
+	hubTries   = 4                // contacts in a row, when each brings news: a hub that does so without end is put off
 	hubSilent  = 15 * time.Second // a request that the hub has not answered by then goes straight as well
 )
 
@@ -282,35 +283,45 @@ func (h *hubParts) noteWithout(err error) {
 	}
 }
 
-// contactHub tells the hub who and how the box is.
-func (b *Box) contactHub(ctx context.Context) (*api.Answer, error) {
+// contactHub tells the hub who and how the box is, and again when its answer has changed that: the box knows the time now, has another key in its document, or follows a newer policy.
+func (b *Box) contactHub(ctx context.Context) (a *api.Answer, err error) {
+	for again, tries := true, 0; again && err == nil && tries < hubTries; tries++ {
+		a, again, err = b.speakWithHub(ctx)
+	}
+	return a, err
+}
+
+// speakWithHub is one contact; again says that there is news to tell.
+func (b *Box) speakWithHub(ctx context.Context) (_ *api.Answer, again bool, _ error) {
 	c, err := b.report(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	raw, err := json.Marshal(c)
 	if err != nil {
-		return nil, fmt.Errorf("write contact: %w", err)
+		return nil, false, fmt.Errorf("write contact: %w", err)
 	}
 	asked := time.Now()
 	text, err := b.hubAnswer(ctx, http.MethodPut, api.ContactPath, raw)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	a, err := api.ReadAnswer(text)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if a.Time > 0 && time.Since(asked) < clockLate {
-		b.hearHub(time.UnixMilli(a.Time))
+		again = b.hearHub(time.UnixMilli(a.Time))
 	}
-	again, err := b.hearDelegated(&a, c.Proposal)
-	policed := len(a.Policy) > 0 && b.policies.key != nil && b.takePolicy(a.Policy) == nil
-	if again && err == nil || policed {
-		return b.contactHub(ctx) // the next document lists the key; and that a policy holds is told at once
+	if len(a.Policy) > 0 && b.policies.key != nil && b.takePolicy(a.Policy) == nil {
+		again = true
+	}
+	listed, err := b.hearDelegated(&a, c.Proposal)
+	if listed && err == nil {
+		return &a, true, nil // the next document lists the key
 	}
 	b.exchange.post.noteWithout(err)
-	return &a, nil
+	return &a, again, nil
 }
 
 // report is what the box says of itself.
@@ -345,9 +356,10 @@ func (b *Box) report(ctx context.Context) (*api.Contact, error) {
 	return c, nil
 }
 
-// hearHub takes the hub's time, when it may be believed, and says when it may not.
-func (b *Box) hearHub(t time.Time) {
+// hearHub takes the hub's time, when it may be believed, and says when it may not. It says whether the box knows the time better now.
+func (b *Box) hearHub(t time.Time) (better bool) {
 	h := &b.exchange.post
+	before := b.clock.State()
 	taken := b.heardTime(clock.Reading{Time: t, Quality: clock.Told, Source: "hub " + h.server})
 	ahead := t.Sub(b.clock.Now()).Round(time.Second)
 	h.mu.Lock()
@@ -358,6 +370,7 @@ func (b *Box) hearHub(t time.Time) {
 			"hub_says", t.UTC().Format(time.RFC3339), "ahead", ahead)
 	}
 	h.ahead = wrong
+	return taken && (before.Quality == clock.Untrusted || t.Sub(before.Time).Abs() > time.Minute)
 }
 
 // hubStatus is what people are shown; nil: there is no hub.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hallig/appliance/admin"
 	"hallig/appliance/clock"
@@ -114,7 +115,7 @@ func TestPolicyFromTheHub(t *testing.T) {
 	if _, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil {
 		t.Fatal(err)
 	}
-	awaitHub(t, "the contact", func() bool { return b.hubStatus().InReach && b.hubStatus().Mode != "" })
+	awaitHub(t, "the contact", func() bool { return b.hubStatus().InReach && !b.hubStatus().Heard.IsZero() })
 	said := func() hub.BoxStatus {
 		t.Helper()
 		var s hub.Status
@@ -137,8 +138,36 @@ func TestPolicyFromTheHub(t *testing.T) {
 		t.Fatal(err) // this hub was not told whose key it is
 	}
 	contactNow(t, b)
-	contactNow(t, b)
+	contactNow(t, b) // now it tells why
 	if got := said(); b.media.MaxUpload() != 5000 || *got.Said.Policy != 3 || !strings.Contains(got.Said.PolicyRefused, "not by the organisation") {
 		t.Errorf("a stranger's: uploads of %d, %+v", b.media.MaxUpload(), got.Said)
 	}
+}
+
+// TestContactAgain: a box that learns the time from its hub says so at once, and is not shown as a box with a wrong clock until its next contact.
+func TestContactAgain(t *testing.T) {
+	ca, err := testpeer.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, dir, _ := startHub(t, ca, nil)
+	b := startWith(t, Config{Data: t.TempDir(), ServerName: "box1.test", P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}, Hub: HubConfig{Server: "hub.test"},
+		Released: time.Now().AddDate(-1, 0, 0), system: func() (clock.Reading, bool) { return clock.Reading{}, false }})
+	if b.clock.Trusted() {
+		t.Fatal("the box knows the time already")
+	}
+	var code hub.Code
+	if err := hub.Ask(t.Context(), dir, "POST", "/pair/show", struct{}{}, &code); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil {
+		t.Fatal(err)
+	}
+	awaitHub(t, "the hub to hear that the box knows the time", func() bool {
+		var s hub.Status
+		if err := hub.Ask(t.Context(), dir, "GET", "/status", nil, &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Boxes[0].Said.ClockGood && s.Boxes[0].Off().Abs() < time.Minute
+	})
 }

@@ -52,7 +52,7 @@ func TestUpdateFromTheHub(t *testing.T) {
 	if _, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil {
 		t.Fatal(err)
 	}
-	awaitHub(t, "the contact", func() bool { return b.hubStatus().InReach && b.hubStatus().Mode != "" })
+	awaitHub(t, "the contact", func() bool { return b.hubStatus().InReach && !b.hubStatus().Heard.IsZero() })
 
 	data := make([]byte, 200_000)
 	_, _ = rand.Read(data) // never fails

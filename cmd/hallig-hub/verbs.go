@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"hallig/appliance/cert"
@@ -210,7 +211,10 @@ func token(ctx context.Context, args []string, out, errOut io.Writer) error {
 		fmt.Fprintln(errOut, "The hub has no pages: \"page\" in hub.json gives them an address.")
 		return nil
 	}
-	fmt.Fprintf(errOut, "It opens %s and the API there. It is shown this once; a token from before is void. From another machine: ssh -L 8449:ADDRESS-OF-THE-PAGES this-machine\n", t.Page)
+	fmt.Fprintf(errOut, "It opens %s and the API there. It is shown this once; a token from before is void.\n", t.Page)
+	if at, local := strings.CutPrefix(strings.TrimSuffix(t.Page, "/"), "http://"); local {
+		fmt.Fprintf(errOut, "From another machine: ssh -L %s:%s THIS-MACHINE, then open the same address there.\n", at[strings.LastIndex(at, ":")+1:], at)
+	}
 	return nil
 }
 
@@ -226,7 +230,15 @@ func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
 		if err := hub.Ask(ctx, *dir, "POST", "/pair/show", struct{}{}, &c); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "On the box:\n\n    hallig pair %s --at ADDRESS-OF-THIS-HUB\n\nThe code works once, until %s.\n", c.Code, c.Expires.Local().Format(time.TimeOnly))
+		var s hub.Status
+		if err := hub.Ask(ctx, *dir, "GET", "/status", nil, &s); err != nil {
+			return err
+		}
+		at := "ADDRESS-OF-THIS-HUB"
+		if len(s.Hub.Addresses) > 0 {
+			at = s.Hub.Addresses[0]
+		}
+		fmt.Fprintf(out, "On the box:\n\n    hallig pair %s --at %s\n\nThe code works once, until %s.\n", c.Code, at, c.Expires.Local().Format(time.TimeOnly))
 		return nil
 	}
 	var b hub.BoxStatus

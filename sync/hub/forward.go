@@ -40,7 +40,9 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 	}
 	resp, err := h.discovery.RoundTrip(req.WithContext(r.Context()))
 	if err != nil {
-		h.log.Debug("server out of reach", "box", from.Server, "to", to, "err", err)
+		if r.Context().Err() == nil && h.seldom.may("reach "+from.Server, h.now()) {
+			h.log.Warn("a box writes to a server that the hub does not reach", "box", from.Server, "to", to, "err", err)
+		}
 		refuse(w, http.StatusBadGateway, api.Unreachable, "the hub does not reach "+to+": "+err.Error())
 		return
 	}

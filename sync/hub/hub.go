@@ -216,7 +216,7 @@ func (h *Hub) listen() error {
 	}
 	if certs.from != nil && certs.from.HTTP != nil {
 		if h.proofs, err = net.Listen("tcp", h.cfg.ACME.listen()); err != nil {
-			return fmt.Errorf("open the port where the authority looks for proofs: %w; free it, or let acme.listen of hub.json name another one to which port 80 is led", err)
+			return fmt.Errorf("open the port where the authority looks for proofs: %w; free it, give the hub CAP_NET_BIND_SERVICE, or let acme.listen of hub.json name another one to which port 80 is led", err)
 		}
 	}
 	if err := h.openPages(certs); err != nil {
