@@ -218,6 +218,7 @@ func (b *Box) Run(ctx context.Context) error {
 		b.fed.run(ctx, g)
 		b.exchange.run(ctx, g, &b.care)
 		b.runHub(ctx, g)
+		b.runFleet(ctx, g)
 		b.runBackups(ctx, g)
 		b.runCourier(ctx, g)
 		b.runAutomaticUpdates(ctx, g)

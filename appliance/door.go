@@ -53,7 +53,8 @@ func (b *Box) adminOptions() admin.Options {
 		},
 		ExportBackups: b.exportBackups,
 		SetClock:      b.setClock, RotateKey: b.rotate, SigningRequest: b.signingRequest, InstallCertificate: b.installCertificate, ConfirmTrial: b.confirmTrial,
-		Courier:      b.courier,
+		Courier:    b.courier,
+		TakeRoster: b.takeRoster, FleetLine: b.fleetLine,
 		UpdateOffers: b.updateOffers, UpdateFrom: b.updateFrom,
 		NewToken: func(ctx context.Context, uses int, asAdmin bool) (string, error) {
 			t, err := b.accounts.CreateRegistrationToken(ctx, account.RegistrationToken{Uses: uses, Admin: asAdmin})
@@ -118,7 +119,7 @@ func (b *Box) status(ctx context.Context) (admin.Status, error) {
 	if b.exchange.host != nil {
 		s.Addresses = b.exchange.host.Addrs()
 	}
-	s.Hub, s.Policy = b.hubStatus(), b.policyStatus()
+	s.Hub, s.Policy, s.Fleet = b.hubStatus(), b.policyStatus(), b.fleetStatus()
 	s.Lines = b.lines()
 	for _, p := range b.exchange.link.Status() {
 		out := b.peerStatus(p)

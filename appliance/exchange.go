@@ -39,6 +39,7 @@ type exchangeParts struct {
 	link   *link.Link
 	parts  courierParts
 	post   hubParts
+	fleet  fleetParts
 
 	passage passage
 
@@ -94,6 +95,9 @@ func (x *exchangeParts) signingKey(server, keyID string) ed25519.PublicKey {
 func (x *exchangeParts) ways(public http.RoundTripper) http.RoundTripper {
 	return roundTrip(func(req *http.Request) (*http.Response, error) {
 		server := req.URL.Host
+		if r, ok := x.revoked(server); ok {
+			return nil, fmt.Errorf("ask %s: it was revoked by the organisation (%s)", server, r.Reason)
+		}
 		if p, ok := x.everybody().ByServer(server); ok {
 			federation.CameBy(req.Context(), federation.SourceBox+string(p.ID), true)
 		}
@@ -130,6 +134,9 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	x := b.exchange
 	statement, err := b.id.Statement()
 	if err != nil {
+		return err
+	}
+	if err := b.openFleet(); err != nil {
 		return err
 	}
 	if err := b.loadRoster(ctx); err != nil {
@@ -236,7 +243,7 @@ func (x *exchangeParts) run(ctx context.Context, g *errgroup.Group, c *care) {
 // serveBoxes answers HTTP of paired boxes over libp2p with the Server-Server API.
 func (b *Box) serveBoxes(ctx context.Context, g *errgroup.Group) {
 	if b.exchange.host != nil {
-		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.fromHub(b.keeping(b.offerUpdate(b.timed(b.fed.handler))))))
+		b.serveHTTP(ctx, g, "federation over libp2p", b.exchange.host.Listener(), b.doors.guard(b.mustering(b.fromHub(b.keeping(b.offerUpdate(b.timed(b.fed.handler)))))))
 	}
 }
 
@@ -314,72 +321,76 @@ func (b *Box) loadRoster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the paired boxes: %w", err)
 	}
-	b.exchange.setRoster(peer.NewRoster(peers...))
+	b.exchange.fleet.pairs = peer.NewRoster(peers...)
+	b.gather()
 	return nil
 }
 
-func (x *exchangeParts) setRoster(r peer.Roster) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.all, x.roster = r, r
-	if p, ok := r.ByServer(x.post.server); ok {
-		x.roster = r.Without(p.ID)
-	}
-}
-
-// addPeer stores a paired box, or a newer statement of one, and tells everybody.
+// addPeer stores a box that was paired by code, and tells everybody.
 func (b *Box) addPeer(p peer.Peer) error {
 	if p.Server == b.id.Server {
 		return fmt.Errorf("the other box is called %s as well; give one of them another --name", p.Server)
 	}
 	x := b.exchange
+	if r, ok := x.fleet.Fleet().Revocation(p.ID); ok {
+		return fmt.Errorf("that box was revoked by the organisation (%s); if it is the right one again, have it signed into a new roster: hallig fleet roster sign", r.Reason)
+	}
 	if old, ok := x.everybody().ByServer(p.Server); ok && old.ID != p.ID {
 		return fmt.Errorf("another box is already paired under the name %s; forget it first: hallig forget %s", p.Server, old.ID)
 	}
-	err := b.db.Do(context.Background(), func(tx *store.Tx) error { return tx.PutPeer(string(p.ID), p.Server, p.Statement) })
-	if err != nil {
-		return fmt.Errorf("store paired box: %w", err)
+	if err := b.refuse(p.ID, false); err != nil {
+		return err
 	}
-	x.setRoster(x.everybody().With(p))
-	if x.host != nil {
-		x.host.SetRoster(x.everybody())
+	if err := b.putPeer(p); err != nil {
+		return err
 	}
-	if x.link != nil {
-		x.link.RosterChanged()
-	}
+	b.gathered(b.gather())
 	b.log.Info("box paired", "server", p.Server, "box", p.ID.Short())
 	return nil
 }
 
-// learnPeer takes a newer statement that a paired box made about itself.
+// learnPeer takes a newer statement that a box made about itself.
 func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
-	if err := b.addPeer(p); err != nil {
-		b.log.Error("keep a box's new statement", "box", p.ID.Short(), "err", err)
+	x := b.exchange
+	if known, ok := x.everybody().ByID(p.ID); !ok || known.Server != p.Server {
+		return // revoked or forgotten meanwhile
 	}
+	x.mu.Lock()
+	_, paired := x.fleet.pairs.ByID(p.ID)
+	if !paired { // of the fleet alone: it is asked for its statement again after each start
+		x.fleet.newer[p.ID] = p
+	}
+	x.mu.Unlock()
+	if paired {
+		if err := b.putPeer(p); err != nil {
+			b.log.Error("keep a box's new statement", "box", p.ID.Short(), "err", err)
+			return
+		}
+	}
+	b.gathered(b.gather())
 }
 
-// forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is.
+// forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is. A box of the fleet stays forgotten until it is paired by code.
 func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	x := b.exchange
 	if p, ok := x.everybody().ByServer(string(id)); ok {
 		id = p.ID // people know a box by its server name
 	}
-	p, ok := x.everybody().ByID(id)
-	if !ok {
+	if _, ok := x.everybody().ByID(id); !ok {
 		return errNoSuchBox
+	}
+	if _, ok := x.fleet.Fleet().Member(id); ok {
+		if err := b.refuse(id, true); err != nil {
+			return err
+		}
 	}
 	if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.DeletePeer(string(id)) }); err != nil {
 		return fmt.Errorf("forget box: %w", err)
 	}
-	x.setRoster(x.everybody().Without(id))
-	if x.host != nil {
-		x.host.SetRoster(x.everybody())
-	}
-	x.link.RosterChanged()
-	b.fed.sender.LinkUp(p.Server) // as any other server now
-	if p.Server == x.post.server && x.post.held().ID != "" {
-		return b.rotate(ctx) // its key is taken back with the pairing
-	}
+	x.mu.Lock()
+	x.fleet.pairs = x.fleet.pairs.Without(id)
+	x.mu.Unlock()
+	b.gathered(b.gather())
 	return nil
 }
 

@@ -77,14 +77,18 @@ func startHub(t *testing.T, ca *testpeer.CA, servers map[string]string) (h *hub.
 }
 
 // startHubAt runs one on a directory and at addresses.
-func startHubAt(t *testing.T, ca *testpeer.CA, servers map[string]string, dir, world, meeting string) (h *hub.Hub, stop func()) {
+func startHubAt(t *testing.T, ca *testpeer.CA, servers map[string]string, dir, world, meeting string, change ...func(*hub.Config)) (h *hub.Hub, stop func()) {
 	t.Helper()
 	kept, err := spool.Open(filepath.Join(dir, "spool.db"), spool.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err = hub.Open(t.Context(), hub.Config{Data: dir, Spool: kept, Server: "hub.test", Listen: world, CAFile: ca.File, ServerAddresses: servers,
-		TLS: []cert.Files{{CACertificate: ca.File, CAKey: ca.KeyFile}}, P2P: hub.P2PConfig{Listen: []string{meeting}}}, hubLog())
+	cfg := hub.Config{Data: dir, Spool: kept, Server: "hub.test", Listen: world, CAFile: ca.File, ServerAddresses: servers,
+		TLS: []cert.Files{{CACertificate: ca.File, CAKey: ca.KeyFile}}, P2P: hub.P2PConfig{Listen: []string{meeting}}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	h, err = hub.Open(t.Context(), cfg, hubLog())
 	if err != nil {
 		t.Fatal(err)
 	}

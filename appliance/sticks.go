@@ -78,6 +78,7 @@ func (b *Box) lookForSticks(ctx context.Context, seen map[plugged]time.Time) {
 
 // serveStick does what a stick is there for; again says that it is worth another try.
 func (b *Box) serveStick(ctx context.Context, place string) (again bool) {
+	b.rosterFromStick(place)
 	d, err := courier.Open(place, false)
 	if errors.Is(err, courier.ErrNoCourier) {
 		return false

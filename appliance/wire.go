@@ -96,7 +96,7 @@ func (b *Box) joinFederation() error {
 		Addresses: b.cfg.ServerAddresses, Roots: roots, AllowPrivate: b.cfg.PrivateAddresses, Date: b.likely,
 	})
 	f.ring = federation.NewKeyRing(federation.KeyRingConfig{Locals: b.locals, DB: b.db, Fetch: federation.FetchKeys(b.exchange.ways(f.discovery)),
-		Paired: b.exchange.signingKey, Notary: b.askHubForKeys,
+		Paired: b.exchange.signingKey, Notary: b.askHubForKeys, Distrusted: b.exchange.distrusted,
 		Now: b.clock.Now, ClockTrusted: b.clock.Trusted})
 	f.client = federation.NewClient(federation.ClientConfig{
 		Local: f.local, Transport: b.exchange.ways(f.discovery), Ring: f.ring, Rooms: b.rooms, Now: b.clock.Now, Log: log, Web: f.discovery.Web,
@@ -120,11 +120,11 @@ func (b *Box) joinFederation() error {
 	f.sender = federation.NewSender(federation.SenderConfig{
 		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Barred: b.telling.conflicts.Barred, Back: b.serverBack, Narrow: b.exchange.narrow, Ahead: b.tellAhead, Log: log,
 	})
-	f.handler = federation.NewHandler(federation.HandlerConfig{
+	f.handler = b.barring(federation.NewHandler(federation.HandlerConfig{
 		Locals: b.locals, DB: b.db, Ring: f.ring, Rooms: b.rooms, Client: f.client, Intake: f.intake,
 		Users: b.users(), Media: files{b.media}, Version: b.cfg.Version, Now: b.clock.Now, Log: log, Trouble: &f.trouble,
 		Heard: b.heard,
-	})
+	}))
 	return nil
 }
 

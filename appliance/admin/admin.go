@@ -54,6 +54,7 @@ type Status struct {
 	Servers    []Server   `json:"servers"`
 	Hub        *Hub       `json:"hub,omitempty"`    // nil: the box has none
 	Policy     *Policy    `json:"policy,omitempty"` // nil: the box belongs to no organisation that signs any
+	Fleet      *Fleet     `json:"fleet,omitempty"`  // nil: the box belongs to none
 	// Carried is what the box carries for others, and has written to boxes that it reaches only over others.
 	Carried Carried `json:"carried"`
 }
@@ -152,6 +153,17 @@ type PolicySetting struct {
 	Name  string `json:"name"` // as in config.json or hallig.json
 	Value string `json:"value"`
 	Own   bool   `json:"own"` // the box's own configuration says something else, which holds
+}
+
+// Fleet is the roster of boxes that the organisation's root has signed.
+type Fleet struct {
+	Serial   uint64    `json:"serial"`          // 0: none has come yet
+	Issued   time.Time `json:"issued,omitzero"` // by the clock of whoever signed it
+	Boxes    int       `json:"boxes"`
+	Revoked  int       `json:"revoked"`
+	Member   bool      `json:"member"`              // this box is listed
+	Lost     string    `json:"lost,omitempty"`      // this box was revoked, and why
+	NotTaken int64     `json:"not_taken,omitempty"` // rosters since the start that the root has not signed
 }
 
 // Link is one way to a peer.
@@ -311,6 +323,9 @@ type Options struct {
 	// UpdateOffers lists newer systems that boxes in reach run, the newest first; UpdateFrom installs the one of a box, "" the newest.
 	UpdateOffers func(ctx context.Context) ([]UpdateOffer, error)
 	UpdateFrom   func(ctx context.Context, box string) (UpdateOffer, error)
+	// TakeRoster takes a roster of the fleet, FleetLine gives the box's line for the next one.
+	TakeRoster func([]byte) (*Fleet, error)
+	FleetLine  func() (string, error)
 	// Courier exports to a stick, imports from it, or makes and reads sheets with codes; note is told how far it is.
 	Courier func(ctx context.Context, order CourierOrder, note func(CourierStep)) (CourierReport, error)
 	// Watch hands each Travel to f until ctx ends or f fails.
@@ -420,6 +435,17 @@ func NewHandler(o Options) http.Handler {
 		return o.InstallCertificate(r.Context(), in.PEM)
 	}))
 	mux.HandleFunc("POST /courier", h.courier)
+	mux.HandleFunc("GET /fleet/line", answer(h, func(*http.Request) (any, error) {
+		line, err := o.FleetLine()
+		return struct{ Line string }{line}, err
+	}))
+	mux.HandleFunc("POST /fleet/roster", answer(h, func(r *http.Request) (any, error) {
+		var in struct{ Roster []byte }
+		if err := decodeUpTo(r, &in, maxRoster); err != nil {
+			return nil, err
+		}
+		return o.TakeRoster(in.Roster)
+	}))
 	mux.HandleFunc("GET /watch", h.watch)
 	return mux
 }
@@ -445,8 +471,13 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request) {
 
 type handler struct{ Options }
 
-func decode(r *http.Request, into any) error {
-	dec := json.NewDecoder(io.LimitReader(r.Body, 64<<10))
+// maxRoster is a whole roster of a fleet in base64.
+const maxRoster = 2 << 20
+
+func decode(r *http.Request, into any) error { return decodeUpTo(r, into, 64<<10) }
+
+func decodeUpTo(r *http.Request, into any, most int64) error {
+	dec := json.NewDecoder(io.LimitReader(r.Body, most))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		return &Refusal{Text: "the request is not the JSON that was expected: " + err.Error()}

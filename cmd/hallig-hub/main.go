@@ -28,6 +28,9 @@ const help = `hallig-hub: the post office of Hallig boxes beside a central Matri
   hallig-hub pair   --data DIR CODE [--at ADDRESS]   take the code that a box shows
   hallig-hub revoke BOX --data DIR --reason TEXT     turn a lost box away; what waits for it stays
   hallig-hub revoke BOX --data DIR --forget          delete a box with all that waits for it
+  hallig-hub roster --data DIR          the roster of the fleet that the organisation has signed
+  hallig-hub roster draft --data DIR    the boxes of this hub, to be signed: hallig fleet roster sign ROSTER --key FILE --boxes LINES
+  hallig-hub roster import ROSTER --data DIR         take the signed one, hand it out, turn away whom it revokes
   hallig-hub update --data DIR [--json] the update files for boxes, and how far they are rolled out
   hallig-hub update add FILE --data DIR              lay one down; nobody is told of it yet
   hallig-hub update roll VERSION --data DIR --share PERCENT [--box BOX]   tell a share of the boxes, and these, of it
@@ -58,7 +61,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "token": token, "update": update, "policy": policyVerb, "restored": restored,
+		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "roster": rosterVerb, "token": token, "update": update, "policy": policyVerb, "restored": restored,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig-hub", version)
 			return err

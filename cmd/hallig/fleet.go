@@ -20,10 +20,15 @@ import (
 var fleetHelp = provision.Error{
 	De: `hallig fleet prepare --csv boxen.csv --out ORDNER   je Box eine hallig.json und ein Blatt, dazu secrets.csv für den Tresor
 hallig fleet stick ORDNER BOX STICK                 legt die hallig.json einer Box auf einen eingehängten Stick
+hallig fleet line --data DIR                        die Zeile einer Box für die Flottenliste (der Hub hat alle: hallig-hub roster draft)
+hallig fleet roster sign LISTE --key DATEI [--boxes ZEILEN] [--revoke BOX --reason TEXT] [--remove BOX] [--readmit BOX]
+hallig fleet roster show LISTE [--json]             was darin steht
+hallig fleet roster take LISTE --data DIR           gibt sie einer Box; die anderen bekommen sie von ihr
 
   --lang de|en              Sprache der Blätter und dieser Ausgaben
   --org NAME                Name der Organisation
   --org-ca ca.pem           Zertifizierungsstelle der Organisation
+  --org-key ZEILE           öffentlicher Schlüssel der Organisation, von hallig policy key
   --domain DOMAIN           gibt Boxen ohne server_name einen: BEZEICHNUNG.DOMAIN
   --base hallig.json        was alle Boxen gemeinsam haben
   --backup-recipient age1…  alle Boxen sichern täglich auf einen Stick, lesbar nur mit diesem Schlüssel (hallig backup key macht ihn)
@@ -39,10 +44,15 @@ Spalten der Tabelle, in beliebiger Reihenfolge; Komma, Semikolon oder Tabulator:
 `,
 	En: `hallig fleet prepare --csv boxes.csv --out DIR   a hallig.json and a sheet for each box, and secrets.csv for the safe
 hallig fleet stick DIR BOX STICK                 puts the hallig.json of one box on a mounted stick
+hallig fleet line --data DIR                     a box's line for their list, the roster (the hub has all: hallig-hub roster draft)
+hallig fleet roster sign ROSTER --key FILE [--boxes LINES] [--revoke BOX --reason TEXT] [--remove BOX] [--readmit BOX]
+hallig fleet roster show ROSTER [--json]         what is in it
+hallig fleet roster take ROSTER --data DIR       gives it to a box; the others get it from there
 
   --lang de|en              language of the sheets and of these texts
   --org NAME                name of the organisation
   --org-ca ca.pem           the organisation's certificate authority
+  --org-key LINE            the organisation's public key, of hallig policy key
   --domain DOMAIN           gives boxes without server_name one: LABEL.DOMAIN
   --base hallig.json        what all boxes have in common
   --backup-recipient age1…  all boxes back up daily to a stick, readable with this key only (hallig backup key makes it)
@@ -58,8 +68,13 @@ Columns of the table, in any order; comma, semicolon or tab:
 `,
 }
 
-// fleetVerb prepares many boxes at a desk; it speaks to none.
-func fleetVerb(_ context.Context, args []string, out, errOut io.Writer) error {
+// fleetVerb prepares many boxes at a desk, and signs who belongs together; it speaks to none, but for take and line.
+func fleetVerb(ctx context.Context, args []string, out, errOut io.Writer) error {
+	if len(args) > 0 {
+		if verb, ok := rosterVerbs[args[0]]; ok {
+			return verb(ctx, args[1:], out, errOut)
+		}
+	}
 	f := flag.NewFlagSet("hallig fleet", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.Usage = func() {}
@@ -72,6 +87,7 @@ func fleetVerb(_ context.Context, args []string, out, errOut io.Writer) error {
 	domain := f.String("domain", "", "gives boxes without server_name one: LABEL.DOMAIN")
 	org := f.String("org", "", "name of the organisation")
 	ca := f.String("org-ca", "", "PEM file with the organisation's certificate authority")
+	key := f.String("org-key", "", "the organisation's public key")
 	backup := f.String("backup-recipient", "", "age1... key for which all boxes encrypt their daily backup to a stick")
 	lock := f.Bool("lock", false, "encrypts the data of each box and draws its lock code")
 	words, err := parse(f, args)
@@ -104,6 +120,9 @@ func fleetVerb(_ context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if *org != "" {
 		o.Base.Organisation.Name = *org
+	}
+	if *key != "" {
+		o.Base.Organisation.Key = *key
 	}
 	if *ca != "" {
 		raw, err := os.ReadFile(*ca)

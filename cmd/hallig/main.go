@@ -43,6 +43,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig fleet prepare --csv boxes.csv --out DIR [--lang de|en] [--lock]   files and sheets for many boxes; hallig fleet: columns, options
   hallig policy key --out FILE | sign --key FILE POLICY | check POLICY   settings for all boxes of an organisation, signed; hub.md
   hallig fleet stick DIR BOX STICK     put one prepared box's file on a mounted stick
+  hallig fleet line --data DIR | roster sign|show|take FILE   which boxes belong together, signed by the organisation, and which were lost
   hallig watch  --data DIR [--json]   what travels to other boxes and servers, as it happens
   hallig version
 

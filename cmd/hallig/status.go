@@ -210,6 +210,7 @@ func printStatus(out io.Writer, s admin.Status) {
 	}
 	printHub(out, s.Hub)
 	printPolicy(out, s.Policy)
+	printFleet(out, s.Fleet)
 	for _, srv := range s.Servers {
 		last := "never reached"
 		if !srv.LastOK.IsZero() {
@@ -255,6 +256,27 @@ func printPolicy(out io.Writer, p *admin.Policy) {
 	if p.Refused != "" {
 		fmt.Fprintf(out, "      the last one was not taken: %s\n", p.Refused)
 	}
+}
+
+// printFleet tells of the roster of the fleet; nil: the box belongs to none.
+func printFleet(out io.Writer, f *admin.Fleet) {
+	switch {
+	case f == nil:
+		return
+	case f.Serial == 0:
+		fmt.Fprint(out, "  fleet: no roster has come yet; bring one with: hallig fleet roster take FILE")
+	default:
+		fmt.Fprintf(out, "  fleet: roster %d of %s, %s, %d revoked", f.Serial, f.Issued.Local().Format("2006-01-02 15:04"), count(f.Boxes, "box", "boxes"), f.Revoked)
+		if f.Lost != "" {
+			fmt.Fprintf(out, "; THIS BOX WAS REVOKED: %s", f.Lost)
+		} else if !f.Member {
+			fmt.Fprint(out, "; this box is not listed: add its line (hallig fleet line) and sign again")
+		}
+	}
+	if f.NotTaken > 0 {
+		fmt.Fprintf(out, "; %s not taken: not signed by the root", count(int(f.NotTaken), "roster", "rosters"))
+	}
+	fmt.Fprintln(out)
 }
 
 // printHub tells of the hub; nil: the box has none.

@@ -199,3 +199,33 @@ func FuzzKeyQuery(f *testing.F) {
 		}
 	})
 }
+
+// TestDistrusted: what a box has attested counts no longer when nobody believes it any more; what others have told stays.
+func TestDistrusted(t *testing.T) {
+	self := Local{Server: "a.example", Key: testKey(0)}
+	far := Local{Server: "far.example", Key: testKey(1)}
+	lost := false
+	ring := NewKeyRing(KeyRingConfig{Locals: Only(self), DB: keyStore(t), Distrusted: func(server, source string) bool {
+		return lost && server == far.Server && source == SourceBox+"x"
+	}})
+	doc := must[[]byte](t)(NewKeyRing(KeyRingConfig{Locals: Only(far)}).Document(far))
+	if err := ring.Learn(t.Context(), doc, SourceBox+"x"); err != nil {
+		t.Fatal(err)
+	}
+	known := func() bool {
+		key, err := ring.Key(t.Context(), far.Server, far.Key.ID, time.Now().UnixMilli())
+		return err == nil && key.Equal(publicOf(far.Key))
+	}
+	if !known() {
+		t.Error("a box's word does not count")
+	}
+	if lost = true; known() {
+		t.Error("a lost box's word counts")
+	}
+	if err := ring.Learn(t.Context(), doc, SourceBox+"y"); err != nil {
+		t.Fatal(err)
+	}
+	if !known() {
+		t.Error("another box's word does not count")
+	}
+}

@@ -56,6 +56,8 @@ type KeyRingConfig struct {
 	// Paired gives the key that a paired box has stated under its box key, which pairing made trusted; nil when the server is
 	// none or has no such key. A nil function means that there are no paired boxes.
 	Paired func(server, keyID string) ed25519.PublicKey
+	// Distrusted says that the word of a source on a server's keys does not count any more. nil: nobody's.
+	Distrusted func(server, source string) bool
 }
 
 // OldKey is a retired verify key.
@@ -245,7 +247,7 @@ const notaryAgain = time.Minute
 
 func (r *KeyRing) pick(known []store.ServerKey, keyID string, at int64) ed25519.PublicKey {
 	for _, k := range known {
-		if k.KeyID == keyID && r.believed(k, at) {
+		if k.KeyID == keyID && r.believed(k, at) && (r.c.Distrusted == nil || !r.c.Distrusted(k.Server, k.Source)) {
 			return k.Key
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"hallig/sync/federation"
 	"hallig/sync/hub/api"
+	"hallig/sync/muster"
 	"hallig/sync/peer"
 )
 
@@ -50,6 +51,8 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 	to := h.addressed(r)
 	if to == h.id.Server {
 		switch {
+		case r.URL.Path == muster.Path:
+			h.fleet.ServeHTTP(w, r)
 		case r.URL.Path == api.ContactPath:
 			h.contact(w, r, from)
 		case r.URL.Path == api.StatusPath:

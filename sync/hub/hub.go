@@ -32,6 +32,7 @@ import (
 	"hallig/sync/hub/shelf"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
+	"hallig/sync/muster"
 	"hallig/sync/p2p"
 	"hallig/sync/peer"
 )
@@ -57,7 +58,9 @@ type Hub struct {
 	notary    http.Handler // answers under the hub's own name
 	replica   *replica.Replica
 	p2p       *p2p.Host
-	reading   sync.Mutex // of the roster: who reads later stores later
+	reading   sync.Mutex     // of the roster: who reads later stores later
+	fleet     *muster.Keeper // the roster that the organisation has signed
+	mustered  chan struct{}  // there is a new one
 	roster    atomic.Pointer[roster]
 	mail      *letter.Mail
 	seldom    seldom
@@ -148,6 +151,12 @@ func (h *Hub) open(ctx context.Context) error {
 		return err
 	}
 	if err := h.openPolicy(); err != nil {
+		return err
+	}
+	if err := h.openFleet(); err != nil {
+		return err
+	}
+	if err := h.turnAwayRevoked(ctx, h.fleet.Fleet()); err != nil {
 		return err
 	}
 	h.fetching = make(chan struct{}, h.cfg.Updates.AtOnce)
@@ -296,6 +305,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.log.Error("hold on to the boxes that are connected here", "err", err)
 		}
 	})
+	g.Go(func() error { h.handOut(ctx); return nil })
 	h.every(ctx, g, rosterEvery, func() {
 		if err := h.readRoster(ctx); err != nil && ctx.Err() == nil {
 			h.log.Error("look for boxes that other nodes have paired", "err", err)

@@ -96,6 +96,7 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	}}
 	c := h.replica.Stats()
 	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Events: c.Events, Bytes: c.Bytes, Full: c.Full, Answered: c.Answered, Unknown: c.Unknown}
+	s.Hub.Roster = h.rosterState()
 	var disk syscall.Statfs_t
 	if syscall.Statfs(h.cfg.Data, &disk) == nil {
 		s.Hub.DiskFree, s.Hub.DiskSize = int64(disk.Bavail)*disk.Bsize, int64(disk.Blocks)*disk.Bsize

@@ -112,6 +112,8 @@ func (h *Hub) addBox(p peer.Peer, mode spool.Mode) error {
 	switch {
 	case p.Server == h.id.Server:
 		return fmt.Errorf("the box is called %s as this hub is; give it another --name", p.Server)
+	case h.fleet != nil && revokedIn(h.fleet.Fleet(), p.ID):
+		return fmt.Errorf("%s was revoked by the organisation; if it was found again: hallig fleet roster sign --readmit, and hallig-hub roster import", p.Server)
 	case !h.cfg.allows(p.Server):
 		return fmt.Errorf("boxes called %s are not allowed here; add the name to \"names\" in hub.json", p.Server)
 	}
@@ -167,4 +169,9 @@ func (h *Hub) signingKey(server, keyID string) ed25519.PublicKey {
 		return nil
 	}
 	return e.SigningKeys[keyID]
+}
+
+func revokedIn(f peer.Fleet, id peer.ID) bool {
+	_, ok := f.Revocation(id)
+	return ok
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hallig/sync/hub/fleet"
+	"hallig/sync/peer"
 )
 
 // This file is the local door: what `hallig-hub VERB` asks the running hub.
@@ -76,6 +77,16 @@ func (h *Hub) verbs() http.Handler {
 		say(w, struct{}{}, err)
 	})
 	mux.HandleFunc("POST /policy", h.policyVerb)
+	mux.HandleFunc("GET /roster/draft", func(w http.ResponseWriter, _ *http.Request) { say(w, struct{ Lines string }{h.draft()}, nil) })
+	mux.HandleFunc("POST /roster", func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Roster []byte }
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*peer.MaxFleet)).Decode(&in); err != nil {
+			say(w, nil, err)
+			return
+		}
+		s, err := h.importRoster(in.Roster)
+		say(w, s, err)
+	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
 		token, err := h.newToken()
 		say(w, Token{Token: token, Page: h.Page()}, err)

@@ -4,6 +4,7 @@ package peer
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/binary"
@@ -73,11 +74,12 @@ func (f Fleet) Revocation(id ID) (Revocation, bool) {
 }
 
 // SignFleet signs a roster. Root and the order of f do not count.
-func SignFleet(root ed25519.PrivateKey, f Fleet) ([]byte, error) {
-	if len(root) != ed25519.PrivateKeySize {
-		return nil, errors.New("sign roster: not an Ed25519 private key")
+func SignFleet(root crypto.Signer, f Fleet) ([]byte, error) {
+	public, ok := root.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("sign roster: not an Ed25519 key")
 	}
-	f.Root = root.Public().(ed25519.PublicKey)
+	f.Root = public
 	f.Boxes, f.Revoked = slices.Clone(f.Boxes), slices.Clone(f.Revoked)
 	slices.SortFunc(f.Boxes, func(a, b Member) int { return bytes.Compare(a.BoxKey, b.BoxKey) })
 	keys := make(map[ID]ed25519.PublicKey, len(f.Revoked))
@@ -100,7 +102,11 @@ func SignFleet(root ed25519.PrivateKey, f Fleet) ([]byte, error) {
 	for _, r := range f.Revoked {
 		out = appendText(appendText(append(out, keys[r.ID]...), r.Server), r.Reason)
 	}
-	out = append(out, ed25519.Sign(root, append([]byte(fleetContext), out...))...)
+	signature, err := root.Sign(nil, append([]byte(fleetContext), out...), crypto.Hash(0))
+	if err != nil {
+		return nil, fmt.Errorf("sign roster: %w", err)
+	}
+	out = append(out, signature...)
 	if _, err := ReadFleet(out, f.Root); err != nil {
 		return nil, fmt.Errorf("sign roster: %w", err)
 	}
@@ -215,16 +221,27 @@ func plain(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// Root keys travel in configuration files: the 32 bytes of the public key in base64.
+// FormatMember writes a box as a line from which a roster can be signed: server name; label; statement in base64.
+func FormatMember(m Member) string {
+	return m.Server + "; " + strings.ReplaceAll(m.Label, ";", ",") + "; " + base64.StdEncoding.EncodeToString(m.Statement)
+}
 
-// FormatRoot writes a root's public key.
-func FormatRoot(root ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(root) }
-
-// ParseRoot reads one.
-func ParseRoot(s string) (ed25519.PublicKey, error) {
-	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(s), "="))
-	if err != nil || len(b) != ed25519.PublicKeySize {
-		return nil, errors.New("a root is the 43 characters that hallig fleet root prints")
+// ParseMember reads such a line. What counts is the statement; the name before it must be the same.
+func ParseMember(line string) (Member, error) {
+	part := strings.Split(line, ";")
+	if len(part) != 3 {
+		return Member{}, errors.New("read box: want SERVER; LABEL; STATEMENT")
 	}
-	return b, nil
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(part[2]))
+	if err != nil {
+		return Member{}, errors.New("read box: the statement is not base64; was the line cut off?")
+	}
+	p, err := ReadStatement(raw)
+	if err != nil {
+		return Member{}, err
+	}
+	if server := strings.TrimSpace(part[0]); server != p.Server {
+		return Member{}, fmt.Errorf("read box: the line says %s, the box itself says %s", server, p.Server)
+	}
+	return Member{Peer: p, Label: strings.TrimSpace(part[1])}, nil
 }

@@ -80,11 +80,16 @@ func TestFleet(t *testing.T) {
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:4]) != want {
 		t.Errorf("the roster's bytes are %x..., want %s", sum[:4], want)
 	}
-	if got, err := ParseRoot(FormatRoot(public) + "=\n"); err != nil || !got.Equal(public) {
-		t.Errorf("root: %v", err)
-	}
-	if _, err := ParseRoot("abc"); err == nil {
-		t.Error("a root of three characters was read")
+	for _, m := range f.Boxes {
+		line := FormatMember(m)
+		if again, err := ParseMember(line + "\n"); err != nil || !again.Equal(m.Peer) || again.Label != m.Label {
+			t.Errorf("%s: %+v, %v", line, again, err)
+		}
+		for n := range line {
+			if _, err := ParseMember(line[:n]); err == nil {
+				t.Errorf("the first %d bytes of %s are a box", n, line)
+			}
+		}
 	}
 }
 

@@ -110,9 +110,20 @@ type Hub struct {
 	DiskFree  int64     `json:"disk_free"` // bytes, where its data lies; 0 with DiskSize 0: not known
 	DiskSize  int64     `json:"disk_size"`
 	Counts    Counts    `json:"since_start"`
+	Roster    *Roster   `json:"roster,omitempty"` // nil: the hub knows no root
 	Copies    Copies    `json:"copies"`
 
 	Troubles []Trouble `json:"troubles"`
+}
+
+// Roster is the list of the fleet's boxes that the organisation's root has signed.
+type Roster struct {
+	Serial   uint64    `json:"serial"`          // 0: none has come yet
+	Issued   time.Time `json:"issued,omitzero"` // by the clock of whoever signed it
+	Boxes    int       `json:"boxes"`
+	Revoked  int       `json:"revoked"`
+	Missing  int       `json:"missing"`   // boxes of this hub that it does not list
+	NotTaken int64     `json:"not_taken"` // since the start: what somebody brought and the root has not signed
 }
 
 // Counts are what happened since the start.
