@@ -133,6 +133,11 @@ func TestCosignedByAHostileHolder(t *testing.T) {
 			t.Errorf("%s was taken: %s", name, doc)
 		}
 	}
+	rotated := d.local // meanwhile
+	rotated.Key = testKey(2)
+	if err := d.ring.Cosigned(rotated, p, good); err == nil {
+		t.Error("a document of keys that are not ours any more was taken")
+	}
 	d.want("after all that", d.local.Key.ID)
 	if err := d.ring.Cosigned(d.local, p, good); err != nil {
 		t.Error(err)

@@ -93,6 +93,15 @@ func (w *world) signsFor(box string) string {
 	return l.Key.ID
 }
 
+func mustBox(w *world, server string) entry {
+	w.Helper()
+	e, ok := w.hub.box(server)
+	if !ok {
+		w.Fatal(server, " is not known")
+	}
+	return e
+}
+
 // A key is made for a box that asks for it, is used from the moment at which its key document lists it, over restarts of the hub, and not a moment longer.
 func TestDelegate(t *testing.T) {
 	w := newWorld(t)
@@ -120,6 +129,18 @@ func TestDelegate(t *testing.T) {
 	d.back()
 	if got := w.signsFor("box2.test"); got != key.ID {
 		t.Errorf("after a restart of the hub it signs with %q, want %q", got, key.ID)
+	}
+
+	for mode, want := range map[spool.Mode]string{spool.Sealed: "", spool.Delegate: key.ID} { // the mode alone decides, too
+		if err := w.hub.addBox(mustBox(w, "box2.test").Peer, mode); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.signsFor("box2.test"); got != want {
+			t.Errorf("in the mode %s it signs with %q, want %q", mode, got, want)
+		}
+	}
+	if err := w.hub.addBox(mustBox(w, "box2.test").Peer, spool.Delegate); err != nil {
+		t.Fatal(err)
 	}
 
 	d.retires() // and stays in the mode
