@@ -31,7 +31,7 @@ const help = `hallig: a Matrix homeserver that works with no Internet at all
   hallig forget --data DIR BOX        end a pairing; BOX is its server name or id
   hallig token  --data DIR [--uses N] [--admin]   a registration token for new users
   hallig clock  --data DIR [--yes] [now|TIME]  how the box knows the time; now: the system's clock is right; TIME: 2026-11-26T14:05+01:00
-  hallig key rotate --data DIR         a new signing key; what the old one signed stays valid
+  hallig key rotate --data DIR         a new signing key; what the old one signed stays valid; one that a hub holds is taken back
   hallig cert   --data DIR [--json]   the certificate that phones see; hallig cert csr: a request for an authority to sign;
                                       hallig cert install FILE: what it has signed (PEM, with the chain)
   hallig backup --data DIR --to FOLDER   an encrypted backup now; hallig backup key --out FILE: the key for it; hallig backup list FOLDER

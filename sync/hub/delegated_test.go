@@ -165,7 +165,7 @@ func TestDelegatedKeyIsKeptSealed(t *testing.T) {
 	w := newWorld(t)
 	w.newBox("box1.test").delegating().agrees()
 	e, _ := w.hub.box("box1.test")
-	k, err := w.hub.keyOf(t.Context(), e)
+	k, _, err := w.hub.keyOf(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestDelegatedKeyIsKeptSealed(t *testing.T) {
 	if err := w.spool.Deposit(t.Context(), "box2.test", kindDelegated, "", raw); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := w.hub.keyOf(t.Context(), other); err == nil {
+	if k, _, err := w.hub.keyOf(t.Context(), other); err == nil {
 		t.Errorf("the key opens for another box: %s", k.ID)
 	}
 	stranger := &Hub{cfg: w.hub.cfg, log: w.hub.log, spool: w.spool, id: w.hub.id}
@@ -193,7 +193,7 @@ func TestDelegatedKeyIsKeptSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k, err := stranger.keyOf(t.Context(), e); err == nil {
+	if k, _, err := stranger.keyOf(t.Context(), e); err == nil {
 		t.Errorf("the key opens with another box.key: %s", k.ID)
 	}
 	same := &Hub{cfg: w.hub.cfg, log: w.hub.log, spool: w.spool, id: w.hub.id, now: time.Now}
@@ -218,6 +218,26 @@ func TestDelegateForbidden(t *testing.T) {
 	w.hub.cfg.NoDelegate = false
 	if a := d.says(api.Delegate); a.Delegated == nil || a.Delegated.ID == key.ID {
 		t.Errorf("allowed again: %+v; want a new key", a)
+	}
+}
+
+// After an older copy of the memory was put back, a key in it may have been retired since: it signs nothing before the box has spoken.
+func TestKeyOfAnOlderCopy(t *testing.T) {
+	w := newWorld(t)
+	d := w.newBox("box1.test").delegating()
+	key := d.agrees()
+	d.away()
+	w.stop()
+	if err := w.spool.Restored(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if got := w.signsFor("box1.test"); got != "" {
+		t.Errorf("signs with %q before the box has spoken", got)
+	}
+	d.back()
+	if a := d.says(api.Delegate); a.Delegated == nil || a.Delegated.ID != key.ID || w.signsFor("box1.test") != key.ID {
+		t.Errorf("the box hears %+v, and it signs with %q; want %q as before", a.Delegated, w.signsFor("box1.test"), key.ID)
 	}
 }
 
