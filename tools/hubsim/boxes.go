@@ -179,8 +179,13 @@ func (b *simBox) contact(ctx context.Context) error {
 	return nil
 }
 
-// ServeHTTP takes a transaction as a box would, less the database.
+// ServeHTTP takes a transaction as a box would, less the database, and answers questions.
 func (b *simBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"box":%q}`, b.id.Server)
+		return
+	}
 	var txn struct {
 		Sent int64 `json:"origin_server_ts"`
 	}

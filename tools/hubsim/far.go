@@ -146,3 +146,37 @@ func (f *farServer) flood(ctx context.Context, boxes int, first int64, rate floa
 	slices.Sort(took)
 	return took, errs
 }
+
+// ask asks boxes, one question each, some at a time. It gives how long answers took, sorted, and how many did not come from the box.
+func (f *farServer) ask(ctx context.Context, n, boxes int) (took []time.Duration, instead int, err error) {
+	var mu sync.Mutex
+	err = many(8, n, func(i int) error {
+		box := boxName(i * boxes / n)
+		const uri = "/_matrix/federation/v1/event/$x"
+		a, err := federation.SignRequest(f.Local, box, "GET", uri, nil)
+		if err != nil {
+			return err
+		}
+		req, err := http.NewRequestWithContext(ctx, "GET", "https://"+box+uri, nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", a.String())
+		asked := time.Now()
+		resp, err := f.client.Do(req)
+		if err != nil {
+			return err
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		took = append(took, time.Since(asked))
+		if !bytes.Contains(text, []byte(box)) || resp.StatusCode != http.StatusOK {
+			instead++
+		}
+		return err
+	})
+	slices.Sort(took)
+	return took, instead, err
+}

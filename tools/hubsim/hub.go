@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -54,11 +55,16 @@ func wholeHub(ctx context.Context, o *options) (err error) {
 	if err := f.idle(ctx, empty); err != nil {
 		return err
 	}
+	if err := f.questions(ctx); err != nil {
+		return err
+	}
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	if o.nodes > 1 {
-		return f.loseNode(ctx)
+	for n := range o.kills {
+		if err := f.loseNode(ctx, n%o.nodes); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -118,7 +124,12 @@ func (f *fleet) prepare(ctx context.Context) error {
 	}
 	for n, dir := range f.dirs {
 		_, port, _ := net.SplitHostPort(f.meeting[n]) // it is one
+		internal, err := freeAddr()
+		if err != nil {
+			return err
+		}
 		config, err := json.Marshal(map[string]any{
+			"internal": internal, "page": "off",
 			"ca_file": ca.File, "private_addresses": true, "server_addresses": map[string]string{farName: f.far.listener.Addr().String()}, "listen": f.world[n],
 			"p2p": map[string]any{"listen": []string{"/ip4/127.0.0.1/tcp/" + port}}, "database": url, "server_name": hubName,
 			"tls": []map[string]string{{"ca_certificate": ca.File, "ca_key": ca.KeyFile}},
@@ -172,32 +183,42 @@ func putBoxes(ctx context.Context, s spool.Spool, n int) error {
 }
 
 func (f *fleet) startNodes() error {
-	for n, dir := range f.dirs {
-		cmd := exec.Command(f.o.hub, "serve", "--data", dir, "--quiet")
-		said, err := os.Create(filepath.Join(dir, "log"))
-		if err != nil {
+	f.nodes = make([]*process, len(f.dirs))
+	for n := range f.dirs {
+		if err := f.startNode(n); err != nil {
 			return err
 		}
-		cmd.Stderr = said
-		p, err := startProcess(fmt.Sprint("node ", n), cmd)
-		said.Close() // the process has it
-		if err != nil {
-			return err
-		}
-		f.nodes = append(f.nodes, p)
 	}
-	for n := range f.nodes {
-		if _, err := until("a node to answer", time.Minute, func() bool {
-			c, err := net.Dial("tcp", f.world[n])
-			if err == nil {
-				c.Close()
-			}
-			return err == nil
-		}); err != nil {
+	for n := range f.dirs {
+		if err := f.answers(n); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (f *fleet) startNode(n int) error {
+	cmd := exec.Command(f.o.hub, "serve", "--data", f.dirs[n], "--quiet")
+	said, err := os.OpenFile(filepath.Join(f.dirs[n], "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = said
+	f.nodes[n], err = startProcess(fmt.Sprint("node ", n), cmd)
+	said.Close() // the process has it
+	return err
+}
+
+// answers waits until a node does.
+func (f *fleet) answers(n int) error {
+	_, err := until("a node to answer", time.Minute, func() bool {
+		c, err := net.Dial("tcp", f.world[n])
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return err
 }
 
 // startBoxes lets the boxes come.
@@ -232,6 +253,7 @@ func (f *fleet) idle(ctx context.Context, empty int64) error {
 	if f.database != nil {
 		say("idle_database_cpu_percent", 100*(f.databaseCPU()-database).Seconds()/wall, "%", "of a core, PostgreSQL's processes meanwhile")
 	}
+	say("sim_rss_per_box_mb", float64(f.boxRSS())/(1<<20)/float64(f.o.boxes), "MB", "VmRSS of the processes that play boxes: what this machine must have for one")
 	say("rss_per_1000_boxes_mb", float64(f.rss()-empty)/(1<<20)*1000/float64(f.o.boxes), "MB", fmt.Sprintf("VmRSS of the nodes with %d boxes, %.0f MB, less what it was before the first one came", f.o.boxes, float64(f.rss())/(1<<20)))
 	return ctx.Err()
 }
@@ -309,10 +331,25 @@ func (f *fleet) account() error {
 	return nil
 }
 
-// loseNode kills a node while transactions come.
-func (f *fleet) loseNode(ctx context.Context) error {
+// questions asks boxes by way of whichever node: all but one in three or so are at another one.
+func (f *fleet) questions(ctx context.Context) error {
+	n := min(f.o.boxes, 300)
+	took, instead, err := f.far.ask(ctx, n, f.o.boxes)
+	if err != nil {
+		return err
+	}
+	say("question_p50_ms", took[len(took)/2].Seconds()*1000, "ms", fmt.Sprintf("a question that only the box can answer, asked at any of %d nodes; of %d, %d were answered in the box's place; the slowest took %.0f ms",
+		f.o.nodes, n, instead, took[len(took)-1].Seconds()*1000))
+	if instead > n/50 {
+		return fmt.Errorf("%d of %d questions did not reach their box", instead, n)
+	}
+	return nil
+}
+
+// loseNode kills a node while transactions come, at some moment, and starts it again when its boxes are with the others.
+func (f *fleet) loseNode(ctx context.Context, n int) error {
 	var s hub.Status
-	if err := hub.Ask(ctx, f.dirs[0], "GET", "/status", nil, &s); err != nil {
+	if err := hub.Ask(ctx, f.dirs[n], "GET", "/status", nil, &s); err != nil {
 		return err
 	}
 	there := int64(0)
@@ -327,21 +364,27 @@ func (f *fleet) loseNode(ctx context.Context) error {
 		_, err := f.flood(ctx, 20, f.o.step)
 		flooded <- err
 	}()
-	pause(ctx, f.o.step/4)
-	f.far.gone[0].Store(true)
-	f.nodes[0].kill()
-	f.nodes = f.nodes[1:]
+	pause(ctx, f.o.step/4+rand.N(f.o.step/4))
+	f.far.gone[n].Store(true)
+	f.nodes[n].kill()
 	took, err := until("the boxes of the node that died to be with others", time.Minute, func() bool {
 		return f.sum("contacts") >= contacts+there && f.sum("connected") >= int64(f.o.boxes)
 	})
 	if err := errors.Join(err, <-flooded); err != nil {
 		return fmt.Errorf("%w: %d of %d connected, %d of %d came over", err, f.sum("connected"), f.o.boxes, f.sum("contacts")-contacts, there)
 	}
-	say("move_s", took.Seconds(), "s", fmt.Sprintf("from kill -9 of a node with %d boxes until each of them was at another node and had made contact there, transactions coming in all the while", there))
+	say("move_s", took.Seconds(), "s", fmt.Sprintf("from kill -9 of node %d with %d boxes until each of them was at another node and had made contact there, transactions coming in all the while", n, there))
 	if _, err := f.arrived(); err != nil {
 		return err
 	}
-	return f.account()
+	if err := f.account(); err != nil {
+		return err
+	}
+	if err := errors.Join(f.startNode(n), f.answers(n)); err != nil {
+		return err
+	}
+	f.far.gone[n].Store(false)
+	return nil
 }
 
 func (f *fleet) sum(word string) (n int64) {
@@ -353,6 +396,13 @@ func (f *fleet) sum(word string) (n int64) {
 
 func (f *fleet) rss() (n int64) {
 	for _, p := range f.nodes {
+		n += rss(p.cmd.Process.Pid)
+	}
+	return n
+}
+
+func (f *fleet) boxRSS() (n int64) {
+	for _, p := range f.boxes {
 		n += rss(p.cmd.Process.Pid)
 	}
 	return n
@@ -381,7 +431,9 @@ func (f *fleet) databaseCPU() time.Duration {
 
 func (f *fleet) stop() (err error) {
 	for _, p := range append(f.boxes, f.nodes...) {
-		p.kill() // there is nothing left to lose
+		if p != nil {
+			p.kill() // there is nothing left to lose
+		}
 	}
 	if f.database != nil {
 		err = f.database.Stop()

@@ -4,7 +4,7 @@
 // server that writes to them is this program. It counts what was answered 200 and never came to its box.
 //
 //	go run ./tools/hubsim -boxes 1000                        one node of bin/hallig-hub with SQLite; boxes are real libp2p hosts
-//	go run ./tools/hubsim -boxes 600 -nodes 3                three nodes, PostgreSQL; one is killed at the end
+//	go run ./tools/hubsim -boxes 600 -nodes 3                three nodes, PostgreSQL; each is killed at the end, one after the other
 //	go run ./tools/hubsim -with spool -boxes 10000 -nodes 3  the nodes' memory alone, where so many hosts do not fit one machine: leases, words between nodes, queues
 //
 // All is in real time. Figures depend on what else the machine does: its load is printed beside them. PostgreSQL comes from Debian's package (tools/testpostgres).
@@ -30,6 +30,7 @@ type options struct {
 	idle  time.Duration
 	step  time.Duration
 	rates string
+	kills int
 	dir   string
 }
 
@@ -50,7 +51,14 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long idling is measured")
 	flag.DurationVar(&o.step, "step", 10*time.Second, "how long each rate is kept up")
 	flag.StringVar(&o.rates, "rates", "25,50,100,200,400", "transactions a second, one step after the other")
+	flag.IntVar(&o.kills, "kills", -1, "how often a node is killed at the end; -1: each once, when there are several")
 	flag.Parse()
+	if o.kills < 0 {
+		o.kills = o.nodes
+	}
+	if o.nodes < 2 {
+		o.kills = 0 // there is nowhere to go
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	story := map[string]func(context.Context, *options) error{"hub": wholeHub, "spool": spoolAlone}[o.with]
