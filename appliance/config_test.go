@@ -81,6 +81,8 @@ func sample(t reflect.Type) any {
 			}
 		}
 		return out
+	case t.Kind() == reflect.Pointer:
+		return sample(t.Elem())
 	case t.Kind() == reflect.Slice:
 		return []any{sample(t.Elem())}
 	case t.Kind() == reflect.Map:
