@@ -65,6 +65,10 @@ type hubParts struct {
 	refused      string                // what the hub does not take of it; "": nothing
 	touchedRooms map[event.RoomID]bool // as touched
 
+	straight map[string]time.Time // servers that the box reached and the hub did not: until when that counts
+
+	lettersNext time.Time // of the next question for letters; of the loop that looks at the hub
+
 	users  deposited // of the loop that looks at the hub
 	listed listed    // of the same loop
 }
@@ -107,6 +111,9 @@ func (x *exchangeParts) byHub(req *http.Request, public http.RoundTripper) (resp
 		h.silent = time.Now().Add(hubContact)
 		h.mu.Unlock()
 		x.post.log.Warn("the hub does not answer; for a while requests go straight", "hub", h.server)
+	}
+	if err == nil {
+		h.went(req.URL.Host, sources[way] == federation.SourceTLS)
 	}
 	return resp, sources[way], err
 }
@@ -153,6 +160,10 @@ func (b *Box) fromHub(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if b.exchange.post.server == "" || r.RemoteAddr != b.exchange.post.server {
 			next.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == api.StandingPath { // its own word: it hands on no such path of others
+			b.heardOfLetters(w, r)
 			return
 		}
 		if ms, err := strconv.ParseInt(r.Header.Get(api.Received), 10, 64); err == nil {
@@ -210,6 +221,7 @@ func (b *Box) lookAtHub(ctx context.Context) {
 	}
 	h.mu.Unlock()
 	if due {
+		asked := time.Now()
 		answer, err := b.contactHub(ctx)
 		if ctx.Err() != nil {
 			return
@@ -217,6 +229,10 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		b.noteContact(answer, err)
 		if err == nil {
 			epoch, h.users.next = answer.Epoch, now
+			if answer.Letters != nil {
+				h.lettersNext = now.Add(lettersAsked)
+				b.fed.sender.Standing(*answer.Letters, asked)
+			}
 		}
 	}
 	if came {
@@ -227,6 +243,7 @@ func (b *Box) lookAtHub(ctx context.Context) {
 	if up && epoch != "" {
 		b.tellUsers(ctx, epoch, now)
 		b.tellRooms(ctx, now)
+		b.askForLetters(ctx, now)
 	}
 }
 

@@ -249,7 +249,12 @@ func (b *Box) askHub(ctx context.Context, method, uri string, body []byte, out a
 
 // hubAnswer is askHub for who reads the answer with care.
 func (b *Box) hubAnswer(ctx context.Context, method, uri string, body []byte) ([]byte, error) {
-	ctx, stop := context.WithTimeout(ctx, depositWait)
+	return b.hubAnswerFor(ctx, depositWait, method, uri, body)
+}
+
+// hubAnswerFor is the same for what may take longer.
+func (b *Box) hubAnswerFor(ctx context.Context, wait time.Duration, method, uri string, body []byte) ([]byte, error) {
+	ctx, stop := context.WithTimeout(ctx, wait)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, federation.Scheme+"://"+b.exchange.post.server+uri, bytes.NewReader(body))
 	if err != nil {

@@ -79,14 +79,16 @@ func peerMetrics(m *admin.Metrics, s admin.Status) {
 	}
 	servers := admin.Metric{Name: "hallig_server_queued", Help: "Events that another server has not confirmed."}
 	coming := admin.Metric{Name: "hallig_server_coming", Help: "About how many events are still to come from another server."}
+	left := admin.Metric{Name: "hallig_server_left_with_hub", Help: "Of these, events that the hub brings also when this box is gone."}
 	failing := admin.Metric{Name: "hallig_server_in_reach", Help: "1 while another server answers."}
 	for _, srv := range s.Servers {
 		label := []string{"server", srv.Name}
 		servers.Samples = append(servers.Samples, admin.Sample{Labels: label, Value: float64(srv.Queued)})
 		coming.Samples = append(coming.Samples, admin.Sample{Labels: label, Value: float64(srv.Coming)})
+		left.Samples = append(left.Samples, admin.Sample{Labels: label, Value: float64(srv.Left)})
 		failing.Samples = append(failing.Samples, admin.Sample{Labels: label, Value: one(srv.Trouble == "")})
 	}
-	*m = append(*m, reach, queued, servers, coming, failing)
+	*m = append(*m, reach, queued, servers, left, coming, failing)
 }
 
 func (b *Box) lineMetrics(m *admin.Metrics) {

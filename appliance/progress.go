@@ -27,7 +27,7 @@ func (b *Box) serverStatus(ctx context.Context) ([]admin.Server, error) {
 	var out []admin.Server
 	for _, f := range b.fed.sender.Status() {
 		p := left[f.Server]
-		srv := admin.Server{Name: f.Server, Queued: p.Out, Coming: p.In, LastOK: f.Answered}
+		srv := admin.Server{Name: f.Server, Queued: p.Out, Coming: p.In, Left: f.Left, Through: f.Through, LastOK: f.Answered}
 		for _, r := range p.Rooms[:min(len(p.Rooms), roomsTold)] {
 			srv.Rooms = append(srv.Rooms, admin.ServerRoom{ID: string(r.Room), Name: b.roomName(ctx, r.Room), Queued: r.Out, Coming: r.In})
 		}

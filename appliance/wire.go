@@ -117,7 +117,12 @@ func (b *Box) joinFederation() error {
 	})
 	f.trouble.Log = log
 	f.intake = federation.NewIntake(federation.IntakeConfig{Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Log: log, Trouble: &f.trouble})
+	var post federation.Post
+	if b.cfg.Hub.Server != "" {
+		post = hubPost{b}
+	}
 	f.sender = federation.NewSender(federation.SenderConfig{
+		Post:  post,
 		Local: f.local, DB: b.db, Rooms: b.rooms, Client: f.client, Intake: f.intake, IsBox: b.exchange.isBox, Observe: b.observeServer, Barred: b.telling.conflicts.Barred, Back: b.serverBack, Narrow: b.exchange.narrow, Ahead: b.tellAhead, Log: log,
 	})
 	f.handler = b.barring(federation.NewHandler(federation.HandlerConfig{

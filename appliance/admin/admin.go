@@ -244,9 +244,11 @@ func (l Line) Signal() string {
 // Server is another homeserver that shares rooms and is reached over HTTPS.
 type Server struct {
 	Name    string       `json:"name"`
-	Queued  int          `json:"queued"`           // events that it has not confirmed
-	Coming  int          `json:"coming,omitempty"` // about as many are still to come from it
-	Rooms   []ServerRoom `json:"rooms,omitempty"`  // where something is left, those with most first, some at most
+	Queued  int          `json:"queued"`            // events that it has not confirmed
+	Coming  int          `json:"coming,omitempty"`  // about as many are still to come from it
+	Left    int          `json:"left,omitempty"`    // of Queued, and what devices are sent, with the hub, which brings it also when this box is gone
+	Through int          `json:"through,omitempty"` // what the hub has brought since it was given some
+	Rooms   []ServerRoom `json:"rooms,omitempty"`   // where something is left, those with most first, some at most
 	LastOK  time.Time    `json:"last_ok,omitzero"`
 	Trouble string       `json:"trouble,omitempty"`
 }

@@ -155,9 +155,9 @@ func (r *Read) FederationCursors(dest string) ([]Cursor, error) {
 	return out, err
 }
 
-// FederationDests lists the servers that have a cursor or a waiting EDU.
+// FederationDests lists the servers that have a cursor, a waiting EDU or a letter.
 func (r *Read) FederationDests() ([]string, error) {
-	return r.texts(`SELECT dest FROM fed_cursor UNION SELECT dest FROM edu_out`)
+	return r.texts(`SELECT dest FROM fed_cursor UNION SELECT dest FROM edu_out UNION SELECT dest FROM fed_letter`)
 }
 
 // CursorServers lists the servers that have a cursor in a room.

@@ -244,6 +244,20 @@ CREATE TABLE conflict_barred (
 	told   INTEGER NOT NULL,
 	PRIMARY KEY (room, server)
 ) STRICT, WITHOUT ROWID;`,
+	`-- 17: transactions that were left with a hub.
+CREATE TABLE fed_letter (
+	n      INTEGER PRIMARY KEY AUTOINCREMENT,
+	dest   TEXT NOT NULL,
+	series TEXT NOT NULL,
+	place  INTEGER NOT NULL,
+	epoch  TEXT NOT NULL,
+	key    TEXT NOT NULL,
+	txn    TEXT NOT NULL,
+	edu_to INTEGER NOT NULL,
+	events BLOB NOT NULL,
+	body   BLOB
+) STRICT;
+CREATE INDEX fed_letter_dest ON fed_letter (dest);`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

@@ -143,6 +143,9 @@ func dendrite(t *testing.T) central {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log("the central server's log ends:\n" + p.LogTail(6000))
+		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
@@ -329,6 +332,7 @@ type reader struct {
 	c        *matrixclient.Client
 	since    string
 	seen     map[string]int
+	order    map[string]int // when it was shown first, among all
 	whispers map[string]int // to-device messages: nobody can ask for them again
 	bodies   []string
 }
@@ -343,7 +347,7 @@ func (r *reader) reads(what string) {
 }
 
 func (h *home) reader(c *matrixclient.Client) *reader {
-	return &reader{h: h, c: c, seen: map[string]int{}, whispers: map[string]int{}}
+	return &reader{h: h, c: c, seen: map[string]int{}, order: map[string]int{}, whispers: map[string]int{}}
 }
 
 // sees waits until all events have been shown, each once.
@@ -382,6 +386,9 @@ func (r *reader) look() {
 	}
 	for id, room := range s.Rooms.Join {
 		for _, e := range room.Timeline.Events {
+			if r.order[e.ID] == 0 {
+				r.order[e.ID] = len(r.order) + 1
+			}
 			if r.seen[e.ID]++; r.seen[e.ID] > 1 {
 				r.h.Errorf("%s was shown %s in %s twice", r.c.UserID, e.ID, id)
 			}

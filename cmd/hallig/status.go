@@ -217,6 +217,9 @@ func printStatus(out io.Writer, s admin.Status) {
 			last = "last reached " + srv.LastOK.Local().Format("2006-01-02 15:04")
 		}
 		fmt.Fprintf(out, "  server %s: %s, %s to send", srv.Name, last, count(srv.Queued, "event", "events"))
+		if srv.Left > 0 {
+			fmt.Fprintf(out, " (%d left with the hub, which brings them; %d confirmed)", srv.Left, srv.Through)
+		}
 		if srv.Coming > 0 {
 			fmt.Fprintf(out, ", about %d to come", srv.Coming)
 		}

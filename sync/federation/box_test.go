@@ -40,6 +40,7 @@ type testBox struct {
 	ca       *testpeer.CA
 	link     *testpeer.Link
 	stop     func()
+	post     Post // nil: it has no hub
 	db       *store.DB
 	rooms    *room.Rooms
 	users    *testUsers
@@ -169,7 +170,7 @@ func (b *testBox) start() {
 			}
 		}})
 	b.intake = NewIntake(IntakeConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Log: log, Trouble: &b.trouble})
-	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second, Narrow: func(string) bool { return b.narrow.Load() }, Ahead: b.tellAhead,
+	b.sender = NewSender(SenderConfig{Local: l, DB: b.db, Rooms: b.rooms, Client: b.client, Intake: b.intake, Log: log, Probe: 2 * time.Second, Post: b.post, Narrow: func(string) bool { return b.narrow.Load() }, Ahead: b.tellAhead,
 		Barred: func(_ context.Context, server string, room event.RoomID, first, last int64) error {
 			b.refusals.Store(server+" "+string(room), [2]int64{first, last})
 			return nil

@@ -110,7 +110,7 @@ func (d *dest) lookedThrough(out *outgoing) {
 		f := d.rooms[id]
 		f.sent = max(f.sent, upper)
 		f.dirty, f.relay = false, false
-		if f.gone && len(f.window) == 0 {
+		if f.gone && len(f.window) == 0 && f.left == 0 {
 			delete(d.rooms, id)
 			d.s.c.DB.Lazy(func(tx *store.Tx) error { return tx.DropFederationCursor(d.name, id) })
 		}
@@ -148,6 +148,9 @@ func (d *dest) taken(errs map[event.ID]string) {
 		d.eduAfter = out.eduTo
 		d.s.c.DB.Lazy(func(tx *store.Tx) error { // together, so that nothing is left to be repeated
 			if err := tx.DropEDUs(d.name, out.eduTo); err != nil || !out.stored {
+				return err
+			}
+			if err := tx.DropLetterTxn(d.name, out.id); err != nil {
 				return err
 			}
 			return tx.DropOutgoingTxn(d.name, out.id)
@@ -280,7 +283,7 @@ func (d *dest) confirmed(id event.RoomID, f *ledger) {
 	d.advanced = time.Now()
 	f.cursor = f.window[len(f.window)-1].Pos
 	f.window, f.errs, f.tries = nil, nil, 0
-	pos, gone := f.cursor, f.gone && !f.dirty
+	pos, gone := f.cursor, f.gone && !f.dirty && f.left == 0
 	if gone {
 		delete(d.rooms, id)
 	}
@@ -330,7 +333,7 @@ func (d *dest) offerAgain(ctx context.Context) error {
 		return nil
 	}
 	for _, f := range d.rooms {
-		if f.dirty || len(f.window) > 0 {
+		if f.dirty || len(f.window) > 0 || f.left > 0 {
 			return nil
 		}
 	}

@@ -42,10 +42,11 @@ type dest struct {
 	log  *slog.Logger
 	wake chan struct{}
 
-	linkUp  atomic.Bool // speak at once
-	failing atomic.Bool
-	triedAt atomic.Int64 // of the last failure, ns
-	late    atomic.Bool  // what it sent since we looked what else it has tells of an outage
+	linkUp   atomic.Bool // speak at once
+	failing  atomic.Bool
+	triedAt  atomic.Int64          // of the last failure, ns
+	standing atomic.Pointer[heard] // of its letters
+	late     atomic.Bool           // what it sent since we looked what else it has tells of an outage
 
 	mu     sync.Mutex
 	abort  context.CancelFunc // of the request under way; nil when there is none
@@ -70,6 +71,8 @@ type dest struct {
 	reoffer  bool              // something was parked that it did not refuse
 	known    map[event.ID]bool // other boxes' events that the server knows
 	turns    int               // that rooms have begun
+	refusing bool              // its last failure was an answer to what it was sent
+	post     posting
 }
 
 // ledger is what a server has of one room. cursor <= confirmed < window's positions <= sent.
@@ -83,6 +86,7 @@ type ledger struct {
 	wait    time.Duration
 	tries   int
 	dirty   bool
+	left    int  // events in letters
 	gone    bool // the server has nobody in the room any more
 
 	turn   int   // in which the rooms with a long backlog were begun; 0: it was not
@@ -106,6 +110,7 @@ type outgoing struct {
 	eduTo   int64
 	lasting bool                   // it brings EDUs that the server appends, so it is the same one in each repetition
 	stored  bool                   // and is kept in the database for that
+	again   bool                   // it was a letter before
 	looked  map[event.RoomID]int64 // rooms that are exhausted up to a position
 }
 
@@ -185,6 +190,9 @@ func (d *dest) load(ctx context.Context) error {
 		if before != nil { // whether it arrived is not known
 			d.pending = &outgoing{id: before.ID, body: before.Body, eduTo: before.EDUTo, edus: 1, lasting: true, stored: true}
 		}
+		if err := d.post.load(d, r); err != nil {
+			return err
+		}
 		rooms, err := r.RoomsWith(d.name)
 		if err != nil {
 			return err
@@ -203,6 +211,7 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 	if d.s.c.IsBox(d.name) { // paired meanwhile: the link serves it now
 		return retryMost
 	}
+	d.leave(ctx)
 	if wait := time.Until(d.retryAt); d.failing.Load() && wait > 0 && !d.linkUp.Load() {
 		return wait
 	}
@@ -215,6 +224,7 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 		if d.s.silent.Load() {
 			return retryMost
 		}
+		d.leave(ctx)
 		d.publish()
 		did, err := d.push(ctx, first)
 		if err != nil {
@@ -297,6 +307,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 	}
 	now := time.Now()
 	d.triedAt.Store(now.UnixNano())
+	d.refusing = final(err)
 	if !d.failing.Swap(true) {
 		d.since = now
 		d.log.Info("server does not take what it is sent; trying on", "err", err)
@@ -318,6 +329,7 @@ func (d *dest) failed(ctx context.Context, err error) time.Duration {
 func (d *dest) recovered(ctx context.Context) {
 	long := !d.met
 	d.met = true
+	d.refusing = false
 	if d.failing.Swap(false) {
 		out := time.Since(d.since)
 		long = long || out > networkOut

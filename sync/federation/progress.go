@@ -35,7 +35,7 @@ const progressMost = 100_000
 // outward is what a server's feed tells of one room.
 type outward struct {
 	sent   int64 // looked through up to here
-	window int   // sent and not confirmed
+	window int   // sent or left with the hub, and not confirmed
 	dirty  bool
 }
 
@@ -43,6 +43,7 @@ type outward struct {
 func (d *dest) publish() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.st.Letters, d.st.Left = d.post.letters()
 	if d.told == nil {
 		d.told = map[event.RoomID]outward{}
 	}
@@ -52,7 +53,7 @@ func (d *dest) publish() {
 		}
 	}
 	for id, f := range d.rooms {
-		d.told[id] = outward{sent: f.sent, window: len(f.window), dirty: f.dirty}
+		d.told[id] = outward{sent: f.sent, window: len(f.window) + f.left, dirty: f.dirty}
 	}
 }
 

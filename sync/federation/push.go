@@ -23,6 +23,15 @@ import (
 
 // push sends one transaction; false means that there was nothing to send. must sends even an empty one.
 func (d *dest) push(ctx context.Context, must bool) (bool, error) {
+	if d.posts() {
+		if !must && (d.post.gone.IsZero() || len(d.post.left) == 0 || time.Since(d.post.gone) < time.Duration(d.s.hubGone.Load())) {
+			return false, nil
+		}
+		return true, d.probe(ctx)
+	}
+	if d.pending == nil && len(d.post.again) > 0 {
+		d.pending, d.post.again = d.post.again[0], d.post.again[1:]
+	}
 	if d.pending == nil {
 		out, err := d.collect(ctx)
 		if err != nil {
@@ -35,16 +44,17 @@ func (d *dest) push(ctx context.Context, must bool) (bool, error) {
 			d.lookedThrough(out)
 			return false, nil
 		}
+		if out.full() && !d.narrow && d.open(time.Now()) != "" { // there is more: all of it goes to the hub, at once
+			d.post.backlog = true
+			if must {
+				return true, d.probe(ctx)
+			}
+			return !d.unconfirmed(), nil
+		}
 		d.pending = out
 	}
-	if p := d.pending; p.lasting && !p.stored {
-		err := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
-			return tx.SaveOutgoingTxn(d.name, store.OutgoingTxn{ID: p.id, EDUTo: p.eduTo, Body: p.body})
-		})
-		if err != nil {
-			return false, fmt.Errorf("keep a transaction for %s: %w", d.name, err)
-		}
-		p.stored = true
+	if err := d.keepLasting(ctx, d.pending); err != nil {
+		return false, err
 	}
 	errs, err := d.send(ctx, d.pending.id, d.pending.body)
 	if err != nil {
@@ -60,6 +70,24 @@ func (d *dest) push(ctx context.Context, must bool) (bool, error) {
 	d.taken(errs)
 	return true, nil
 }
+
+// keepLasting stores a transaction that must be the same one in each repetition, before it is sent.
+func (d *dest) keepLasting(ctx context.Context, out *outgoing) error {
+	if !out.lasting || out.stored {
+		return nil
+	}
+	err := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+		return tx.SaveOutgoingTxn(d.name, store.OutgoingTxn{ID: out.id, EDUTo: out.eduTo, Body: out.body})
+	})
+	if err != nil {
+		return fmt.Errorf("keep a transaction for %s: %w", d.name, err)
+	}
+	out.stored = true
+	return nil
+}
+
+// full says whether a transaction brings as much as one can: there is likely more.
+func (o *outgoing) full() bool { return len(o.pdus) >= MaxPDUs || o.edus >= MaxEDUs }
 
 // send has one transaction under way.
 func (d *dest) send(ctx context.Context, id string, body json.RawMessage) (map[event.ID]string, error) {
@@ -95,9 +123,19 @@ func (d *dest) notTaken(ctx context.Context, err error) error {
 		return perr
 	}
 	if out.stored {
-		derr := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.DropOutgoingTxn(d.name, out.id) })
+		derr := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+			for _, o := range append([]*outgoing{out}, d.post.again...) {
+				if err := tx.DropLetterTxn(d.name, o.id); err != nil {
+					return err
+				}
+			}
+			return tx.DropOutgoingTxn(d.name, out.id)
+		})
 		if derr != nil {
 			return fmt.Errorf("give a transaction up: %w", derr)
+		}
+		if out.again { // those behind it are collected anew as well, so that the order stays
+			d.post.again, d.eduAfter = nil, 0
 		}
 	}
 	d.pending = nil
@@ -148,7 +186,7 @@ func (d *dest) collect(ctx context.Context) (*outgoing, error) {
 	hints := slices.Collect(maps.Values(d.hints))
 	clear(d.hints)
 	d.mu.Unlock()
-	if d.narrow {
+	if d.narrow || d.post.leaving {
 		hints = nil
 	}
 	var edus []store.EDU
@@ -160,7 +198,7 @@ func (d *dest) collect(ctx context.Context) (*outgoing, error) {
 		if edus, err = r.PendingEDUs(d.name, d.eduAfter, MaxEDUs-len(hints)); err != nil {
 			return err
 		}
-		out.lasting = slices.ContainsFunc(edus, func(e store.EDU) bool { return e.Key == "" })
+		out.lasting = slices.ContainsFunc(edus, func(e store.EDU) bool { return e.Key == "" || d.post.leaving })
 		if (out.lasting || d.narrow && len(edus) > 0) && !d.edusLast {
 			return nil // these go alone
 		}

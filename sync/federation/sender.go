@@ -41,6 +41,8 @@ type SenderConfig struct {
 	Ahead func(ctx context.Context, server string, heads []Head)
 	// Narrow says whether nothing but a narrow line leads to a server for now: it is sent what it is owed and asked whether that has arrived, and that is all. nil: never.
 	Narrow func(server string) bool
+	// Post takes what a server cannot get now. nil: there is no hub.
+	Post Post
 	// Probe is how long a server may be silent before it is spoken to; 0: half a minute, or five with many servers.
 	Probe time.Duration
 	Log   *slog.Logger // nil: silent
@@ -64,6 +66,7 @@ type Sender struct {
 
 	resendAfter atomic.Int64 // ns; constants but for tests
 	retry       atomic.Int64
+	hubGone     atomic.Int64
 	silent      atomic.Bool // tests: does not speak by itself
 
 	boot string        // drawn at the start: transaction ids begin with it
@@ -75,6 +78,8 @@ type Sender struct {
 	dests map[string]*dest
 	early map[string]map[string]edu // hints for servers that the dispatcher has yet to meet
 	wake  chan struct{}
+
+	standing map[string]*heard // of letters, as the hub said last; below mu
 }
 
 const concurrentRequests = 8
@@ -103,6 +108,7 @@ func NewSender(c SenderConfig) *Sender {
 	s.boot = base64.RawURLEncoding.EncodeToString(word)
 	s.resendAfter.Store(int64(resendAfter))
 	s.retry.Store(int64(retryFirst))
+	s.hubGone.Store(int64(hubGone))
 	c.Intake.late = s.late
 	c.DB.OnCommit(s.committed)
 	return s
@@ -336,6 +342,9 @@ type Status struct {
 	Answered    time.Time // last; zero: not since the start
 	Unconfirmed int
 	Parked      int // events and EDUs that it refuses
+	Letters     int // with the hub, not known to have arrived
+	Left        int // events in these
+	Through     int // and in those that arrived since letters were begun with
 	LastError   string
 }
 
@@ -449,6 +458,7 @@ func (s *Sender) dest(ctx context.Context, wg *sync.WaitGroup, name string) *des
 			d.hint(key, e)
 		}
 		delete(s.early, name)
+		d.standing.Store(s.standing[name])
 		s.dests[name] = d
 		wg.Go(func() { d.run(ctx) }) // Run waits for it
 	}

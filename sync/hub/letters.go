@@ -24,7 +24,7 @@ import (
 
 func (h *Hub) openMail() {
 	h.mail = letter.New(letter.Config{
-		Spool: h.spool, Node: h.node, Lease: leaseLife, Local: h.local, Send: h.sendLetter, Log: h.log.With("room", "mail"), Now: h.now, Changed: h.lettersChanged,
+		Spool: h.spool, Node: h.node, Lease: leaseLife, Alone: h.cfg.Database == "", Local: h.local, Send: h.sendLetter, Log: h.log.With("room", "mail"), Now: h.now, Changed: h.lettersChanged,
 		May: func(ctx context.Context, box, room string) bool {
 			return h.replica.MayWrite(ctx, event.RoomID(room), box)
 		},

@@ -65,7 +65,7 @@ var Rooms = map[string]Room{
 	"sync/parcel":         {Pure: true, Uses: []string{"appliance/event", "sync/peer", "sync/parcel/prose"}},
 	"sync/parcel/prose":   {Pure: true},
 	"sync/recon":          {Pure: true, Uses: []string{"appliance/event"}},
-	"sync/federation":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account", "appliance/feed", "appliance/media", "sync/peer"}},
+	"sync/federation":     {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "appliance/account", "appliance/feed", "appliance/media", "sync/hub/api", "sync/peer"}},
 	"sync/outbox":         {Uses: []string{"appliance/event", "appliance/priority", "appliance/store", "sync/precedence", "sync/parcel", "sync/recon", "sync/peer"}},
 	"sync/inbox":          {Uses: []string{"appliance/event", "appliance/rules", "appliance/store", "appliance/room", "sync/parcel", "sync/recon", "sync/peer"}},
 	"sync/link":           {Uses: []string{"appliance/event", "appliance/priority", "sync/precedence", "appliance/store", "appliance/room", "sync/peer", "sync/parcel", "sync/recon", "sync/outbox", "sync/inbox"}},

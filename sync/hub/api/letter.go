@@ -183,6 +183,26 @@ type Amiss struct {
 	What   string `json:"what"`  // Barred or Unkept
 }
 
+// MaxLetters bounds Letters, in bytes.
+const MaxLetters = 4 << 20
+
+// ReadLetters reads Letters.
+func ReadLetters(raw []byte) (Letters, error) {
+	var l Letters
+	if len(raw) > MaxLetters {
+		return l, errors.New("read how far letters have come: too long")
+	}
+	if err := json.Unmarshal(raw, &l); err != nil {
+		return Letters{}, fmt.Errorf("read how far letters have come: %w", err)
+	}
+	for _, s := range l.To {
+		if !named(s.To) || s.Waiting < 0 {
+			return Letters{}, errors.New("read how far letters have come: a server has no name, or fewer than none wait")
+		}
+	}
+	return l, nil
+}
+
 // What may be amiss with an event.
 const (
 	Barred = "barred" // the server refuses to say whether it has it: the box has nobody in the room any more, in its view

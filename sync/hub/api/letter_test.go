@@ -101,3 +101,25 @@ func FuzzReadLetter(f *testing.F) {
 		}
 	})
 }
+
+func TestLetters(t *testing.T) {
+	good := `{"epoch":"e","to":[{"to":"far.test","waiting":2,"bytes":1,"done":[{"series":"s","n":4}],"amiss":[{"series":"s","n":4,"event":"$a","what":"barred"}],"status":401}]}`
+	l, err := ReadLetters([]byte(good))
+	if err != nil || l.To[0].Done[0].N != 4 || l.To[0].Amiss[0].What != Barred || l.To[0].Status != 401 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	for _, bad := range []string{"", "[]", `{"to":[{}]}`, `{"to":[{"to":"x","waiting":-1}]}`, `{"epoch":"` + strings.Repeat("e", MaxLetters) + `"}`} {
+		if l, err := ReadLetters([]byte(bad)); err == nil {
+			t.Errorf("%.40q was read as %+v", bad, l)
+		}
+	}
+}
+
+func FuzzReadLetters(f *testing.F) {
+	f.Add([]byte(`{"epoch":"e","to":[{"to":"far.test","waiting":2,"done":[{"series":"s","n":4}]}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if l, err := ReadLetters(raw); err == nil && len(l.To) > 0 && l.To[0].To == "" {
+			t.Error("a server without a name")
+		}
+	})
+}

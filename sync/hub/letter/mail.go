@@ -21,6 +21,7 @@ type Config struct {
 	Spool spool.Spool
 	Node  string        // this running program, to the leases
 	Lease time.Duration // how long a lease lasts; whoever runs the hub renews those of the node
+	Alone bool          // no other node can be at work on the spool: leases of others are those of programs that were killed
 	Local federation.Local
 	// Send has one signed request brought to a server.
 	Send func(ctx context.Context, to, method, uri, authorization string, body []byte) (status int, answer []byte, err error)

@@ -357,7 +357,7 @@ func TestRestored(t *testing.T) {
 	})
 }
 
-// A lost box sends nothing any more; another node's box is left to that node, until it dies.
+// A lost box sends nothing any more; another node's box is left to that node, until it dies; where there can be no other node nobody is waited for.
 func TestWhoSends(t *testing.T) {
 	inWorld(t, func(w *world) {
 		if _, ok, err := w.spool.Acquire(w.Context(), "box1.test", "node9", time.Now(), 30*time.Second, true); err != nil || !ok {
@@ -373,6 +373,14 @@ func TestWhoSends(t *testing.T) {
 		w.gone["box2.test"] = false
 		w.after(time.Minute)
 		w.centre.has("$a/1 $b/1", 2)
+		if _, _, err := w.spool.Acquire(w.Context(), "box1.test", "killed", time.Now(), 30*time.Second, true); err != nil {
+			t.Fatal(err)
+		}
+		w.config = func(c *Config) { c.Alone = true }
+		w.start("node3")
+		w.leave("box1.test", farAway, "a/2")
+		w.after(time.Second)
+		w.centre.has("$a/1 $b/1 $a/2", 3)
 	})
 }
 

@@ -35,7 +35,7 @@ func (m *Mail) turnOf(ctx context.Context, l *line) (due time.Time, gone bool) {
 		l.trip = nil
 		return time.Time{}, true // whoever may have the box now writes nothing in its name any more
 	}
-	lease, ok, err := m.c.Spool.Acquire(ctx, l.q.Box, m.c.Node, m.c.Now(), m.c.Lease, false)
+	lease, ok, err := m.c.Spool.Acquire(ctx, l.q.Box, m.c.Node, m.c.Now(), m.c.Lease, m.c.Alone)
 	if errors.Is(err, spool.ErrUnknown) || err == nil && !ok {
 		l.trip = nil
 		return time.Time{}, true // the box is gone, or another node has it and brings its letters

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"strconv"
+	"time"
+
+	"hallig/appliance/event"
+	"hallig/appliance/store"
+	"hallig/sync/hub/api"
+)
+
+// A box that may be gone before a server has everything, or that finds the server away, leaves what it has with its hub: letters (hub/api). They are left at once, all of them, and the hub brings them at the pace of
+// the server. One way at a time: as long as letters are out nothing else goes to that server, so that nothing overtakes and nothing is sent twice; what is written meanwhile becomes a letter as well.
+// The cursor moves by the hub's word alone, which is what the server itself has answered to a question that the box signed.
+//
+// Letters begin when the server does not take what it is sent, or when there is more than one transaction for it. They end when all have arrived; or are taken back when the hub's memory is another one,
+// the key that signed them was replaced, the server refuses them, or the hub has gone and the server is in reach: then everything goes from the cursor on, which repeats what has arrived already and loses
+// nothing. EDUs go alone, under one id for ever, as in push.
+
+// Post is a hub that takes letters. Safe for concurrent use.
+type Post interface {
+	// Open gives the epoch of the hub's memory when letters for a server can be left now; "" when not.
+	Open(server string) (epoch string)
+	// Leave returns when the letter is on the hub's disk.
+	Leave(ctx context.Context, l api.Letter) error
+	// TakeBack has those of a series go no more that have not gone.
+	TakeBack(ctx context.Context, server, series string) error
+}
+
+// ErrNoRoom is Leave's: as many letters wait as the hub keeps.
+var ErrNoRoom = errors.New("the hub keeps no more letters for now")
+
+const (
+	spares     = 2                // further ids under which the same transaction is signed: what a server has answered it does not look at again for a day
+	leaveAgain = 5 * time.Second  // after a letter that was not taken
+	leaveFull  = time.Minute      // after one for which there was no room
+	hubGone    = 10 * time.Second // so long the hub may be away before a server that is in reach gets everything straight
+	leaveNot   = time.Hour        // after a server has refused letters: what it does not like stands alone sooner when it is sent straight
+)
+
+// posting is what a server's goroutine knows of its letters.
+type posting struct {
+	left    []*leftLetter // oldest first
+	again   []*outgoing   // EDUs whose letters were taken back: they go as they were
+	series  string
+	place   int64
+	backlog bool // there was more for it than one transaction
+	leaving bool // a letter is being made
+	next    time.Time
+	gone    time.Time // since when no letters can be left though some are out
+	said    bool      // that none can be left
+}
+
+// leftLetter is one that was left and is not known to have arrived.
+type leftLetter struct {
+	store.LeftLetter
+	rooms []leftRoom
+	at    time.Time // when; zero: before the start
+}
+
+// leftRoom is what it has of one room.
+type leftRoom struct {
+	Room  event.RoomID `json:"room"`
+	IDs   []event.ID   `json:"ids"`
+	First int64        `json:"first"` // position
+	Last  int64        `json:"last"`
+}
+
+// heard is what the hub has said last.
+type heard struct {
+	epoch string
+	asked time.Time // everything that was left before is in it; zero: not known
+	api.Standing
+}
+
+// Standing takes in how far letters have come. asked is when the box asked, zero when the hub spoke of itself.
+func (s *Sender) Standing(l api.Letters, asked time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.standing = map[string]*heard{}
+	for _, one := range l.To {
+		s.standing[one.To] = &heard{epoch: l.Epoch, asked: asked, Standing: one}
+	}
+	for name, d := range s.dests {
+		h := s.standing[name]
+		if h == nil {
+			h = &heard{epoch: l.Epoch, asked: asked}
+		}
+		d.standing.Store(h)
+		poke(d.wake)
+	}
+}
+
+// Left counts the letters that are out.
+func (s *Sender) Left() (n int) {
+	for _, st := range s.Status() {
+		n += st.Letters
+	}
+	return n
+}
+
+// load reads which letters are out.
+func (p *posting) load(d *dest, r *store.Read) error {
+	rows, err := r.LeftLetters(d.name)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		l := &leftLetter{LeftLetter: row}
+		if err := json.Unmarshal(row.Events, &l.rooms); err != nil {
+			return fmt.Errorf("read a letter: %w", err)
+		}
+		for _, room := range l.rooms {
+			f := d.rooms[room.Room]
+			if f == nil {
+				f = &ledger{cursor: room.First - 1, dirty: true}
+				d.rooms[room.Room] = f
+			}
+			f.sent = max(f.sent, room.Last)
+			f.left += len(room.IDs)
+		}
+		d.eduAfter = max(d.eduAfter, row.EDUTo)
+		p.left = append(p.left, l)
+	}
+	return nil
+}
+
+// open says whether letters can be left, and notes since when they cannot.
+func (d *dest) open(now time.Time) (epoch string) {
+	if d.s.c.Post != nil {
+		epoch = d.s.c.Post.Open(d.name)
+	}
+	if p := &d.post; epoch != "" {
+		p.gone = time.Time{}
+	} else if p.gone.IsZero() {
+		p.gone = now
+	}
+	if now.Before(d.post.next) || d.refusing {
+		return ""
+	}
+	return epoch
+}
+
+// posts says whether the server gets letters only.
+func (d *dest) posts() bool { return len(d.post.left) > 0 || d.post.backlog }
+
+// leave hears how far letters have come, and leaves all that the server is owed when this is the time for it.
+func (d *dest) leave(ctx context.Context) {
+	p := &d.post
+	d.hear(ctx)
+	now := time.Now()
+	epoch := d.open(now)
+	if epoch == "" {
+		if len(p.left) == 0 {
+			p.backlog = false
+		}
+		return
+	}
+	if len(p.left) > 0 {
+		if first := p.left[0]; first.Epoch != epoch || first.Key != d.s.c.Local.Key.ID {
+			d.takeBack(ctx, first.Epoch == epoch, "the hub's memory or the key is another one")
+		}
+	}
+	if len(p.left) == 0 && !d.failing.Load() && (!p.backlog || d.unconfirmed()) {
+		return
+	}
+	for ctx.Err() == nil {
+		more, err := d.leaveNext(ctx, epoch)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			p.next = now.Add(leaveAgain)
+			if errors.Is(err, ErrNoRoom) {
+				p.next = now.Add(leaveFull)
+			}
+			if !p.said {
+				p.said = true
+				d.log.Warn("letters cannot be left with the hub; it is tried again", "err", err)
+			}
+			return
+		case !more:
+			p.said = false
+			return
+		}
+	}
+}
+
+// unconfirmed says whether something is under way that was sent straight: letters behind it would be more than the server bears.
+func (d *dest) unconfirmed() bool {
+	for _, f := range d.rooms {
+		if len(f.window) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// leaveNext leaves one letter; false: nothing is left to leave.
+func (d *dest) leaveNext(ctx context.Context, epoch string) (bool, error) {
+	p := &d.post
+	if len(p.left) == 0 {
+		d.beginLetters()
+	}
+	if d.pending == nil && len(p.again) > 0 {
+		d.pending, p.again = p.again[0], p.again[1:]
+	}
+	out := d.pending
+	if out == nil {
+		p.leaving = true
+		defer func() { p.leaving = false }()
+		var err error
+		if out, err = d.collectLetter(ctx); err != nil {
+			return false, err
+		}
+		if out.empty {
+			d.lookedThrough(out)
+			p.backlog = false
+			return false, nil
+		}
+		d.pending = out
+	}
+	if err := d.keepLasting(ctx, out); err != nil {
+		return false, err
+	}
+	l, row, err := d.letter(out, epoch)
+	if err != nil {
+		return false, err
+	}
+	d.s.sem <- struct{}{}
+	err = d.s.c.Post.Leave(ctx, l)
+	<-d.s.sem
+	if err != nil {
+		return false, err
+	}
+	err = d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error {
+		if err := tx.AddLetter(d.name, row.LeftLetter); err != nil {
+			return err
+		}
+		return tx.DropOutgoingTxn(d.name, out.id)
+	})
+	if err != nil {
+		return false, fmt.Errorf("note a letter: %w", err)
+	}
+	d.wasLeft(out, row)
+	return true, nil
+}
+
+// beginLetters has letters begin with what is not confirmed. A transaction of events that was not answered is made anew; one of EDUs goes as it is.
+func (d *dest) beginLetters() {
+	d.narrow, d.refused = false, 0
+	if d.pending != nil && !d.pending.lasting {
+		d.pending = nil
+	}
+	for _, f := range d.rooms {
+		if len(f.window) > 0 {
+			f.sent, f.window, f.errs, f.tries, f.dirty = f.cursor, nil, nil, 0, true
+		}
+	}
+	d.mu.Lock()
+	d.st.Through = 0
+	d.mu.Unlock()
+}
+
+// collectLetter is collect; events of other boxes on which ours build are brought along when the server cannot be asked for them.
+func (d *dest) collectLetter(ctx context.Context) (*outgoing, error) {
+	out, err := d.collect(ctx)
+	if err != nil || !d.failing.Load() {
+		return out, err
+	}
+	found := false
+	for _, f := range d.rooms {
+		if len(f.hold) == 0 {
+			continue
+		}
+		if f.carry, err = d.toCarry(ctx, f.hold, f); err != nil {
+			return nil, err
+		}
+		d.learn(f.hold...)
+		f.hold, f.holdTries, f.relay, found = nil, 0, true, true
+	}
+	if !found || !out.empty {
+		return out, nil
+	}
+	return d.collect(ctx)
+}
+
+// letter signs a transaction and all that goes with it.
+func (d *dest) letter(out *outgoing, epoch string) (api.Letter, *leftLetter, error) {
+	p, local := &d.post, d.s.c.Local
+	if p.series == "" {
+		p.series, p.place = d.s.boot+"."+strconv.FormatUint(d.s.txns.Add(1), 36), 0
+	}
+	row := &leftLetter{LeftLetter: store.LeftLetter{Series: p.series, Place: p.place + 1, Epoch: epoch, Key: local.Key.ID, Txn: out.id, EDUTo: out.eduTo}}
+	l := api.Letter{To: d.name, Series: p.series, N: row.Place, Epoch: epoch, Once: out.lasting, Body: out.body}
+	at := map[event.RoomID]int{}
+	for _, o := range out.pdus {
+		i, there := at[o.room]
+		if !there {
+			i = len(row.rooms)
+			at[o.room] = i
+			row.rooms = append(row.rooms, leftRoom{Room: o.room, First: o.Pos})
+		}
+		r := &row.rooms[i]
+		r.IDs, r.Last, r.First = append(r.IDs, o.ID), max(r.Last, o.Pos), min(r.First, o.Pos)
+		l.Events = append(l.Events, string(o.ID))
+	}
+	if row.rooms == nil {
+		row.rooms, row.Body = []leftRoom{}, out.body
+	}
+	var err error
+	if row.Events, err = json.Marshal(row.rooms); err != nil {
+		return l, nil, err
+	}
+	sign := func(method string, path []string, body []byte) (api.Signed, error) {
+		uri := call{path: path}.uri()
+		a, err := SignRequest(local, d.name, method, uri, body)
+		return api.Signed{URI: uri, Auth: a.String()}, err
+	}
+	ids := []string{out.id}
+	for range spares {
+		if !out.lasting {
+			ids = append(ids, d.s.txnID())
+		}
+	}
+	for _, id := range ids {
+		s, err := sign(http.MethodPut, v1("send", id), out.body)
+		if err != nil {
+			return l, nil, err
+		}
+		l.Sends = append(l.Sends, s)
+	}
+	for _, r := range row.rooms {
+		last := r.IDs[len(r.IDs)-1]
+		s, err := sign(http.MethodGet, v1("event", string(last)), nil)
+		if err != nil {
+			return l, nil, err
+		}
+		l.Asks = append(l.Asks, api.Ask{Signed: s, Room: string(r.Room), Event: string(last)})
+	}
+	return l, row, nil
+}
+
+// wasLeft notes that a transaction is with the hub.
+func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
+	p := &d.post
+	d.pending = nil
+	p.place = row.Place
+	row.at = time.Now()
+	p.left = append(p.left, row)
+	for _, o := range out.pdus {
+		f := d.rooms[o.room]
+		f.sent = max(f.sent, o.Pos)
+		f.left++
+		d.carried(f, o.ID)
+		if f.relay {
+			d.learn(o.ID)
+		}
+	}
+	d.lookedThrough(out)
+	d.eduAfter = max(d.eduAfter, out.eduTo)
+}
+
+// hear takes in what the hub has said of the letters.
+func (d *dest) hear(ctx context.Context) {
+	p := &d.post
+	h := d.standing.Swap(nil)
+	if h == nil || len(p.left) == 0 {
+		return
+	}
+	done := map[string]int64{}
+	for _, one := range h.Done {
+		done[one.Series] = one.N
+	}
+	moved := false
+	for len(p.left) > 0 && done[p.left[0].Series] >= p.left[0].Place {
+		if err := d.arrived(ctx, p.left[0], h.Amiss); err != nil {
+			if ctx.Err() == nil {
+				d.log.Error("note that a letter has arrived; it is done at the next word of the hub", "err", err)
+			}
+			return
+		}
+		p.left, moved = p.left[1:], true
+	}
+	switch {
+	case moved && d.failing.Load():
+		d.linkUp.Store(true) // the hub reaches it
+	case len(p.left) == 0 || h.epoch != p.left[0].Epoch:
+	case h.Waiting == 0 && !h.asked.IsZero() && p.left[len(p.left)-1].at.Before(h.asked):
+		d.takeBack(ctx, false, "the hub does not have them any more")
+	case refusesFor(h.Status):
+		p.next = time.Now().Add(leaveNot)
+		d.takeBack(ctx, true, h.Trouble)
+	}
+}
+
+// refusesFor says whether a server's answer was about what it was sent: an ended key, haste and a fault of its own pass.
+func refusesFor(status int) bool {
+	return status/100 == 4 && final(&Refusal{Status: status})
+}
+
+// arrived moves the cursors past a letter.
+func (d *dest) arrived(ctx context.Context, l *leftLetter, amiss []api.Amiss) error {
+	kept := Travel{What: "kept", Server: d.name}
+	what := map[event.ID]string{}
+	for _, a := range amiss {
+		if a.Series == l.Series && a.N == l.Place {
+			what[event.ID(a.Event)] = a.What
+		}
+	}
+	for _, r := range l.rooms {
+		switch what[r.IDs[len(r.IDs)-1]] {
+		case api.Barred:
+			if f := d.rooms[r.Room]; d.s.c.Barred != nil && (f == nil || !f.gone) {
+				if err := d.s.c.Barred(ctx, d.name, r.Room, r.First, r.Last); err != nil {
+					return err
+				}
+			}
+		case api.Unkept:
+			for _, id := range r.IDs {
+				if err := d.park(ctx, r.Room, id, "taken from the hub and not kept, again and again"); err != nil {
+					return err
+				}
+			}
+			d.reoffer = true
+		}
+		kept.Events = append(kept.Events, r.IDs...)
+	}
+	over := map[event.RoomID]bool{}
+	for _, r := range l.rooms {
+		f := d.rooms[r.Room]
+		if f == nil {
+			continue
+		}
+		f.left = max(0, f.left-len(r.IDs))
+		f.cursor = max(f.cursor, r.Last)
+		if f.gone && !f.dirty && f.left == 0 && len(f.window) == 0 {
+			delete(d.rooms, r.Room)
+			over[r.Room] = true
+		}
+	}
+	d.advanced = time.Now()
+	d.mu.Lock()
+	d.st.Through += l.size()
+	d.mu.Unlock()
+	if len(kept.Events) > 0 {
+		d.s.c.Observe(kept)
+	}
+	d.s.c.DB.Lazy(func(tx *store.Tx) error { // together, so that nothing is left to be repeated
+		for _, r := range l.rooms {
+			err := tx.SetFederationCursor(d.name, r.Room, r.Last)
+			if over[r.Room] {
+				err = tx.DropFederationCursor(d.name, r.Room)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if l.EDUTo > 0 {
+			if err := tx.DropEDUs(d.name, l.EDUTo); err != nil {
+				return err
+			}
+		}
+		return tx.DropLetterTxn(d.name, l.Txn)
+	})
+	return nil
+}
+
+// size counts what is in a letter, for people: its events, or one for EDUs.
+func (l *leftLetter) size() int {
+	n := 0
+	for _, r := range l.rooms {
+		n += len(r.IDs)
+	}
+	return max(n, 1)
+}
+
+// takeBack has everything that is out go anew, from the cursors on. tell: the hub is to bring nothing of it any more.
+func (d *dest) takeBack(ctx context.Context, tell bool, why string) {
+	p := &d.post
+	d.log.Info("letters are taken back: what they bring goes anew", "letters", len(p.left), "why", why)
+	told := map[string]bool{}
+	for _, l := range p.left {
+		if l.Body != nil {
+			p.again = append(p.again, &outgoing{id: l.Txn, body: l.Body, eduTo: l.EDUTo, edus: 1, lasting: true, stored: true, again: true})
+		}
+		if tell && !told[l.Series] {
+			told[l.Series] = true
+			if err := d.s.c.Post.TakeBack(ctx, d.name, l.Series); err != nil {
+				d.log.Debug("letters not taken back at the hub", "err", err) // what it brings of them is known already, or new
+			}
+		}
+	}
+	if err := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.DropEventLetters(d.name) }); err != nil && ctx.Err() == nil {
+		d.log.Error("forget letters; it is done at the next start", "err", err)
+	}
+	for _, f := range d.rooms {
+		if f.left > 0 || len(f.window) > 0 {
+			f.sent, f.window, f.left, f.errs, f.tries = f.cursor, nil, 0, nil, 0
+			f.hold, f.carry, f.relay = nil, nil, false
+		}
+		f.dirty = true
+	}
+	d.known = nil
+	p.left, p.series, p.backlog = nil, "", false
+	if d.pending != nil && d.pending.lasting {
+		p.again = append(p.again, d.pending) // behind those that are older
+	}
+	d.pending = nil
+}
+
+// probe has the server say a word: it is in reach. What was left with a hub that has gone for long then goes straight.
+func (d *dest) probe(ctx context.Context) error {
+	if _, err := d.send(ctx, d.s.txnID(), d.transaction(nil, nil)); err != nil {
+		return err
+	}
+	if p := &d.post; len(p.left) > 0 && !p.gone.IsZero() && time.Since(p.gone) > time.Duration(d.s.hubGone.Load()) {
+		d.takeBack(ctx, d.s.c.Post != nil, "the server is in reach, and no letters can be left")
+	}
+	return nil
+}
+
+// letters counts what is out, for people.
+func (p *posting) letters() (letters, events int) {
+	for _, l := range p.left {
+		events += l.size()
+	}
+	return len(p.left), events
+}
