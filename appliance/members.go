@@ -3,6 +3,7 @@
 package appliance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -291,6 +292,36 @@ func (b *Box) rosterFromStick(place string) {
 	if err != nil {
 		b.log.Warn("the roster of the fleet on a stick is not taken", "stick", filepath.Base(place), "err", err)
 	}
+}
+
+// rosterOntoStick lays the roster onto a stick that goes from box to box, unless it has this one. That it could not be is no reason to hold the stick.
+func (b *Box) rosterOntoStick(ctx context.Context, place string) {
+	raw := b.exchange.fleet.Raw()
+	name := filepath.Join(place, rosterFile)
+	if old, err := os.ReadFile(name); len(raw) == 0 || err == nil && bytes.Equal(old, raw) {
+		return
+	}
+	done, err := b.writable(ctx, place)
+	if err == nil {
+		defer done()
+		err = layDown(name, raw)
+	}
+	if err != nil {
+		b.log.Warn("the roster of the fleet was not put on the stick", "stick", filepath.Base(place), "err", err)
+	}
+}
+
+// layDown writes a file that appears whole or not at all, also on file systems without rights.
+func layDown(name string, raw []byte) error {
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name+".new"))
+	}
+	return os.Rename(name+".new", name)
 }
 
 // takeRoster takes a roster that the operator hands over.

@@ -279,6 +279,15 @@ func TestRosterFromStick(t *testing.T) {
 	if s := b.fleetStatus(); s.Serial != 4 || !s.Member || s.Boxes != 1 {
 		t.Errorf("%+v", s)
 	}
+	onward := t.TempDir()
+	for range 2 {
+		b.rosterOntoStick(t.Context(), onward)
+	}
+	c := startWith(t, Config{Data: t.TempDir(), ServerName: "c.test", OrganisationKey: signet.Organisation.Text(signet.Key{Key: public}), P2P: P2PConfig{Off: true}})
+	c.rosterFromStick(onward)
+	if s := c.fleetStatus(); s.Serial != 4 || s.Member {
+		t.Errorf("the box that the stick came to: %+v", s)
+	}
 	w := httptest.NewRecorder()
 	b.mustering(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", muster.Path+"?after=3", nil))
 	if w.Code != http.StatusOK || w.Body.String() != string(raw) {

@@ -138,6 +138,9 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 	if err != nil {
 		return done, false, err
 	}
+	if !out.ReadOnly {
+		b.rosterOntoStick(ctx, place)
+	}
 	took, put := sentenceOf("import", in), sentenceOf("export", out)
 	if out.ReadOnly {
 		put = health.Sentence{DE: "Der Stick ist schreibgeschützt: es wurde nichts mitgegeben.", EN: "The stick is write-protected: nothing was put on it."}

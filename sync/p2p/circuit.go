@@ -191,7 +191,7 @@ func (h *Host) detour(ctx context.Context, id peer.ID, far libpeer.ID) bool {
 
 // straighten looks for a straight way to the boxes that are reached through the relay, and takes it where there is one: by an address that has become known, or by the hole that
 // both ends have punched meanwhile. Circuits that nobody needs any more are closed.
-func (h *Host) straighten(ctx context.Context, static []libpeer.AddrInfo) {
+func (h *Host) straighten(ctx context.Context) {
 	if h.cfg.Through == "" {
 		return
 	}
@@ -206,7 +206,7 @@ func (h *Host) straighten(ctx context.Context, static []libpeer.AddrInfo) {
 		}
 		h.through.moving[id] = true
 		h.wg.Go(func() {
-			moved := h.move(ctx, id, far, static)
+			moved := h.move(ctx, id, far)
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			delete(h.through.moving, id)
@@ -234,8 +234,8 @@ func (h *Host) idle(far libpeer.ID, used network.Conn, now time.Time) (out []net
 }
 
 // move takes the parcel stream to a straight connection and stays as long as it lives. false: there is no such connection.
-func (h *Host) move(ctx context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) bool {
-	if h.direct(far) == nil && !h.dial(ctx, id, far, static) && !h.punch(far) {
+func (h *Host) move(ctx context.Context, id peer.ID, far libpeer.ID) bool {
+	if h.direct(far) == nil && !h.dial(ctx, id, far) && !h.punch(far) {
 		return false
 	}
 	h.noteReached(id, far)

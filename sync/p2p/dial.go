@@ -43,6 +43,9 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	}
 	h.serving = &callbacks{up, down, received, ready}
 	h.mu.Unlock()
+	for _, s := range static {
+		h.host.Peerstore().AddAddrs(s.ID, s.Addrs, peerstore.PermanentAddrTTL)
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -58,8 +61,8 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	for ctx.Err() == nil {
 		h.dropStrangers()
 		h.reserve(ctx)
-		h.dialMissing(ctx, static)
-		h.straighten(ctx, static)
+		h.dialMissing(ctx)
+		h.straighten(ctx)
 		select {
 		case <-ctx.Done():
 		case <-h.ctx.Done():
@@ -96,12 +99,14 @@ func parseStatic(addrs []string) ([]libpeer.AddrInfo, error) {
 }
 
 // dialMissing starts an attempt for each paired box that has no parcel stream.
-func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
+func (h *Host) dialMissing(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return
 	}
+	by, relay := h.theRelay()
+	relay = relay && h.direct(by) != nil
 	for _, p := range h.worthDialling() {
 		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) {
 			continue
@@ -113,12 +118,15 @@ func (h *Host) dialMissing(ctx context.Context, static []libpeer.AddrInfo) {
 		if h.cfg.Meeting && h.host.Network().Connectedness(far) != network.Connected {
 			continue // it comes to us
 		}
+		if !(relay && by != far && !time.Now().Before(h.through.detours[p.ID].next)) && len(h.host.Peerstore().Addrs(far)) == 0 && !h.connected(far) {
+			continue // nobody knows where it is: a fleet may have hundreds of those
+		}
 		h.tried[p.ID] = time.Now()
 		dial, cancel := context.WithCancel(ctx)
 		h.dialing[p.ID] = cancel
 		h.wg.Go(func() {
 			defer cancel()
-			h.reach(ctx, dial, p.ID, far, static)
+			h.reach(ctx, dial, p.ID, far)
 			h.mu.Lock()
 			delete(h.dialing, p.ID)
 			h.mu.Unlock()
@@ -147,9 +155,9 @@ func patience(refused int) time.Duration {
 
 // reach tries to connect to a box, and to open the parcel stream where this side is the one to open it; then it stays
 // as long as that stream lives. dial ends the trying early.
-func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) {
+func (h *Host) reach(ctx, dial context.Context, id peer.ID, far libpeer.ID) {
 	links := h.host.Network()
-	if !h.connected(far) && !h.dial(dial, id, far, static) && !h.detour(dial, id, far) {
+	if !h.connected(far) && !h.dial(dial, id, far) && !h.detour(dial, id, far) {
 		return
 	}
 	h.noteReached(id, far)
@@ -212,12 +220,7 @@ func (h *Host) dropStrangers() {
 }
 
 // dial tries all known addresses of a box until one answers, for at most connectTimeout and a handshake. It goes through no relay.
-func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID, static []libpeer.AddrInfo) bool {
-	for _, s := range static {
-		if s.ID == far {
-			h.host.Peerstore().AddAddrs(far, s.Addrs, addressTTL)
-		}
-	}
+func (h *Host) dial(ctx context.Context, id peer.ID, far libpeer.ID) bool {
 	if len(h.host.Peerstore().Addrs(far)) == 0 {
 		return false // nobody knows where it is; mDNS will say
 	}
