@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -23,6 +24,9 @@ import (
 // reach so far. tips are what the server says are its newest. The room must not be here yet. What the lanes have to do afterwards goes on behind.
 func (in *Intake) Copy(ctx context.Context, server string, id event.RoomID, v *event.Version, tips []event.ID, most int) error {
 	c := in.c.Client
+	if here, err := in.c.Rooms.Knows(ctx, id); here || err != nil {
+		return errors.Join(fmt.Errorf("copy room %s: it is here", id), err)
+	}
 	pdus, err := c.recent(ctx, server, id, v, tips, most)
 	if err != nil {
 		return fmt.Errorf("copy room %s: %w", id, err)

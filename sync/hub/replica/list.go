@@ -130,27 +130,20 @@ func (r *Replica) list(box string, room api.Room, now time.Time) {
 		d = &duplicate{id: id}
 		r.copies[id] = d
 	}
-	if d.version == "" || !d.here {
-		d.version = room.Version
-	}
-	tips := make([]event.ID, len(room.Tips))
-	for i, t := range room.Tips {
-		tips[i] = event.ID(t)
-	}
 	i := slices.IndexFunc(d.boxes, func(l lister) bool { return l.box == box })
 	if i < 0 {
 		d.boxes = append(d.boxes, lister{box: box})
 		i = len(d.boxes) - 1
 	}
-	d.boxes[i].tips = tips
-	d.told = now
-	if r.pending[id] == nil {
-		r.pending[id] = d
-		d.due = now.Add(r.c.Limits.Settle)
-		if d.delay > 0 { // who has failed before is not asked sooner because it says so
-			d.due = now.Add(d.delay)
-		}
+	l := &d.boxes[i]
+	if len(l.tips) == 0 {
+		l.due = now.Add(max(l.delay, r.c.Limits.Settle)) // who has failed before is not asked sooner because it says so
 	}
+	l.version, l.told, l.tips = room.Version, now, make([]event.ID, len(room.Tips))
+	for i, t := range room.Tips {
+		l.tips[i] = event.ID(t)
+	}
+	r.pending[id] = d
 }
 
 // unlist forgets that a box lists a room. r.mu is held.

@@ -4,12 +4,15 @@ package replica
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store"
 )
 
 // This file gets from boxes what is not here.
@@ -19,15 +22,17 @@ const (
 	pullFirst   = 30 * time.Second // after a failure
 	pullMost    = 6 * time.Hour
 	pullLongest = 10 * time.Minute // for one room
+	closing     = time.Minute      // for what was copied to find its place, before it is told
 	sayAgain    = 10 * time.Minute
 	leftAlone   = 10 * time.Minute // at most, a box that goes on sending
 )
 
 // job is a room that is to be got from a box.
 type job struct {
-	d    *duplicate
-	box  string
-	tips []event.ID
+	d       *duplicate
+	box     string
+	version string
+	tips    []event.ID
 }
 
 // pull works until ctx ends.
@@ -77,33 +82,46 @@ func (r *Replica) next() (*job, time.Duration) {
 		if d.working || !d.here && r.intake.Busy(id) { // a lane may still have something of what was begun before
 			continue
 		}
-		i := slices.IndexFunc(d.boxes, func(l lister) bool { return len(l.tips) > 0 && r.c.InReach(l.box) })
-		if i < 0 {
+		l := r.soonest(d)
+		if l == nil {
 			delete(r.pending, id) // the box tells it anew when it is back
 			continue
 		}
-		box := d.boxes[i].box
+		due := l.due
 		// What it sends out passes by here anyway; to ask for the same meanwhile would cost its line twice.
-		if quiet := r.lists[box].sent.Add(r.c.Limits.Settle); quiet.After(d.due) && quiet.Before(d.told.Add(leftAlone)) {
-			d.due = quiet
+		if quiet := r.lists[l.box].sent.Add(r.c.Limits.Settle); quiet.After(due) && quiet.Before(l.told.Add(leftAlone)) {
+			due = quiet
 		}
-		if left := d.due.Sub(now); left > 0 {
+		if !d.here && d.not.After(due) {
+			due = d.not
+		}
+		if left := due.Sub(now); left > 0 {
 			wait = min(wait, left)
 			continue
 		}
-		if r.busy[box] {
+		if r.busy[l.box] {
 			continue // it is looked at again when that is over
 		}
-		r.busy[box], d.working = true, true
-		return &job{d: d, box: box, tips: slices.Clone(d.boxes[i].tips)}, 0
+		r.busy[l.box], d.working = true, true
+		return &job{d: d, box: l.box, version: l.version, tips: slices.Clone(l.tips)}, 0
 	}
 	return nil, wait
+}
+
+// soonest is the box that is asked first for what lacks of a room; nil: none is connected that has told something.
+func (r *Replica) soonest(d *duplicate) (first *lister) {
+	for i := range d.boxes {
+		if l := &d.boxes[i]; len(l.tips) > 0 && (first == nil || l.due.Before(first.due)) && r.c.InReach(l.box) {
+			first = l
+		}
+	}
+	return first
 }
 
 // get copies a room, or has its lane get what lacks.
 func (r *Replica) get(ctx context.Context, j *job) error {
 	r.mu.Lock()
-	here, version := j.d.here, j.d.version
+	here := j.d.here
 	r.mu.Unlock()
 	if here {
 		known, err := r.rooms.Known(ctx, j.tips...)
@@ -116,16 +134,56 @@ func (r *Replica) get(ctx context.Context, j *job) error {
 		}
 		return nil
 	}
-	v, ok := event.Lookup(version)
+	v, ok := event.Lookup(j.version)
 	if !ok {
-		return nil // Told has seen to it
+		return fmt.Errorf("rooms of version %q are not spoken", j.version)
 	}
 	ctx, stop := context.WithTimeout(ctx, pullLongest)
 	defer stop()
+	if held, err := r.rooms.Knows(ctx, j.d.id); held || err != nil { // a copy that was begun and did not succeed
+		if err = errors.Join(err, r.clear(ctx, j.d.id)); err != nil {
+			return err
+		}
+	}
 	if err := r.intake.Copy(ctx, j.box, j.d.id, v, j.tips, r.c.Limits.Recent); err != nil {
 		return err
 	}
-	r.count.copied.Add(1)
+	for end := time.Now().Add(closing); time.Now().Before(end); {
+		staged := 0
+		err := r.c.DB.View(ctx, func(rd *store.Read) (err error) { staged, err = rd.StagedCount(j.d.id); return err })
+		if err != nil {
+			return err
+		}
+		if staged == 0 && !r.intake.Busy(j.d.id) {
+			break
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	st, err := r.rooms.Standing(ctx, j.d.id, j.box)
+	if err == nil && !st.Resident {
+		err = errors.New("by what it tells it is not in the room itself")
+		err = errors.Join(err, r.clear(ctx, j.d.id))
+	}
+	if err == nil {
+		r.count.copied.Add(1)
+	}
+	return err
+}
+
+// clear deletes rooms that nobody is told of.
+func (r *Replica) clear(ctx context.Context, ids ...event.RoomID) error {
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, r.intake.Abandon(ctx, id))
+	}
+	if err := errors.Join(append(errs, r.rooms.Purge(ctx, ids))...); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		r.scales.remove(id)
+	}
 	return nil
 }
 
@@ -136,27 +194,29 @@ func (r *Replica) over(j *job, err error) {
 	d := j.d
 	d.working = false
 	delete(r.busy, j.box)
+	i := slices.IndexFunc(d.boxes, func(l lister) bool { return l.box == j.box })
 	if err != nil {
-		if d.delay == 0 {
-			d.delay = pullFirst
-		}
-		d.due, d.delay = r.c.Now().Add(d.delay), min(2*d.delay, pullMost)
 		r.count.failed.Add(1)
-		level, now := slog.LevelDebug, r.c.Now()
+		level, now, again := slog.LevelDebug, r.c.Now(), time.Duration(0)
+		if i >= 0 {
+			l := &d.boxes[i]
+			again = max(l.delay, pullFirst)
+			l.due, l.delay = now.Add(again), min(2*again, pullMost)
+		}
 		if l := r.lists[j.box]; l != nil && now.Sub(l.said) > sayAgain {
 			level, l.said = slog.LevelInfo, now
 		}
-		r.log.Log(context.Background(), level, "a box's room was not copied; it is tried again", "box", j.box, "room", d.id, "again", d.delay/2, "err", err)
+		r.log.Log(context.Background(), level, "a box's room was not copied; it is tried again", "box", j.box, "room", d.id, "again", again, "err", err)
 		return
 	}
-	if len(d.boxes) == 0 { // meanwhile
-		poke(r.tidy)
-	}
-	d.here, d.delay = true, 0
-	for i := range d.boxes {
-		if d.boxes[i].box == j.box && slices.Equal(d.boxes[i].tips, j.tips) {
-			d.boxes[i].tips = nil
+	d.here = true
+	if i >= 0 {
+		l := &d.boxes[i]
+		if l.delay = 0; slices.Equal(l.tips, j.tips) {
+			l.tips = nil
 		}
+	} else if len(d.boxes) == 0 { // meanwhile
+		poke(r.tidy)
 	}
 	if !slices.ContainsFunc(d.boxes, func(l lister) bool { return len(l.tips) > 0 }) {
 		delete(r.pending, d.id)

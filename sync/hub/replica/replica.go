@@ -135,20 +135,21 @@ type list struct {
 // duplicate is one room.
 type duplicate struct {
 	id      event.RoomID
-	version string
 	boxes   []lister
-	here    bool // it is in the database
-	working bool // it is being copied
-	told    time.Time
-	due     time.Time
-	delay   time.Duration // after failures
-	waits   time.Time     // since when something in it waits for its ancestors; zero: nothing does
+	here    bool      // it is in the database
+	working bool      // it is being copied, or deleted
+	not     time.Time // copied before that
+	waits   time.Time // since when something in it waits for its ancestors; zero: nothing does
 }
 
-// lister is a box that lists a room, with the ends of the graph that it has told and that were not here.
+// lister is a box that lists a room.
 type lister struct {
-	box  string
-	tips []event.ID
+	box     string
+	version string
+	tips    []event.ID    // the ends of the graph that it has told, until they were looked for
+	told    time.Time     // when it told them
+	due     time.Time     // when they are looked for
+	delay   time.Duration // after failures with this box: another one may be honest
 }
 
 // Open takes up what was copied before. boxes are those that the hub has.

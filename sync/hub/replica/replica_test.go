@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/appliance/room"
 	"hallig/appliance/rules"
+	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 )
 
@@ -141,6 +143,29 @@ func TestHostileBox(t *testing.T) {
 	if !sameState(t, id, h.rooms, box.rooms) {
 		t.Error("the state of the room that was begun anew is another one")
 	}
+
+	// A box that is not in the room tells all that one tells which is: it is not believed, and does not hold up the one that is.
+	evil := n.node(t, "evil.test")
+	evil.lies(func(w http.ResponseWriter, r *http.Request) {
+		again := httptest.NewRequestWithContext(federation.WithGuest(r.Context(), "hub.test"), r.Method, r.URL.RequestURI(), nil)
+		sign, err := federation.SignRequest(local("hub.test"), "box1.test", r.Method, r.URL.RequestURI(), nil)
+		if err != nil {
+			t.Error(err)
+		}
+		again.Header.Set("Authorization", sign.String())
+		box.door.ServeHTTP(w, again)
+	})
+	third := box.create("12")
+	far.join(third, "carl", "box1.test")
+	stolen := box.listing(true, third)
+	h.told(evil, stolen)
+	h.await("the stranger to be found out", func() bool { s := h.Stats(); return s.Failed == 4 && s.Rooms == 2 })
+	if ok, err := h.rooms.Knows(t.Context(), third); ok || err != nil {
+		t.Errorf("what a stranger told is here: %v", err)
+	}
+	h.told(box, box.listing(false, third))
+	h.await("the room by one who is in it", func() bool { return h.Stats().Rooms == 3 })
+
 	many := api.Rooms{All: true}
 	for i := range api.MaxRooms {
 		many.Rooms = append(many.Rooms, api.Room{ID: fmt.Sprintf("!%d:box1.test", i), Version: "12", Tips: []string{"$x"}})
@@ -278,7 +303,7 @@ func (h *hub) due(id event.RoomID) time.Duration {
 	if d == nil || d.working {
 		return time.Hour
 	}
-	return d.due.Sub(h.now())
+	return max(h.soonest(d).due.Sub(h.now()), d.not.Sub(h.now()))
 }
 
 // later moves the clock.

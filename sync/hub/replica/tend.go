@@ -4,7 +4,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -179,7 +178,7 @@ func (r *Replica) tooMuch(staged map[event.RoomID]int, large bool) (rooms []*dup
 		switch {
 		case staged[id] > r.c.Limits.Staged:
 			r.log.Warn("a room's gap does not close, so the copy is begun anew later; a box may be making up events", "room", id, "waiting", staged[id], "boxes", len(d.boxes))
-			d.delay = backDelay
+			d.not = r.c.Now().Add(backDelay)
 			rooms = append(rooms, d)
 		case worth && w.Events > r.c.Limits.RoomRows && reach:
 			rooms = append(rooms, d)
@@ -212,11 +211,7 @@ func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 		ids[i] = d.id
 		tips[i], _ = r.rooms.Extremities(ctx, d.id) // without them a box says where its room's ends are when something is new
 	}
-	var errs []error
-	for _, id := range ids {
-		errs = append(errs, r.intake.Abandon(ctx, id))
-	}
-	err := errors.Join(append(errs, r.rooms.Purge(ctx, ids))...)
+	err := r.clear(ctx, ids...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer poke(r.wake)
@@ -226,16 +221,14 @@ func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 		if err != nil {
 			continue // it is not here, and found again
 		}
-		r.scales.remove(d.id)
 		r.count.purged.Add(1)
 		if len(d.boxes) == 0 {
 			delete(r.copies, d.id)
 			continue
 		}
-		d.told, d.due = now, now.Add(max(d.delay, r.c.Limits.Settle))
 		for b := range d.boxes {
-			if len(d.boxes[b].tips) == 0 {
-				d.boxes[b].tips = tips[i]
+			if l := &d.boxes[b]; len(l.tips) == 0 {
+				l.tips, l.told, l.due = tips[i], now, now.Add(max(l.delay, r.c.Limits.Settle))
 			}
 		}
 		r.pending[d.id] = d
