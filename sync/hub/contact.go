@@ -65,7 +65,9 @@ func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
 		return err
 	case p.ID != from.ID || p.Server != from.Server:
 		return errForeign
-	case p.Serial > from.Serial:
+	case p.Serial < from.Serial:
+		return errOlder
+	case p.Serial > from.Serial || !bytes.Equal(p.Statement, from.Statement):
 		if err := h.addBox(p, h.modeOf(c.Mode)); err != nil {
 			return err
 		}
@@ -100,6 +102,9 @@ func (h *Hub) keepDocument(ctx context.Context, from entry, doc []byte) error {
 	h.mail.Hurry(from.Server) // letters may have waited for it
 	return nil
 }
+
+// errOlder is answered to a box that was put back from a backup which is older than its last key: others refuse what the old key signs.
+var errOlder = errors.New("the box shows a signing key that it has given up since: it was put back from an older backup; give it a new key with: hallig key rotate")
 
 // errForeign is answered to who brings another box's papers.
 var errForeign = errors.New("the statement is another box's")

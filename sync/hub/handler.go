@@ -76,6 +76,10 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 	}
 	signed, err := signedAs(r, from.Server, to)
 	if err != nil {
+		h.count.refused.Add(1)
+		if h.seldom.may("name "+from.Server, h.now()) {
+			h.log.Warn("a box asks in another's name, or with a signature that cannot be read; it is refused. If nobody has changed its name, turn it away with hallig-hub revoke", "box", from.Server, "to", to, "err", err)
+		}
 		refuse(w, http.StatusForbidden, "M_FORBIDDEN", err.Error())
 		return
 	}

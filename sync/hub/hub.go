@@ -47,6 +47,7 @@ type Hub struct {
 
 	lock      *os.File
 	id        identity.Identity
+	fresh     bool // made at this start
 	local     federation.Local
 	db        *store.DB
 	spool     spool.Spool
@@ -147,6 +148,9 @@ func (h *Hub) open(ctx context.Context) error {
 	if err := h.readRoster(ctx); err != nil {
 		return err
 	}
+	if !h.fresh && len(h.roster.Load().by) == 0 {
+		h.log.Warn("no box is paired with this hub. If there were some its memory is lost: stop it, put the newest copy back and say so with hallig-hub restored, or pair the boxes again")
+	}
 	if h.shelf, err = shelf.Open(filepath.Join(h.cfg.Data, updatesDir), h.cfg.Updates.Keys, h.now); err != nil {
 		return err
 	}
@@ -181,6 +185,7 @@ func (h *Hub) open(ctx context.Context) error {
 func (h *Hub) openIdentity() error {
 	_, err := os.Stat(filepath.Join(h.cfg.Data, identity.SigningKeyFile))
 	fresh := errors.Is(err, os.ErrNotExist)
+	h.fresh = fresh
 	if fresh && h.cfg.Server == "" {
 		return errors.New("the hub has no name yet; give it one with --name, such as hub.example.org")
 	}

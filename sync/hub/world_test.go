@@ -43,6 +43,7 @@ type world struct {
 	dir   string
 	hub   *Hub
 	with  func(*Config) // nil: as it is
+	log   logged
 	stop  func()
 }
 
@@ -73,6 +74,30 @@ func newWorldWith(t *testing.T, with func(*Config)) *world {
 		}
 	})
 	return w
+}
+
+// logged keeps what a hub has logged.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *logged) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+// has says whether a sentence was logged at a level.
+func (s *logged) has(level, sentence string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for line := range strings.Lines(s.text.String()) {
+		if strings.Contains(line, "level="+level+" ") && strings.Contains(line, sentence) {
+			return true
+		}
+	}
+	return false
 }
 
 // breakable is a spool whose acts a test can have fail. It outlives the hubs that are opened on it.
@@ -131,7 +156,7 @@ func (w *world) start() {
 		w.with(&cfg)
 	}
 	var err error
-	if w.hub, err = Open(w.Context(), cfg, slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))); err != nil {
+	if w.hub, err = Open(w.Context(), cfg, slog.New(slog.NewTextHandler(io.MultiWriter(w.Output(), &w.log), &slog.HandlerOptions{Level: slog.LevelDebug}))); err != nil {
 		w.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
