@@ -191,6 +191,9 @@ func printBox(out io.Writer, b hub.BoxStatus) {
 	}
 	for _, q := range b.Letters {
 		fmt.Fprintf(out, "    waits for %s: %s\n", q.Server, queued(q.Count, q.Bytes, q.Oldest))
+		if q.Why != "" {
+			fmt.Fprintf(out, "        %s\n", q.Why)
+		}
 	}
 }
 

@@ -74,6 +74,11 @@ func TestLetters(t *testing.T) {
 		t.Errorf("the box hears %d %+v", status, answer.Letters)
 	}
 	w.await("a try", func() bool { return len(w.far.heard()) > 0 })
+	w.await("word of why it waits", func() bool { return strings.Contains(w.hub.mail.Why("box1.test", "far.test"), "answers 502") })
+	s, err := w.hub.state(t.Context())
+	if err != nil || len(s.Boxes[0].Letters) != 1 || s.Boxes[0].Letters[0].Why == "" {
+		t.Errorf("the operator is told %+v, %v", s.Boxes[0].Letters, err)
+	}
 	b.away()
 	w.stop()
 	w.start()

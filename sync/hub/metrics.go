@@ -56,7 +56,7 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 	type tally struct{ boxes, count, bytes float64 }
 	in := map[string]*tally{connected: {}, away: {}, revoked: {}}
 	judged, kinds := map[health.State]float64{}, map[string]float64{}
-	var oldest time.Duration
+	var oldest, letterAge time.Duration
 	var letters tally
 	var keys, given float64
 	for _, b := range s.Boxes {
@@ -79,6 +79,9 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		for _, q := range b.Letters {
 			letters.count += float64(q.Count)
 			letters.bytes += float64(q.Bytes)
+			if of != revoked {
+				letterAge = max(letterAge, now.Sub(q.Oldest))
+			}
 		}
 		keys += float64(b.Keys.Left)
 		given += float64(b.Keys.Given)
@@ -104,6 +107,7 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 	m.Add("hallig_hub_waiting_oldest_seconds", "How long the oldest of them has waited, revoked boxes left out; 0: none waits.", false, oldest.Seconds())
 	m.Add("hallig_hub_letters", "Requests of boxes for other servers that the hub keeps.", false, letters.count)
 	m.Add("hallig_hub_letters_bytes", "The bytes of these.", false, letters.bytes)
+	m.Add("hallig_hub_letters_oldest_seconds", "How long the oldest of them has waited, revoked boxes left out; 0: none waits.", false, letterAge.Seconds())
 	m.Add("hallig_hub_onetime_keys", "One-time keys of boxes that the hub may give away.", false, keys)
 	m.Add("hallig_hub_onetime_keys_given", "Those that it remembers to have given away.", false, given)
 	m.Add("hallig_hub_disk_free_bytes", "Free where the hub's data lies.", false, float64(s.Hub.DiskFree))
@@ -126,6 +130,13 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		{"delivered", "Transactions that boxes took since the start.", h.count.delivered.Load()},
 		{"invites_signed", "Invites since the start that were signed for boxes that were away.", h.count.invited.Load()},
 		{"woken", "Servers since the start that were woken for boxes that are away.", h.count.woken.Load()},
+		{"letters_taken", "Letters of boxes put into the spool since the start.", h.mail.Count.Taken.Load()},
+		{"letters_through", "Letters since the start that were seen through.", h.mail.Count.Done.Load()},
+		{"letters_again", "Letters since the start that went under another id, because a server had taken and lost what is in them.", h.mail.Count.Spares.Load()},
+		{"letters_repaired", "Letters since the start whose events the hub sent in its own name for that reason.", h.mail.Count.Repaired.Load()},
+		{"letters_unkept", "Rooms in letters since the start whose events a server did not keep in any way; the box offers them again.", h.mail.Count.Unkept.Load()},
+		{"letters_refused", "Letters of boxes since the start with a wrong signature or form.", h.mail.Count.Refused.Load()},
+		{"letters_full", "Letters of boxes since the start for which there was no room.", h.mail.Count.Full.Load()},
 		{"refused", "Transactions with a wrong signature or form, or refused by a box for good, since the start.", h.count.refused.Load()},
 		{"full", "Transactions turned back since the start because they could not be kept.", h.count.full.Load()},
 		{"sent_out", "Requests of boxes to other servers since the start.", h.count.out.Load()},

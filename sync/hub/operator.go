@@ -134,6 +134,11 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		s.Boxes = append(s.Boxes, b)
 	}
 	used(s.Boxes, at, waiting, h.spool.Bounds())
+	for _, b := range s.Boxes {
+		for i, q := range b.Letters {
+			b.Letters[i].Why = h.mail.Why(b.Server, q.Server)
+		}
+	}
 	s.Updates, s.Policy = h.shelf.Files(), h.policyState()
 	behind(s.Boxes, s.Updates)
 	fleet.Judge(&s, now)

@@ -90,6 +90,7 @@ type Queue struct {
 	Count  int64     `json:"count"`  // transactions
 	Bytes  int64     `json:"bytes"`
 	Oldest time.Time `json:"oldest"`
+	Why    string    `json:"why,omitempty"` // why the oldest letter is not through yet, as this node knows
 }
 
 // Stock counts one-time keys of a box.

@@ -345,6 +345,16 @@ func (m *Mail) stands(l *line, trouble string, status int) {
 	}
 }
 
+// Why says why the oldest letter of a box for a server is not through yet; "": it is on its way, or not this node's.
+func (m *Mail) Why(box, server string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.lines[spool.Queue{Box: box, Other: server}]; l != nil {
+		return l.trouble
+	}
+	return ""
+}
+
 // away begins what is said of a server that does not answer.
 const away = "out of the hub's reach"
 

@@ -51,8 +51,8 @@ type act struct {
 const (
 	patience     = 15 * time.Second // until a server that has answered must know the events; doubled with each further way
 	patienceMost = time.Minute
-	askSoon      = 40 * time.Millisecond // for one event, and more for each further one: about what a Synapse needs
-	askEach      = 15 * time.Millisecond
+	askSoon      = 50 * time.Millisecond // for one event, and a little more for each further one: many servers answer when most of the work is done
+	askEach      = 2 * time.Millisecond
 	askMost      = 2 * time.Second
 )
 
