@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,13 +124,17 @@ func (w *world) writeOne(ctx context.Context, c *matrixclient.Client, side int, 
 	}
 }
 
-// newestTexts gives the number of the newest message in each room that somebody of a side wrote.
-func (n *night) newestTexts(side int) map[string]int {
-	out := map[string]int{}
+// newestTexts gives, by room, the numbers of the newest messages that people of a side wrote, the greatest first: as many as write at the same time, since which of them is the last one the server decides.
+func (n *night) newestTexts(side int) map[string][]int {
+	out := map[string][]int{}
 	for _, e := range n.events[side] {
 		if e.text {
-			out[e.room] = max(out[e.room], e.n)
+			out[e.room] = append(out[e.room], e.n)
 		}
+	}
+	for id, nums := range out {
+		slices.SortFunc(nums, func(a, b int) int { return b - a })
+		out[id] = nums[:min(len(nums), writers)]
 	}
 	return out
 }

@@ -69,9 +69,9 @@ func (v *verdict) count(w *world, n *night) {
 		f.mu.Lock()
 		if s == onBox {
 			v.ahead = v.ahead[:0]
-			for _, num := range n.newestTexts(onLand) {
-				if at := f.ahead[num]; !at.IsZero() {
-					v.ahead = append(v.ahead, at.Sub(v.joined))
+			for _, nums := range n.newestTexts(onLand) {
+				if i := slices.IndexFunc(nums, func(num int) bool { return !f.ahead[num].IsZero() }); i >= 0 {
+					v.ahead = append(v.ahead, f.ahead[nums[i]].Sub(v.joined))
 				}
 			}
 			slices.Sort(v.ahead)
