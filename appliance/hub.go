@@ -166,13 +166,21 @@ func (b *Box) fromHub(next http.Handler) http.Handler {
 			b.heardOfLetters(w, r)
 			return
 		}
-		if ms, err := strconv.ParseInt(r.Header.Get(api.Received), 10, 64); err == nil {
-			if at := time.UnixMilli(ms); at.Before(b.clock.Now()) {
-				r = r.WithContext(federation.WithReceived(r.Context(), at))
-			}
+		if r.URL.Path == api.PlayPath && r.Method == http.MethodPost { // and this
+			b.played(w, r)
+			return
 		}
-		b.fed.handler.ServeHTTP(w, r.WithContext(federation.WithGuest(r.Context(), b.exchange.post.server)))
+		ms, _ := strconv.ParseInt(r.Header.Get(api.Received), 10, 64) // none: it comes in now
+		b.answerHub(w, r, ms)
 	})
+}
+
+// answerHub answers what somebody asks through the hub, which says when it came in; 0: now.
+func (b *Box) answerHub(w http.ResponseWriter, r *http.Request, received int64) {
+	if at := time.UnixMilli(received); received > 0 && at.Before(b.clock.Now()) {
+		r = r.WithContext(federation.WithReceived(r.Context(), at))
+	}
+	b.fed.handler.ServeHTTP(w, r.WithContext(federation.WithGuest(r.Context(), b.exchange.post.server)))
 }
 
 // runHub tells the hub of the box whenever it comes in reach, and now and then.

@@ -4,13 +4,13 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hallig/sync/hub/api"
@@ -31,6 +31,7 @@ type carrier struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 	lease  spool.Lease
+	single atomic.Bool // the box takes one request at a time only
 }
 
 const (
@@ -199,16 +200,17 @@ func pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 // play hands on the oldest of one queue, in order, as much as one turn is. moved: the box has some of it. An error: the box did not take the next, or, ErrFenced, another node has the box.
 func (c *carrier) play(ctx context.Context, q spool.Queue) (moved bool, err error) {
 	rs, err := c.h.spool.Next(ctx, q, 0, playBytes)
-	for _, r := range rs {
-		if err = c.one(ctx, r); err != nil {
-			break
+	for len(rs) > 0 && err == nil {
+		var n int
+		if n, err = c.some(ctx, rs); n > 0 {
+			// The box has them. When we die here it gets the same once more, and knows them.
+			if serr := c.h.spool.Settle(ctx, q, rs[n-1].Seq, c.h.now(), c.lease); serr != nil {
+				err = errors.Join(fmt.Errorf("note what the box has: %w", serr), err)
+				break
+			}
+			moved = true
 		}
-		// The box has it. When we die here it gets the same once more, and knows it.
-		if err = c.h.spool.Settle(ctx, q, r.Seq, c.h.now(), c.lease); err != nil {
-			err = fmt.Errorf("note what the box has: %w", err)
-			break
-		}
-		moved = true
+		rs = rs[n:]
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, spool.ErrFenced) && c.h.seldom.may("play "+c.box+" "+q.Other, c.h.now()) {
 		c.log.Warn("a box does not take what waits for it; it is tried again", "from", q.Other, "err", err)
@@ -234,11 +236,16 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 	if err != nil {
 		return fmt.Errorf("read the box's answer: %w", err)
 	}
-	switch status := resp.StatusCode; {
+	return c.judge(ctx, r, resp.StatusCode, text)
+}
+
+// judge says what a box's answer means. No error: the box has the request, or has refused it for good.
+func (c *carrier) judge(ctx context.Context, r spool.Request, status int, text []byte) error {
+	switch {
 	case status == http.StatusOK:
 		c.h.count.delivered.Add(1)
 		return nil
-	case considered(text) && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound)):
+	case api.Considered(text) && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound)):
 		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
 		c.h.count.refused.Add(1)
 		c.log.Warn("a box refuses what waited for it for good; it is dropped", "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
@@ -247,13 +254,5 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("it answered %d %.200q", resp.StatusCode, text)
-}
-
-// considered says whether a refusal is a box's own words. A server that is being stopped, or that lost half a request, answers 400 as well, without any.
-func considered(answer []byte) bool {
-	var refusal struct {
-		Code string `json:"errcode"`
-	}
-	return json.Unmarshal(answer, &refusal) == nil && refusal.Code != ""
+	return fmt.Errorf("it answered %d %.200q", status, text)
 }

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -300,6 +301,9 @@ func (f *farServer) transaction(to string, n int) (uri string, header http.Heade
 
 // testBox is a box as the hub sees it: a paired libp2p host with an HTTP handler.
 type testBox struct {
+	old   atomic.Bool  // it takes one request at a time
+	plays atomic.Int32 // how often it was given many
+
 	t    *testing.T
 	w    *world
 	id   identity.Identity
@@ -376,6 +380,10 @@ func (b *testBox) back() {
 }
 
 func (b *testBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == api.PlayPath {
+		b.play(w, r)
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	b.mu.Lock()
 	b.asked = append(b.asked, r.Method+" "+r.RequestURI+" "+r.Header.Get("Authorization")+" "+string(body))
@@ -386,6 +394,31 @@ func (b *testBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		next = func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, map[string]any{"pdus": struct{}{}}) }
 	}
 	next(w, r)
+}
+
+// play takes many requests at once as a box does.
+func (b *testBox) play(w http.ResponseWriter, r *http.Request) {
+	if b.old.Load() {
+		http.NotFound(w, r)
+		return
+	}
+	p, err := api.ReadPlay(r.Body)
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	b.plays.Add(1)
+	var out api.Played
+	for _, q := range p.Requests {
+		one, rec := httptest.NewRequest(q.Method, q.URI, strings.NewReader(q.Body)), httptest.NewRecorder()
+		one.Header = http.Header{"Authorization": {q.Authorization}, api.Received: {fmt.Sprint(q.Received)}}
+		b.ServeHTTP(rec, one)
+		out.Answers = append(out.Answers, api.PlayedOne{Status: rec.Code, Text: rec.Body.String()})
+		if rec.Code != 200 && !((rec.Code == 400 || rec.Code == 413) && api.Considered(rec.Body.Bytes())) {
+			break
+		}
+	}
+	answer(w, 200, out)
 }
 
 // answers has the box answer like this from now on.
