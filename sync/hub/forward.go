@@ -3,12 +3,17 @@
 package hub
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"hallig/appliance/event"
 	"hallig/sync/hub/api"
 )
+
+// sendPatience is for a transaction of a box at a busy server.
+const sendPatience = 5 * time.Minute
 
 // sendOut takes a box's request to a server that is none of ours, over HTTPS, as the box signed it.
 func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to string, signed bool) {
@@ -38,7 +43,14 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 	if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, sendPath) {
 		h.replica.Passed(from.Server, from.Server, body)
 	}
-	resp, err := h.discovery.RoundTrip(req.WithContext(r.Context()))
+	ctx := r.Context()
+	if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, sendPath) {
+		// What has begun goes on when the box is gone: a Dendrite whose transaction is broken off has done a part of it, forgets its id, and does that part twice when it comes again.
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
+		defer stop()
+	}
+	resp, err := h.discovery.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		if r.Context().Err() == nil && h.seldom.may("reach "+from.Server, h.now()) {
 			h.log.Warn("a box writes to a server that the hub does not reach", "box", from.Server, "to", to, "err", err)

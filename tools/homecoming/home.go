@@ -91,6 +91,8 @@ func (w *world) come(ctx context.Context, n *night, v *verdict) error {
 				return err
 			}
 			v.torn = v.torn || kills[0].who == theCentral && w.central.tears()
+			// A hub that lives on sees a transaction through whose box has died.
+			v.broken = v.broken || (kills[0].who != theBox || w.hub == nil) && w.central.tears()
 			kills = kills[1:]
 			continue
 		}

@@ -35,8 +35,8 @@ type verdict struct {
 	howAfter                   string
 
 	live, paged, lost, twice, limited [2]int // of the events of the other side
-	torn                              bool   // the central server was killed, and does not keep together what belongs together
-	notShown, again                   int    // so it has events that it did not show in /sync, and gave out messages between devices twice
+	torn, broken                      bool   // the central server, or whoever was speaking with it, was killed, and it does not keep together what belongs together
+	notShown, again                   int    // so it has events that it did not show in /sync, or gave out messages between devices twice
 	toDevice, toDeviceTwice, receipts [2]int // arrived at the side
 	sealed                            int    // encrypted messages that could be read on the box
 	devices, told                     [2]bool
@@ -123,7 +123,7 @@ func (w *world) judge(ctx context.Context, n *night, v *verdict) (err error) {
 	if v.diff, err = w.compare(ctx); err != nil {
 		return err
 	}
-	if v.torn {
+	if v.broken {
 		v.again, v.toDeviceTwice[onLand] = v.toDeviceTwice[onLand], 0
 	}
 	for s, f := range w.looks {
@@ -218,7 +218,7 @@ func (v *verdict) tell() {
 		say("encrypted messages to people on the dark box: %d keys given, each once, %d refused; %d of %d could be read", len(v.night.sealed), v.night.unclaimed, v.sealed, len(v.night.sealed))
 	}
 	if v.notShown+v.again > 0 {
-		say("CENTRAL SERVER: since it was killed it does not show %d events live that it tells the box it has, and gave %d messages between devices out twice; counted apart", v.notShown, v.again)
+		say("CENTRAL SERVER: after the kills it does not show %d events live that it tells the box it has, and gave %d messages between devices out twice; counted apart", v.notShown, v.again)
 	}
 	say("box to central server %d kB, back %d kB", v.sent/1000, v.received/1000)
 	if n := len(v.night.events[onBox]); v.cpu > 0 && n > 0 {
