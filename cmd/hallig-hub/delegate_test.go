@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance"
 	"hallig/tools/matrixclient"
 )
 
@@ -30,10 +31,7 @@ func invitesThroughTheHub(h *home) {
 	}
 	anna, carl := h.reader(h.anna), h.reader(h.carl)
 	carl.sees("talk", h.say(h.anna, room, 1, "von der Box")...)
-	h.await("the hub's key to be listed", func() bool {
-		s, err := h.hubStatus()
-		return err == nil && s.Boxes[0].Key != "" && h.boxStatus().Hub.Key == s.Boxes[0].Key && h.boxStatus().Hub.Told.After(began)
-	})
+	first := h.agreed(began)
 
 	h.stopBox()
 	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
@@ -75,4 +73,45 @@ func invitesThroughTheHub(h *home) {
 		anna.sees("version "+version, h.say(h.carl, id, 2, "willkommen")...)
 	}
 	h.await("the hub to have nothing left", func() bool { s, err := h.hubStatus(); return err == nil && len(s.Boxes[0].Waiting) == 0 })
+
+	// The key is taken back with the box's own. The central server goes on with the new one, and the hub gets another.
+	h.stopBox()
+	if _, err := appliance.RotateKey(ctx, h.boxConfig(), h.boxLog()); err != nil {
+		t.Fatal(err)
+	}
+	rotated := time.Now()
+	h.startBox()
+	carl.sees("after the rotation", h.say(h.anna, room, 2, "mit neuem Schlüssel")...)
+	anna.sees("after the rotation", h.say(h.carl, room, 2, "verstanden")...)
+	if second := h.agreed(rotated); second == first {
+		t.Errorf("the hub signs with %s as before", first)
+	}
+	h.stopBox()
+	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
+	id := must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "private_chat", Name: "Zweiter Schlüssel"}))
+	if err := h.carl.Invite(ctx, id, h.anna.UserID); err != nil {
+		t.Fatal("an invite under the second key: ", err)
+	}
+	h.startBox()
+	if _, err := h.anna.Follow(ctx, "", find(id)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.anna.Join(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	carl.sees("the second key", h.say(h.anna, id, 1, "bin da")...)
+}
+
+// agreed waits until the hub may sign for the box, and knows its users, since a time.
+func (h *home) agreed(since time.Time) (key string) {
+	h.Helper()
+	h.await("the hub's key to be listed", func() bool {
+		s, err := h.hubStatus()
+		if err != nil {
+			return false
+		}
+		key = s.Boxes[0].Key
+		return key != "" && h.boxStatus().Hub.Key == key && h.boxStatus().Hub.Told.After(since)
+	})
+	return key
 }

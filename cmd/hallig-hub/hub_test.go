@@ -265,13 +265,19 @@ func (h *home) hubStatus() (s hub.Status, err error) {
 	return s, err
 }
 
+func (h *home) boxConfig() appliance.Config {
+	return appliance.Config{Data: h.boxDir, ServerName: h.world, Listen: "127.0.0.1:0", OpenRegistration: true,
+		P2P: appliance.P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}, Hub: appliance.HubConfig{Server: "hub.test", Mode: h.mode}}
+}
+
+func (h *home) boxLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(prefixed{h.T, "box"}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
 // startBox opens the box over its data directory. It has no federation port, trusts no certificate of the central server and may not go to its address: only the hub leads there.
 func (h *home) startBox() {
 	h.Helper()
-	cfg := appliance.Config{Data: h.boxDir, ServerName: h.world, Listen: "127.0.0.1:0", OpenRegistration: true,
-		P2P: appliance.P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}, Hub: appliance.HubConfig{Server: "hub.test", Mode: h.mode}}
-	log := slog.New(slog.NewTextHandler(prefixed{h.T, "box"}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	box, err := appliance.Open(h.Context(), cfg, log)
+	box, err := appliance.Open(h.Context(), h.boxConfig(), h.boxLog())
 	if err != nil {
 		h.Fatal(err)
 	}

@@ -7,7 +7,9 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -281,5 +283,46 @@ func TestProposals(t *testing.T) {
 	raw, _ := json.Marshal(c)
 	if status, _ := d.ask("hub.test", "PUT", api.ContactPath, nil, raw); status != 400 {
 		t.Errorf("a sealed box that proposes something: %d", status)
+	}
+}
+
+// A letter whose signature a server does not take any more goes under the hub's, where the box lets it; a sealed box's waits for the box.
+func TestLettersUnderTheSecondKey(t *testing.T) {
+	w := newWorld(t)
+	d, sealed := w.newBox("box1.test").delegating(), w.newBox("box2.test").delegating()
+	key := d.agrees()
+	sealed.says(api.Sealed)
+	var bad atomic.Int64
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, r *http.Request) {
+		a, err := federation.ParseAuthorization(r.Header.Get("Authorization"))
+		switch {
+		case err != nil || a.Key != key.ID:
+			refuse(rw, 401, "M_UNAUTHORIZED", "no such key")
+		case a.Origin != "box1.test" || a.Destination != "far.test":
+			bad.Add(1)
+			fallthrough
+		default:
+			answer(rw, 200, map[string]any{"pdus": struct{}{}})
+		}
+	}
+	w.far.mu.Unlock()
+	for _, b := range []*testBox{d.testBox, sealed.testBox} {
+		if status, text := b.leave(b.letter(1)); status != 200 {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+	w.await("the letter to be through", func() bool { return w.hub.mail.Count.Done.Load() == 1 })
+	w.await("the sealed box's to be tried", func() bool {
+		n := 0
+		for _, asked := range w.far.heard() {
+			if strings.Contains(asked, `origin="box2.test"`) {
+				n++
+			}
+		}
+		return n > 0
+	})
+	if n := w.waiting("box2.test"); n != 1 || bad.Load() != 0 || w.waiting("box1.test") != 0 {
+		t.Errorf("%d letters of the sealed box wait, want 1; %d requests were not as they should be", n, bad.Load())
 	}
 }
