@@ -442,3 +442,21 @@ func TestConflictCounts(t *testing.T) {
 		t.Error("what never happened is shown")
 	}
 }
+
+// What the hub may do in the box's name is on the page, whatever it is.
+func TestHubModeOnThePage(t *testing.T) {
+	for want, h := range map[string]Hub{
+		"sealed: the hub has no key of this box":                                                    {Mode: "sealed"},
+		"delegate, but the hub holds no key yet":                                                    {Mode: "delegate"},
+		"delegate: the hub holds a second key of this box and can sign in its name (ed25519:hub_a)": {Mode: "delegate", Key: "ed25519:hub_a"},
+	} {
+		h.ServerName, h.Paired = "hub.test", true
+		s := newSite(t, func(o *PageOptions) {
+			o.Status = func(context.Context) (Status, error) { return Status{ServerName: "box.test", Hub: &h}, nil }
+		})
+		s.signIn()
+		if _, body, _ := s.get("/admin/boxes?lang=en"); !strings.Contains(body, want) {
+			t.Errorf("%+v: %q is not on the page", h, want)
+		}
+	}
+}
