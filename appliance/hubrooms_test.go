@@ -380,3 +380,32 @@ func TestHubReadsSharedRoomsOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestBoxAsksAboutAbsentBox: boxes of one hub that never met ask each other through it, also when one is away.
+func TestBoxAsksAboutAbsentBox(t *testing.T) {
+	a := newLonely(t)
+	ctx, id := t.Context(), must[string](t)
+	two := startWith(t, Config{Data: t.TempDir(), ServerName: "box2.test", P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}, Hub: HubConfig{Server: "hub.test"}})
+	var code hub.Code
+	if err := hub.Ask(ctx, a.hubDir, "POST", "/pair/show", struct{}{}, &code); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.takeCode(ctx, code.Code, a.hub.Addrs()[0]); err != nil {
+		t.Fatal(err)
+	}
+	awaitHub(t, "the contact", func() bool { s := two.hubStatus(); return s.InReach && s.Mode != "" })
+	anna, berta := a.box.phone("anna"), two.phone("berta")
+	room := id(anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "12", Preset: "public_chat"}))
+	before := anna.say(room, "vorher")
+	id(berta.Join(ctx, room, "box1.test"))
+	a.copied(1)
+	a.gone()
+	v, ok := event.Lookup("12")
+	if !ok {
+		t.Fatal("version 12 is unknown")
+	}
+	got, err := two.fed.client.History(ctx, "box1.test", event.RoomID(room), v, []event.ID{event.ID(before)}, 1)
+	if err != nil || len(got) != 1 || string(got[0].ID) != before {
+		t.Errorf("box2 hears of box1's history %d events, %v", len(got), err)
+	}
+}

@@ -142,7 +142,7 @@ func (h *Hub) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if h.db, err = store.Open(ctx, filepath.Join(h.cfg.Data, "hallig.db"), store.Options{Log: h.log}); err != nil {
+	if h.db, err = store.Open(ctx, filepath.Join(h.cfg.Data, "hallig.db"), store.Options{Log: h.log, Readers: 8}); err != nil {
 		return err
 	}
 	if err := h.readRoster(ctx); err != nil {

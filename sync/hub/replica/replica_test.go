@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,50 @@ func TestCopyOfLatecomer(t *testing.T) {
 	}
 	if s := h.Stats(); s.Failed > 0 || s.Copied != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// What a box has said while the hub did not hear it is asked of the box, on both branches of a room, and told when it is away again.
+func TestGapIsPulled(t *testing.T) {
+	n := newNetwork()
+	box, far := n.node(t, "box1.test"), n.node(t, "far.test")
+	id := box.create("12")
+	far.join(id, "carl", "box1.test")
+	h := newHub(t, n, Limits{}, "box1.test")
+	h.told(box, box.listing(true, id))
+	h.settled(1)
+	n.questions()
+	base := must(box.rooms.Extremities(t.Context(), id))[0]
+	var ours, theirs []event.ID
+	for i := range 250 {
+		ours = append(ours, box.say(id, "anna", fmt.Sprint("dunkel ", i)))
+		if i < 120 {
+			theirs = append(theirs, far.say(id, "carl", fmt.Sprint("hell ", i)))
+		}
+	}
+	box.takes(far, theirs...)
+	merged := box.say(id, "anna", "beides")
+	h.told(box, box.listing(false, id))
+	h.await("the gap to close", func() bool { return h.event("far.test", "box1.test", merged) == 200 })
+	if asked := n.questions(); len(asked) > 12 {
+		t.Errorf("%d questions for %d events: %q", len(asked), 371, asked)
+	}
+	box.setAway(true)
+	body := fmt.Sprintf(`{"earliest_events":[%q],"latest_events":[%q],"limit":100,"min_depth":0}`, base, merged)
+	status, text := h.ask("far.test", "box1.test", "POST", "/_matrix/federation/v1/get_missing_events/"+url.PathEscape(string(id)), body)
+	var out struct {
+		Events []json.RawMessage `json:"events"`
+	}
+	if err := json.Unmarshal([]byte(text), &out); err != nil || status != 200 || len(out.Events) != 100 {
+		t.Errorf("the gap: %d, %d events, %v", status, len(out.Events), err)
+	}
+	for _, e := range append(ours, theirs...) {
+		if got := h.event("far.test", "box1.test", e); got != 200 {
+			t.Fatalf("an event of the gap: %d", got)
+		}
+	}
+	if !sameState(t, id, h.rooms, box.rooms) {
+		t.Error("the state is another one")
 	}
 }
 
