@@ -37,7 +37,7 @@ func (r *Replica) Passed(box, origin string, body []byte) {
 	if box == origin {
 		l.sent = r.c.Now()
 	}
-	fits := r.passBytes+int64(len(body)) <= r.c.Limits.Passing && !r.full.Load()
+	fits := r.passBytes+int64(len(body)) <= r.c.Limits.Passing && !r.full.Load() && !l.over
 	if fits {
 		select {
 		case r.passers[maphash.String(r.seed, origin)%passers] <- passing{box, origin, body}:

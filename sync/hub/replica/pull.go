@@ -99,8 +99,8 @@ func (r *Replica) next() (*job, time.Duration) {
 			wait = min(wait, left)
 			continue
 		}
-		if r.busy[l.box] {
-			continue // it is looked at again when that is over
+		if r.busy[l.box] || r.lists[l.box].over {
+			continue // it is looked at again when that has ended
 		}
 		r.busy[l.box], d.working = true, true
 		return &job{d: d, box: l.box, version: l.version, tips: slices.Clone(l.tips)}, 0
@@ -111,7 +111,11 @@ func (r *Replica) next() (*job, time.Duration) {
 // soonest is the box that is asked first for what lacks of a room; nil: none is connected that has told something.
 func (r *Replica) soonest(d *duplicate) (first *lister) {
 	for i := range d.boxes {
-		if l := &d.boxes[i]; len(l.tips) > 0 && (first == nil || l.due.Before(first.due)) && r.c.InReach(l.box) {
+		l := &d.boxes[i]
+		if len(l.tips) == 0 || !r.c.InReach(l.box) {
+			continue
+		}
+		if first == nil || r.lists[first.box].over && !r.lists[l.box].over || r.lists[first.box].over == r.lists[l.box].over && l.due.Before(first.due) {
 			first = l
 		}
 	}

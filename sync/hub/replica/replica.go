@@ -64,6 +64,7 @@ type Limits struct {
 	Passing  int64         // bytes of transactions that wait to be looked at; 16 MB
 	RoomRows int64         // events of a room beyond which it is copied anew; 50,000
 	Bytes    int64         // of the database; 8 GB
+	BoxBytes int64         // of the events in the rooms of one box; 1 GB
 	Free     int64         // bytes of the disk that are left to others; 1 GB
 	Staged   int           // events of a room that may wait for their ancestors; 5,000
 }
@@ -80,7 +81,7 @@ func (l *Limits) fill() {
 	for _, d := range []struct {
 		field *int64
 		value int64
-	}{{&l.Passing, 16 << 20}, {&l.RoomRows, 50_000}, {&l.Bytes, 8 << 30}, {&l.Free, 1 << 30}} {
+	}{{&l.Passing, 16 << 20}, {&l.RoomRows, 50_000}, {&l.Bytes, 8 << 30}, {&l.BoxBytes, 1 << 30}, {&l.Free, 1 << 30}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
@@ -128,7 +129,8 @@ type counters struct {
 type list struct {
 	whole bool // it has listed all since we were started
 	rooms map[event.RoomID]struct{}
-	sent  time.Time // when a transaction of it passed last
+	sent  time.Time // when a transaction of it passed last, or when it came
+	over  bool      // its rooms take more than is kept of one box
 	said  time.Time // when it was logged last that a room of it was not copied
 }
 
@@ -138,7 +140,7 @@ type duplicate struct {
 	boxes   []lister
 	here    bool      // it is in the database
 	working bool      // it is being copied, or deleted
-	not     time.Time // copied before that
+	not     time.Time // before that it is not copied
 	waits   time.Time // since when something in it waits for its ancestors; zero: nothing does
 }
 

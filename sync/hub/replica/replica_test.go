@@ -340,6 +340,57 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// A box that takes more than its share is held to it, and nobody else is.
+func TestShareOfBox(t *testing.T) {
+	n := newNetwork()
+	box, far, good := n.node(t, "box1.test"), n.node(t, "far.test"), n.node(t, "good.test")
+	big, small, other := box.create("12"), box.create("12"), good.create("12")
+	for _, id := range []event.RoomID{big, small} {
+		far.join(id, "carl", "box1.test")
+	}
+	far.join(other, "carl", "good.test")
+	h := newHub(t, n, Limits{Recent: 10, BoxBytes: 60_000}, "box1.test", "good.test")
+	h.told(box, box.listing(true, big))
+	h.settled(1)
+	said := func(i int) event.ID {
+		id := box.say(big, "anna", strings.Repeat("viel ", 300)+fmt.Sprint(i))
+		h.Passed("box1.test", "box1.test", box.transaction(id))
+		return id
+	}
+	first := said(0)
+	for i := range 60 {
+		said(i + 1)
+	}
+	h.await("all that was said", func() bool { return h.Stats().Passed == 61 })
+	h.tend()
+	h.await("the room to be begun anew", func() bool { s := h.Stats(); return s.Purged == 1 && s.Rooms == 1 && s.Behind == 0 })
+	if got := h.event("far.test", "box1.test", first); got != 404 {
+		t.Errorf("what was too much: %d", got)
+	}
+	last := said(99)
+	h.await("what comes then", func() bool { return h.event("far.test", "box1.test", last) == 200 })
+
+	h.share(10)
+	h.tend()
+	h.told(box, box.listing(false, small))
+	h.told(good, good.listing(true, other))
+	dropped := h.Stats().Dropped
+	said(100)
+	if got := h.Stats().Dropped; got != dropped+1 {
+		t.Errorf("%d transactions of a box that has more than its share were passed over, want 1", got-dropped)
+	}
+	h.later(time.Second)
+	h.await("nothing more to be copied from the one, and the other's room", func() bool {
+		return h.event("far.test", "good.test", must(good.rooms.Extremities(t.Context(), other))[0]) == 200
+	})
+	if ok, err := h.rooms.Knows(t.Context(), small); ok || err != nil || h.due(small) > 0 {
+		t.Errorf("a room of a box that has more than its share was copied: %v, %v", ok, err)
+	}
+	h.share(1 << 30)
+	h.tend()
+	h.await("it when the box has less", func() bool { return h.Stats().Rooms == 3 })
+}
+
 // due is after which time a room is got that is to be got; an hour: it is not, or is being got now.
 func (h *hub) due(id event.RoomID) time.Duration {
 	h.Replica.mu.Lock()
@@ -349,6 +400,13 @@ func (h *hub) due(id event.RoomID) time.Duration {
 		return time.Hour
 	}
 	return max(h.soonest(d).due.Sub(h.now()), d.not.Sub(h.now()))
+}
+
+// share sets what is kept of one box.
+func (h *hub) share(bytes int64) {
+	h.Replica.mu.Lock()
+	h.c.Limits.BoxBytes = bytes
+	h.Replica.mu.Unlock()
 }
 
 // later moves the clock.

@@ -45,6 +45,12 @@ func (s *scales) remove(id event.RoomID) {
 	delete(s.of, id)
 }
 
+func (s *scales) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.of)
+}
+
 func (s *scales) room(id event.RoomID) store.Weight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,6 +75,7 @@ func (r *Replica) appended(tx *store.Tx, a room.AppendInfo) error {
 
 // weigh finds out what the rooms take that are here since before the start.
 func (r *Replica) weigh(ctx context.Context) error {
+	r.scales.clear()
 	var last int64
 	err := r.c.DB.View(ctx, func(rd *store.Read) (err error) {
 		last, _, err = rd.LastNumbers()
@@ -160,11 +167,16 @@ func (r *Replica) tooMuch(staged map[event.RoomID]int, large bool) (rooms []*dup
 		}
 	}
 	var heaviest *duplicate
+	own := map[string]*duplicate{} // the heaviest of the rooms that one box alone lists
+	takes := map[string]int64{}    // by box
 	for id, d := range r.copies {
+		w := r.scales.room(id)
+		for _, l := range d.boxes {
+			takes[l.box] += w.Bytes
+		}
 		if d.working {
 			continue
 		}
-		w := r.scales.room(id)
 		if len(d.boxes) == 0 {
 			if w.Events == 0 && !d.here {
 				delete(r.copies, id)
@@ -184,6 +196,20 @@ func (r *Replica) tooMuch(staged map[event.RoomID]int, large bool) (rooms []*dup
 			rooms = append(rooms, d)
 		case worth && large && (heaviest == nil || w.Bytes > r.scales.room(heaviest.id).Bytes):
 			heaviest = d
+		case worth && len(d.boxes) == 1 && (own[d.boxes[0].box] == nil || w.Bytes > r.scales.room(own[d.boxes[0].box].id).Bytes):
+			own[d.boxes[0].box] = d
+		}
+	}
+	for box, l := range r.lists {
+		over := takes[box] > r.c.Limits.BoxBytes
+		if over && !l.over {
+			r.log.Warn("the rooms of a box take more than is kept of one box: they are begun anew, and no more of them are copied; if you do not know why it is so much, look at the box, or turn it away with hallig-hub revoke", "box", box, "bytes", takes[box])
+		}
+		if l.over && !over {
+			poke(r.wake)
+		}
+		if l.over = over; over && own[box] != nil {
+			rooms = append(rooms, own[box])
 		}
 	}
 	if large && heaviest != nil && !slices.Contains(rooms, heaviest) {
@@ -215,6 +241,7 @@ func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer poke(r.wake)
+	defer poke(r.tidy) // it may not have been enough
 	now := r.c.Now()
 	for i, d := range rooms {
 		d.working = false
