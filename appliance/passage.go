@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,11 +23,12 @@ import (
 
 // This file lets a box that reaches a server neither straight nor through its hub reach it through a paired box that does: a transaction of its users' events and messages between devices, the
 // question whether it has arrived, devices and keys. All of it is signed by the box for that server; the one in between looks at the signature and sends it on as it is. It may be a
-// line of 1200 bit/s that leads there, so nothing else goes this way: what the server has written comes as parcels, from the boxes that share its rooms.
+// line of 1200 bit/s that leads there, so nothing else goes this way, and nothing while this box reaches anybody straight: what the server has written comes as parcels, from the boxes that share its rooms.
 
 const (
 	passageStraight = 5 * time.Minute  // so often it is tried whether the server is in reach without help again
 	passageRest     = 10 * time.Minute // so long, boxes that did not reach a server are not asked again
+	passageQuiet    = time.Minute      // so long, no server was reached straight: then it is not the one server that is away but the way
 	passageTry      = 15 * time.Second // for the straight way, while there is another
 	passageLife     = 10 * time.Minute // for a request on a narrow line
 	passageBody     = 4 << 20
@@ -35,8 +37,11 @@ const (
 
 // passage is what a box knows of servers that it reached through others, or not even so.
 type passage struct {
-	mu sync.Mutex
-	to map[string]passed
+	quiet time.Duration // tests: in place of passageQuiet
+
+	mu      sync.Mutex
+	to      map[string]passed
+	reached time.Time // when any server was last reached straight
 }
 
 type passed struct {
@@ -58,6 +63,21 @@ func (p *passage) note(server string, x passed) {
 		p.to = map[string]passed{}
 	}
 	p.to[server] = x
+}
+
+// reaches notes that a server was reached straight.
+func (p *passage) reaches(server string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reached = now
+	delete(p.to, server)
+}
+
+// lonely says that nobody was reached straight for a while.
+func (p *passage) lonely(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Sub(p.reached) > cmp.Or(p.quiet, passageQuiet)
 }
 
 // narrow says that nothing but a paired box leads to a server.
@@ -84,8 +104,8 @@ func (x *exchangeParts) beyond(req *http.Request, straight func(*http.Request) (
 	known := x.passage.find(server)
 	if !way || !mayPass(req.Method, req.URL.Path) || req.Body != nil && req.GetBody == nil {
 		resp, err := straight(req)
-		if err == nil && known.narrow {
-			x.passage.note(server, passed{})
+		if err == nil {
+			x.passage.reaches(server, time.Now())
 		}
 		return resp, err
 	}
@@ -96,7 +116,7 @@ func (x *exchangeParts) beyond(req *http.Request, straight func(*http.Request) (
 	if known.narrow {
 		resp, err := briefly(req, straight)
 		if err == nil {
-			x.passage.note(server, passed{})
+			x.passage.reaches(server, now)
 			return resp, nil
 		}
 	} else {
@@ -105,7 +125,10 @@ func (x *exchangeParts) beyond(req *http.Request, straight func(*http.Request) (
 			return nil, err
 		}
 		resp, err := straight(once)
-		if err == nil || now.Before(known.rest) || req.Context().Err() != nil {
+		if err == nil {
+			x.passage.reaches(server, time.Now())
+		}
+		if err == nil || now.Before(known.rest) || req.Context().Err() != nil || !x.passage.lonely(time.Now()) {
 			return resp, err
 		}
 	}

@@ -55,6 +55,9 @@ func TestPassage(t *testing.T) {
 			ServerAddresses: to, P2P: P2PConfig{Off: true}, Serial: []SerialConfig{{Device: ptys[i].Device, Baud: 9600, HalfDuplex: true}}})
 	}
 	a := box(0, ways[1].Addr(), behind, map[string]string{at: ways[0].Addr()})
+	a.exchange.passage.mu.Lock()
+	a.exchange.passage.quiet = time.Millisecond
+	a.exchange.passage.mu.Unlock()
 	other := freePort(t)
 	b := box(1, other, other, nil)
 	paired(t, a, b)
@@ -147,6 +150,23 @@ func TestPassageRefuses(t *testing.T) {
 	long := string(bytes.Repeat([]byte{' '}, passageBody)) + body
 	if code, _ := ask(box, "PUT", send, "central.invalid", long, mine); code != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body of %d bytes: %d", len(long), code)
+	}
+}
+
+// As long as a box reaches anybody straight, who is away is away, and no line between boxes is used for it.
+func TestPassageOnlyForTheLonely(t *testing.T) {
+	now := time.Now()
+	var p passage
+	if !p.lonely(now) {
+		t.Error("who has reached nobody is not lonely")
+	}
+	p.note("b", passed{narrow: true})
+	p.reaches("a", now)
+	if p.lonely(now.Add(passageQuiet)) || !p.lonely(now.Add(passageQuiet+1)) || !p.find("b").narrow {
+		t.Error("lonely at another time, or another server's way is forgotten")
+	}
+	if p.reaches("b", now); p.find("b").narrow {
+		t.Error("a server that is reached straight counts as reached by a box alone")
 	}
 }
 

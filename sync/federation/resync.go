@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -183,7 +182,7 @@ func (in *Intake) resyncOnce(ctx context.Context, id event.RoomID, strict, fresh
 // members lack: their ids alone, which cannot be compressed, would take a minute of a narrow line for two hundred members. Later
 // it asks for the ids, and for what lacks of them.
 func (in *Intake) membersFrom(ctx context.Context, server string, p *room.Lacking, strict, fresh bool) error {
-	release, err := in.ask(ctx, server, math.MaxInt64) // somebody has just come into the room
+	release, err := in.ask(ctx, "members "+server, 0) // places of their own: all members of a big room take minutes
 	if err != nil {
 		return err
 	}
