@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"os"
 	"path/filepath"
@@ -106,9 +107,11 @@ func TestUpdateFromTheHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	box.took.Store(nil)
-	if _, err := b.updateFrom(t.Context(), "hub.test"); err == nil || box.took.Load() != nil {
-		t.Errorf("withdrawn: %v", err)
+	short, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	if _, err := b.updateFrom(short, "hub.test"); err == nil || box.took.Load() != nil || short.Err() != nil {
+		t.Errorf("withdrawn: %v, %v", err, short.Err())
 	}
+	stop()
 	roll()
 	// The trial fails: the hub hears of it at the next contact, and tells nobody more.
 	box.state.Update = steward.Update{State: steward.UpdateFailed, Version: "1.5", Release: 5, Error: steward.Text{De: "nein", En: "no answer on trial"}}

@@ -124,7 +124,7 @@ func (d Door) Ask(ctx context.Context, method, path string, in, out any) error {
 		return err
 	}
 	defer answer.Close()
-	raw, err := io.ReadAll(io.LimitReader(answer, 4<<20))
+	raw, err := io.ReadAll(io.LimitReader(answer, 64<<20))
 	if err != nil {
 		return fmt.Errorf("read answer: %w", err)
 	}

@@ -254,12 +254,16 @@ func endOf(doc []byte) time.Time {
 
 // watchKeys says which boxes' key documents have ended, or will soon.
 func (h *Hub) watchKeys(ctx context.Context) {
-	for server, e := range h.roster.Load().by {
-		if e.revoked != "" {
-			continue
+	documents, err := h.spool.DepositedOf(ctx, kindKey)
+	if err != nil {
+		if ctx.Err() == nil {
+			h.log.Error("look for key documents that end; it is tried again in an hour", "err", err)
 		}
-		doc, err := h.spool.Deposited(ctx, server, kindKey, "")
-		if err != nil || doc == nil {
+		return
+	}
+	for server, e := range h.roster.Load().by {
+		doc := documents[server]
+		if e.revoked != "" || doc == nil {
 			continue
 		}
 		if end := endOf(doc); end.Before(h.now().Add(14*24*time.Hour)) && h.seldom.may("key document "+server, h.now()) {

@@ -75,6 +75,7 @@ type Hub struct {
 	certs   *certificates
 	pages   *fleet.Pages
 	pageKey *fleet.Key
+	stocks  stocks
 	page    net.Listener // nil: there is none
 	proofs  net.Listener // where an authority looks; nil: nowhere
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -109,7 +110,11 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	if err != nil {
 		return s, err
 	}
-	stocks, err := h.spool.KeyStock(ctx, "")
+	stocks, err := h.stocks.get(ctx, h.spool, now)
+	if err != nil {
+		return s, err
+	}
+	documents, err := h.spool.DepositedOf(ctx, kindKey)
 	if err != nil {
 		return s, err
 	}
@@ -117,11 +122,7 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	for _, row := range rows {
 		b := fleet.Box{Server: row.Server, ID: row.ID, Mode: string(row.Mode), Revoked: row.Revoked, Added: row.Added, Connected: h.p2p.InReach(row.Server), Seen: row.Seen, Way: row.Way,
 			Version: row.Version, Said: fleet.ReadSaid(row.Health), Waiting: []fleet.Queue{}, Letters: []fleet.Queue{}, Keys: fleet.Stock(stocks[row.Server])}
-		doc, err := h.spool.Deposited(ctx, row.Server, kindKey, "")
-		if err != nil {
-			return s, err
-		}
-		if doc != nil {
+		if doc := documents[row.Server]; doc != nil {
 			b.KeyUntil = endOf(doc)
 		}
 		if l, ok := h.delegated(ctx, row.Server); ok {
@@ -143,6 +144,28 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	behind(s.Boxes, s.Updates)
 	fleet.Judge(&s, now)
 	return s, nil
+}
+
+// stocks remembers for a while how the one-time keys stand: to count those of thousands of boxes is work, and monitoring asks often.
+type stocks struct {
+	mu   sync.Mutex
+	at   time.Time
+	last map[string]spool.Stock
+}
+
+const countAgain = 2 * time.Minute
+
+func (s *stocks) get(ctx context.Context, from spool.Spool, now time.Time) (map[string]spool.Stock, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil && now.Sub(s.at).Abs() < countAgain {
+		return s.last, nil
+	}
+	got, err := from.KeyStock(ctx, "")
+	if err == nil {
+		s.last, s.at = got, now
+	}
+	return got, err
 }
 
 // used sorts what waits to the boxes, and says how much of their room it takes.

@@ -303,3 +303,18 @@ func testKeyStock(t *testing.T, p place) {
 	want(t, "one", got, map[string]Stock{"b.example": {Devices: 1, Left: 1, Given: 1}})
 	want(t, "bounds", s.Bounds(), Limits{}.orDefault())
 }
+
+// One question gives a kind of all boxes, and nothing else.
+func testDepositedOf(t *testing.T, p place) {
+	s := with(t, p, "a.example", "b.example", "c.example")
+	ctx := t.Context()
+	for _, d := range [][4]string{{"a.example", "k", "", "1"}, {"a.example", "k", "x", "2"}, {"a.example", "l", "", "3"}, {"b.example", "k", "", "4"}, {"c.example", "l", "", "5"}} {
+		must(t, s.Deposit(ctx, d[0], d[1], d[2], []byte(d[3])))
+	}
+	got, err := s.DepositedOf(ctx, "k")
+	must(t, err)
+	want(t, "of k", got, map[string][]byte{"a.example": []byte("1"), "b.example": []byte("4")})
+	got, err = s.DepositedOf(ctx, "nothing")
+	must(t, err)
+	want(t, "of nothing", got, map[string][]byte{})
+}

@@ -29,7 +29,7 @@ func contract(t *testing.T, make func(*testing.T) place) {
 		f    func(*testing.T, place)
 	}{
 		{"Roster", testRoster}, {"Seen", testSeen}, {"Remove", testRemove}, {"Order", testOrder}, {"Bytes", testBytes}, {"Idempotent", testIdempotent}, {"Remembered", testRemembered},
-		{"Settle", testSettle}, {"Fence", testFence}, {"Limits", testLimits}, {"DepositLimits", testDepositLimits}, {"Waiting", testWaiting}, {"Deposits", testDeposits}, {"Amend", testAmend}, {"ForgetTaken", testForgetTaken}, {"OneTimeKeys", testOneTimeKeys}, {"KeyStock", testKeyStock},
+		{"Settle", testSettle}, {"Fence", testFence}, {"Limits", testLimits}, {"DepositLimits", testDepositLimits}, {"Waiting", testWaiting}, {"Deposits", testDeposits}, {"Amend", testAmend}, {"ForgetTaken", testForgetTaken}, {"OneTimeKeys", testOneTimeKeys}, {"KeyStock", testKeyStock}, {"DepositedOf", testDepositedOf},
 		{"OneTimeKeysOnce", testOneTimeKeysOnce}, {"Leases", testLeases}, {"Changes", testChanges}, {"ChangesSlow", testChangesSlow}, {"Writers", testWriters}, {"Reopen", testReopen},
 		{"Restored", testRestored}, {"OldCopy", testOldCopy}, {"Names", testNames}, {"Sweep", testSweep}, {"Closed", testClosed}, {"Cancelled", testCancelled},
 	} {

@@ -71,6 +71,19 @@ func (p *server) Deposited(ctx context.Context, box, kind, key string) (value []
 	return value, err
 }
 
+// DepositedOf is part of Spool.
+func (p *server) DepositedOf(ctx context.Context, kind string) (map[string][]byte, error) {
+	values := make(map[string][]byte)
+	_, err := rowsOf(ctx, p, func(row pgx.CollectableRow) (struct{}, error) {
+		var server string
+		var value []byte
+		err := row.Scan(&server, &value)
+		values[server] = value
+		return struct{}{}, err
+	}, `SELECT server, value FROM deposit JOIN box ON box.n=deposit.box WHERE kind=$1 AND key=''`, plain(kind))
+	return values, err
+}
+
 // PutKeys is part of Spool.
 func (p *server) PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error {
 	ids, algorithms, values, err := sortedKeys(user, device, keys)

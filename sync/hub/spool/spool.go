@@ -118,6 +118,8 @@ type Spool interface {
 	Amend(ctx context.Context, box, kind, key string, change func(old []byte) ([]byte, error)) error
 	// Deposited gives a value; nil: none.
 	Deposited(ctx context.Context, box, kind, key string) ([]byte, error)
+	// DepositedOf gives the values of a kind that have an empty key, by box.
+	DepositedOf(ctx context.Context, kind string) (map[string][]byte, error)
 	// PutKeys keeps one-time keys of a device, by key id ("signed_curve25519:AAAAHg"); those that it has already stay as they are, and one that was taken is never kept again.
 	// ErrTooMuch: one is longer than a key can be, or the box's keys would exceed Limits; then none of the call is kept.
 	PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error

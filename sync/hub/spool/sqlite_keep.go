@@ -61,6 +61,19 @@ func (f *file) Deposited(ctx context.Context, box, kind, key string) (value []by
 	return value, err
 }
 
+// DepositedOf is part of Spool.
+func (f *file) DepositedOf(ctx context.Context, kind string) (map[string][]byte, error) {
+	values := make(map[string][]byte)
+	err := f.each(ctx, `SELECT server, value FROM deposit JOIN box ON box.n=deposit.box WHERE kind=? AND key=''`, []any{kind}, func(rows *sql.Rows) (bool, error) {
+		var server string
+		var value []byte
+		err := rows.Scan(&server, &value)
+		values[server] = value
+		return false, err
+	})
+	return values, err
+}
+
 // PutKeys is part of Spool.
 func (f *file) PutKeys(ctx context.Context, box, user, device string, keys map[string]json.RawMessage) error {
 	ids, algorithms, values, err := sortedKeys(user, device, keys)
