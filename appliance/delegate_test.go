@@ -74,7 +74,7 @@ func TestDelegateMode(t *testing.T) {
 			key = b.hubStatus().Key
 			return key != "" && slices.Contains(current, key) && slices.Contains(current, b.id.Key.ID) && atHub().Key == key
 		})
-		if s := b.hubStatus(); s.Trouble != "" || s.Mode != api.Delegate {
+		if s := b.hubStatus(); s.Trouble != "" || s.ModeTrouble != "" || s.Mode != api.Delegate {
 			t.Errorf("%s: %+v", what, s)
 		}
 		return key

@@ -407,7 +407,7 @@ func (b *Box) hubStatus() *admin.Hub {
 	_, paired := b.exchange.hub()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused, h.without)}
+	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused), ModeTrouble: h.without}
 	if h.answer != nil {
 		out.Version, out.Heard, out.Told = h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {
@@ -426,7 +426,7 @@ func (b *Box) hubFacts(now time.Time) *health.HubFacts {
 	if s == nil {
 		return nil
 	}
-	f := &health.HubFacts{Name: s.ServerName, Paired: s.Paired, Err: s.Trouble}
+	f := &health.HubFacts{Name: s.ServerName, Paired: s.Paired, Err: s.Trouble, Mode: s.ModeTrouble}
 	if !s.InReach {
 		f.Away = now.Sub(s.Since)
 	}

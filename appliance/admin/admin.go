@@ -126,18 +126,19 @@ type Peer struct {
 
 // Hub is the post office beside the central server, as the box sees it.
 type Hub struct {
-	ServerName string    `json:"server_name"`
-	Paired     bool      `json:"paired"`
-	InReach    bool      `json:"in_reach"`
-	Since      time.Time `json:"since"`             // it is in reach, or is not
-	Mode       string    `json:"mode"`              // "sealed": it has no key of the box; "delegate": it may sign in its name, with Key
-	Key        string    `json:"key,omitempty"`     // id of the second key, which the hub holds; "": it holds none (yet)
-	Version    string    `json:"version,omitempty"` // of its program
-	Heard      time.Time `json:"heard,omitzero"`    // last contact
-	Told       time.Time `json:"told,omitzero"`     // when it had all that it may answer for the box's users while the box is away
-	Waiting    int64     `json:"waiting"`           // transactions that waited for the box there then
-	Oldest     time.Time `json:"oldest,omitzero"`   // of these
-	Trouble    string    `json:"trouble,omitempty"`
+	ServerName  string    `json:"server_name"`
+	Paired      bool      `json:"paired"`
+	InReach     bool      `json:"in_reach"`
+	Since       time.Time `json:"since"`                  // it is in reach, or is not
+	Mode        string    `json:"mode"`                   // "sealed": it has no key of the box; "delegate": it may sign in its name, with Key
+	ModeTrouble string    `json:"mode_trouble,omitempty"` // why it does not serve the box in that mode
+	Key         string    `json:"key,omitempty"`          // id of the second key, which the hub holds; "": it holds none (yet)
+	Version     string    `json:"version,omitempty"`      // of its program
+	Heard       time.Time `json:"heard,omitzero"`         // last contact
+	Told        time.Time `json:"told,omitzero"`          // when it had all that it may answer for the box's users while the box is away
+	Waiting     int64     `json:"waiting"`                // transactions that waited for the box there then
+	Oldest      time.Time `json:"oldest,omitzero"`        // of these
+	Trouble     string    `json:"trouble,omitempty"`
 }
 
 // Policy is what the box's organisation says for all its boxes.

@@ -446,8 +446,9 @@ func TestConflictCounts(t *testing.T) {
 // What the hub may do in the box's name is on the page, whatever it is.
 func TestHubModeOnThePage(t *testing.T) {
 	for want, h := range map[string]Hub{
-		"sealed: the hub has no key of this box":                                                    {Mode: "sealed"},
-		"delegate, but the hub holds no key yet":                                                    {Mode: "delegate"},
+		"sealed: the hub has no key of this box": {Mode: "sealed"},
+		"the hub declines it":                    {Mode: "delegate", ModeTrouble: "the hub declines it"},
+		"delegate, but the hub holds no key yet": {Mode: "delegate"},
 		"delegate: the hub holds a second key of this box and can sign in its name (ed25519:hub_a)": {Mode: "delegate", Key: "ed25519:hub_a"},
 	} {
 		h.ServerName, h.Paired = "hub.test", true

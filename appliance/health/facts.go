@@ -144,6 +144,7 @@ type HubFacts struct {
 	Paired bool
 	Away   time.Duration // 0: in reach
 	Err    string        // why it did not take what the box said of itself
+	Mode   string        // why it does not serve the box in the mode that the box wants
 }
 
 // ServerFacts are of a server that is no box.

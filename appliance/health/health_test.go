@@ -112,6 +112,7 @@ var stories = []story{
 	}, Trouble, "plug in the network cable", 0, "network(hub)"},
 	{"a hub that nobody has paired", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Away: time.Hour} }, Look, "not paired", 0, "hub"},
 	{"a hub that refuses", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Paired: true, Err: "400"} }, Look, "ask the hub's administrator", 0, "hub"},
+	{"a hub that declines the mode", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Paired: true, Mode: "sealed here"} }, Look, "what is missing", 0, "hub"},
 	{"a hub that is well", func(f *Facts) { f.Hub = &HubFacts{Name: "hub.example", Paired: true, Away: time.Minute} }, OK, "All is well.", 0, ""},
 	{"a box is gone for a moment", func(f *Facts) { away(f, 1, time.Minute) }, OK, "All is well.", 0, ""},
 	{"just started: boxes are looked for", func(f *Facts) { f.Up = 20 * time.Second; away(f, 0, time.Hour); f.Servers[0].Away = time.Hour }, OK, "All is well.", 0, ""},

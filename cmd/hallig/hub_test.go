@@ -18,7 +18,7 @@ func TestHubText(t *testing.T) {
 		", sealed (it has no key of this box)\n":                                            {Paired: true, InReach: true, Mode: "sealed"},
 		", delegate (it holds no key yet)\n":                                                {Paired: true, Mode: "delegate"},
 		", delegate (it can sign in the name of this box, with ed25519:hub_a)\n":            {Paired: true, Mode: "delegate", Key: "ed25519:hub_a"},
-		", delegate (it holds no key yet)\n      the hub serves this box sealed: it says\n": {Paired: true, Mode: "delegate", Trouble: "the hub serves this box sealed: it says"},
+		", delegate (it holds no key yet)\n      the hub serves this box sealed: it says\n": {Paired: true, Mode: "delegate", ModeTrouble: "the hub serves this box sealed: it says"},
 	} {
 		h.ServerName, h.Since = "hub.example", since
 		var b strings.Builder

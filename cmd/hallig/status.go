@@ -308,7 +308,9 @@ func printHub(out io.Writer, h *admin.Hub) {
 		fmt.Fprintf(out, ", %d transactions waited there at %s", h.Waiting, h.Heard.Local().Format("15:04"))
 	}
 	fmt.Fprintln(out)
-	if h.Trouble != "" {
-		fmt.Fprintf(out, "      %s\n", h.Trouble)
+	for _, trouble := range []string{h.Trouble, h.ModeTrouble} {
+		if trouble != "" {
+			fmt.Fprintf(out, "      %s\n", trouble)
+		}
 	}
 }
