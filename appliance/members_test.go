@@ -141,6 +141,9 @@ func TestFleet(t *testing.T) {
 		t.Error("a newer roster wins over what somebody at b has said, or a follows b")
 	}
 
+	if err := a.addPeer(statementOf(t, c)); err != nil { // a pairing by code saves nobody
+		t.Fatal(err)
+	}
 	// c is lost. The operator has a box at hand, not the hub.
 	if _, err := a.takeRoster(f.sign(3, "c.test")); err != nil {
 		t.Fatal(err)

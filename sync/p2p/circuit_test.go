@@ -108,6 +108,10 @@ func TestThroughTheHub(t *testing.T) {
 		t.Errorf("told of %q, want the hub's address", got)
 	}
 	drain(a.reached)
+	eventually(t, "the hub says how it sees a", func() bool { return a.punchPort() != 0 })
+	if a.punched(a.direct(a.far(hub))) {
+		t.Error("the connection to the hub counts as a hole: its address would not be kept")
+	}
 	knows(a, b)
 	if got := await(t, "up", a.up); got != string(b.ID()) {
 		t.Fatalf("%s is up, want b", got)
