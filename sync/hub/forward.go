@@ -4,16 +4,14 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
-	"time"
 
 	"hallig/appliance/event"
+	"hallig/sync/federation"
 	"hallig/sync/hub/api"
 )
-
-// sendPatience is for a transaction of a box at a busy server.
-const sendPatience = 5 * time.Minute
 
 // sendOut takes a box's request to a server that is none of ours, over HTTPS, as the box signed it.
 func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to string, signed bool) {
@@ -42,26 +40,42 @@ func (h *Hub) sendOut(w http.ResponseWriter, r *http.Request, from entry, to str
 	}
 	if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, sendPath) {
 		h.replica.Passed(from.Server, from.Server, body)
-	}
-	ctx := r.Context()
-	if r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, sendPath) {
-		// What has begun goes on when the box is gone: a Dendrite whose transaction is broken off has done a part of it, forgets its id, and does that part twice when it comes again.
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
-		defer stop()
-	}
-	resp, err := h.discovery.RoundTrip(req.WithContext(ctx))
-	if err != nil {
-		if r.Context().Err() == nil && h.seldom.may("reach "+from.Server, h.now()) {
-			h.log.Warn("a box writes to a server that the hub does not reach", "box", from.Server, "to", to, "err", err)
+		done, err := h.sendOnce(w, r, onceOf(from.Server, to, federation.SignedURI(r), body), func(ctx context.Context) (*http.Response, error) {
+			resp, err := h.discovery.RoundTrip(req.WithContext(ctx))
+			if err == nil {
+				h.wentOut(ctx, from, to, signed)
+			}
+			return resp, err
+		})
+		if !done {
+			h.unreached(w, r, from, to, err)
 		}
-		refuse(w, http.StatusBadGateway, api.Unreachable, "the hub does not reach "+to+": "+err.Error())
+		return
+	}
+	resp, err := h.discovery.RoundTrip(req.WithContext(r.Context()))
+	if err != nil {
+		h.unreached(w, r, from, to, err)
 		return
 	}
 	defer resp.Body.Close()
+	h.wentOut(r.Context(), from, to, signed)
+	passOn(w, resp)
+}
+
+func (h *Hub) wentOut(ctx context.Context, from entry, to string, signed bool) {
 	h.count.out.Add(1)
 	if signed {
-		h.spoke(r.Context(), from.Server, to, h.now())
+		h.spoke(ctx, from.Server, to, h.now())
 	}
-	passOn(w, resp)
+}
+
+// unreached tells a box that its request has had no answer.
+func (h *Hub) unreached(w http.ResponseWriter, r *http.Request, from entry, to string, err error) {
+	if err == nil {
+		err = errors.New("no whole answer came")
+	}
+	if r.Context().Err() == nil && h.seldom.may("reach "+from.Server, h.now()) {
+		h.log.Warn("a box writes to a server that the hub does not reach", "box", from.Server, "to", to, "err", err)
+	}
+	refuse(w, http.StatusBadGateway, api.Unreachable, "the hub does not reach "+to+": "+err.Error())
 }

@@ -4,7 +4,9 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,5 +55,62 @@ func TestTransactionSeenThrough(t *testing.T) {
 		if err := <-ended; (err == nil) != (tt.want == nil) {
 			t.Errorf("%s: %v, want %v", tt.method, err, tt.want)
 		}
+	}
+}
+
+// A transaction that was answered is not sent out again when its box, which may have died before it heard the answer, sends the same once more; another one under its id, another box's, and what was refused are.
+func TestTransactionOnce(t *testing.T) {
+	w := newWorld(t)
+	b, other := w.newBox("box1.test"), w.newBox("box2.test")
+	status := 200
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, _ *http.Request) {
+		answer(rw, status, map[string]any{"pdus": map[string]any{"$x": struct{}{}}})
+	}
+	w.far.mu.Unlock()
+	send := func(b *testBox, uri, body string) (int, string) {
+		l := federation.Local{Server: b.id.Server, Key: b.id.Key}
+		code, text := b.ask("far.test", "PUT", uri, signed(t, l, "far.test", "PUT", uri, []byte(body)), []byte(body))
+		return code, string(text)
+	}
+	for n, tt := range []struct {
+		b         *testBox
+		uri, body string
+		status    int
+		out       int // so often the far server has been asked by then
+	}{
+		{b, sendPath + "1", `{"a":1}`, 200, 1},
+		{b, sendPath + "1", `{"a":1}`, 200, 1},
+		{b, sendPath + "1", `{"a":2}`, 200, 2},
+		{b, sendPath + "2", `{"a":1}`, 200, 3},
+		{other, sendPath + "1", `{"a":1}`, 200, 4},
+		{b, sendPath + "3", `{"a":1}`, 403, 5},
+		{b, sendPath + "3", `{"a":1}`, 403, 6},
+	} {
+		status = tt.status
+		code, text := send(tt.b, tt.uri, tt.body)
+		if code != tt.status || !strings.Contains(text, "$x") || len(w.far.heard()) != tt.out {
+			t.Errorf("%d: %d %s, %d came to the far server, want %d", n, code, text, len(w.far.heard()), tt.out)
+		}
+	}
+}
+
+// The memory of answers has an end, and forgets what is old before what is not answered yet.
+func TestOncesAreBounded(t *testing.T) {
+	var o onces
+	now := time.Now()
+	under := onceOf("box", "far", "under way", nil)
+	way, _ := o.begin(under, now)
+	for n := range onceMost + 10 {
+		k := onceOf("box", "far", fmt.Sprint(n), nil)
+		if one, mine := o.begin(k, now); mine {
+			o.end(k, one, 200, nil, nil)
+		}
+	}
+	if len(o.known) > onceMost {
+		t.Errorf("%d are remembered", len(o.known))
+	}
+	if again, mine := o.begin(under, now); mine || again != way {
+		t.Error("one that is under way was forgotten")
 	}
 }

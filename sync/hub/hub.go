@@ -65,6 +65,7 @@ type Hub struct {
 	roster    atomic.Pointer[roster]
 	mail      *letter.Mail
 	seldom    seldom
+	once      onces
 	count     counters
 
 	shelf    *shelf.Shelf

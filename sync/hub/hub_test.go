@@ -237,7 +237,8 @@ func TestSendsOut(t *testing.T) {
 		w.Header().Set("X-Inside", "1")
 		answer(w, 502, map[string]string{"errcode": "M_UNKNOWN"})
 	}
-	if status, out := b.ask("far.test", "PUT", uri, header, body); status != 502 || !strings.Contains(string(out), "M_UNKNOWN") {
+	next := "/_matrix/federation/v1/send/next"
+	if status, out := b.ask("far.test", "PUT", next, signed(t, self, "far.test", "PUT", next, body), body); status != 502 || !strings.Contains(string(out), "M_UNKNOWN") {
 		t.Errorf("the far server's own failure: %d %s", status, out)
 	}
 	if status, out := b.ask("gone.test", "PUT", uri, signed(t, self, "gone.test", "PUT", uri, body), body); status != 502 || !strings.Contains(string(out), api.Unreachable) {
