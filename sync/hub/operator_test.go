@@ -56,16 +56,18 @@ func TestOperator(t *testing.T) {
 	if status, _ := other.deposit(c); status != 200 {
 		t.Fatal(status)
 	}
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusBadGateway) } // so that a letter stays
+	w.far.mu.Unlock()
+	if status, text := b.leave(b.letter(1)); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
 	b.away()
 	for n := range 2 {
 		uri, header, body := w.far.transaction("box1.test", n)
 		if status, out := w.ask("box1.test", "PUT", uri, header, body); status != 200 {
 			t.Fatalf("%d %s", status, out)
 		}
-	}
-	letter := spool.Queue{Box: "box1.test", Other: "central.test"}
-	if _, err := w.spool.Append(t.Context(), letter, time.Now(), spool.Request{Key: "l", Method: "PUT", URI: "/l"}); err != nil {
-		t.Fatal(err)
 	}
 	if err := w.spool.PutKeys(t.Context(), "box1.test", "@u:box1.test", "D", map[string]json.RawMessage{"signed:1": []byte(`{}`)}); err != nil {
 		t.Fatal(err)
@@ -88,7 +90,7 @@ func TestOperator(t *testing.T) {
 		got.Off().Round(time.Hour) != 2*time.Hour || got.Keys.Left != 1 || got.KeyUntil.Before(time.Now()) {
 		t.Errorf("the box with trouble comes first, as it said: %+v", got)
 	}
-	if len(got.Waiting) != 1 || got.Waiting[0].Server != "far.test" || got.Waiting[0].Count != 2 || len(got.Letters) != 1 || got.Letters[0].Server != "central.test" || got.Full <= 0 {
+	if len(got.Waiting) != 1 || got.Waiting[0].Server != "far.test" || got.Waiting[0].Count != 2 || len(got.Letters) != 1 || got.Letters[0].Server != "far.test" || got.Full <= 0 {
 		t.Errorf("what waits: %+v, %+v, %g", got.Waiting, got.Letters, got.Full)
 	}
 	if list.Boxes[1].Server != "box2.test" || list.Boxes[1].Behind != 0 {
