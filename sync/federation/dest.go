@@ -213,7 +213,7 @@ func (d *dest) turn(ctx context.Context) time.Duration {
 	}
 	d.leave(ctx)
 	if wait := time.Until(d.retryAt); d.failing.Load() && wait > 0 && !d.linkUp.Load() {
-		return wait
+		return min(wait, d.leaveIn())
 	}
 	speak := d.linkUp.Swap(false)
 	if speak {

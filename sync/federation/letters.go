@@ -127,6 +127,7 @@ func (p *posting) load(d *dest, r *store.Read) error {
 			f.sent = max(f.sent, room.Last)
 			f.left += len(room.IDs)
 		}
+		l.LeftLetter.Events = nil // the rooms say the same
 		d.eduAfter = max(d.eduAfter, row.EDUTo)
 		p.left = append(p.left, l)
 	}
@@ -192,6 +193,14 @@ func (d *dest) leave(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// leaveIn says in how long it is worth a try again to leave a letter that was not taken.
+func (d *dest) leaveIn() time.Duration {
+	if left := time.Until(d.post.next); left > 0 && d.s.c.Post != nil {
+		return left
+	}
+	return retryMost
 }
 
 // unconfirmed says whether something is under way that was sent straight: letters behind it would be more than the server bears.
@@ -265,9 +274,6 @@ func (d *dest) beginLetters() {
 			f.sent, f.window, f.errs, f.tries, f.dirty = f.cursor, nil, nil, 0, true
 		}
 	}
-	d.mu.Lock()
-	d.st.Through = 0
-	d.mu.Unlock()
 }
 
 // collectLetter is collect; events of other boxes on which ours build are brought along when the server cannot be asked for them.
@@ -354,7 +360,12 @@ func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
 	p := &d.post
 	d.pending = nil
 	p.place = row.Place
-	row.at = time.Now()
+	row.at, row.LeftLetter.Events = time.Now(), nil // the rooms say the same
+	if len(p.left) == 0 {
+		d.mu.Lock()
+		d.st.Through = 0
+		d.mu.Unlock()
+	}
 	p.left = append(p.left, row)
 	for _, o := range out.pdus {
 		f := d.rooms[o.room]

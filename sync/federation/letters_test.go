@@ -217,6 +217,9 @@ func TestLettersWhileAway(t *testing.T) {
 	p.until("the letters to be known again", func() bool { return p.a.sender.Left() == n })
 	p.tell(time.Time{}, nil)
 	p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == last })
+	if st := p.a.sender.Status()[0]; st.Through != len(ids)+1 {
+		t.Errorf("people are told that %d are confirmed, want %d", st.Through, len(ids)+1)
+	}
 	p.b.link.Join()
 	p.a.sender.LinkUp(p.b.name)
 	more := say(t, p.anna, p.id, 1, "wieder da")
