@@ -137,9 +137,9 @@ func (r *Replica) list(box string, room api.Room, now time.Time) {
 	}
 	l := &d.boxes[i]
 	if len(l.tips) == 0 {
-		l.due = now.Add(max(l.delay, r.c.Limits.Settle)) // who has failed before is not asked sooner because it says so
+		l.since, l.due = now, now.Add(max(l.delay, r.c.Limits.Settle)) // who has failed before is not asked sooner because it says so
 	}
-	l.version, l.told, l.tips = room.Version, now, make([]event.ID, len(room.Tips))
+	l.version, l.tips = room.Version, make([]event.ID, len(room.Tips))
 	for i, t := range room.Tips {
 		l.tips[i] = event.ID(t)
 	}

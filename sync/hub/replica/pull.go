@@ -24,7 +24,8 @@ const (
 	pullLongest = 10 * time.Minute // for one room
 	closing     = time.Minute      // for what was copied to find its place, before it is told
 	sayAgain    = 10 * time.Minute
-	leftAlone   = 10 * time.Minute // at most, a box that goes on sending
+	leftAlone   = 10 * time.Minute // at most, a box that goes on sending, with a room that is not here
+	leftLonger  = time.Hour        // and with one that is: what it sends brings what lacks
 )
 
 // job is a room that is to be got from a box.
@@ -87,14 +88,7 @@ func (r *Replica) next() (*job, time.Duration) {
 			delete(r.pending, id) // the box tells it anew when it is back
 			continue
 		}
-		due := l.due
-		// What it sends out passes by here anyway; to ask for the same meanwhile would cost its line twice.
-		if quiet := r.lists[l.box].sent.Add(r.c.Limits.Settle); quiet.After(due) && quiet.Before(l.told.Add(leftAlone)) {
-			due = quiet
-		}
-		if !d.here && d.not.After(due) {
-			due = d.not
-		}
+		due := r.due(d, l)
 		if left := due.Sub(now); left > 0 {
 			wait = min(wait, left)
 			continue
@@ -120,6 +114,25 @@ func (r *Replica) soonest(d *duplicate) (first *lister) {
 		}
 	}
 	return first
+}
+
+// due is when a room is got from a box. What it sends out passes by here anyway; to ask for the same meanwhile would cost its line twice.
+func (r *Replica) due(d *duplicate, l *lister) time.Time {
+	patience := leftAlone
+	if d.here {
+		patience = leftLonger
+	}
+	due := l.due
+	if quiet, end := r.lists[l.box].sent.Add(r.c.Limits.Settle), l.since.Add(patience); quiet.After(due) && end.After(due) {
+		due = quiet
+		if quiet.After(end) {
+			due = end
+		}
+	}
+	if !d.here && d.not.After(due) {
+		due = d.not
+	}
+	return due
 }
 
 // get copies a room, or has its lane get what lacks.

@@ -149,7 +149,7 @@ type lister struct {
 	box     string
 	version string
 	tips    []event.ID    // the ends of the graph that it has told, until they were looked for
-	told    time.Time     // when it told them
+	since   time.Time     // when it told the first of them
 	due     time.Time     // when they are looked for
 	delay   time.Duration // after failures with this box: another one may be honest
 }

@@ -135,7 +135,7 @@ func TestHostileBox(t *testing.T) {
 	}
 	box.lies(nil)
 	h.told(box, box.listing(true, id))
-	if due := h.due(id); due < backDelay/2 || due == time.Hour {
+	if due := h.dueIn(id); due < backDelay/2 || due == time.Hour {
 		t.Errorf("a room that was too much is copied anew after %s", due)
 	}
 	h.later(2 * time.Hour)
@@ -303,8 +303,8 @@ func TestBounds(t *testing.T) {
 	}
 	h.told(box, box.listing(false, id))
 	h.later(time.Second)
-	if j, _ := h.next(); j != nil || h.due(id) > 0 {
-		t.Errorf("with a full disk: %+v, due in %s", j, h.due(id))
+	if j, _ := h.next(); j != nil || h.dueIn(id) > 0 {
+		t.Errorf("with a full disk: %+v, due in %s", j, h.dueIn(id))
 	}
 	if a, b := h.event("far.test", "box1.test", last), h.event("far.test", "box1.test", unseen); a != 200 || b != 404 || !h.Stats().Full {
 		t.Errorf("with a full disk: %d for what is here, %d for what came since, %+v", a, b, h.Stats())
@@ -338,6 +338,34 @@ func TestBounds(t *testing.T) {
 	if ok, err := h.rooms.Knows(t.Context(), id); ok || err != nil {
 		t.Errorf("the room of a box that was removed is still held: %v", err)
 	}
+}
+
+// A box that is sending is not asked for the same meanwhile, but for ten minutes at most while its room is not here at all.
+func TestSendingBoxIsLeftAlone(t *testing.T) {
+	n := newNetwork()
+	box, far := n.node(t, "box1.test"), n.node(t, "far.test")
+	id := box.create("12")
+	far.join(id, "carl", "box1.test")
+	h := newHub(t, n, Limits{}, "box1.test")
+	h.Replica.mu.Lock()
+	h.c.Limits.Settle = time.Minute
+	h.Replica.mu.Unlock()
+	h.told(box, box.listing(true, id))
+	for range 19 {
+		h.later(30 * time.Second)
+		h.Passed("box1.test", "box1.test", box.transaction(box.say(id, "anna", "noch etwas")))
+		h.told(box, box.listing(false, id))
+		if due := h.dueIn(id); due <= 0 || due > time.Minute {
+			t.Fatalf("while it is sending it is asked in %s", due)
+		}
+	}
+	if asked := n.questions(); len(asked) > 0 {
+		t.Errorf("asked of a box that is sending: %q", asked)
+	}
+	h.later(30 * time.Second)
+	h.Passed("box1.test", "box1.test", box.transaction(box.say(id, "anna", "und noch etwas")))
+	h.told(box, box.listing(false, id))
+	h.await("the room", func() bool { return h.Stats().Rooms == 1 })
 }
 
 // A box that takes more than its share is held to it, and nobody else is.
@@ -383,7 +411,7 @@ func TestShareOfBox(t *testing.T) {
 	h.await("nothing more to be copied from the one, and the other's room", func() bool {
 		return h.event("far.test", "good.test", must(good.rooms.Extremities(t.Context(), other))[0]) == 200
 	})
-	if ok, err := h.rooms.Knows(t.Context(), small); ok || err != nil || h.due(small) > 0 {
+	if ok, err := h.rooms.Knows(t.Context(), small); ok || err != nil || h.dueIn(small) > 0 {
 		t.Errorf("a room of a box that has more than its share was copied: %v, %v", ok, err)
 	}
 	h.share(1 << 30)
@@ -391,15 +419,15 @@ func TestShareOfBox(t *testing.T) {
 	h.await("it when the box has less", func() bool { return h.Stats().Rooms == 3 })
 }
 
-// due is after which time a room is got that is to be got; an hour: it is not, or is being got now.
-func (h *hub) due(id event.RoomID) time.Duration {
+// dueIn is after which time a room is got that is to be got; an hour: it is not, or is being got now.
+func (h *hub) dueIn(id event.RoomID) time.Duration {
 	h.Replica.mu.Lock()
 	defer h.Replica.mu.Unlock()
 	d := h.pending[id]
 	if d == nil || d.working {
 		return time.Hour
 	}
-	return max(h.soonest(d).due.Sub(h.now()), d.not.Sub(h.now()))
+	return h.Replica.due(d, h.soonest(d)).Sub(h.now())
 }
 
 // share sets what is kept of one box.

@@ -255,7 +255,7 @@ func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 		}
 		for b := range d.boxes {
 			if l := &d.boxes[b]; len(l.tips) == 0 {
-				l.tips, l.told, l.due = tips[i], now, now.Add(max(l.delay, r.c.Limits.Settle))
+				l.tips, l.since, l.due = tips[i], now, now.Add(max(l.delay, r.c.Limits.Settle))
 			}
 		}
 		r.pending[d.id] = d
