@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 
 // Both stories in small: they end only when nothing is lost, and a killed node's boxes are with the others.
 func TestStories(t *testing.T) {
-	o := options{nodes: 3, boxes: 30, idle: 100 * time.Millisecond, step: 2 * time.Second, rates: "20", kills: 3, dir: t.TempDir()}
+	o := options{nodes: 3, boxes: 30, idle: 100 * time.Millisecond, step: 2 * time.Second, rates: "20", kills: 3, wave: 1000, dir: t.TempDir()}
 	err := spoolAlone(t.Context(), &o)
 	if errors.Is(err, testpostgres.ErrMissing) {
 		t.Skip(err)

@@ -5,6 +5,7 @@
 //
 //	go run ./tools/hubsim -boxes 1000                        one node of bin/hallig-hub with SQLite; boxes are real libp2p hosts
 //	go run ./tools/hubsim -boxes 600 -nodes 3                three nodes, PostgreSQL; each is killed at the end, one after the other
+//	go run ./tools/hubsim -boxes 10000 -nodes 3              as many as the hub is made for: 6 GB of memory, and more processors than two
 //	go run ./tools/hubsim -with spool -boxes 10000 -nodes 3  the nodes' memory alone, where so many hosts do not fit one machine: leases, words between nodes, queues
 //
 // All is in real time. Figures depend on what else the machine does: its load is printed beside them. PostgreSQL comes from Debian's package (tools/testpostgres).
@@ -31,6 +32,7 @@ type options struct {
 	step  time.Duration
 	rates string
 	kills int
+	wave  int
 	dir   string
 }
 
@@ -51,8 +53,10 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long idling is measured")
 	flag.DurationVar(&o.step, "step", 10*time.Second, "how long each rate is kept up")
 	flag.StringVar(&o.rates, "rates", "25,50,100,200,400", "transactions a second, one step after the other")
+	flag.IntVar(&o.wave, "wave", 2000, "boxes that come at once, in thousands")
 	flag.IntVar(&o.kills, "kills", -1, "how often a node is killed at the end; -1: each once, when there are several")
 	flag.Parse()
+	o.wave = max(o.wave/perProcess*perProcess, perProcess)
 	if o.kills < 0 {
 		o.kills = o.nodes
 	}
