@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"hallig/sync/federation"
 	"hallig/sync/hub"
@@ -120,6 +121,25 @@ func TestDelegateMode(t *testing.T) {
 	if b.id.Key.ID != key {
 		t.Error("the key is rotated with every start")
 	}
+
+	again(cfg)
+	agreed("once more")
+	if err := b.forgetPeer(t.Context(), "hub.test"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err = <-b.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the box does not stop to take the key back with the pairing")
+	}
+	if err != ErrRotate {
+		t.Errorf("ended with %v, want ErrRotate", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	b.stop()
+	b.stop = nil
 }
 
 // TestHubIsForgotten: with the pairing goes the key.

@@ -54,7 +54,7 @@ func (h *Hub) spoke(ctx context.Context, box, server string, now time.Time) {
 	if f.spoke == nil {
 		f.spoke, f.kept = map[string]map[string]time.Time{}, map[string]map[string]int64{}
 	}
-	if f.spoke[box] == nil {
+	if len(f.spoke[box]) >= 10*wakeMost || f.spoke[box] == nil { // a flood of names; whoever is forgotten is woken once more than need be
 		f.spoke[box] = map[string]time.Time{}
 	}
 	f.spoke[box][server] = now
