@@ -43,6 +43,7 @@ type exchangeParts struct {
 
 	passage passage
 
+	follow sync.Mutex // over one change of the roster and all that follows; before mu
 	mu     sync.RWMutex
 	all    peer.Roster // with the hub
 	roster peer.Roster // without it
@@ -344,7 +345,7 @@ func (b *Box) addPeer(p peer.Peer) error {
 	if err := b.putPeer(p); err != nil {
 		return err
 	}
-	b.gathered(b.gather())
+	b.follow()
 	b.log.Info("box paired", "server", p.Server, "box", p.ID.Short())
 	return nil
 }
@@ -367,7 +368,7 @@ func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
 			return
 		}
 	}
-	b.gathered(b.gather())
+	b.follow()
 }
 
 // forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is. A box of the fleet stays forgotten until it is paired by code.
@@ -390,7 +391,7 @@ func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	x.mu.Lock()
 	x.fleet.pairs = x.fleet.pairs.Without(id)
 	x.mu.Unlock()
-	b.gathered(b.gather())
+	b.follow()
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -102,58 +103,12 @@ func (b *Box) refuse(id peer.ID, want bool) error {
 	return nil
 }
 
-// gather makes the roster anew from who was paired by code and who is of the fleet, and says who left it.
-func (b *Box) gather() (gone []peer.Peer) {
+// follow has all that speaks to others follow who belongs here now.
+func (b *Box) follow() {
 	x := b.exchange
-	fleet := x.fleet.Fleet()
-	self := b.boxID()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.fleet.lost, x.fleet.vouched = map[string]peer.Revocation{}, map[string]peer.Revocation{}
-	for _, r := range fleet.Revoked {
-		x.fleet.lost[r.Server], x.fleet.vouched[federation.SourceBox+string(r.ID)] = r, r
-	}
-	roster := peer.Roster{}
-	take := func(p peer.Peer) {
-		if n, ok := x.fleet.newer[p.ID]; ok && n.Serial > p.Serial && n.Server == p.Server {
-			p = n
-		}
-		if old, ok := roster.ByID(p.ID); ok && old.Serial > p.Serial {
-			return
-		}
-		roster = roster.With(p)
-		delete(x.fleet.lost, p.Server)
-	}
-	for _, p := range x.fleet.pairs.All() {
-		if _, revoked := fleet.Revocation(p.ID); !revoked {
-			take(p)
-		}
-	}
-	for _, m := range fleet.Boxes {
-		other, taken := roster.ByServer(m.Server)
-		switch {
-		case m.ID == self:
-		case m.Server == b.id.Server || taken && other.ID != m.ID:
-			b.log.Warn("the roster of the fleet gives a name to another box than the one that has it here; if that one is gone for good, forget it: hallig forget BOX", "server", m.Server, "box", m.ID.Short())
-		case !x.fleet.refused[m.ID]:
-			take(m.Peer)
-		}
-	}
-	for _, p := range x.all.All() {
-		if _, still := roster.ByID(p.ID); !still {
-			gone = append(gone, p)
-		}
-	}
-	x.all, x.roster = roster, roster
-	if p, ok := roster.ByServer(x.post.server); ok {
-		x.roster = roster.Without(p.ID)
-	}
-	return gone
-}
-
-// gathered has all that speaks to others follow the roster.
-func (b *Box) gathered(gone []peer.Peer) {
-	x := b.exchange
+	x.follow.Lock() // else an older roster could come last
+	defer x.follow.Unlock()
+	gone := b.gather()
 	if x.host != nil {
 		x.host.SetRoster(x.everybody())
 	}
@@ -167,6 +122,55 @@ func (b *Box) gathered(gone []peer.Peer) {
 	}
 }
 
+// gather makes the roster anew from who was paired by code and who is of the fleet, and says who left it.
+func (b *Box) gather() (gone []peer.Peer) {
+	x := b.exchange
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	fleet := x.fleet.Fleet()
+	f := &x.fleet
+	f.lost, f.vouched = map[string]peer.Revocation{}, map[string]peer.Revocation{}
+	for _, r := range fleet.Revoked {
+		f.lost[r.Server], f.vouched[federation.SourceBox+string(r.ID)] = r, r
+	}
+	in, names := map[peer.ID]peer.Peer{}, map[string]peer.ID{}
+	take := func(p peer.Peer) {
+		for _, known := range []peer.Peer{in[p.ID], f.newer[p.ID]} {
+			if known.Serial > p.Serial && known.Server == p.Server {
+				p = known
+			}
+		}
+		in[p.ID], names[p.Server] = p, p.ID
+		delete(f.lost, p.Server)
+	}
+	for _, p := range f.pairs.All() {
+		if _, revoked := f.vouched[federation.SourceBox+string(p.ID)]; !revoked {
+			take(p)
+		}
+	}
+	for _, m := range fleet.Boxes {
+		owner, taken := names[m.Server]
+		switch {
+		case m.ID == b.boxID():
+		case m.Server == b.id.Server || taken && owner != m.ID:
+			b.log.Warn("the roster of the fleet gives a name to another box than the one that has it here; if that one is gone for good, forget it: hallig forget BOX", "server", m.Server, "box", m.ID.Short())
+		case !f.refused[m.ID]:
+			take(m.Peer)
+		}
+	}
+	for _, p := range x.all.All() {
+		if _, still := in[p.ID]; !still {
+			gone = append(gone, p)
+		}
+	}
+	x.all = peer.NewRoster(slices.Collect(maps.Values(in))...)
+	x.roster = x.all
+	if p, ok := x.all.ByServer(x.post.server); ok {
+		x.roster = x.all.Without(p.ID)
+	}
+	return gone
+}
+
 // fleetChanged follows a new roster.
 func (b *Box) fleetChanged(old, now peer.Fleet) {
 	for _, r := range now.Revoked {
@@ -177,12 +181,11 @@ func (b *Box) fleetChanged(old, now peer.Fleet) {
 	if r, ok := now.Revocation(b.boxID()); ok {
 		b.log.Error("this box was revoked by the organisation: other boxes and the hub speak with it no more", "reason", r.Reason)
 	}
-	gone := b.gather()
 	x := b.exchange
 	x.mu.Lock()
 	clear(x.fleet.asked) // whoever is in reach shall have it now
 	x.mu.Unlock()
-	b.gathered(gone)
+	b.follow()
 }
 
 // revoked says whether the box that has a name was revoked.
@@ -289,7 +292,7 @@ func (b *Box) rosterFromStick(place string) {
 	if err == nil {
 		_, err = b.exchange.fleet.Take(raw, "stick "+filepath.Base(place))
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, muster.ErrOlder) {
 		b.log.Warn("the roster of the fleet on a stick is not taken", "stick", filepath.Base(place), "err", err)
 	}
 }

@@ -115,8 +115,12 @@ func (h *Hub) rosterState() *fleet.Roster {
 	if f.Serial > 0 {
 		out.Issued = time.Unix(f.Issued, 0)
 	}
-	for _, p := range h.peers().All() {
-		if _, ok := f.Member(p.ID); !ok {
+	listed := map[peer.ID]bool{}
+	for _, m := range f.Boxes {
+		listed[m.ID] = true
+	}
+	for _, e := range h.roster.Load().by {
+		if e.revoked == "" && !listed[e.ID] {
 			out.Missing++
 		}
 	}
