@@ -422,38 +422,37 @@ func (d *dest) look(ctx context.Context, all bool) (found bool, err error) {
 		rooms = append(rooms[at:], rooms[:at]...)[:pullRooms]
 		d.pull.turn += pullRooms
 	}
+	if all {
+		n := min(len(rooms), headRooms)
+		if found, err = d.lookAhead(ctx, rooms[:n]); err != nil {
+			return found, err
+		}
+		rooms = rooms[n:]
+	}
 	var lack []tips
-	var heads []*Head
-	for i, id := range rooms {
-		if i == headRooms && len(lack) > 0 { // these need not wait for all the others
-			if err := d.fetch(ctx, lack, heads); err != nil {
-				return found, err
-			}
-			lack, heads = nil, nil
-		}
-		if d.s.c.Intake.Busy(id) && time.Since(d.pull.began) < pullLeave {
-			found = true // the next look, when that is done; a question makes the server work
-			continue
-		}
-		t, err := d.lookIn(ctx, id)
-		var h *Head
-		if err == nil && len(t.ids) > 0 && all && i < headRooms {
-			h, err = d.head(ctx, t)
-		}
+	for _, id := range rooms {
+		t, busy, err := d.lookUnlessBusy(ctx, id)
+		found = found || busy || len(t.ids) > 0
 		if len(t.ids) > 0 {
-			lack, found = append(lack, t), true
-		}
-		if h != nil {
-			heads = append(heads, h)
-		}
-		if err != nil && !final(err) {
-			return found, errors.Join(err, d.fetch(ctx, lack, heads))
+			lack = append(lack, t)
 		}
 		if err != nil {
-			d.log.Debug("newest events not told", "room", id, "err", err)
+			return found, errors.Join(err, d.fetch(ctx, lack, nil))
 		}
 	}
-	return found, d.fetch(ctx, lack, heads)
+	return found, d.fetch(ctx, lack, nil)
+}
+
+// lookUnlessBusy is lookIn for a room in which no gap is being closed. What the server refuses for good is no error.
+func (d *dest) lookUnlessBusy(ctx context.Context, id event.RoomID) (t tips, busy bool, err error) {
+	if d.s.c.Intake.Busy(id) && time.Since(d.pull.began) < pullLeave {
+		return t, true, nil // the next look, when that is done; a question makes the server work
+	}
+	if t, err = d.lookIn(ctx, id); final(err) {
+		d.log.Debug("newest events not told", "room", id, "err", err)
+		err = nil
+	}
+	return t, false, err
 }
 
 // lookIn asks for a server's newest events in a room, and gives those that we lack.

@@ -5,7 +5,9 @@ package federation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
+	"sync"
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
@@ -23,9 +25,10 @@ type Head struct {
 }
 
 const (
-	headEvents = 10
-	headFrom   = 100 // events before it: a shorter gap is closed before anybody has read of it
-	headRooms  = 20  // those that people here used last
+	headEvents  = 10
+	headFrom    = 100 // events before it: a shorter gap is closed before anybody has read of it
+	headRooms   = 20  // those that people here used last
+	headsAtOnce = 4
 )
 
 // tips are the newest events of a room that a server has and we lack.
@@ -63,6 +66,47 @@ func (d *dest) head(ctx context.Context, t tips) (*Head, error) {
 		return err
 	})
 	return h, err
+}
+
+// lookAhead looks for what a server has in the rooms that people use, some at a time: on a line that is full of other things each question waits for its turn. It fetches the heads, and then has the
+// rest fetched.
+func (d *dest) lookAhead(ctx context.Context, rooms []event.RoomID) (found bool, err error) {
+	type looked struct {
+		tips tips
+		head *Head
+		busy bool
+		err  error
+	}
+	got := make([]looked, len(rooms))
+	places := make(chan struct{}, headsAtOnce)
+	var wg sync.WaitGroup
+	for i, id := range rooms {
+		places <- struct{}{}
+		wg.Go(func() { // waited for below
+			defer func() { <-places }()
+			g := &got[i]
+			g.tips, g.busy, g.err = d.lookUnlessBusy(ctx, id)
+			if g.err == nil && len(g.tips.ids) > 0 {
+				if g.head, g.err = d.head(ctx, g.tips); final(g.err) {
+					g.err = nil
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var lack []tips
+	var heads []*Head
+	for _, g := range got {
+		found = found || g.busy || len(g.tips.ids) > 0
+		if len(g.tips.ids) > 0 {
+			lack = append(lack, g.tips)
+		}
+		if g.head != nil {
+			heads = append(heads, g.head)
+		}
+		err = cmp.Or(err, g.err)
+	}
+	return found, errors.Join(err, d.fetch(ctx, lack, heads))
 }
 
 // fetch has the intake get what lacks in some rooms, those first that stand first; heads are what is here of them already.

@@ -137,7 +137,7 @@ func (w *world) judge(ctx context.Context, n *night, v *verdict) (err error) {
 		}
 		v.paged[s] = len(lack) - len(still)
 		if s == onLand && v.torn {
-			still = slices.DeleteFunc(still, func(e written) bool { _, err := w.people[s][0].Event(ctx, e.room, e.id); return err == nil })
+			still = slices.DeleteFunc(still, func(e written) bool { return w.vouches(ctx, e) })
 			v.notShown, v.paged[s] = len(lack)-len(still), 0
 		}
 		v.lost[s] = len(still)

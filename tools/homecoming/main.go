@@ -19,8 +19,8 @@
 // The last line is the verdict; the exit status says the same. With -kills, the box, the central server or the hub is killed (SIGKILL) at so many random moments of each homecoming and
 // started again; -rounds plays several homecomings in one world. A Dendrite that is killed may have an event, tell the box so, and not show it in /sync, and gives messages between devices out
 // twice when it dies over a transaction, or when the one who sends it does, since it keeps rooms, timelines and devices in databases of their own and the numbers of transactions in memory, and
-// lets go of a transaction in its middle when the connection breaks. That is told and counted apart;
-// what it shows to its people in no way, though it tells the box that it has it, counts as lost all the same.
+// lets go of a transaction in its middle when the connection breaks. That is told and counted apart:
+// what it answers for to the box when it is asked once more, after all was over, it has, and no server can do more for it.
 package main
 
 import (

@@ -18,7 +18,7 @@ const PlayPath = "/_hallig/hub/v1/play"
 // Bounds of one Play.
 const (
 	PlayMost  = 100
-	PlayBytes = 256 << 10 // of bodies
+	PlayBytes = 64 << 10 // of bodies: a fifth of a second of 1 Mbit/s, packed, for which what the box asks meanwhile has to wait
 	PlayText  = 4 << 10
 	playLimit = 4 << 20 // unpacked
 )
