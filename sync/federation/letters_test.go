@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -397,5 +399,41 @@ func TestLettersNoRoom(t *testing.T) {
 		p.a.sender.LinkUp("")
 		p.b.await("all, straight", func() bool { return p.b.has(p.id, ids) })
 		p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == p.a.pos(ids[59]) })
+	}
+}
+
+// A box that is set up from an old backup knows nothing of its last letters. They are brought all the same; what it hears of them confuses nobody, and what it writes then arrives.
+func TestLettersOldBackup(t *testing.T) {
+	p := newPostPair(t)
+	p.b.link.Cut()
+	ids := say(t, p.anna, p.id, 2, "vor der Sicherung")
+	p.left("the first letters", ids)
+	p.until("the note of it", func() bool { return p.a.sender.Left() > 0 })
+	p.a.stop()
+	db := filepath.Join(p.a.dir, "hallig.db")
+	backup := must[[]byte](t)(os.ReadFile(db))
+	p.a.start()
+	p.anna.Base = p.a.url
+	p.a.sender.retry.Store(int64(20 * time.Millisecond))
+	lost := say(t, p.anna, p.id, 2, "danach")
+	p.left("the letters after it", append(slices.Clone(ids), lost...))
+	p.a.stop()
+	if err := os.WriteFile(db, backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.a.start()
+	p.anna.Base = p.a.url
+	p.bring(len(p.post.letters))
+	p.tell(time.Now(), nil)
+	p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == p.a.pos(ids[1]) })
+	p.b.link.Join()
+	p.a.sender.LinkUp(p.b.name)
+	more := say(t, p.anna, p.id, 1, "mit der Sicherung")
+	p.b.await("what was written before, after and now", func() bool { return p.b.has(p.id, slices.Concat(ids, lost, more)) })
+	p.a.await("what only the other server had", func() bool { return p.a.has(p.id, lost) })
+	for _, id := range p.straight() {
+		if string(id) != more[0] {
+			t.Errorf("%s was sent again", id)
+		}
 	}
 }

@@ -98,6 +98,7 @@ type far struct {
 	wait  time.Duration
 	next  time.Time
 	busy  int
+	lines int
 	rooms map[string]*line // who has events under way there
 }
 
@@ -185,11 +186,12 @@ func (m *Mail) line(q spool.Queue) {
 	if l == nil {
 		l = &line{q: q}
 		m.lines[q] = l
+		if m.fars[q.Other] == nil {
+			m.fars[q.Other] = &far{rooms: map[string]*line{}}
+		}
+		m.fars[q.Other].lines++
 	}
 	l.again = true
-	if m.fars[q.Other] == nil {
-		m.fars[q.Other] = &far{rooms: map[string]*line{}}
-	}
 }
 
 // Hurry has the letters of a box looked at at once: it has brought a new key document, perhaps.
@@ -279,6 +281,9 @@ func (m *Mail) over(l *line, due time.Time, gone bool) {
 	}
 	if gone && !l.again {
 		delete(m.lines, l.q)
+		if f.lines--; f.lines == 0 {
+			delete(m.fars, l.q.Other)
+		}
 	}
 	m.poke()
 }

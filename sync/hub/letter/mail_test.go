@@ -43,6 +43,11 @@ func TestInOrderOnce(t *testing.T) {
 		if w.centre.asked > 25 {
 			t.Errorf("the centre was asked %d times", w.centre.asked)
 		}
+		w.mail.mu.Lock()
+		if len(w.mail.lines)+len(w.mail.fars) > 0 {
+			t.Errorf("%d queues and %d servers are remembered for nothing", len(w.mail.lines), len(w.mail.fars))
+		}
+		w.mail.mu.Unlock()
 		w.leave("box1.test", farAway, "a/4")
 		w.after(2 * time.Second)
 		w.done("box1.test", farAway, 4, 0)
@@ -59,14 +64,14 @@ func TestServerDown(t *testing.T) {
 		}
 		w.leave("box1.test", "other.test", "c/1") // down as well; it tries for itself
 		w.after(3 * time.Hour)
-		if n := len(w.centre.sent); n > 2*190 || n < 2*150 {
+		if n := w.centre.tries(); n > 2*190 || n < 2*150 {
 			t.Errorf("%d tries in three hours", n)
 		}
 		s := w.standing("box1.test", farAway)
 		if s.Waiting != 10 || !strings.Contains(s.Trouble, "connection refused") || s.Status != 0 {
 			t.Errorf("the box hears %+v", s)
 		}
-		for n := len(w.centre.sent); len(w.centre.sent) < n+2; { // until both have just been tried
+		for n := w.centre.tries(); w.centre.tries() < n+2; { // until both have just been tried
 			w.after(time.Second)
 		}
 		w.centre.set(func(c *centre) { c.down = false })
@@ -136,7 +141,7 @@ func TestBarred(t *testing.T) {
 		w.leave("box1.test", farAway, "a/1")
 		w.after(time.Second)
 		w.done("box1.test", farAway, 1, 0)
-		if a := w.standing("box1.test", farAway).Amiss; len(a) != 1 || a[0].What != api.Barred || len(w.centre.sent) != 1 {
+		if a := w.standing("box1.test", farAway).Amiss; len(a) != 1 || a[0].What != api.Barred || w.centre.tries() != 1 {
 			t.Errorf("amiss: %+v, sent %q", a, w.centre.sent)
 		}
 	})
@@ -150,7 +155,7 @@ func TestRefused(t *testing.T) {
 			w.leave("box1.test", farAway, "a/1")
 			w.leave("box2.test", farAway, "b/1")
 			w.after(5 * time.Hour)
-			if n := len(w.centre.sent); n > 2*320 || n < 2*28 {
+			if n := w.centre.tries(); n > 2*320 || n < 2*28 {
 				t.Errorf("%d: %d tries in five hours", status, n)
 			}
 			if s := w.standing("box1.test", farAway); s.Waiting != 1 || s.Status != status || s.Trouble == "" {
@@ -214,7 +219,7 @@ func TestServerForgets(t *testing.T) {
 		w.mail.Heard(farAway)
 		w.after(5 * time.Second)
 		w.done("box1.test", farAway, 1, 0)
-		if last := w.centre.sent[len(w.centre.sent)-1]; last != w.centre.sent[0] {
+		if last := w.centre.last(); last != w.centre.sent[0] {
 			t.Errorf("first %q, then %q", w.centre.sent[0], last)
 		}
 	})
@@ -363,14 +368,14 @@ func TestWhoSends(t *testing.T) {
 		if _, ok, err := w.spool.Acquire(w.Context(), "box1.test", "node9", time.Now(), 30*time.Second, true); err != nil || !ok {
 			t.Fatal(ok, err)
 		}
-		w.gone["box2.test"] = true
+		w.revoke("box2.test", true)
 		w.leave("box1.test", farAway, "a/1")
 		w.leave("box2.test", farAway, "b/1")
 		w.after(20 * time.Second)
 		w.centre.has("", 0)
 		w.after(2 * time.Minute)
 		w.centre.has("$a/1", 1)
-		w.gone["box2.test"] = false
+		w.revoke("box2.test", false)
 		w.after(time.Minute)
 		w.centre.has("$a/1 $b/1", 2)
 		if _, _, err := w.spool.Acquire(w.Context(), "box1.test", "killed", time.Now(), 30*time.Second, true); err != nil {
@@ -427,7 +432,7 @@ func TestAnotherSigner(t *testing.T) {
 		w.leave("box2.test", farAway, "b/1")
 		w.after(5 * time.Minute)
 		w.done("box2.test", farAway, 1, 0)
-		if last := w.centre.sent[len(w.centre.sent)-1]; !strings.HasPrefix(last, "hub.test") {
+		if last := w.centre.last(); !strings.HasPrefix(last, "hub.test") {
 			t.Errorf("without another signer the last to send was %q", last)
 		}
 	})

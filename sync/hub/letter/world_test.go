@@ -78,7 +78,12 @@ func (w *world) start(node string) {
 			}
 			return l.Key.Private.Public().(ed25519.PublicKey)
 		},
-		Boxes: func(s string) (bool, bool) { _, ok := w.boxes[s]; return ok, ok && !w.gone[s] },
+		Boxes: func(s string) (bool, bool) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			_, ok := w.boxes[s]
+			return ok, ok && !w.gone[s]
+		},
 		Changed: func(box string) {
 			w.mu.Lock()
 			w.told[box]++
@@ -99,6 +104,13 @@ func (w *world) start(node string) {
 		cancel()
 		<-done
 	})
+}
+
+// revoke turns a box away, or takes that back.
+func (w *world) revoke(box string, gone bool) {
+	w.mu.Lock()
+	w.gone[box] = gone
+	w.mu.Unlock()
 }
 
 // letter makes a letter with events; each is "ROOM/NAME". What begins with "edu" makes one of EDUs alone.
@@ -363,4 +375,18 @@ func (c *centre) set(f func(c *centre)) {
 	c.mu.Lock()
 	f(c)
 	c.mu.Unlock()
+}
+
+// tries counts transactions that were sent, whether they arrived or not.
+func (c *centre) tries() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sent)
+}
+
+// last is the one that was sent last.
+func (c *centre) last() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent[len(c.sent)-1]
 }
