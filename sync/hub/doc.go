@@ -8,7 +8,7 @@
 // always get; per server in order, one at a time. To the world it answers no query with 401, 429 or 5xx, as central servers leave a name alone for that. What a box sends out
 // goes out as the box signed it. It has no key of a box, unless the box gives it one (DESIGN.md, Modes).
 //
-// It leaves to others: what is durable (hub/spool), what boxes leave for servers (hub/letter), the boxes' rooms (hub/replica), who has signed what (federation), how boxes are reached (p2p). A box verifies all by itself that the hub hands on.
+// It leaves to others: what is durable (hub/spool), what boxes leave for servers (hub/letter), the boxes' rooms (hub/replica), the line between nodes (hub/nodes), who has signed what (federation), how boxes are reached (p2p). A box verifies all by itself that the hub hands on.
 //
 // State lives under Config.Data: box.key and signing.key (written once), hallig.db (keys of other servers, copies of the boxes' rooms; lost with it: nothing), and the spool.
 package hub
