@@ -81,6 +81,18 @@ func (b *Box) openDelegated(ctx context.Context) error {
 	return nil
 }
 
+// takeKeyBack has the box restart with other keys when who holds one of them is no hub of this box any more: the pairing was ended, or the organisation has revoked it.
+func (b *Box) takeKeyBack() {
+	if _, paired := b.exchange.hub(); paired || b.exchange.post.held().ID == "" || b.exchange.host == nil {
+		return
+	}
+	select {
+	case b.rotates <- struct{}{}:
+		b.log.Warn("the hub is not paired any more: the box takes back the key that the hub holds, and starts anew for that", "hub", b.exchange.post.server)
+	default: // it is under way
+	}
+}
+
 // proposal is the key document that the hub is to sign; nil: none is needed.
 func (b *Box) proposal() ([]byte, error) {
 	if b.cfg.Hub.mode() != hubDelegate {

@@ -192,6 +192,7 @@ func (b *Box) runHub(ctx context.Context, g *errgroup.Group) {
 	h.mu.Lock()
 	h.since, h.touchedRooms = time.Now(), map[event.RoomID]bool{}
 	h.mu.Unlock()
+	b.takeKeyBack() // the end may have come between the pairing's and the key's
 	b.db.OnCommit(h.changed)
 	g.Go(func() error {
 		every(ctx, hubLook, func() { b.lookAtHub(ctx) })

@@ -120,6 +120,7 @@ func (b *Box) follow() {
 			b.fed.sender.LinkUp(p.Server) // as any other server now
 		}
 	}
+	b.takeKeyBack()
 }
 
 // gather makes the roster anew from who was paired by code and who is of the fleet, and says who left it.
