@@ -3,7 +3,7 @@
 // Package tidings makes the letter that people get when a server is in reach again after a long time: what was said last in their rooms, while the rooms themselves are still being caught up,
 // which on a narrow line takes minutes.
 //
-// It promises: each user is told of rooms in which they are joined as far as is known here, of nobody whom they ignore, and nothing of what is encrypted but that it is there. What it repeats bears
+// It promises: each user is told of rooms in which they are joined as far as is known here, of nobody whom they ignore or who is banned as far as is known here, and nothing of what is encrypted but that it is there. What it repeats bears
 // the signature of its sender's server and has not been judged by the room's rules yet; the letter says so.
 //
 // It leaves to others: to fetch what is newest (sync/federation), and to bring the letter (herald).
@@ -49,6 +49,9 @@ func Letters(r *store.Read, own, from string, heads []Head) (map[event.UserID]he
 		if err != nil {
 			return nil, err
 		}
+		if h.Newest, err = unbarred(r, h); err != nil {
+			return nil, err
+		}
 		for _, u := range users {
 			if ignored[u] == nil {
 				if ignored[u], err = ignoredBy(r, u); err != nil {
@@ -63,6 +66,26 @@ func Letters(r *store.Read, own, from string, heads []Head) (map[event.UserID]he
 	out := map[event.UserID]herald.Text{}
 	for u, ls := range lines {
 		out[u] = letter(from, ls)
+	}
+	return out, nil
+}
+
+// unbarred are the events of those who are not banned as far as is known here: what was written on the other side of a ban will not stand, and nobody is to read it before the rules have said so.
+func unbarred(r *store.Read, h Head) (out []*event.PDU, err error) {
+	barred := map[event.UserID]bool{}
+	for _, p := range h.Newest {
+		bar, known := barred[p.Sender]
+		if !known {
+			m, err := r.MembershipOf(h.Room, p.Sender)
+			if err != nil {
+				return nil, fmt.Errorf("look whether %s is banned in %s: %w", p.Sender, h.Room, err)
+			}
+			bar = m.Membership == "ban"
+			barred[p.Sender] = bar
+		}
+		if !bar {
+			out = append(out, p)
+		}
 	}
 	return out, nil
 }

@@ -130,6 +130,19 @@ func TestLetters(t *testing.T) {
 	}
 }
 
+// What somebody wrote on the other side of a ban is not told, what others wrote before it is.
+func TestBannedAreNotTold(t *testing.T) {
+	h := newHouse(t, "anna")
+	id, key := h.create("Lage"), "@carl:c"
+	if _, err := h.rooms.Send(t.Context(), room.Draft{Room: id, Sender: "@anna:b", Type: "m.room.member", StateKey: &key, Content: json.RawMessage(`{"membership":"ban"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	newest := []*event.PDU{h.carl(id, "@carl:c", "m.room.message", `{"body":"Unfug"}`, 2), h.carl(id, "@dora:c", "m.room.message", `{"body":"Wasser sinkt"}`, 1)}
+	if l := h.letters(Head{Room: id, Newest: newest, Before: 200})["@anna:b"]; strings.Contains(l.De, "Unfug") || !strings.Contains(l.De, "Wasser sinkt") {
+		t.Error(l.De)
+	}
+}
+
 // A letter has an end.
 func TestLetterIsBounded(t *testing.T) {
 	h := newHouse(t, "anna")
