@@ -378,6 +378,13 @@ func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
 	}
 	d.lookedThrough(out)
 	d.eduAfter = max(d.eduAfter, out.eduTo)
+	if len(out.pdus) > 0 {
+		with := Travel{What: "left", Server: d.name, Bytes: len(out.body)}
+		for _, o := range out.pdus {
+			with.Events = append(with.Events, o.ID)
+		}
+		d.s.c.Observe(with)
+	}
 }
 
 // hear takes in what the hub has said of the letters.

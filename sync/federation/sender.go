@@ -48,7 +48,7 @@ type SenderConfig struct {
 	Log   *slog.Logger // nil: silent
 }
 
-// Travel is one thing that happened to our events on their way to a server: "sent" in a transaction of so many bytes, or
+// Travel is one thing that happened to our events on their way to a server: "sent" in a transaction of so many bytes, "left" with the hub in one, or
 // "kept" when the server has shown that it holds them.
 type Travel struct {
 	What   string

@@ -425,6 +425,11 @@ func TestAnotherSigner(t *testing.T) {
 		w.after(5 * time.Minute)
 		w.done("box1.test", farAway, 1, 0)
 		w.centre.has("$a/1", 5)
+		l := &line{q: spool.Queue{Box: "box2.test", Other: farAway}, resign: true} // its signer was taken back in the middle
+		own := w.sign("box2.test", farAway, "GET", "/_matrix/federation/v1/event/$x", nil)
+		if status, _, err := w.mail.signed(w.Context(), l, "GET", own.URI, own.Auth, nil); status != 404 || err != nil || l.resign {
+			t.Errorf("as the box signed it: %d %v, still signed by another: %v", status, err, l.resign)
+		}
 		if signs < 6 || strings.HasPrefix(w.centre.sent[4], "hub.test") {
 			t.Errorf("%d signatures, sent %q", signs, w.centre.sent)
 		}

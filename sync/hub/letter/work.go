@@ -116,9 +116,6 @@ func (m *Mail) put(ctx context.Context, l *line, letter api.Letter, n int) (due 
 	if n < len(letter.Sends) {
 		uri, auth = letter.Sends[n].URI, letter.Sends[n].Auth
 	}
-	if n > 0 {
-		m.c.Log.Info("a server does not know what it took; the same goes under another id", "box", l.q.Box, "to", l.q.Other, "try", n+1)
-	}
 	status, text, err := m.signed(ctx, l, http.MethodPut, uri, auth, letter.Body)
 	if errors.Is(err, ErrNoSigner) {
 		l.trip.skip()
@@ -129,6 +126,7 @@ func (m *Mail) put(ctx context.Context, l *line, letter api.Letter, n int) (due 
 	}
 	if n > 0 {
 		m.Count.Spares.Add(1)
+		m.c.Log.Info("a server does not know what it took; it was sent the same under another id", "box", l.q.Box, "to", l.q.Other, "try", n+1)
 	}
 	if l.errs == nil {
 		l.errs = errorsOf(text)
@@ -152,13 +150,17 @@ func (m *Mail) signed(ctx context.Context, l *line, method, uri, auth string, bo
 		return 0, nil, ErrNoSigner
 	}
 	other, serr := m.c.Sign(ctx, l.q.Box, l.q.Other, method, uri, body)
-	if serr != nil {
-		if status != 0 {
-			return status, text, nil // as the server answered
-		}
+	switch {
+	case serr == nil:
+	case status != 0:
+		return status, text, nil // as the server answered
+	case auth != "": // who signed for it until now does so no more
+		l.resign = false
+		return m.send(ctx, l.q.Other, method, uri, auth, body)
+	default:
 		return 0, nil, ErrNoSigner
 	}
-	l.resign = auth != ""
+	l.resign = l.resign || auth != ""
 	return m.send(ctx, l.q.Other, method, uri, other, body)
 }
 
