@@ -190,9 +190,14 @@ func (w *world) judgeKeys(ctx context.Context, n *night, v *verdict) error {
 		owner.mu.Lock()
 		before := owner.oneTime
 		owner.mu.Unlock()
-		id, _, err := w.claim(ctx, s)
-		if v.claimed[s] = id != "" && err == nil; err != nil && matrixclient.Status(err) == 0 {
-			return err
+		for until := time.Now().Add(20 * time.Second); !v.claimed[s]; pause(ctx, time.Second) { // who was killed may not be back yet, and people try again
+			id, _, err := w.claim(ctx, s)
+			if v.claimed[s] = id != "" && err == nil; err != nil && matrixclient.Status(err) == 0 {
+				return err
+			}
+			if v.kills == 0 || time.Now().After(until) {
+				break
+			}
 		}
 		for until := time.Now().Add(20 * time.Second); !v.counted[1-s] && time.Now().Before(until); pause(ctx, 100*time.Millisecond) {
 			owner.mu.Lock()
@@ -293,7 +298,8 @@ func (v *verdict) failure() error {
 	for s := range sides {
 		bad(v.toDevice[s] < len(v.night.toDevice[1-s]), "messages between devices were lost at the "+sides[s])
 		bad(!v.devices[s] || !v.told[s], "the "+sides[s]+" does not know a new device")
-		bad(!v.claimed[s] || !v.counted[s], "one-time keys")
+		// A hub that was killed over the claim tells its box at the next contact, which may be ten minutes away.
+		bad(!v.claimed[s] || !v.counted[s] && (v.kills == 0 || !v.hub), "one-time keys")
 	}
 	return errors.Join(errs...)
 }
