@@ -117,8 +117,10 @@ func TestThroughTheHub(t *testing.T) {
 		t.Fatalf("%s is up, want b", got)
 	}
 	await(t, "up", b.up)
-	if got := await(t, "address", a.reached); got != "" {
-		t.Errorf("told of %q, want word that it was through the hub", got)
+	for got := "x"; got != ""; { // the hub's may come once more
+		if got = await(t, "word that it was through the hub", a.reached); strings.HasSuffix(got, string(b.ID())) {
+			t.Errorf("told of %q", got)
+		}
 	}
 	if up, relayed := a.relayedTo(b); !up || !relayed {
 		t.Errorf("a has b: up %v, relayed %v", up, relayed)
@@ -304,7 +306,7 @@ func TestPunch(t *testing.T) {
 	talk(t, a, b)
 	for _, h := range []*testHost{a, b} {
 		for len(h.reached) > 0 {
-			if got := <-h.reached; got != "" {
+			if got := <-h.reached; got != "" && !strings.HasSuffix(got, string(hub.ID())) {
 				t.Errorf("the hole at %s is told as an address", got)
 			}
 		}
