@@ -36,6 +36,9 @@ import (
 
 const (
 	hubLook    = time.Second
+	copySoon   = 3 * time.Second  // at least, so that what has waited is on its way
+	copyLater  = 30 * time.Minute // at most, after the hub has come in reach
+	backlog    = 50               // events of ours under way to a server: more wait behind them
 	hubContact = 10 * time.Minute // the key document is signed afresh daily, and what waits there is shown
 	hubAgain   = 30 * time.Second // after a contact that failed
 	hubTries   = 4                // contacts in a row, when each brings news: a hub that does so without end is put off
@@ -251,9 +254,20 @@ func (b *Box) lookAtHub(ctx context.Context) {
 	}
 	if up && epoch != "" {
 		b.tellUsers(ctx, epoch, now)
-		b.tellRooms(ctx, now)
+		if !b.comingHome(now) {
+			b.tellRooms(ctx, now)
+		}
 		b.askForLetters(ctx, now)
 	}
+}
+
+// comingHome says that the line to the hub is needed for what has waited: the hub's copy of the rooms, as long as the backlog itself, is for when the box is away again.
+func (b *Box) comingHome(now time.Time) bool {
+	h := &b.exchange.post
+	h.mu.Lock()
+	up := now.Sub(h.since)
+	h.mu.Unlock()
+	return up < copySoon || up < copyLater && slices.ContainsFunc(b.fed.sender.Status(), func(s federation.Status) bool { return !s.Failing && s.Unconfirmed >= backlog })
 }
 
 // tellUsers brings the hub up to date about users: all of them now and then, those of whom something has changed soon.
