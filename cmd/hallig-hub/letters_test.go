@@ -92,7 +92,11 @@ func lettersHome(h *home) {
 	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
 	anna.sees("the box is back", h.say(h.carl, room, 3, "schön")...)
 	for what, n := range carl.whispers {
-		if n != 1 {
+		switch {
+		case n == 1:
+		case h.forgets:
+			t.Logf("%s came %d times: the hub was killed over its transaction, and this server takes the same one again", what, n)
+		default:
 			t.Errorf("%s came %d times", what, n)
 		}
 	}
