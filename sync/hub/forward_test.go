@@ -4,6 +4,7 @@ package hub
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -91,6 +92,42 @@ func TestTransactionOnce(t *testing.T) {
 		code, text := send(tt.b, tt.uri, tt.body)
 		if code != tt.status || !strings.Contains(text, "$x") || len(w.far.heard()) != tt.out {
 			t.Errorf("%d: %d %s, %d came to the far server, want %d", n, code, text, len(w.far.heard()), tt.out)
+		}
+	}
+}
+
+// An answer that is too long to be kept reaches its box whole. When it was a 200, so does that it was one when the box sends the same once more.
+func TestLongAnswerToTransaction(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	status := 200
+	long := map[string]any{"pdus": map[string]any{"$x": map[string]string{"error": strings.Repeat("x", 5*onceAnswer)}}}
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, _ *http.Request) { answer(rw, status, long) }
+	w.far.mu.Unlock()
+	l := federation.Local{Server: b.id.Server, Key: b.id.Key}
+	body := []byte(`{"a":1}`)
+	for n, tt := range []struct {
+		uri    string
+		status int
+		whole  bool
+		out    int // so often the far server has been asked by then
+	}{
+		{sendPath + "1", 200, true, 1},
+		{sendPath + "1", 200, false, 1},
+		{sendPath + "2", 403, true, 2},
+		{sendPath + "2", 403, true, 3},
+	} {
+		status = tt.status
+		code, text := b.ask("far.test", "PUT", tt.uri, signed(t, l, "far.test", "PUT", tt.uri, body), body)
+		var got struct {
+			PDUs map[string]struct{ Error string }
+		}
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatalf("%d: %d, %v", n, code, err)
+		}
+		if whole := len(got.PDUs["$x"].Error) == 5*onceAnswer; code != tt.status || whole != tt.whole || len(w.far.heard()) != tt.out {
+			t.Errorf("%d: %d, %d bytes, %d came to the far server, want %+v", n, code, len(text), len(w.far.heard()), tt)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"io"
@@ -19,8 +20,17 @@ const (
 	sendPatience = 5 * time.Minute // for a transaction at a busy server
 	onceKept     = 2 * time.Hour
 	onceMost     = 4096     // answers in memory, of all boxes
-	onceAnswer   = 64 << 10 // bytes of one; a longer one is passed on and not kept
+	onceAnswer   = 64 << 10 // bytes of one; a longer one is passed on, and of a 200 it is remembered that it was one
 )
+
+// onceTaken stands for a 200 that is too long to be kept.
+const onceTaken = `{"pdus":{}}`
+
+// spliced is an answer whose beginning has been read already.
+type spliced struct {
+	io.Reader
+	io.Closer
+}
 
 // onceKey names a transaction: of which box, for whom, what.
 type onceKey struct {
@@ -89,9 +99,19 @@ func (h *Hub) sendOnce(w http.ResponseWriter, r *http.Request, k onceKey, send f
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(io.LimitReader(resp.Body, onceAnswer+1))
-		if err != nil || len(text) > onceAnswer {
+		if err != nil {
 			h.once.end(k, t, 0, nil, nil)
 			return false, err
+		}
+		if len(text) > onceAnswer {
+			if resp.StatusCode == http.StatusOK {
+				h.once.end(k, t, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, []byte(onceTaken))
+			} else {
+				h.once.end(k, t, 0, nil, nil)
+			}
+			resp.Body = spliced{io.MultiReader(bytes.NewReader(text), resp.Body), resp.Body}
+			passOn(w, resp)
+			return true, nil
 		}
 		h.once.end(k, t, resp.StatusCode, resp.Header, text)
 	}
