@@ -124,23 +124,21 @@ func TestPolicyFromTheHub(t *testing.T) {
 		}
 		return s.Boxes[0]
 	}
-	if got := said().Said.Policy; got == nil || *got != 0 {
-		t.Errorf("before: %v", got)
-	}
+	knows := func(serial int64) bool { p := said().Said.Policy; return p != nil && int64(*p) == serial }
+	awaitHub(t, "the hub to know that there is none", func() bool { return knows(0) })
 	if err := hub.Ask(t.Context(), dir, "POST", "/policy", bytes.NewReader(signedPolicy(t, key, `{"serial":3,"settings":{"upload_limit_bytes":5000}}`)), nil); err != nil {
 		t.Fatal(err)
 	}
 	contactNow(t, b)
-	if b.media.MaxUpload() != 5000 || *said().Said.Policy != 3 {
-		t.Errorf("uploads of %d, the hub knows of %v", b.media.MaxUpload(), said().Said.Policy)
-	}
+	awaitHub(t, "the policy", func() bool { return b.media.MaxUpload() == 5000 && knows(3) })
 	if err := hub.Ask(t.Context(), dir, "POST", "/policy", bytes.NewReader(signedPolicy(t, signet.Generate("x"), `{"serial":4,"settings":{"upload_limit_bytes":9000}}`)), nil); err != nil {
 		t.Fatal(err) // this hub was not told whose key it is
 	}
 	contactNow(t, b)
 	contactNow(t, b) // now it tells why
-	if got := said(); b.media.MaxUpload() != 5000 || *got.Said.Policy != 3 || !strings.Contains(got.Said.PolicyRefused, "not by the organisation") {
-		t.Errorf("a stranger's: uploads of %d, %+v", b.media.MaxUpload(), got.Said)
+	awaitHub(t, "the hub to hear why", func() bool { return strings.Contains(said().Said.PolicyRefused, "not by the organisation") })
+	if b.media.MaxUpload() != 5000 || !knows(3) {
+		t.Errorf("a stranger's: uploads of %d, %+v", b.media.MaxUpload(), said().Said)
 	}
 }
 
