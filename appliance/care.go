@@ -388,7 +388,8 @@ func (b *Box) stewardFacts(s steward.State, f *health.Facts) {
 	f.Provisioning = &health.ProvisioningFacts{InForce: s.Provision.Accepted || b.cfg.Provision != "", From: textOf(s.Provision.From), File: s.Provision.File, Err: textOf(s.Provision.Error)}
 	if t := b.cfg.Trouble; t != (provision.Error{}) && f.Provisioning.Err.Empty() { // with the one that was taken
 		f.Provisioning.InForce = false
-		f.Provisioning.Err, f.Provisioning.File = health.Sentence{DE: t.De, EN: t.En}, b.cfg.Provision
+		file := health.Sentence{DE: strings.TrimSpace("hallig.json " + f.Provisioning.From.DE), EN: strings.TrimSpace("hallig.json " + f.Provisioning.From.EN)}
+		f.Provisioning.Err, f.Provisioning.File = health.Sentence{DE: file.DE + ": " + t.De, EN: file.EN + ": " + t.En}, b.cfg.Provision
 	}
 	for _, p := range s.Processes {
 		recent := 0

@@ -24,6 +24,7 @@ import (
 
 	"hallig/appliance/health"
 	"hallig/appliance/lan"
+	"hallig/appliance/provision"
 	"hallig/appliance/steward"
 )
 
@@ -197,6 +198,11 @@ func TestWhatInitKnows(t *testing.T) {
 	new(Box).stewardFacts(s, &f)
 	if n, _ := health.Judge(f).Node("provisioning"); n.State != health.OK || n.Sentence.EN != "Set up from the hallig.json from the partition HALLIG." {
 		t.Errorf("a file in force: %+v", n)
+	}
+	f = health.Facts{}
+	(&Box{cfg: Config{Trouble: provision.Error{De: "In „config“ steht Unsinn.", En: "Nonsense in config."}}}).stewardFacts(s, &f)
+	if n, _ := health.Judge(f).Node("provisioning"); n.State == health.OK || n.Sentence.EN != "hallig.json from the partition HALLIG: Nonsense in config." || !strings.HasPrefix(n.Sentence.DE, "hallig.json von der Partition HALLIG: In") {
+		t.Errorf("a file that the homeserver refuses: %+v", n)
 	}
 	s.Processes = s.Processes[1:]
 	f = health.Facts{}

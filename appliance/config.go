@@ -15,6 +15,7 @@ import (
 	"hallig/appliance/event"
 	"hallig/appliance/provision"
 	"hallig/appliance/signet"
+	"hallig/sync/p2p"
 )
 
 // Config is everything that an operator can say about a box. Its zero value, with Data set, is a box that works alone:
@@ -135,12 +136,7 @@ type P2PConfig struct {
 }
 
 // HubConfig names the box's hub. It must be paired: hallig-hub pair there, hallig pair CODE --at ADDRESS here.
-type HubConfig struct {
-	Server string `json:"server"` // the hub's own server name: "hub.example.org"
-	// Mode: "sealed" or "": the hub has no key of this box. "delegate": it makes itself a second key of the box's name, with which it can sign anything in that name; doc/hub.md says what for.
-	Mode  string   `json:"mode,omitempty"`
-	Peers []string `json:"peers,omitempty"` // where it is: multiaddresses ending in /p2p/ID, as `hallig-hub status` shows them; empty: where it was paired
-}
+type HubConfig provision.Hub
 
 // GPSConfig is a satellite receiver.
 type GPSConfig struct {
@@ -185,7 +181,13 @@ func (c *Config) check() error {
 			return fmt.Errorf("organisation_key: %w; want the line that hallig policy key shows", err)
 		}
 	}
-	if err := c.Hub.check(); err != nil {
+	if err := provision.Hub(c.Hub).Check("hub"); err != nil {
+		return err
+	}
+	if err := provision.CheckPeers("p2p.peers", c.P2P.Peers); err != nil {
+		return err
+	}
+	if err := p2p.CheckStatic(slices.Concat(c.P2P.Peers, c.Hub.Peers)); err != nil {
 		return err
 	}
 	for i, s := range c.Serial {

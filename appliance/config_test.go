@@ -43,6 +43,9 @@ func TestLoadConfig(t *testing.T) {
 		{"rooms nobody makes", `{"room_version":"1"}`, "none that new rooms can have"},
 		{"metrics token", `{"metrics_token":"0123456789abcdef"}`, ""},
 		{"metrics token that can be guessed", `{"metrics_token":"secret"}`, "could be guessed"},
+		{"a hub's place without its form", `{"hub":{"server":"hub.example","peers":["hub.example:4001"]}}`, `"hub.peers[0]" must be an address like /dns/`},
+		{"a box's place without its form", `{"p2p":{"peers":["192.0.2.7:4001"]}}`, `"p2p.peers[0]" must be an address like /dns/`},
+		{"a protocol that is none", `{"p2p":{"peers":["/ip4/192.0.2.7/tcp/4001/qick/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"]}}`, "read p2p address"},
 		{"bad override", `{"server_addresses":{"a b":"1.2.3.4:1"}}`, "no server name"},
 	}
 	for _, tt := range tests {

@@ -240,7 +240,7 @@ func TestHostileHubOffersKeys(t *testing.T) {
 
 func TestHubMode(t *testing.T) {
 	for mode, ok := range map[string]bool{"": true, "sealed": true, "delegate": true, "Delegate": false, "open": false} {
-		if err := (HubConfig{Server: "hub.test", Mode: mode}).check(); (err == nil) != ok {
+		if err := (&Config{Hub: HubConfig{Server: "hub.test", Mode: mode}}).check(); (err == nil) != ok {
 			t.Errorf("mode %q: %v", mode, err)
 		}
 	}

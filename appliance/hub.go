@@ -447,17 +447,3 @@ func (b *Box) hubFacts(now time.Time) *health.HubFacts {
 	}
 	return f
 }
-
-// check refuses what cannot work.
-func (c HubConfig) check() error {
-	if c.Server == "" && len(c.Peers) > 0 {
-		return errors.New("hub: server is missing, the hub's own server name")
-	}
-	if c.Server != "" && !event.ValidServerName(c.Server) {
-		return fmt.Errorf("hub: %q is no server name", c.Server)
-	}
-	if c.Mode != "" && c.Mode != hubSealed && c.Mode != hubDelegate {
-		return fmt.Errorf("hub: mode %q is neither %q (the hub has no key of this box) nor %q (it may sign in its name)", c.Mode, hubSealed, hubDelegate)
-	}
-	return nil
-}

@@ -43,7 +43,7 @@ func write(t *testing.T, name, text string) string {
 
 const provisioned = `{"hallig":1,"label":"Box 7","server_name":"box7.example","admin_code":"k7mq-2fxv-9tdp",
 	"serial":[{"device":"/dev/hallig/radio","baud":1200,"half_duplex":true}],
-	"config":{"listen":"127.0.0.1:0","p2p":{"no_mdns":true,"peers":["/ip4/10.0.0.1/tcp/4001/p2p/x"]},"room_version":"11"}}`
+	"config":{"listen":"127.0.0.1:0","p2p":{"no_mdns":true,"peers":["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"]},"room_version":"11"}}`
 
 func TestConfigOverProvisioning(t *testing.T) {
 	dir := t.TempDir()

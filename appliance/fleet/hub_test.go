@@ -14,7 +14,7 @@ import (
 func TestHubMode(t *testing.T) {
 	o := options()
 	o.Domain = "feuerwehr.example"
-	o.Base.Config = json.RawMessage(`{"presence":true,"hub":{"server":"hub.example","peers":["/dns/hub.example/tcp/4001"]}}`)
+	o.Base.Config = json.RawMessage(`{"presence":true,"hub":{"server":"hub.example","peers":["/dns/hub.example/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"]}}`)
 	boxes, err := Prepare([]byte("label;hubmodus\neins;Vollmacht\nzwei;\ndrei;versiegelt\n"), o)
 	if err != nil {
 		t.Fatal(err)

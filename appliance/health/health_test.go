@@ -154,6 +154,10 @@ var stories = []story{
 		f.Provisioning.Err = Sentence{"In hallig.json steht Unsinn.", "hallig.json holds nonsense."}
 		unplug(f)
 	}, Trouble, "network cable", 1, "provisioning network"},
+	{"first boot with a wrong file", func(f *Facts) {
+		f.Setup.Admin, f.Provisioning.InForce = false, false
+		f.Provisioning.Err = Sentence{"In hallig.json steht Unsinn.", "hallig.json holds nonsense."}
+	}, Look, "hallig.json holds nonsense. Make no account yet", 0, "provisioning(setup)"},
 	{"first boot", func(f *Facts) { f.Setup.Admin = false; f.Backup = &BackupFacts{}; f.Clock.Trusted = false }, Look, "make the first account", 0, "setup(clock)"},
 	{"an update on trial", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateTrial, Version: "1.3"} }, Look, "Update 1.3 is on trial: leave the box switched on", 0, "update"},
 	{"an update that was gone back from", func(f *Facts) { f.Update = &UpdateFacts{State: UpdateFailed} }, Look, "the version before goes on", 0, "update"},

@@ -189,6 +189,10 @@ func provisioning(f Facts) (Node, bool) {
 		return Node{}, false
 	case !p.Err.Empty():
 		n := Node{ID: string(Provisioning), Kind: Provisioning, State: Look, Sentence: p.Err, Detail: p.File}
+		if !p.InForce && f.Setup != nil && !f.Setup.Admin {
+			n.Sentence.DE += " Noch kein Konto anlegen: mit dem ersten steht der Name der Box fest. Erst die Datei berichtigen."
+			n.Sentence.EN += " Make no account yet: the first one fixes the box's name. Correct the file first."
+		}
 		if p.InForce {
 			n.Sentence.DE += " Es bleibt bei der früheren."
 			n.Sentence.EN += " The earlier one stays in force."
@@ -476,7 +480,7 @@ func setup(f Facts) (Node, bool) {
 	case !f.Setup.Admin:
 		n := node(Setup, Look, "Noch niemand verwaltet die Box: mit dem Code vom Bildschirm der Box das erste Konto anlegen.",
 			"Nobody looks after the box yet: make the first account with the code on the box's screen.")
-		n.blames = []string{string(Homeserver), string(Network)}
+		n.blames = []string{string(Provisioning), string(Homeserver), string(Network)}
 		return n, true
 	}
 	return node(Setup, OK, "Die Box wird verwaltet.", "The box has an administrator."), true

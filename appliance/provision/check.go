@@ -38,7 +38,7 @@ func (f *File) check() error {
 	if f.Hallig != 1 {
 		return wrong("hallig", "muss 1 sein: {\"hallig\": 1, ...}; so erkennt die Box ihre Datei", "must be 1: {\"hallig\": 1, ...}; this is how the box knows its file")
 	}
-	for _, c := range []func(*File) error{checkNames, checkNetwork, checkWiFi, checkSerial, checkBackup, checkCertificates, checkLock} {
+	for _, c := range []func(*File) error{checkNames, checkNetwork, checkWiFi, checkSerial, checkBackup, checkCertificates, checkHub, checkLock} {
 		if err := c(f); err != nil {
 			return err
 		}

@@ -218,6 +218,8 @@ func (r *reader) object(t reflect.Type, path string, depth int) error {
 		switch {
 		case t == nil && path == "config" && !slices.Contains(ConfigFields, name):
 			return r.unknown(full, name, ConfigFields)
+		case t == nil && full == "config.hub":
+			elem = reflect.TypeFor[Hub]()
 		case t == nil:
 		case t.Kind() == reflect.Map:
 			elem = t.Elem()

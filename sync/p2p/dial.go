@@ -86,6 +86,12 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	return nil
 }
 
+// CheckStatic refuses what Config.Static cannot hold.
+func CheckStatic(addrs []string) error {
+	_, err := parseStatic(addrs)
+	return err
+}
+
 func parseStatic(addrs []string) ([]libpeer.AddrInfo, error) {
 	var out []libpeer.AddrInfo
 	for _, s := range addrs {
