@@ -43,10 +43,11 @@ type exchangeParts struct {
 
 	passage passage
 
-	follow sync.Mutex // over one change of the roster and all that follows; before mu
-	mu     sync.RWMutex
-	all    peer.Roster // with the hub
-	roster peer.Roster // without it
+	pairing sync.Mutex // over a look at who is paired by code and the change that follows from it, in the store and here; before mu
+	follow  sync.Mutex // over one change of the roster and all that follows; before mu
+	mu      sync.RWMutex
+	all     peer.Roster // with the hub
+	roster  peer.Roster // without it
 }
 
 func publicKey(key ed25519.PrivateKey) ed25519.PublicKey {
@@ -332,7 +333,18 @@ func (b *Box) addPeer(p peer.Peer) error {
 	if p.Server == b.id.Server {
 		return fmt.Errorf("the other box is called %s as well; give one of them another --name", p.Server)
 	}
+	if err := b.pair(p); err != nil {
+		return err
+	}
+	b.follow()
+	b.log.Info("box paired", "server", p.Server, "box", p.ID.Short())
+	return nil
+}
+
+func (b *Box) pair(p peer.Peer) error {
 	x := b.exchange
+	x.pairing.Lock()
+	defer x.pairing.Unlock()
 	if r, ok := x.fleet.Fleet().Revocation(p.ID); ok {
 		return fmt.Errorf("that box was revoked by the organisation (%s); if it is the right one again, have it signed into a new roster: hallig fleet roster sign", r.Reason)
 	}
@@ -342,33 +354,36 @@ func (b *Box) addPeer(p peer.Peer) error {
 	if err := b.refuse(p.ID, false); err != nil {
 		return err
 	}
-	if err := b.putPeer(p); err != nil {
-		return err
-	}
-	b.follow()
-	b.log.Info("box paired", "server", p.Server, "box", p.ID.Short())
-	return nil
+	return b.putPeer(p)
 }
 
 // learnPeer takes a newer statement that a box made about itself.
 func (b *Box) learnPeer(_ context.Context, p peer.Peer) {
-	x := b.exchange
-	if known, ok := x.everybody().ByID(p.ID); !ok || known.Server != p.Server {
+	if known, ok := b.exchange.everybody().ByID(p.ID); !ok || known.Server != p.Server {
 		return // revoked or forgotten meanwhile
 	}
+	if err := b.renew(p); err != nil {
+		b.log.Error("keep a box's new statement", "box", p.ID.Short(), "err", err)
+		return
+	}
+	b.follow()
+}
+
+// renew keeps a statement, in the store when its box is still paired by code.
+func (b *Box) renew(p peer.Peer) error {
+	x := b.exchange
+	x.pairing.Lock() // else it could be stored after its box was forgotten, which would then be paired again
+	defer x.pairing.Unlock()
 	x.mu.Lock()
 	_, paired := x.fleet.pairs.ByID(p.ID)
 	if !paired { // of the fleet alone: it is asked for its statement again after each start
 		x.fleet.newer[p.ID] = p
 	}
 	x.mu.Unlock()
-	if paired {
-		if err := b.putPeer(p); err != nil {
-			b.log.Error("keep a box's new statement", "box", p.ID.Short(), "err", err)
-			return
-		}
+	if !paired {
+		return nil
 	}
-	b.follow()
+	return b.putPeer(p)
 }
 
 // forgetPeer ends a pairing; id is the box id or the server name. Its server may then only be reached as any other server is. A box of the fleet stays forgotten until it is paired by code.
@@ -380,18 +395,28 @@ func (b *Box) forgetPeer(ctx context.Context, id peer.ID) error {
 	if _, ok := x.everybody().ByID(id); !ok {
 		return errNoSuchBox
 	}
+	if err := b.unpair(ctx, id); err != nil {
+		return fmt.Errorf("forget box: %w", err)
+	}
+	b.follow()
+	return nil
+}
+
+func (b *Box) unpair(ctx context.Context, id peer.ID) error {
+	x := b.exchange
+	x.pairing.Lock()
+	defer x.pairing.Unlock()
 	if _, ok := x.fleet.Fleet().Member(id); ok {
 		if err := b.refuse(id, true); err != nil {
 			return err
 		}
 	}
 	if err := b.db.Do(ctx, func(tx *store.Tx) error { return tx.DeletePeer(string(id)) }); err != nil {
-		return fmt.Errorf("forget box: %w", err)
+		return err
 	}
 	x.mu.Lock()
 	x.fleet.pairs = x.fleet.pairs.Without(id)
 	x.mu.Unlock()
-	b.follow()
 	return nil
 }
 

@@ -374,7 +374,7 @@ func (b *Box) fleetLine() (string, error) {
 	return peer.FormatMember(peer.Member{Peer: p, Label: b.cfg.Provisioned.Label}), nil
 }
 
-// putPeer stores a box that is paired by code, or a newer statement of one.
+// putPeer stores a box that is paired by code, or a newer statement of one. The caller holds pairing.
 func (b *Box) putPeer(p peer.Peer) error {
 	err := b.db.Do(context.Background(), func(tx *store.Tx) error { return tx.PutPeer(string(p.ID), p.Server, p.Statement) })
 	if err != nil {
