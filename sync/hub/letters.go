@@ -111,8 +111,24 @@ func (h *Hub) sayTaken(w http.ResponseWriter, from entry, err error) {
 	}
 }
 
-// letters says how far a box's letters have come.
+// letters says how far a box's letters have come, and takes in what of that it has heard.
 func (h *Hub) letters(w http.ResponseWriter, r *http.Request, from entry) {
+	if r.Method == http.MethodPut {
+		raw, release, ok := h.body(w, r)
+		if !ok {
+			return
+		}
+		defer release()
+		heard, err := api.ReadLetters(raw)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
+			return
+		}
+		if err := h.mail.Heeded(r.Context(), from.Server, heard); err != nil {
+			refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot write its spool now")
+			return
+		}
+	}
 	out, err := h.mail.Standing(r.Context(), from.Server)
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")

@@ -115,6 +115,40 @@ func TestLetters(t *testing.T) {
 	}
 }
 
+// What a box says to have heard is not told it again; what is no such word changes nothing.
+func TestLettersHeeded(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			refuse(rw, 403, "M_FORBIDDEN", "not for you")
+			return
+		}
+		answer(rw, 200, map[string]any{"pdus": struct{}{}})
+	}
+	w.far.mu.Unlock()
+	if status, text := b.leave(b.letter(1)); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	w.await("the letter to be through", func() bool { return w.hub.mail.Count.Done.Load() == 1 })
+	ask := func(method string, body []byte, want int) []byte {
+		status, text := b.ask("hub.test", method, api.LettersPath, nil, body)
+		if status != want {
+			t.Errorf("%s %.80s: %d %s", method, body, status, text)
+		}
+		return text
+	}
+	told := ask("GET", nil, 200)
+	ask("PUT", []byte(`{"to":[{}]}`), 400)
+	if again := ask("GET", nil, 200); !strings.Contains(string(again), api.Barred) {
+		t.Errorf("it hears %s", again)
+	}
+	if again := ask("PUT", told, 200); strings.Contains(string(again), api.Barred) || !strings.Contains(string(again), `"done"`) {
+		t.Errorf("after it has heard: %s", again)
+	}
+}
+
 // What cannot be brought is refused with a code that the box understands.
 func TestLettersRefused(t *testing.T) {
 	w := newWorld(t)

@@ -17,7 +17,7 @@ import (
 // Paths for letters, on the hub's own name and on the box's.
 const (
 	LetterPath   = "/_hallig/hub/v1/letter"   // PUT Letter; DELETE ?to=SERVER&series=SERIES takes back what has not gone yet
-	LettersPath  = "/_hallig/hub/v1/letters"  // GET, answered with Letters
+	LettersPath  = "/_hallig/hub/v1/letters"  // GET, answered with Letters; PUT Letters: what of Amiss the box has on its disk, and is not to be told again; answered the same
 	StandingPath = "/_hallig/box/v1/standing" // PUT Letters, from the hub to the box whenever something has changed
 )
 
@@ -164,7 +164,7 @@ type Standing struct {
 	Bytes   int64     `json:"bytes"`
 	Oldest  time.Time `json:"oldest,omitzero"`
 	Done    []Done    `json:"done,omitempty"`  // what the server has, by series
-	Amiss   []Amiss   `json:"amiss,omitempty"` // events of these letters that went wrong; the newest
+	Amiss   []Amiss   `json:"amiss,omitempty"` // events of these letters that went wrong, until the box has said that it has heard
 	Trouble string    `json:"trouble,omitempty"`
 	Status  int       `json:"status,omitempty"` // of the server's refusal of the oldest letter; 0: it was not refused
 }

@@ -3,9 +3,9 @@
 package letter
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,21 +31,31 @@ const (
 	mostSeries  = 16
 	mostAmiss   = 100
 	mostServers = 500
+	mostBook    = 1 << 20 // bytes of the value; what boxes hear of it is a part of an api.Answer
 )
 
-func (e *entry) done(series string, n int64, amiss []api.Amiss) {
+// errUnheard is note's: what is to be told does not fit beside what the box has not heard yet.
+var errUnheard = errors.New("the box has not heard yet what went wrong with its letters before")
+
+// done notes that a letter was seen through, and what is amiss with it: both or, with errUnheard, neither. A box takes what is done and not amiss for arrived.
+func (e *entry) done(series string, n int64, amiss []api.Amiss) error {
+	all := slices.Clone(e.Amiss)
+	for _, a := range amiss {
+		if !slices.Contains(all, a) { // it may be done twice
+			all = append(all, a)
+		}
+	}
+	if len(all) > mostAmiss && len(all) > len(e.Amiss) {
+		return errUnheard
+	}
+	e.Amiss = all
 	if i := slices.IndexFunc(e.Done, func(d api.Done) bool { return d.Series == series }); i >= 0 {
 		n = max(n, e.Done[i].N)
 		e.Done = slices.Delete(e.Done, i, i+1)
 	}
 	e.Done = append(e.Done, api.Done{Series: series, N: n})
 	e.Done = e.Done[max(0, len(e.Done)-mostSeries):]
-	for _, a := range amiss {
-		if !slices.Contains(e.Amiss, a) { // it may be done twice
-			e.Amiss = append(e.Amiss, a)
-		}
-	}
-	e.Amiss = e.Amiss[max(0, len(e.Amiss)-mostAmiss):]
+	return nil
 }
 
 // read gives what is noted of a box, by server.
@@ -54,6 +64,10 @@ func (m *Mail) read(ctx context.Context, box string) (map[string]*entry, error) 
 	if err != nil {
 		return nil, err
 	}
+	return readBook(raw)
+}
+
+func readBook(raw []byte) (map[string]*entry, error) {
 	out := map[string]*entry{}
 	if raw != nil {
 		if err := json.Unmarshal(raw, &out); err != nil {
@@ -63,28 +77,75 @@ func (m *Mail) read(ctx context.Context, box string) (map[string]*entry, error) 
 	return out, nil
 }
 
-// note changes what is noted of a box's letters for a server.
-func (m *Mail) note(ctx context.Context, box, to string, change func(*entry)) error {
-	defer m.books.lock(box)()
-	all, err := m.read(ctx, box)
-	if err != nil {
+// note changes what is noted of a box's letters for a server, whatever other nodes note meanwhile. An error of change is note's, and nothing is changed then; errUnheard, too, when there is no room.
+func (m *Mail) note(ctx context.Context, box, to string, change func(*entry) error) error {
+	return m.c.Spool.Amend(ctx, box, kindBook, "", func(old []byte) ([]byte, error) {
+		all, err := readBook(old)
+		if err != nil {
+			return nil, err
+		}
+		e := all[to]
+		if e == nil {
+			e = &entry{}
+			all[to] = e
+		}
+		if err := change(e); err != nil {
+			return nil, err
+		}
+		e.At = m.c.Now().UnixMilli()
+		return writeBook(all, to)
+	})
+}
+
+// writeBook gives the bytes of what is noted, within its bounds: the oldest entries make room that say of nothing that it went wrong. A box that has not heard of such a one leaves anew what it does not know to be done.
+func writeBook(all map[string]*entry, keep string) ([]byte, error) {
+	for {
+		raw, err := json.Marshal(all)
+		if err != nil || len(all) <= mostServers && len(raw) <= mostBook {
+			return raw, err
+		}
+		oldest := ""
+		for to, e := range all {
+			if to != keep && len(e.Amiss) == 0 && (oldest == "" || e.At < all[oldest].At) {
+				oldest = to
+			}
+		}
+		if oldest == "" {
+			return nil, errUnheard
+		}
+		delete(all, oldest)
+	}
+}
+
+// Heeded says what a box has heard of its letters, on its disk: what went wrong is not told again, and makes room for more.
+func (m *Mail) Heeded(ctx context.Context, box string, heard api.Letters) error {
+	epoch, err := m.c.Spool.Epoch(ctx)
+	if err != nil || heard.Epoch != epoch {
 		return err
 	}
-	e := all[to]
-	if e == nil {
-		e = &entry{}
-		all[to] = e
+	fewer := false
+	err = m.c.Spool.Amend(ctx, box, kindBook, "", func(old []byte) ([]byte, error) {
+		fewer = false
+		all, err := readBook(old)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range heard.To {
+			if e := all[s.To]; e != nil {
+				before := len(e.Amiss)
+				e.Amiss = slices.DeleteFunc(e.Amiss, func(a api.Amiss) bool { return slices.Contains(s.Amiss, a) })
+				fewer = fewer || len(e.Amiss) < before
+			}
+		}
+		if !fewer {
+			return old, nil
+		}
+		return json.Marshal(all)
+	})
+	if err == nil && fewer {
+		m.Hurry(box) // a letter may have waited for it
 	}
-	change(e)
-	e.At = m.c.Now().UnixMilli()
-	if len(all) > mostServers { // a box that has not heard of it leaves anew what it does not know to be done
-		delete(all, slices.MinFunc(slices.Collect(maps.Keys(all)), func(a, b string) int { return cmp.Compare(all[a].At, all[b].At) }))
-	}
-	raw, err := json.Marshal(all)
-	if err != nil {
-		return err
-	}
-	return m.c.Spool.Deposit(ctx, box, kindBook, "", raw)
+	return err
 }
 
 // settled says whether a letter is not to go any more: it has been seen through, the box has taken its series back, or it brings what a server may append and was left with a memory of the hub that was replaced; the box
@@ -111,7 +172,7 @@ func (m *Mail) swept(ctx context.Context, q spool.Queue) {
 	if e := all[q.Other]; err != nil || e == nil || len(e.Void) == 0 {
 		return
 	}
-	if err := m.note(ctx, q.Box, q.Other, func(e *entry) { e.Void = nil }); err != nil {
+	if err := m.note(ctx, q.Box, q.Other, func(e *entry) error { e.Void = nil; return nil }); err != nil {
 		m.c.Log.Debug("forget what was taken back", "err", err) // it is the next time
 	}
 }

@@ -60,8 +60,6 @@ type Mail struct {
 	fars  map[string]*far
 	busy  int
 	turn  int64
-
-	books keyed // over what is noted of a box
 }
 
 // Counters are what happened since the start.
@@ -85,6 +83,7 @@ type line struct {
 
 	seq    int64 // of the letter under way
 	trip   *trip
+	ended  bool              // it has gone its way: only the note for the box lacks
 	errs   map[string]string // what the server said against events, the first time
 	rooms  []string
 	wait   time.Duration
@@ -275,7 +274,7 @@ func (m *Mail) over(l *line, due time.Time, gone bool) {
 	if l.hurry {
 		l.due = time.Time{}
 	}
-	if l.trip == nil {
+	if l.trip == nil || l.ended {
 		f.release(l)
 		l.graph = nil
 	}
@@ -344,7 +343,10 @@ func (m *Mail) stands(l *line, trouble string, status int) {
 	m.mu.Unlock()
 	if changed {
 		m.c.Changed(l.q.Box)
-		if trouble != "" && !strings.HasPrefix(trouble, away) {
+		switch {
+		case trouble == unheard:
+			m.c.Log.Warn("letters of a box wait for it: the hub keeps no more of what went wrong with those before; it goes on when the box has been here", "box", l.q.Box, "to", l.q.Other)
+		case trouble != "" && !strings.HasPrefix(trouble, away):
 			m.c.Log.Warn("a letter is not taken; it is tried again", "box", l.q.Box, "to", l.q.Other, "why", trouble)
 		}
 	}
@@ -362,24 +364,3 @@ func (m *Mail) Why(box, server string) string {
 
 // away begins what is said of a server that does not answer.
 const away = "out of the hub's reach"
-
-// keyed is a lock for each name.
-type keyed struct {
-	mu    sync.Mutex
-	locks map[string]*sync.Mutex
-}
-
-func (k *keyed) lock(name string) (unlock func()) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*sync.Mutex{}
-	}
-	l := k.locks[name]
-	if l == nil {
-		l = &sync.Mutex{}
-		k.locks[name] = l
-	}
-	k.mu.Unlock()
-	l.Lock()
-	return l.Unlock
-}

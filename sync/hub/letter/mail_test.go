@@ -173,7 +173,7 @@ func TestRefused(t *testing.T) {
 
 // Whatever of the spool's acts fails, or happens without a word, and whenever the hub is killed: nothing is lost, nothing comes twice.
 func TestKilled(t *testing.T) {
-	for _, tt := range []struct{ fails, unsaid string }{{"settle", ""}, {"", "settle"}, {"deposit", ""}, {"", "deposit"}} {
+	for _, tt := range []struct{ fails, unsaid string }{{"settle", ""}, {"", "settle"}, {"amend", ""}, {"", "amend"}} {
 		inWorld(t, func(w *world) {
 			w.spool.fails, w.spool.unsaid = tt.fails, tt.unsaid
 			w.leave("box1.test", farAway, "a/1")

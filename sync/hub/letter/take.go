@@ -131,11 +131,12 @@ func (m *Mail) TakeBack(ctx context.Context, box, to, series string) error {
 	if !slices.ContainsFunc(waiting, func(w spool.Waiting) bool { return w.Queue == q }) {
 		return nil
 	}
-	err = m.note(ctx, box, to, func(e *entry) {
+	err = m.note(ctx, box, to, func(e *entry) error {
 		if !slices.Contains(e.Void, series) {
 			e.Void = append(e.Void, series)
 			e.Void = e.Void[max(0, len(e.Void)-mostSeries):]
 		}
+		return nil
 	})
 	if err != nil {
 		return err

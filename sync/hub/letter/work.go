@@ -74,7 +74,7 @@ func (m *Mail) turnOf(ctx context.Context, l *line) (due time.Time, gone bool) {
 		if m.c.Sign != nil && !letter.Once {
 			more = moreWays
 		}
-		l.seq, l.errs, l.resign = rs[0].Seq, nil, false
+		l.seq, l.errs, l.resign, l.ended = rs[0].Seq, nil, false, false
 		l.trip = newTrip(len(letter.Sends), more, len(letter.Asks), !letter.Once)
 	}
 	return m.along(ctx, l, letter), false
@@ -239,9 +239,11 @@ func (m *Mail) judge(ctx context.Context, l *line, status int, text []byte, err 
 
 func oneLine(text []byte) string { return strings.Join(strings.Fields(string(text)), " ") }
 
-// later plans the next try after one that failed.
+// later plans the next try after one that failed: the letter begins anew, unless all that lacks is its note.
 func (m *Mail) later(ctx context.Context, l *line, why string, status int, err error, most time.Duration) time.Time {
-	l.trip = nil
+	if !l.ended {
+		l.trip = nil
+	}
 	if ctx.Err() == nil {
 		m.stands(l, why, status)
 		if err != nil {
@@ -256,33 +258,48 @@ func (m *Mail) later(ctx context.Context, l *line, why string, status int, err e
 }
 
 // finish notes how far the box's letters have come, and only then crosses the letter out: when we die in between, it goes once more and is known.
+// What cannot be told keeps its letter: the box would take for arrived what did not arrive.
 func (m *Mail) finish(ctx context.Context, l *line, letter api.Letter) time.Time {
+	l.ended = true
 	var amiss []api.Amiss
 	for i, f := range l.trip.asks {
 		what := ""
 		switch f {
 		case barred:
 			what = api.Barred
-			m.Count.Barred.Add(1)
 		case unkept:
 			what = api.Unkept
-			m.Count.Unkept.Add(1)
-			m.c.Log.Warn("a server takes events and does not keep them; the box hears of it and offers them again", "box", l.q.Box, "to", l.q.Other, "room", letter.Asks[i].Room,
-				"said", l.errs[letter.Asks[i].Event])
 		default:
 			continue
 		}
 		amiss = append(amiss, api.Amiss{Series: letter.Series, N: letter.N, Event: letter.Asks[i].Event, What: what})
 	}
-	err := m.note(ctx, l.q.Box, l.q.Other, func(e *entry) { e.done(letter.Series, letter.N, amiss) })
+	err := m.note(ctx, l.q.Box, l.q.Other, func(e *entry) error { return e.done(letter.Series, letter.N, amiss) })
+	if errors.Is(err, errUnheard) {
+		m.stands(l, unheard, 0)
+		return m.c.Now().Add(waitLong) // or when the box has heard
+	}
 	if err != nil {
 		return m.later(ctx, l, "the hub cannot write its spool now", 0, err, waitMost)
+	}
+	l.ended = false
+	m.stands(l, "", 0)
+	for _, a := range amiss {
+		if a.What == api.Barred {
+			m.Count.Barred.Add(1)
+			continue
+		}
+		m.Count.Unkept.Add(1)
+		m.c.Log.Warn("a server takes events and does not keep them; the box hears of it and offers them again", "box", l.q.Box, "to", l.q.Other, "event", a.Event, "said", l.errs[a.Event])
 	}
 	m.Count.Done.Add(1)
 	due := m.cross(ctx, l, l.seq)
 	m.c.Changed(l.q.Box)
 	return due
 }
+
+// unheard is what people read of a queue that waits for its box.
+const unheard = "what the server did not take of the letters before has to be told to the box first; it goes on when the box has been here"
 
 // cross removes a letter from the queue.
 func (m *Mail) cross(ctx context.Context, l *line, seq int64) time.Time {

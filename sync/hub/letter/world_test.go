@@ -245,8 +245,13 @@ func (b *breakable) Settle(ctx context.Context, q spool.Queue, through int64, no
 	return b.breaks("settle", func() error { return b.Spool.Settle(ctx, q, through, now, l) })
 }
 
-func (b *breakable) Deposit(ctx context.Context, box, kind, key string, value []byte) error {
-	return b.breaks("deposit", func() error { return b.Spool.Deposit(ctx, box, kind, key, value) })
+func (b *breakable) Next(ctx context.Context, q spool.Queue, after int64, most int) (rs []spool.Request, err error) {
+	err = b.breaks("next", func() (err error) { rs, err = b.Spool.Next(ctx, q, after, most); return err })
+	return rs, err
+}
+
+func (b *breakable) Amend(ctx context.Context, box, kind, key string, change func([]byte) ([]byte, error)) error {
+	return b.breaks("amend", func() error { return b.Spool.Amend(ctx, box, kind, key, change) })
 }
 
 // centre is a central server: it takes a transaction once, knows events later, and fails as told.
