@@ -71,6 +71,7 @@ type hubParts struct {
 	straight map[string]time.Time // servers that the box reached and the hub did not: until when that counts
 
 	lettersNext time.Time // of the next question for letters; of the loop that looks at the hub
+	heededNext  time.Time // of the next word what was heard of them; of that loop
 
 	users  deposited // of the loop that looks at the hub
 	listed listed    // of the same loop

@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +19,10 @@ import (
 // This file leaves letters with the hub: what other servers are to get though this box may be gone by then. When and which is federation's to say.
 
 const (
-	lettersAsked = time.Minute      // how often the hub is asked how far they have come; it says so itself as well
-	wayStraight  = 10 * time.Minute // so long a server counts as out of the hub's reach that only the box reached
-	letterRate   = 500              // bytes a second at least, or the letter is given up
+	lettersAsked  = time.Minute      // how often the hub is asked how far they have come; it says so itself as well
+	lettersHeeded = 5 * time.Second  // how often it is told what of that was heard
+	wayStraight   = 10 * time.Minute // so long a server counts as out of the hub's reach that only the box reached
+	letterRate    = 500              // bytes a second at least, or the letter is given up
 )
 
 // hubPost is the hub as the feed to other servers sees it. By libp2p only: no radio leads to a hub.
@@ -89,14 +91,26 @@ func (h *hubParts) went(server string, straight bool) {
 	h.straight[server] = time.Now().Add(wayStraight)
 }
 
-// askForLetters asks the hub how far letters have come, now and then while some are out.
+// askForLetters asks the hub how far letters have come, now and then while some are out; and tells it soon what it need not say again, since there is room for so much only.
 func (b *Box) askForLetters(ctx context.Context, now time.Time) {
 	h := &b.exchange.post
-	if now.Before(h.lettersNext) || b.fed.sender.Left() == 0 {
+	method, body := http.MethodGet, []byte(nil)
+	if !now.Before(h.heededNext) {
+		heeded, err := b.fed.sender.Heeded(ctx)
+		if err == nil && len(heeded.To) > 0 {
+			method, h.heededNext = http.MethodPut, now.Add(lettersHeeded)
+			body, err = json.Marshal(heeded)
+		}
+		if err != nil {
+			b.log.Error("tell the hub what was heard of letters; it is tried again", "err", err)
+			return
+		}
+	}
+	if body == nil && (now.Before(h.lettersNext) || b.fed.sender.Left() == 0) {
 		return
 	}
 	h.lettersNext = now.Add(lettersAsked)
-	raw, err := b.hubAnswer(ctx, http.MethodGet, api.LettersPath, nil)
+	raw, err := b.hubAnswer(ctx, method, api.LettersPath, body)
 	var out api.Letters
 	if err == nil {
 		out, err = api.ReadLetters(raw)

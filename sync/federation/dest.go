@@ -46,6 +46,7 @@ type dest struct {
 	failing  atomic.Bool
 	triedAt  atomic.Int64          // of the last failure, ns
 	standing atomic.Pointer[heard] // of its letters
+	heeded   atomic.Pointer[heard] // of that, what went amiss and is seen to; its Amiss alone counts
 	late     atomic.Bool           // what it sent since we looked what else it has tells of an outage
 
 	mu     sync.Mutex

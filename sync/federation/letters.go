@@ -389,11 +389,19 @@ func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
 
 // hear takes in what the hub has said of the letters.
 func (d *dest) hear(ctx context.Context) {
-	p := &d.post
 	h := d.standing.Swap(nil)
-	if h == nil || len(p.left) == 0 {
+	if h == nil {
 		return
 	}
+	if len(d.post.left) > 0 {
+		d.follow(ctx, h)
+	}
+	d.heed(h)
+}
+
+// follow does what is to be done about letters of which the hub has spoken.
+func (d *dest) follow(ctx context.Context, h *heard) {
+	p := &d.post
 	done := map[string]int64{}
 	for _, one := range h.Done {
 		done[one.Series] = one.N

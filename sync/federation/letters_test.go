@@ -356,6 +356,19 @@ func TestLettersAmiss(t *testing.T) {
 			ids := say(t, p.anna, p.id, 2, "fort")
 			p.left("the letter", ids)
 			p.until("the note of it", func() bool { return p.a.sender.Left() > 0 })
+			if what == api.Barred { // of a letter that counts as out nothing is heard
+				p.tell(time.Time{}, func(s *api.Standing) {
+					l := p.post.letters[0]
+					s.Amiss = []api.Amiss{{Series: l.Series, N: l.N, Event: l.Events[0], What: what}, {Series: "before", N: 1, Event: "$x", What: what}}
+				})
+				p.until("word of another series alone", func() bool {
+					heeded := must[api.Letters](t)(p.a.sender.Heeded(t.Context()))
+					if len(heeded.To) == 1 && len(heeded.To[0].Amiss) > 1 {
+						t.Error("heard of what is out")
+					}
+					return len(heeded.To) == 1
+				})
+			}
 			p.post.set(func(p *testPost) { p.brought = len(p.letters) })
 			if what == "refused" {
 				p.tell(time.Time{}, func(s *api.Standing) { s.Status, s.Done = 413, nil })
@@ -365,10 +378,18 @@ func TestLettersAmiss(t *testing.T) {
 				p.b.await("all, straight", func() bool { return p.b.has(p.id, ids) })
 				return
 			}
+			next := api.Amiss{Event: "$next", What: what} // of a letter of which the box has not noted yet that it was left
+			var amiss []api.Amiss
 			p.tell(time.Time{}, func(s *api.Standing) {
 				for _, l := range p.post.letters {
-					s.Amiss = append(s.Amiss, api.Amiss{Series: l.Series, N: l.N, Event: l.Events[len(l.Events)-1], What: what})
+					amiss = append(amiss, api.Amiss{Series: l.Series, N: l.N, Event: l.Events[len(l.Events)-1], What: what})
+					next.Series, next.N = l.Series, l.N+1
 				}
+				s.Amiss = append(amiss, next)
+			})
+			p.until("what the hub need not say again", func() bool {
+				heeded := must[api.Letters](t)(p.a.sender.Heeded(t.Context()))
+				return len(heeded.To) == 1 && heeded.To[0].To == p.b.name && heeded.Epoch == "e1" && slices.Equal(heeded.To[0].Amiss, amiss) && p.a.cursor(p.b.name, p.id) == p.a.pos(ids[1])
 			})
 			p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == p.a.pos(ids[1]) })
 			_, told := p.a.refusals.Load(p.b.name + " " + p.id)
