@@ -5,6 +5,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/sync/federation"
 	"hallig/sync/link"
+	"hallig/sync/p2p"
 	"hallig/sync/peer"
 	"hallig/sync/relay"
 )
@@ -77,7 +79,13 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()
 	p, err := b.exchange.host.Take(ctx, code, address)
+	var declined *p2p.Declined
 	switch {
+	case errors.As(err, &declined):
+		return admin.Peer{}, &admin.Refusal{Text: fmt.Sprintf("the other box or hub declines: %s. Settle that there, then show a new code there", declined.Reason),
+			DE: fmt.Sprintf("Die andere Box oder der Hub lehnt ab: „%s“. Das dort in Ordnung bringen und dort einen neuen Code zeigen lassen.", declined.Reason)}
+	case errors.Is(err, p2p.ErrNotKept):
+		return admin.Peer{}, &admin.Refusal{Text: err.Error(), DE: fmt.Sprintf("Diese Box nimmt die andere nicht an: „%s“.", strings.TrimPrefix(err.Error(), p2p.ErrNotKept.Error()+": "))}
 	case errors.Is(err, peer.ErrWrongCode), errors.Is(err, peer.ErrCodeSpent), errors.Is(err, peer.ErrNoCode):
 		return admin.Peer{}, &admin.Refusal{Text: strings.TrimPrefix(err.Error(), "p2p: ") + "; show a code on the other box with: hallig pair",
 			DE: "Der Code stimmt nicht, gilt nicht mehr oder wurde schon benutzt. Auf der anderen Box einen neuen zeigen lassen und abschreiben."}

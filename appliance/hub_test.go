@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance/admin"
 	"hallig/appliance/cert"
 	"hallig/appliance/event"
 	"hallig/sync/federation"
@@ -152,6 +154,14 @@ func TestBoxWithHub(t *testing.T) {
 	}
 	if _, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil {
 		t.Fatal(err)
+	}
+	if err := hub.Ask(t.Context(), dir, "POST", "/pair/show", struct{}{}, &code); err != nil {
+		t.Fatal(err)
+	}
+	twin := startWith(t, Config{Data: t.TempDir(), ServerName: "box1.test", P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}})
+	var no *admin.Refusal
+	if _, err := twin.takeCode(t.Context(), code.Code, h.Addrs()[0]); !errors.As(err, &no) || !strings.Contains(no.Text, "hallig-hub revoke --forget") || !strings.Contains(no.DE, "hallig-hub revoke --forget") {
+		t.Errorf("a second box of one name is told %v", err)
 	}
 	awaitHub(t, "the contact", func() bool { s := b.hubStatus(); return s.InReach && s.Mode == api.Sealed && !s.Told.IsZero() })
 	far.take()

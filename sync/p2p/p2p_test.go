@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
@@ -452,12 +453,43 @@ func TestAnswerNobodyWants(t *testing.T) {
 	await(t, "the end of the answer", ended)
 }
 
+// TestDeclined: who has the code is told why the other box does not want it, in one line; a stranger is not.
+func TestDeclined(t *testing.T) {
+	a := newHost(t, func(c *Config) { c.Paired = func(peer.Peer) error { return errors.New("the name\nis \x1b[1mtaken") } })
+	b := newHost(t, nil)
+	code, _, err := a.ShowCode(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var no *Declined
+	if _, err := b.Take(t.Context(), code.String(), a.Addrs()[0]); !errors.As(err, &no) || no.Reason != "the name is  [1mtaken" {
+		t.Errorf("got %v", err)
+	}
+	c := newHost(t, nil)
+	wrong, err := peer.NewOffer(a.cfg.Box.Public().(ed25519.PublicKey), a.now(), time.Minute, a.random())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.ShowCode(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Take(t.Context(), wrong.Code.String(), a.Addrs()[0]); err == nil || errors.As(err, &no) {
+		t.Errorf("a stranger is told %v", err)
+	}
+}
+
 func FuzzReadPair(f *testing.F) {
 	f.Add([]byte{0, 3, 'a', 'b', 'c'})
 	f.Add([]byte{statusSpent, 0})
+	f.Add([]byte{statusFail, 5, 0xff, 0x1b, '\n', 'a', 0xe2})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := bufio.NewReader(bytes.NewReader(b))
-		if msg, err := readPair(in); err == nil && len(msg) > len(b) {
+		msg, err := readPair(in)
+		var no *Declined
+		if errors.As(err, &no) && (len(no.Reason) > maxReason || strings.ContainsFunc(no.Reason, unicode.IsControl)) {
+			t.Errorf("%q is shown", no.Reason)
+		}
+		if err == nil && len(msg) > len(b) {
 			t.Error("more came out than went in")
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"net"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
@@ -23,6 +24,14 @@ import (
 	"hallig/sync/peer"
 )
 
+// Declined is why the box that shows the code does not want to be paired with this one, in its own words.
+type Declined struct{ Reason string }
+
+func (d *Declined) Error() string { return "the other box declines: " + d.Reason }
+
+// ErrNotKept is that this box itself does not want to be paired with the one that it has met.
+var ErrNotKept = errors.New("this box does not take the other one")
+
 // On the pairing stream each message of peer's exchange goes with a status byte (0: a message follows) and a uvarint
 // length in front.
 const (
@@ -30,7 +39,9 @@ const (
 	statusNone  = 1 // no code on show
 	statusSpent = 2
 	statusWrong = 3
-	statusFail  = 4
+	statusFail  = 4 // the message, if any, says why; only who has proven to know the code is told
+
+	maxReason = 1 << 10
 
 	pairTimeout = 15 * time.Second
 )
@@ -72,7 +83,11 @@ func (h *Host) handlePair(s network.Stream) {
 	switch {
 	case err != nil:
 		h.log.Info("pairing failed", "peer", peer.ID(far.String()).Short(), "err", err)
-		_ = writePair(s, statusOf(err), nil) // the far end sees the stream end anyway
+		var why []byte
+		if errors.Is(err, ErrNotKept) {
+			why = []byte(reason(strings.TrimPrefix(err.Error(), ErrNotKept.Error()+": ")))
+		}
+		_ = writePair(s, statusOf(err), why) // the far end sees the stream end anyway
 		h.spawn(func() { h.release(far) })
 	default:
 		h.log.Info("paired", "peer", p.ID.Short(), "server", p.Server)
@@ -146,7 +161,7 @@ func (h *Host) self() peer.Self { return peer.Self{Box: h.cfg.Box, Statement: h.
 func (h *Host) keep(p peer.Peer) error {
 	if h.cfg.Paired != nil {
 		if err := h.cfg.Paired(p); err != nil {
-			return fmt.Errorf("store paired box: %w", err)
+			return fmt.Errorf("%w: %w", ErrNotKept, err)
 		}
 	}
 	h.mu.Lock()
@@ -354,6 +369,15 @@ func statusOf(err error) byte {
 	return statusFail
 }
 
+// reason is a sentence as it may be shown: one line of bounded length.
+func reason(s string) string {
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return !unicode.IsGraphic(r) }), " ")
+	if r := []rune(s); len(r) > maxReason/4 {
+		s = string(r[:maxReason/4])
+	}
+	return s
+}
+
 func writePair(w io.Writer, status byte, msg []byte) error {
 	b := append(binary.AppendUvarint([]byte{status}, uint64(len(msg))), msg...)
 	if _, err := w.Write(b); err != nil {
@@ -378,6 +402,12 @@ func readPair(r *bufio.Reader) ([]byte, error) {
 		return nil, peer.ErrCodeSpent
 	case status == statusWrong:
 		return nil, peer.ErrWrongCode
+	case status == statusFail && n > 0 && n <= maxReason:
+		why := make([]byte, n)
+		if _, err := io.ReadFull(r, why); err != nil {
+			return nil, fmt.Errorf("read pairing message: %w", err)
+		}
+		return nil, &Declined{Reason: reason(string(why))}
 	case status != statusOK:
 		return nil, errors.New("the other box could not go on")
 	case n > peer.MaxPairingMessage:
