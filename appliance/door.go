@@ -93,7 +93,11 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; are both boxes on one network? Otherwise name the other box with --at ADDRESS",
 			DE: "Die andere Box antwortet nicht. Sind beide Boxen im selben Netz, und zeigt sie gerade ihren Code? Sonst ihre Adresse dazuschreiben."}
 	}
-	return admin.Peer{ID: string(p.ID), ServerName: p.Server, Name: p.Name}, nil
+	out := admin.Peer{ID: string(p.ID), ServerName: p.Server, Name: p.Name}
+	if _, ok := b.exchange.hub(); !ok {
+		out.NotHub = b.cfg.Hub.Server
+	}
+	return out, nil
 }
 
 // status collects the health tree.

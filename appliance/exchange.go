@@ -77,6 +77,13 @@ func (x *exchangeParts) everybody() peer.Roster {
 	return x.all
 }
 
+// byCode is who was paired with this box alone, not by the organisation's roster; the hub too.
+func (x *exchangeParts) byCode() peer.Roster {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.fleet.pairs
+}
+
 // isBox says whether a server is a paired box: boxes get parcels, never PUT /send.
 func (x *exchangeParts) isBox(server string) bool {
 	_, ok := x.paired().ByServer(server)

@@ -421,9 +421,17 @@ func (b *Box) hubStatus() *admin.Hub {
 		return nil
 	}
 	_, paired := b.exchange.hub()
+	var others []string
+	if !paired {
+		for _, p := range b.exchange.byCode().All() {
+			if len(others) < 5 { // so many boxes are prepared by somebody who sees the names
+				others = append(others, p.Server)
+			}
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused), ModeTrouble: h.without}
+	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused), ModeTrouble: h.without, Others: others}
 	if h.answer != nil {
 		out.Version, out.Heard, out.Told = h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {

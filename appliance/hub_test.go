@@ -152,8 +152,18 @@ func TestBoxWithHub(t *testing.T) {
 	if err := hub.Ask(t.Context(), dir, "POST", "/pair/show", struct{}{}, &code); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil {
+	if p, err := b.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil || p.NotHub != "" || len(b.hubStatus().Others) != 0 {
+		t.Fatal(p, err)
+	}
+	if err := hub.Ask(t.Context(), dir, "POST", "/pair/show", struct{}{}, &code); err != nil {
 		t.Fatal(err)
+	}
+	wrong := startWith(t, Config{Data: t.TempDir(), ServerName: "box2.test", Hub: HubConfig{Server: "hubb.test"}, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}})
+	if p, err := wrong.takeCode(t.Context(), code.Code, h.Addrs()[0]); err != nil || p.NotHub != "hubb.test" || p.ServerName != "hub.test" {
+		t.Errorf("a hub of another name than the configuration has: %+v, %v", p, err)
+	}
+	if s := wrong.hubStatus(); s.Paired || !slices.Equal(s.Others, []string{"hub.test"}) {
+		t.Errorf("and then: %+v", s)
 	}
 	if err := hub.Ask(t.Context(), dir, "POST", "/pair/show", struct{}{}, &code); err != nil {
 		t.Fatal(err)

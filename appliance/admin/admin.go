@@ -121,7 +121,8 @@ type Peer struct {
 	Name       string `json:"name,omitempty"`
 	Carrier    string `json:"carrier,omitempty"` // the transport that carries now; "": out of reach
 	Links      []Link `json:"links,omitempty"`
-	Queued     int    `json:"queued"` // events that the peer has not confirmed as kept
+	Queued     int    `json:"queued"`            // events that the peer has not confirmed as kept
+	NotHub     string `json:"not_hub,omitempty"` // just paired, while the hub that the configuration names is not paired: its name
 }
 
 // Hub is the post office beside the central server, as the box sees it.
@@ -139,6 +140,30 @@ type Hub struct {
 	Waiting     int64     `json:"waiting"`                // transactions that waited for the box there then
 	Oldest      time.Time `json:"oldest,omitzero"`        // of these
 	Trouble     string    `json:"trouble,omitempty"`
+	Others      []string  `json:"others,omitempty"` // while it is not paired: what is paired by code; one of them may be the hub, under its right name
+}
+
+// OtherName says what to do when the configuration has another name than the hub that was paired; empty: nothing else is paired.
+func (h Hub) OtherName() health.Sentence {
+	if h.Paired || len(h.Others) == 0 {
+		return health.Sentence{}
+	}
+	return otherName(h.ServerName, strings.Join(h.Others, ", "))
+}
+
+// OtherName says the same of what was just paired; empty: the hub is paired, or none is wanted.
+func (p Peer) OtherName() health.Sentence {
+	if p.NotHub == "" {
+		return health.Sentence{}
+	}
+	return otherName(p.NotHub, p.ServerName)
+}
+
+func otherName(wanted, paired string) health.Sentence {
+	return health.Sentence{
+		DE: "Die Konfiguration nennt den Hub " + wanted + ", und der ist nicht gekoppelt; gekoppelt: " + paired + ". Ist das der Hub, dann in config.json „hub.server“ berichtigen (in hallig.json „config.hub.server“) und die Box neu starten.",
+		EN: "The configuration names the hub " + wanted + ", and that is not paired; paired: " + paired + ". If this is the hub, correct \"hub.server\" in config.json (\"config.hub.server\" in hallig.json) and restart the box.",
+	}
 }
 
 // Policy is what the box's organisation says for all its boxes.

@@ -60,7 +60,7 @@ func (p *Pages) pair(w http.ResponseWriter, r *http.Request) {
 	case "take":
 		var peer Peer
 		if peer, err = p.Take(r.Context(), r.PostFormValue("code"), r.PostFormValue("address")); err == nil {
-			good = v.T("Gekoppelt mit ", "Paired with ") + peer.ServerName + "."
+			good = v.T("Gekoppelt mit ", "Paired with ") + peer.ServerName + ". " + v.S(peer.OtherName())
 		}
 	case "forget":
 		if err = p.Forget(r.Context(), r.PostFormValue("box")); err == nil {

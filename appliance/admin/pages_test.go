@@ -443,6 +443,29 @@ func TestConflictCounts(t *testing.T) {
 	}
 }
 
+// TestHubOfAnotherName: who has paired the hub under a name that the configuration does not have is told where to correct it.
+func TestHubOfAnotherName(t *testing.T) {
+	s := newSite(t, func(o *PageOptions) {
+		o.Status = func(context.Context) (Status, error) {
+			return Status{ServerName: "box.test", Hub: &Hub{ServerName: "hubb.test", Others: []string{"hub.test"}}}, nil
+		}
+		o.Take = func(context.Context, string, string) (Peer, error) {
+			return Peer{ServerName: "hub.test", NotHub: "hubb.test"}, nil
+		}
+	})
+	csrf := s.signIn()
+	if _, body, _ := s.get("/admin/boxes?lang=de"); !strings.Contains(body, "Die Konfiguration nennt den Hub hubb.test, und der ist nicht gekoppelt; gekoppelt: hub.test.") {
+		t.Error(body)
+	}
+	if _, body, _ := s.post("/admin/boxes?lang=en", "csrf", csrf, "do", "take", "code", "9"); !strings.Contains(body, "Paired with hub.test. The configuration names the hub hubb.test,") &&
+		!strings.Contains(body, "Gekoppelt mit hub.test. Die Konfiguration nennt den Hub hubb.test,") {
+		t.Error(body)
+	}
+	if got := (Peer{ServerName: "hub.test"}).OtherName(); !got.Empty() {
+		t.Errorf("a hub of the right name: %+v", got)
+	}
+}
+
 // What the hub may do in the box's name is on the page, whatever it is.
 func TestHubModeOnThePage(t *testing.T) {
 	for want, h := range map[string]Hub{

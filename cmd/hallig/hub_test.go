@@ -14,7 +14,8 @@ import (
 func TestHubText(t *testing.T) {
 	since := time.Now()
 	for want, h := range map[string]admin.Hub{
-		"not paired; call hallig-hub pair there":                                            {Mode: "sealed"},
+		"not paired; call hallig-hub pair there": {Mode: "sealed"},
+		"--at ADDRESS\n      The configuration names the hub hub.example, and that is not paired; paired: hub.right": {Mode: "sealed", Others: []string{"hub.right"}},
 		", sealed (it has no key of this box)\n":                                            {Paired: true, InReach: true, Mode: "sealed"},
 		", delegate (it holds no key yet)\n":                                                {Paired: true, Mode: "delegate"},
 		", delegate (it can sign in the name of this box, with ed25519:hub_a)\n":            {Paired: true, Mode: "delegate", Key: "ed25519:hub_a"},

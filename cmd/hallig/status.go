@@ -290,6 +290,9 @@ func printHub(out io.Writer, h *admin.Hub) {
 	switch {
 	case !h.Paired:
 		fmt.Fprintf(out, "  hub %s: not paired; call hallig-hub pair there, and here: hallig pair CODE --at ADDRESS\n", h.ServerName)
+		if s := h.OtherName(); !s.Empty() {
+			fmt.Fprintln(out, "      "+s.EN)
+		}
 		return
 	case h.InReach:
 		fmt.Fprintf(out, "  hub %s: in reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))

@@ -37,6 +37,9 @@ func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "Paired with %s (box %s).\n", p.ServerName, p.ID)
+	if s := p.OtherName(); !s.Empty() {
+		fmt.Fprintln(out, s.EN)
+	}
 	return nil
 }
 
