@@ -12,16 +12,14 @@ import (
 
 // This file says what a box has heard of letters that did not arrive as a whole: the hub keeps it until then, and the letters behind it when there is too much.
 
-// heed notes what the hub need not say again: what is amiss with letters that are not out any more. One that was left and is not noted here yet is the next of its series.
+// heed notes what the hub has said is amiss, once all was done about it that is to be done. A letter that was left and is not noted here yet is the next of its series; of that nothing is heard.
 func (d *dest) heed(h *heard) {
 	p := &d.post
-	out := slices.DeleteFunc(slices.Clone(h.Amiss), func(a api.Amiss) bool {
-		return a.Series == p.series && a.N > p.place || slices.ContainsFunc(p.left, func(l *leftLetter) bool { return l.Series == a.Series && l.Place == a.N })
-	})
+	out := slices.DeleteFunc(slices.Clone(h.Amiss), func(a api.Amiss) bool { return a.Series == p.series && a.N > p.place })
 	d.heeded.Store(&heard{epoch: h.epoch, Standing: api.Standing{To: d.name, Amiss: out}})
 }
 
-// Heeded gives, in Amiss, what the hub has said of letters and what was done about it is on the disk: after a kill it is not needed again.
+// Heeded gives, in Amiss, what the hub need not say again: letters that still count as out on the disk, as they do until the cursor's move is written, are not in it.
 func (s *Sender) Heeded(ctx context.Context) (api.Letters, error) {
 	var all []*heard
 	s.mu.Lock()

@@ -31,6 +31,7 @@ const (
 	mostSeries  = 16
 	mostAmiss   = 100
 	mostServers = 500
+	mostWhy     = 1000    // servers of which a box hears why their letters wait; of more, it hears how many
 	mostBook    = 1 << 20 // bytes of the value; what boxes hear of it is a part of an api.Answer
 )
 
@@ -193,6 +194,7 @@ func (m *Mail) Standing(ctx context.Context, box string) (api.Letters, error) {
 		return out, err
 	}
 	to := map[string]*api.Standing{}
+	why := 0
 	for server, e := range all {
 		to[server] = &api.Standing{To: server, Done: e.Done, Amiss: e.Amiss}
 	}
@@ -207,7 +209,10 @@ func (m *Mail) Standing(ctx context.Context, box string) (api.Letters, error) {
 		s.Waiting, s.Bytes, s.Oldest = w.Count, w.Bytes, w.Oldest
 		m.mu.Lock()
 		if l := m.lines[w.Queue]; l != nil {
-			s.Trouble, s.Status = l.trouble, l.status
+			s.Status = l.status
+			if why++; why <= mostWhy {
+				s.Trouble = l.trouble
+			}
 		}
 		m.mu.Unlock()
 	}

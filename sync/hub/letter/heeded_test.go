@@ -197,3 +197,58 @@ func TestBookBounded(t *testing.T) {
 		t.Errorf("an entry has %d bytes, %v", len(raw), err)
 	}
 }
+
+// What a box hears fits into an api.Answer, whatever its letters wait for and however full its book is.
+func TestStandingFits(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		book := map[string]*entry{}
+		for i := range 12 {
+			e := &entry{}
+			for n := range int64(mostAmiss) {
+				e.Amiss = append(e.Amiss, api.Amiss{Series: "s", N: n, Event: strings.Repeat("$", 255), What: api.Unkept})
+			}
+			book[fmt.Sprintf("far%d.test", i)] = e
+		}
+		raw, err := writeBook(book, "")
+		if err == nil {
+			err = w.spool.Deposit(w.Context(), "box1.test", kindBook, "", raw)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		why := strings.Repeat("\x01", 400) // six bytes each
+		w.spool.Spool = &crowded{Spool: w.spool.Spool, box: "box1.test", servers: 10_000}
+		w.mail.Look(w.Context(), "box1.test")
+		for _, l := range w.mail.lines {
+			l.trouble, l.status = why, 400
+		}
+		all, err := w.mail.Standing(w.Context(), "box1.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(all)
+		if err != nil || len(text) > api.MaxLetters || len(text) > api.MaxAnswer*15/16 {
+			t.Errorf("%d bytes, %v", len(text), err)
+		}
+		for _, s := range all.To {
+			if s.Waiting > 0 && s.Status != 400 {
+				t.Fatalf("of %s the box hears %+v", s.To, s)
+			}
+		}
+	})
+}
+
+// crowded is a spool in which letters for many servers wait.
+type crowded struct {
+	spool.Spool
+	box     string
+	servers int
+}
+
+func (c *crowded) Waiting(context.Context, string) (out []spool.Waiting, err error) {
+	for i := range c.servers {
+		out = append(out, spool.Waiting{Queue: spool.Queue{Box: c.box, Other: fmt.Sprintf("%032d.test", i)}, Count: 2, Bytes: 1000})
+	}
+	return out, nil
+}
