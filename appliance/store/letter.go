@@ -5,7 +5,7 @@ package store
 // LeftLetter is a transaction that was left with a hub for a server.
 type LeftLetter struct {
 	Series string // with Place what it is called
-	Place  int64
+	Place  int64  // 0: it is not out any more (TakeLettersBack)
 	Epoch  string // the hub's memory that it was left with
 	Key    string // id of the key that signed it
 	Txn    string
@@ -28,9 +28,12 @@ func (tx *Tx) DropLetterTxn(dest, txn string) error {
 	return tx.exec(`DELETE FROM fed_letter WHERE dest=? AND txn=?`, dest, txn)
 }
 
-// DropEventLetters forgets the letters with events for a server: they are sent anew.
-func (tx *Tx) DropEventLetters(dest string) error {
-	return tx.exec(`DELETE FROM fed_letter WHERE dest=? AND body IS NULL`, dest)
+// TakeLettersBack forgets the letters with events for a server, which are made anew, and sets the place of those with EDUs to 0: they go as they are, but are not out any more.
+func (tx *Tx) TakeLettersBack(dest string) error {
+	if err := tx.exec(`DELETE FROM fed_letter WHERE dest=? AND body IS NULL`, dest); err != nil {
+		return err
+	}
+	return tx.exec(`UPDATE fed_letter SET place=0 WHERE dest=?`, dest)
 }
 
 // LeftLetters lists what was left for a server, oldest first.

@@ -159,7 +159,7 @@ func (d *dest) run(ctx context.Context) {
 		pause(ctx, retryMost)
 	}
 	for ctx.Err() == nil {
-		wait := d.turn(ctx)
+		wait := d.post.backIn(d.turn(ctx))
 		d.publish()
 		timer := time.NewTimer(wait)
 		select {

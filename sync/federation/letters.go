@@ -23,7 +23,7 @@ import (
 //
 // Letters begin when the server does not take what it is sent, or when there is more than one transaction for it. They end when all have arrived; or are taken back when the hub's memory is another one,
 // the key that signed them was replaced, the server refuses them, or the hub has gone and the server is in reach: then everything goes from the cursor on, which repeats what has arrived already and loses
-// nothing. EDUs go alone, under one id for ever, as in push.
+// nothing. EDUs go alone, under one id for ever, as in push. What has been taken back and not yet told to the hub is in lettersback.go.
 
 // Post is a hub that takes letters. Safe for concurrent use.
 type Post interface {
@@ -50,6 +50,8 @@ const (
 type posting struct {
 	left    []*leftLetter // oldest first
 	again   []*outgoing   // EDUs whose letters were taken back: they go as they were
+	back    []backSeries
+	backAt  time.Time // not before this the hub is told again of those
 	series  string
 	place   int64
 	backlog bool // there was more for it than one transaction
@@ -114,6 +116,10 @@ func (p *posting) load(d *dest, r *store.Read) error {
 		return err
 	}
 	for _, row := range rows {
+		if row.Place == 0 {
+			p.loadBack(d, row)
+			continue
+		}
 		l := &leftLetter{LeftLetter: row}
 		if err := json.Unmarshal(row.Events, &l.rooms); err != nil {
 			return fmt.Errorf("read a letter: %w", err)
@@ -130,6 +136,9 @@ func (p *posting) load(d *dest, r *store.Read) error {
 		l.LeftLetter.Events = nil // the rooms say the same
 		d.eduAfter = max(d.eduAfter, row.EDUTo)
 		p.left = append(p.left, l)
+	}
+	if d.pending != nil && len(p.again) > 0 {
+		d.pending, p.again = nil, append(p.again, d.pending) // behind those that are older
 	}
 	return nil
 }
@@ -156,19 +165,22 @@ func (d *dest) posts() bool { return len(d.post.left) > 0 || d.post.backlog }
 // leave hears how far letters have come, and leaves all that the server is owed when this is the time for it.
 func (d *dest) leave(ctx context.Context) {
 	p := &d.post
-	d.hear(ctx)
+	spoke := d.hear(ctx)
 	now := time.Now()
 	epoch := d.open(now)
+	if len(p.left) > 0 && epoch != "" {
+		if first := p.left[0]; first.Epoch != epoch || first.Key != d.s.c.Local.Key.ID {
+			d.takeBack(ctx, first.Epoch == epoch, "the hub's memory or the key is another one")
+		}
+	}
+	if !d.tellBack(ctx, spoke) && epoch != "" {
+		p.next, epoch = now.Add(leaveAgain), ""
+	}
 	if epoch == "" {
 		if len(p.left) == 0 {
 			p.backlog = false
 		}
 		return
-	}
-	if len(p.left) > 0 {
-		if first := p.left[0]; first.Epoch != epoch || first.Key != d.s.c.Local.Key.ID {
-			d.takeBack(ctx, first.Epoch == epoch, "the hub's memory or the key is another one")
-		}
 	}
 	if len(p.left) == 0 && !d.failing.Load() && (!p.backlog || d.unconfirmed()) {
 		return
@@ -387,16 +399,17 @@ func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
 	}
 }
 
-// hear takes in what the hub has said of the letters.
-func (d *dest) hear(ctx context.Context) {
+// hear takes in what the hub has said of the letters. epoch is that of its memory when it has spoken; otherwise "".
+func (d *dest) hear(ctx context.Context) (epoch string) {
 	h := d.standing.Swap(nil)
 	if h == nil {
-		return
+		return ""
 	}
 	if len(d.post.left) > 0 {
 		d.follow(ctx, h)
 	}
 	d.heed(h)
+	return h.epoch
 }
 
 // follow does what is to be done about letters of which the hub has spoken.
@@ -507,51 +520,6 @@ func (l *leftLetter) size() int {
 		n += len(r.IDs)
 	}
 	return max(n, 1)
-}
-
-// takeBack has everything that is out go anew, from the cursors on. tell: the hub is to bring nothing of it any more.
-func (d *dest) takeBack(ctx context.Context, tell bool, why string) {
-	p := &d.post
-	d.log.Info("letters are taken back: what they bring goes anew", "letters", len(p.left), "why", why)
-	told := map[string]bool{}
-	for _, l := range p.left {
-		if l.Body != nil {
-			p.again = append(p.again, &outgoing{id: l.Txn, body: l.Body, eduTo: l.EDUTo, edus: 1, lasting: true, stored: true, again: true})
-		}
-		if tell && !told[l.Series] {
-			told[l.Series] = true
-			if err := d.s.c.Post.TakeBack(ctx, d.name, l.Series); err != nil {
-				d.log.Debug("letters not taken back at the hub", "err", err) // what it brings of them is known already, or new
-			}
-		}
-	}
-	if err := d.s.c.DB.DoSmall(ctx, func(tx *store.Tx) error { return tx.DropEventLetters(d.name) }); err != nil && ctx.Err() == nil {
-		d.log.Error("forget letters; it is done at the next start", "err", err)
-	}
-	for _, f := range d.rooms {
-		if f.left > 0 || len(f.window) > 0 {
-			f.sent, f.window, f.left, f.errs, f.tries = f.cursor, nil, 0, nil, 0
-			f.hold, f.carry, f.relay = nil, nil, false
-		}
-		f.dirty = true
-	}
-	d.known = nil
-	p.left, p.series, p.backlog = nil, "", false
-	if d.pending != nil && d.pending.lasting {
-		p.again = append(p.again, d.pending) // behind those that are older
-	}
-	d.pending = nil
-}
-
-// probe has the server say a word: it is in reach. What was left with a hub that has gone for long then goes straight.
-func (d *dest) probe(ctx context.Context) error {
-	if _, err := d.send(ctx, d.s.txnID(), d.transaction(nil, nil)); err != nil {
-		return err
-	}
-	if p := &d.post; len(p.left) > 0 && !p.gone.IsZero() && time.Since(p.gone) > time.Duration(d.s.hubGone.Load()) {
-		d.takeBack(ctx, d.s.c.Post != nil, "the server is in reach, and no letters can be left")
-	}
-	return nil
 }
 
 // letters counts what is out, for people.

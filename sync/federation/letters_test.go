@@ -27,9 +27,11 @@ type testPost struct {
 	mu      sync.Mutex
 	epoch   string // "": away
 	fails   error
+	deaf    error // to what is taken back
 	letters []api.Letter
 	brought int
 	back    []string // series that were taken back
+	asked   int      // how often, in vain as well
 }
 
 func (p *testPost) Open(string) string {
@@ -58,7 +60,12 @@ func (p *testPost) Leave(_ context.Context, l api.Letter) error {
 func (p *testPost) TakeBack(_ context.Context, _, series string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.asked++; p.deaf != nil {
+		return p.deaf
+	}
 	p.back = append(p.back, series)
+	kept := slices.Clone(p.letters[:p.brought])
+	p.letters = append(kept, slices.DeleteFunc(slices.Clone(p.letters[p.brought:]), func(l api.Letter) bool { return l.Series == series })...)
 	return nil
 }
 
@@ -344,6 +351,64 @@ func TestLettersHubGone(t *testing.T) {
 	p.until("nothing to be out any more", func() bool { return len(p.a.sender.Status()) > 0 })
 	if n := p.a.sender.Left(); n != 0 {
 		t.Errorf("%d letters came back at the start", n)
+	}
+}
+
+// A hub that is gone cannot be told that letters are taken back. The box tells it at the next contact, after a restart as well, before it leaves anything else there; what the server appends has gone straight in the very form that
+// the letter had.
+func TestLettersHubGoneUntold(t *testing.T) {
+	p := newPostPair(t)
+	p.a.sender.hubGone.Store(int64(400 * time.Millisecond))
+	p.b.link.Cut()
+	ids := say(t, p.anna, p.id, 3, "fort")
+	mail(t, p.a, p.anna, p.bert, p.b, "eins")
+	p.left("the letters", ids)
+	p.until("all letters", func() bool { return p.a.sender.Left() >= 2 })
+	before := slices.Clone(p.post.letters)
+	away := errors.New("no route to the hub")
+	p.post.set(func(p *testPost) { p.epoch, p.deaf = "", away })
+	p.b.link.Join()
+	p.a.sender.LinkUp("")
+	p.b.await("all, straight", func() bool { return p.b.has(p.id, ids) && len(words(t, p.bert)) == 1 })
+	p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == p.a.pos(ids[2]) })
+	for _, l := range before {
+		id := l.Sends[0].URI[strings.LastIndexByte(l.Sends[0].URI, '/')+1:]
+		p.s.mu.Lock()
+		same := slices.ContainsFunc(p.s.txns, func(txn sentTxn) bool { return txn.id == id && txn.body == string(l.Body) })
+		p.s.mu.Unlock()
+		if l.Once != same {
+			t.Errorf("transaction %s with messages between devices: %v, sent straight: %v", id, l.Once, same)
+		}
+	}
+	p.until("the end of what is out", func() bool { return p.a.sender.Left() == 0 })
+
+	p.restart()
+	p.b.link.Cut()
+	more := say(t, p.anna, p.id, 2, "wieder fort")
+	p.until("the server to count as away", func() bool { return len(p.a.sender.Status()) > 0 && p.a.sender.Status()[0].Failing })
+	asked := p.post.asked
+	p.post.set(func(p *testPost) { p.epoch = "e1" })
+	p.a.sender.LinkUp("")
+	p.until("a try to tell the hub", func() bool { p.post.mu.Lock(); defer p.post.mu.Unlock(); return p.post.asked > asked })
+	if got := p.post.has(); !slices.Equal(got, ids) {
+		t.Errorf("left before the hub was told: %d events", len(got)-len(ids))
+	}
+	p.post.set(func(p *testPost) { p.deaf = nil })
+	p.until("what came then to be left, alone", func() bool { return slices.Equal(p.post.has(), more) })
+	p.post.mu.Lock()
+	back := slices.Clone(p.post.back)
+	p.post.mu.Unlock()
+	if !slices.Equal(back, []string{before[0].Series}) {
+		t.Errorf("taken back: %q, want %q", back, before[0].Series)
+	}
+	p.until("the note of it", func() bool { return p.a.sender.Left() > 0 })
+	p.bring(len(p.post.letters))
+	p.tell(time.Now(), nil)
+	p.a.await("the cursor's move", func() bool { return p.a.cursor(p.b.name, p.id) == p.a.pos(more[1]) })
+	p.restart()
+	p.until("the start", func() bool { return len(p.a.sender.Status()) > 0 })
+	if got := words(t, p.bert); len(got) > 1 || p.post.asked != asked+2 {
+		t.Errorf("messages %q; the hub was told %d times", got, p.post.asked-asked)
 	}
 }
 
