@@ -74,7 +74,7 @@ func (b *Box) takeCode(ctx context.Context, code, address string) (admin.Peer, e
 	}
 	if _, _, err := peer.ParseCode(code); err != nil { // said before anybody is looked for
 		return admin.Peer{}, &admin.Refusal{Text: err.Error() + "; the other box shows it again with: hallig pair",
-			DE: "Das ist kein Kopplungscode, oder er ist falsch abgeschrieben. Die andere Box zeigt ihn auf ihrer Verwaltungsseite unter „Andere Boxen“."}
+			DE: "Das ist kein Kopplungscode, oder er ist falsch abgeschrieben. Die andere Box zeigt ihn auf ihrer Verwaltungsseite unter „Boxen“."}
 	}
 	ctx, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()

@@ -335,7 +335,8 @@ func (b *Box) takeRoster(raw []byte) (*admin.Fleet, error) {
 	case errors.Is(err, muster.ErrNoRoot):
 		return nil, &admin.Refusal{Text: `this box knows no key of an organisation; name it in config.json: "organisation_key": "...", the line that hallig policy key has shown`, DE: "Diese Box kennt keinen Schlüssel einer Organisation; seine Zeile gehört als „organisation_key“ in config.json."}
 	case err != nil:
-		return nil, &admin.Refusal{Text: "the roster is not taken: " + err.Error()}
+		de, en := muster.Explain(err)
+		return nil, &admin.Refusal{Text: en, DE: de}
 	}
 	return b.fleetStatus(), nil
 }

@@ -4,6 +4,7 @@ package appliance
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance/admin"
 	"hallig/appliance/signet"
 	"hallig/sync/federation"
 	"hallig/sync/hub"
@@ -172,7 +174,9 @@ func TestFleet(t *testing.T) {
 		t.Error("after a restart c is back, or b is gone")
 	}
 	for what, raw := range map[string][]byte{"the first roster": first, "the one before": again, "of another root": otherRoot(t)} {
-		if _, err := a.takeRoster(raw); err == nil || a.exchange.fleet.Fleet().Serial != 3 {
+		_, err := a.takeRoster(raw)
+		var no *admin.Refusal
+		if !errors.As(err, &no) || !strings.Contains(no.Text, "ign ") || !strings.Contains(no.DE, "unterschreiben") || a.exchange.fleet.Fleet().Serial != 3 {
 			t.Errorf("%s: %v, serial %d", what, err, a.exchange.fleet.Fleet().Serial)
 		}
 	}

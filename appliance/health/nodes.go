@@ -369,8 +369,8 @@ func hub(f Facts) (Node, bool) {
 		n.Sentence = Sentence{"Der Hub nimmt nicht an, was die Box von sich sagt: die Verwaltung des Hubs fragen.", "The hub does not take what the box says of itself: ask the hub's administrator."}
 	case h.Mode != "":
 		n.State, n.Detail = Look, h.Name+": "+h.Mode
-		n.Sentence = Sentence{"Der Hub bedient die Box nicht so, wie sie es will (versiegelt oder mit Vollmacht): Auf der Seite „Andere Boxen“ steht, was fehlt.",
-			"The hub does not serve the box as it wants to be (sealed or delegate): the page “Other boxes” says what is missing."}
+		n.Sentence = Sentence{"Der Hub bedient die Box nicht so, wie sie es will (versiegelt oder mit Vollmacht): Auf der Seite „Boxen“ steht, was fehlt.",
+			"The hub does not serve the box as it wants to be (sealed or delegate): the page “Boxes” says what is missing."}
 	}
 	return n, true
 }

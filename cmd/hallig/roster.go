@@ -100,7 +100,13 @@ func signRoster(_ context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if len(words) != 1 || *keyFile == "" || *boxes == "" && c.revoke == "" && c.remove == "" && c.readmit == "" || (c.revoke == "") != (c.reason == "") {
+	switch {
+	case c.revoke != "" && c.reason == "":
+		return usage("zu --revoke fehlt --reason: warum die Box gesperrt wird, zum Beispiel --reason gestohlen", "--revoke lacks --reason: why the box is revoked, for example --reason stolen")
+	case c.reason != "" && c.revoke == "":
+		return usage("zu --reason fehlt --revoke: welche Box gesperrt wird", "--reason lacks --revoke: which box is revoked")
+	}
+	if len(words) != 1 || *keyFile == "" || *boxes == "" && c.revoke == "" && c.remove == "" && c.readmit == "" {
 		return usage("hallig fleet roster sign LISTE --key DATEI, und --boxes ZEILEN, --revoke BOX --reason TEXT, --remove BOX oder --readmit BOX",
 			"hallig fleet roster sign ROSTER --key FILE, with --boxes LINES, --revoke BOX --reason TEXT, --remove BOX or --readmit BOX")
 	}

@@ -93,7 +93,9 @@ func TestFleetRoster(t *testing.T) {
 			}
 		}
 	}
-	sign(2, "--revoke", "b.test") // no reason
+	if said := sign(2, "--revoke", "b.test"); !strings.Contains(said, "lacks --reason") {
+		t.Errorf("no reason: %s", said)
+	}
 	sign(0, "--revoke", "b.test", "--reason", "stolen")
 	if in, out := names(read()); len(in) != 2 || out != "b=stolen" {
 		t.Errorf("boxes %q, revoked %q", in, out)

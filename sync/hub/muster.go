@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -97,10 +96,11 @@ func (h *Hub) handOut(ctx context.Context) {
 func (h *Hub) importRoster(raw []byte) (*fleet.Roster, error) {
 	_, err := h.fleet.Take(raw, "the operator")
 	if errors.Is(err, muster.ErrNoRoot) {
-		err = errors.New(`the hub knows no key of an organisation; name it in hub.json: "organisation_key": "...", the line that hallig policy key has shown, and start the hub again`)
+		return nil, said("Der Hub kennt keinen Schlüssel einer Organisation; seine Zeile, die hallig policy key gezeigt hat, gehört als „organisation_key“ in hub.json; danach den Hub neu starten.",
+			`the hub knows no key of an organisation; name it in hub.json: "organisation_key": "...", the line that hallig policy key has shown, and start the hub again`)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the roster is not taken: %w", err)
+		return nil, said(muster.Explain(err))
 	}
 	return h.rosterState(), nil
 }

@@ -67,6 +67,22 @@ var (
 	ErrTwin   = errors.New("another roster of the same serial is here: two were signed from one; sign once more, from the one that all shall have")
 )
 
+// Explain says to people why a roster was not taken, and what to do next.
+func Explain(err error) (de, en string) {
+	switch {
+	case errors.Is(err, ErrOlder):
+		return "Die Liste wird nicht angenommen: Hier ist schon eine neuere. Die neueste Datei nehmen (hallig fleet roster show DATEI nennt die Nummer); ist sie verloren, die Liste von hier holen (fleet.roster) und aus ihr die nächste unterschreiben.",
+			"The roster is not taken: a newer one is here already. Take the newest file (hallig fleet roster show FILE tells its number); if that is lost, fetch the one from here (fleet.roster) and sign the next one from it."
+	case errors.Is(err, ErrTwin):
+		return "Die Liste wird nicht angenommen: Hier ist eine andere mit derselben Nummer, zwei wurden aus einer unterschrieben. Aus der, die gelten soll, noch einmal unterschreiben.",
+			"The roster is not taken: another one of the same number is here, two were signed from one. Sign once more, from the one that all shall have."
+	case errors.Is(err, peer.ErrOtherRoot):
+		return "Die Liste wird nicht angenommen: Ein anderer Schlüssel hat sie unterschrieben als der in organisation_key. Mit dem Schlüssel dieser Organisation unterschreiben (hallig fleet roster sign); hat sie einen neuen, dessen Zeile hier als organisation_key eintragen.",
+			"The roster is not taken: another key has signed it than the one in organisation_key. Sign it with this organisation's key (hallig fleet roster sign); if it has a new one, enter that one's line here as organisation_key."
+	}
+	return "Die Liste wird nicht angenommen: " + err.Error(), "The roster is not taken: " + err.Error()
+}
+
 // Open reads what is kept. A file that cannot be read as a roster of this root counts as none, and is told of: another one will come.
 func Open(c Config) (*Keeper, error) {
 	if c.Log == nil {
