@@ -60,7 +60,9 @@ type Limits struct {
 	Recent   int           // events of a room that are copied to begin with; 500
 	AtOnce   int           // rooms that are copied at once, one of each box; 4
 	Settle   time.Duration // how long a box that has come, or is sending, is left alone; 3 s
-	Answers  int           // questions that are answered at once; 32
+	Answers  int           // questions that are answered at once, a quarter of them of one server; 32
+	Answer   time.Duration // for one answer, to its last byte; 5 min
+	Tend     time.Duration // from one look at the bounds to the next; 30 s
 	Passing  int64         // bytes of transactions that wait to be looked at; 16 MB
 	RoomRows int64         // events of a room beyond which it is copied anew; 50,000
 	Bytes    int64         // of the database; 8 GB
@@ -89,6 +91,12 @@ func (l *Limits) fill() {
 	if l.Settle == 0 {
 		l.Settle = 3 * time.Second
 	}
+	if l.Tend == 0 {
+		l.Tend = 30 * time.Second
+	}
+	if l.Answer == 0 {
+		l.Answer = 5 * time.Minute
+	}
 }
 
 // Replica is one node's copies. Safe for concurrent use; nothing is copied but while Run does.
@@ -114,6 +122,7 @@ type Replica struct {
 	pending map[event.RoomID]*duplicate // of copies: with something to be got
 	busy    map[string]bool             // boxes of which a room is being copied
 	answers *sync.WaitGroup             // questions that are being answered
+	shares  map[string]*share           // of places, by who asks
 
 	seed      maphash.Seed
 	passers   [passers]chan passing
@@ -163,7 +172,7 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 		c.Now = time.Now
 	}
 	c.Limits.fill()
-	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, lists: map[string]*list{},
+	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, shares: map[string]*share{}, lists: map[string]*list{},
 		copies: map[event.RoomID]*duplicate{}, pending: map[event.RoomID]*duplicate{}, busy: map[string]bool{},
 		seed: maphash.MakeSeed()}
 	for i := range r.passers {
@@ -197,6 +206,7 @@ func (r *Replica) Run(ctx context.Context) {
 			return
 		}
 	}
+	wg.Go(func() { r.watch(ctx) })
 	wg.Go(func() { r.tend(ctx) })
 	wg.Go(func() { r.pull(ctx) })
 	r.pass(ctx, &wg)

@@ -16,7 +16,6 @@ import (
 // This file keeps the copies within their bounds: what no box lists any more goes, and a room that has grown too large is copied anew, from its newest events on.
 
 const (
-	tendEvery  = 30 * time.Second
 	weighStep  = 20_000    // numbers of events that are weighed in one snapshot
 	backDelay  = time.Hour // before a room is copied anew that had been too much
 	staleAfter = time.Hour // what has waited so long for its ancestors is given up; it is wanted again when a box has something new
@@ -89,7 +88,7 @@ func (r *Replica) weigh(ctx context.Context) error {
 
 // tend looks at the bounds until ctx ends.
 func (r *Replica) tend(ctx context.Context) {
-	tick := time.NewTicker(tendEvery)
+	tick := time.NewTicker(r.c.Limits.Tend)
 	defer tick.Stop()
 	for {
 		if err := r.tendOnce(ctx); err != nil && ctx.Err() == nil {
@@ -104,22 +103,28 @@ func (r *Replica) tend(ctx context.Context) {
 	}
 }
 
-func (r *Replica) tendOnce(ctx context.Context) error {
-	var size int64
-	var staged map[event.RoomID]int
-	err := r.c.DB.View(ctx, func(rd *store.Read) (err error) {
-		if size, err = rd.Size(); err == nil {
-			staged, err = rd.StagedCounts()
+// watch looks at the disk until ctx ends, whatever tend waits for.
+func (r *Replica) watch(ctx context.Context) {
+	for pause(ctx, r.c.Limits.Tend) {
+		if _, err := r.weighDisk(ctx); err != nil && ctx.Err() == nil {
+			r.log.Error("look how much disk the copies of the boxes' rooms leave; it is tried again", "err", err)
 		}
+	}
+}
+
+// weighDisk says how large the database is, and has no more copied while it is too large or others need the disk.
+func (r *Replica) weighDisk(ctx context.Context) (size int64, err error) {
+	err = r.c.DB.View(ctx, func(rd *store.Read) (err error) {
+		size, err = rd.Size()
 		return err
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.size.Store(size)
 	free, err := r.c.Free()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	full := size > r.c.Limits.Bytes || free < r.c.Limits.Free
 	if was := r.full.Swap(full); full && !was {
@@ -128,6 +133,22 @@ func (r *Replica) tendOnce(ctx context.Context) error {
 	} else if was && !full {
 		poke(r.wake)
 		r.log.Info("the boxes' rooms are copied again", "copies_bytes", size, "disk_free", free)
+	}
+	return size, nil
+}
+
+func (r *Replica) tendOnce(ctx context.Context) error {
+	size, err := r.weighDisk(ctx)
+	if err != nil {
+		return err
+	}
+	var staged map[event.RoomID]int
+	err = r.c.DB.View(ctx, func(rd *store.Read) (err error) {
+		staged, err = rd.StagedCounts()
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	for _, id := range r.stale(staged) {
 		if err := r.intake.Abandon(ctx, id); err != nil {
@@ -221,6 +242,25 @@ func (r *Replica) tooMuch(staged map[event.RoomID]int, large bool) (rooms []*dup
 	return rooms
 }
 
+// heard waits until who was being told of a room has heard it all, or hears no more of it because the time for an answer is over.
+func (r *Replica) heard(ctx context.Context, begun *sync.WaitGroup) error {
+	all := make(chan struct{})
+	go func() { // ends with the answers
+		begun.Wait()
+		close(all)
+	}()
+	over := time.NewTimer(r.c.Limits.Answer)
+	defer over.Stop()
+	select {
+	case <-all:
+		return nil
+	case <-over.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // purge deletes rooms that are out of use.
 func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 	if len(rooms) == 0 {
@@ -230,14 +270,16 @@ func (r *Replica) purge(ctx context.Context, rooms []*duplicate) error {
 	begun := r.answers
 	r.answers = &sync.WaitGroup{}
 	r.mu.Unlock()
-	begun.Wait() // who was being told of one of them has heard it all
+	err := r.heard(ctx, begun)
 	ids := make([]event.RoomID, len(rooms))
 	tips := make([][]event.ID, len(rooms))
 	for i, d := range rooms {
 		ids[i] = d.id
 		tips[i], _ = r.rooms.Extremities(ctx, d.id) // without them a box says where its room's ends are when something is new
 	}
-	err := r.clear(ctx, ids...)
+	if err == nil {
+		err = r.clear(ctx, ids...)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer poke(r.wake)
