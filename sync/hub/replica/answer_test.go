@@ -4,12 +4,14 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hallig/appliance/event"
@@ -174,4 +176,27 @@ func TestPlacesOfOneOrigin(t *testing.T) {
 	if len(h.shares) > 0 {
 		t.Errorf("%d shares are left", len(h.shares))
 	}
+}
+
+// trickling takes each piece in the end, without heed to deadlines.
+type trickling struct {
+	http.ResponseWriter
+	until time.Time
+}
+
+func (w trickling) Write(b []byte) (int, error) {
+	time.Sleep(time.Until(w.until))
+	return len(b), nil
+}
+
+// Who takes each piece of an answer just in time does not get more time for the whole.
+func TestTricklingReaderEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(time.Minute)
+		w := trickling{httptest.NewRecorder(), end}
+		c := &counted{ResponseWriter: w, out: http.NewResponseController(w), end: end}
+		if n, err := c.Write(make([]byte, 3*answerPiece)); n != answerPiece || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
 }
