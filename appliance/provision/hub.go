@@ -35,7 +35,7 @@ func (h Hub) Check(path string) error {
 
 // peerAddress and peerName are where a box or a hub can be reached, and who it is: https://docs.libp2p.io/concepts/fundamentals/addressing/
 var (
-	peerAddress = regexp.MustCompile(`^/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/(?:tcp|udp)/([0-9]{1,5})(?:/[^/\s]+)*/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$`)
+	peerAddress = regexp.MustCompile(`^(?:/ip6zone/[^/\s]+)?/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/(?:tcp|udp)/([0-9]{1,5})(?:/[^/\s]+)*/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$`)
 	peerName    = regexp.MustCompile(`^/dnsaddr/[^/\s]+/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$`)
 )
 

@@ -14,7 +14,7 @@ func TestHub(t *testing.T) {
 	for _, tt := range []struct{ config, de, en string }{
 		{`{}`, "", ""},
 		{`{"hub":{"server":"hub.example.org"}}`, "", ""},
-		{`{"hub":{"server":"hub.example.org","mode":"sealed","peers":["/dns/hub.example.org/tcp/4001` + id + `","/ip6/2001:db8::1/udp/4001/quic-v1` + id + `","/dnsaddr/hub.example.org` + id + `"]}}`, "", ""},
+		{`{"hub":{"server":"hub.example.org","mode":"sealed","peers":["/dns/hub.example.org/tcp/4001` + id + `","/ip6/2001:db8::1/udp/4001/quic-v1` + id + `","/dnsaddr/hub.example.org` + id + `","/ip6zone/eth0/ip6/fe80::1/tcp/4001` + id + `"]}}`, "", ""},
 		{`{"hub":{"server":"hub.example.org","mode":"delegat"}}`, "„config.hub.mode“ muss sealed sein", `"config.hub.mode" must be sealed`},
 		{`{"hub":{"mode":"delegate"}}`, "„config.hub.server“ fehlt", `"config.hub.server" is missing`},
 		{`{"hub":{"server":"https://hub.example.org/"}}`, "„config.hub.server“ muss der Name", "without https://"},
