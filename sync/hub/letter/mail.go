@@ -3,6 +3,7 @@
 package letter
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"log/slog"
@@ -58,7 +59,7 @@ type Mail struct {
 	mu    sync.Mutex
 	lines map[spool.Queue]*line
 	fars  map[string]*far
-	busy  int
+	good  map[string]bool // servers that have answered or spoken, and not failed to answer since
 	turn  int64
 }
 
@@ -94,6 +95,8 @@ type line struct {
 // far is one server.
 type far struct {
 	down  bool
+	since time.Time // of down
+	spoke bool      // it has said something since it did not answer
 	wait  time.Duration
 	next  time.Time
 	busy  int
@@ -104,9 +107,13 @@ type far struct {
 const (
 	allAtOnce = 64 // requests of the node
 	farAtOnce = 8  // of these to one server
+	badAtOnce = 16 // of these to servers that did not answer the last time: one that is dead holds its place until the time is over
 	lookEvery = 30 * time.Second
 	waitFirst = time.Second
 	waitMost  = time.Minute
+	mostGood  = 10_000
+	longDown  = time.Hour        // whoever is down for longer is tried at an eighth of that time
+	waitDead  = time.Hour        // or this
 	waitLong  = 10 * time.Minute // after a refusal that people have to see to
 	roomTaken = 200 * time.Millisecond
 	sendWait  = time.Minute // for the server's answer
@@ -123,7 +130,7 @@ func New(c Config) *Mail {
 	if c.Limits.Letters == 0 {
 		c.Limits.Letters = 20_000
 	}
-	return &Mail{c: c, wake: make(chan struct{}, 1), lines: map[spool.Queue]*line{}, fars: map[string]*far{}}
+	return &Mail{c: c, wake: make(chan struct{}, 1), lines: map[spool.Queue]*line{}, fars: map[string]*far{}, good: map[string]bool{}}
 }
 
 // Run brings letters until ctx ends.
@@ -210,8 +217,9 @@ func (m *Mail) Heard(server string) {
 	m.mu.Lock()
 	f := m.fars[server]
 	waits := f != nil && f.down
+	m.isGood(server)
 	if waits {
-		f.next = time.Time{}
+		f.next, f.spoke = time.Time{}, true
 	}
 	m.mu.Unlock()
 	if waits {
@@ -225,7 +233,8 @@ func (m *Mail) pick() (begin []*line, again time.Duration) {
 	defer m.mu.Unlock()
 	now := m.c.Now()
 	again = lookEvery
-	var ready []*line
+	var ready, bad []*line
+	all, badly := places{most: allAtOnce, of: map[string]int{}}, places{most: badAtOnce, of: map[string]int{}}
 	for _, l := range m.lines {
 		f := m.fars[l.q.Other]
 		at := l.due
@@ -234,33 +243,88 @@ func (m *Mail) pick() (begin []*line, again time.Duration) {
 		}
 		switch {
 		case l.busy:
+			all.give(l.q.Box, 1)
+			if f.down {
+				badly.give(l.q.Box, 1)
+			}
 		case at.After(now):
 			again = min(again, at.Sub(now))
+		case f.down:
+			bad = append(bad, l)
+			all.give(l.q.Box, 0)
+			badly.give(l.q.Box, 0)
 		default:
 			ready = append(ready, l)
+			all.give(l.q.Box, 0)
 		}
 	}
-	slices.SortFunc(ready, func(a, b *line) int { return int(min(1, max(-1, a.turn-b.turn))) })
-	for _, l := range ready {
+	slices.SortFunc(ready, func(a, b *line) int { return cmp.Compare(a.turn, b.turn) })
+	slices.SortFunc(bad, func(a, b *line) int { // those first of which there is most hope
+		x, y := m.fars[a.q.Other], m.fars[b.q.Other]
+		if x.spoke != y.spoke {
+			if x.spoke {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(x.wait, y.wait), cmp.Compare(a.turn, b.turn))
+	})
+	for _, l := range append(bad, ready...) { // the bad ones hold a part only
 		f := m.fars[l.q.Other]
 		most := farAtOnce
 		if f.down {
 			most = 1 // to find out whether it is back
 		}
-		if m.busy >= allAtOnce || f.busy >= most {
+		if f.busy >= most || !all.free(l.q.Box) || f.down && !badly.free(l.q.Box) {
 			continue
+		}
+		all.give(l.q.Box, 1)
+		if f.down {
+			badly.give(l.q.Box, 1)
 		}
 		l.busy, l.again, l.hurry = true, false, false
 		if l.stale {
 			l.seq, l.stale = 0, false
 		}
 		f.busy++
-		m.busy++
 		m.turn++
 		l.turn = m.turn
 		begin = append(begin, l)
 	}
 	return begin, again
+}
+
+// places are what may go on at once. Each box that has anything to go has the same share.
+type places struct {
+	most, busy int
+	of         map[string]int
+}
+
+func (p *places) give(box string, n int) {
+	p.busy += n
+	p.of[box] += n
+}
+
+func (p *places) free(box string) bool {
+	return p.busy < p.most && p.of[box] < (p.most+len(p.of)-1)/len(p.of)
+}
+
+// isGood notes that a server is in reach. The caller holds Mail.mu.
+func (m *Mail) isGood(server string) {
+	if len(m.good) >= mostGood && !m.good[server] {
+		for other := range m.good { // any: it is back with its next word
+			delete(m.good, other)
+			break
+		}
+	}
+	m.good[server] = true
+}
+
+// inReach says whether a server is known to be in reach.
+func (m *Mail) inReach(server string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.good[server]
 }
 
 // over gives a line back after a turn. gone: nothing waits there, or not for this node.
@@ -269,7 +333,6 @@ func (m *Mail) over(l *line, due time.Time, gone bool) {
 	defer m.mu.Unlock()
 	f := m.fars[l.q.Other]
 	f.busy--
-	m.busy--
 	l.busy, l.due = false, due
 	if l.hurry {
 		l.due = time.Time{}
@@ -324,14 +387,20 @@ func (m *Mail) reached(server string, ok bool) {
 		if f.down {
 			m.c.Log.Info("a server for which letters wait is in reach again", "server", server)
 		}
-		f.down, f.wait = false, 0
+		f.down, f.spoke, f.wait = false, false, 0
+		m.isGood(server)
 		return
 	}
+	delete(m.good, server)
 	if !f.down {
 		m.c.Log.Info("a server for which letters wait is out of reach; they are kept", "server", server)
-		f.down, f.wait = true, waitFirst/2
+		f.down, f.since, f.wait = true, m.c.Now(), waitFirst/2
 	}
-	f.wait = min(2*f.wait, waitMost)
+	most := waitMost
+	if down := m.c.Now().Sub(f.since); down > longDown {
+		most = min(down/8, waitDead)
+	}
+	f.spoke, f.wait = false, min(2*f.wait, most)
 	f.next = m.c.Now().Add(f.wait)
 }
 

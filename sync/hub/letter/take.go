@@ -95,14 +95,15 @@ func (m *Mail) verify(box, to, method string, s api.Signed, body []byte) error {
 	return federation.VerifyRequest(a, method, s.URI, body, key)
 }
 
-// fits says whether so much more may wait. Letters of a box fill at most a part of what is kept for it, so that there is always room for what others send to it: that is nowhere else.
+// fits says whether so much more may wait. Letters of a box fill at most a part of what is kept for it, so that there is always room for what others send to it: that is nowhere else. Many servers that are away must not fill
+// it either: when it is half full each server has a share, and the last eighth is for servers that are known to be in reach. A first letter for one needs no share.
 func (m *Mail) fits(ctx context.Context, q spool.Queue, size int64) error {
 	waiting, err := m.c.Spool.Waiting(ctx, q.Box)
 	if err != nil {
 		return err
 	}
-	count, bytes := int64(1), size
-	here, hereBytes := count, bytes
+	most, count, bytes := m.c.Limits, int64(1), size
+	here, hereBytes, queues := count, bytes, int64(1)
 	for _, w := range waiting {
 		if w.In {
 			continue
@@ -110,9 +111,18 @@ func (m *Mail) fits(ctx context.Context, q spool.Queue, size int64) error {
 		count, bytes = count+w.Count, bytes+w.Bytes
 		if w.Other == q.Other {
 			here, hereBytes = here+w.Count, hereBytes+w.Bytes
+		} else {
+			queues++
 		}
 	}
-	if count > m.c.Limits.Letters || bytes > m.c.Limits.Bytes || here > m.c.Limits.Letters/2 || hereBytes > m.c.Limits.Bytes/2 {
+	full := count > most.Letters || bytes > most.Bytes || here > most.Letters/2 || hereBytes > most.Bytes/2
+	if count > most.Letters/2 || bytes > most.Bytes/2 {
+		full = full || here > 1 && (here > most.Letters/(queues+1) || hereBytes > most.Bytes/(queues+1))
+	}
+	if count > most.Letters-most.Letters/8 || bytes > most.Bytes-most.Bytes/8 {
+		full = full || !m.inReach(q.Other)
+	}
+	if full {
 		return fmt.Errorf("%w: letters", spool.ErrFull)
 	}
 	return nil

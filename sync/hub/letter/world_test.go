@@ -260,6 +260,10 @@ type centre struct {
 	mu sync.Mutex
 
 	down   bool
+	dead   string         // so begin the names of servers that do not answer, after a while
+	trying int            // to reach those
+	tried  int            // at most at once since this was set
+	atDead int            // how often in all
 	status int            // of each PUT, in place of 200
 	askIs  int            // of each GET
 	drops  int            // so many transactions are answered 200 and forgotten
@@ -280,6 +284,15 @@ type centre struct {
 func (c *centre) send(_ context.Context, to, method, uri, auth string, body []byte) (int, []byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dead != "" && strings.HasPrefix(to, c.dead) {
+		c.trying++
+		c.tried, c.atDead = max(c.tried, c.trying), c.atDead+1
+		c.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		c.mu.Lock()
+		c.trying--
+		return 0, nil, errors.New("no route to host")
+	}
 	if c.at == nil {
 		c.at, c.open = map[string]time.Time{}, map[string]int{}
 	}
