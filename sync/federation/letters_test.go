@@ -494,7 +494,11 @@ func TestLettersOldBackup(t *testing.T) {
 	p.b.link.Cut()
 	ids := say(t, p.anna, p.id, 2, "vor der Sicherung")
 	p.left("the first letters", ids)
-	p.until("the note of it", func() bool { return p.a.sender.Left() > 0 })
+	p.until("the note of each", func() bool {
+		p.post.mu.Lock()
+		defer p.post.mu.Unlock()
+		return p.a.sender.Left() == len(p.post.letters)
+	})
 	p.a.stop()
 	db := filepath.Join(p.a.dir, "hallig.db")
 	backup := must[[]byte](t)(os.ReadFile(db))
