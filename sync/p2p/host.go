@@ -160,7 +160,7 @@ func (h *Host) listen() error {
 	h.host = n
 	h.host.SetStreamHandler(protocolParcel, h.handleParcel)
 	h.host.SetStreamHandler(protocolHTTP, h.handleHTTP)
-	h.host.SetStreamHandler(protocolPair, h.handlePair)
+	h.host.SetStreamHandler(protocolPair, func(s network.Stream) { h.spawn(func() { h.handlePair(s) }) }) // libp2p waits for no handler, and this one writes down who is paired
 	h.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			if c.Stat().Direction == network.DirInbound {
