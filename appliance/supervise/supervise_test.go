@@ -125,8 +125,18 @@ func TestStopIsOrderlyThenHard(t *testing.T) {
 	l.want(t, "is killed", 1)
 	var child int
 	fmt.Sscanf(text[strings.LastIndex(text, "child="):], "child=%d", &child)
-	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child)); child == 0 || err == nil && !strings.Contains(string(b), ") Z ") {
-		t.Errorf("its child %d still runs: %s", child, b)
+	if child == 0 {
+		t.Fatalf("no child in %q", text)
+	}
+	// SIGKILL is sent, and takes hold when the kernel next lets the child run.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("its child %d still runs: %s", child, b)
+		}
 	}
 }
 
