@@ -492,13 +492,8 @@ func TestRestoredBox(t *testing.T) {
 func TestBothWereOff(t *testing.T) {
 	var cfg [2]Config
 	for i, name := range []string{"a.test", "b.test"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		cfg[i] = Config{Data: t.TempDir(), ServerName: name, P2P: P2PConfig{NoMDNS: true, Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)}}}
+		_, port, _ := net.SplitHostPort(freePort(t))
+		cfg[i] = Config{Data: t.TempDir(), ServerName: name, P2P: P2PConfig{NoMDNS: true, Listen: []string{"/ip4/127.0.0.1/tcp/" + port}}}
 	}
 	a, b := startWith(t, cfg[0]), startWith(t, cfg[1])
 	code, err := a.adminOptions().ShowCode(t.Context())

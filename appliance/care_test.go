@@ -112,7 +112,7 @@ func TestClientPort(t *testing.T) {
 			}
 		})
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", freePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}

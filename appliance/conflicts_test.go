@@ -4,7 +4,6 @@ package appliance
 
 import (
 	"encoding/json"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -48,12 +47,7 @@ func newCentral(t *testing.T) *central {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.in.Close)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fed := l.Addr().String()
-	l.Close()
+	fed := freePort(t)
 	c.in.Lead(fed)
 	c.box = startWith(t, Config{Data: t.TempDir(), ServerName: c.in.Addr(), Federation: fed, FederationTLS: TLSConfig{CACertificate: ca.File, CAKey: ca.KeyFile}, CAFile: ca.File,
 		ServerAddresses: map[string]string{c.peer.Name: c.out.Addr()}, PrivateAddresses: true, P2P: P2PConfig{Off: true}, restAfter: 2 * time.Second})

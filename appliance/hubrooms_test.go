@@ -27,6 +27,7 @@ import (
 	"hallig/sync/identity"
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // lonely is a hub with a box that only it reaches, and two servers far away: one is in rooms with the box, the other at first in one of them.
@@ -45,12 +46,11 @@ type lonely struct {
 // freePort gives an address where nobody listens yet.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func newLonely(t *testing.T) *lonely {

@@ -22,6 +22,7 @@ import (
 
 	"hallig/radio"
 	"hallig/radio/serial"
+	"hallig/tools/testport"
 )
 
 // TestDireWolf: two links over two Dire Wolf TNCs (a program nobody here wrote) whose sound runs through pipes: real AFSK of 1200 bit/s, in real
@@ -184,12 +185,11 @@ func wire(ctx context.Context, from *os.File, to io.Writer) {
 // direwolf starts one whose sound goes into a pipe; hear is what it hears.
 func direwolf(t *testing.T, program, dir string, i int, said string) (addr string, hear io.Writer) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
+	_, port, _ := net.SplitHostPort(addr)
 	alsa, conf := filepath.Join(dir, fmt.Sprint("alsa", i)), filepath.Join(dir, fmt.Sprint("direwolf", i))
 	for name, text := range map[string]string{
 		alsa: fmt.Sprintf("pcm.nothing { type null }\npcm.out { type file slave.pcm nothing file \"%s\" format raw }\n", said),
@@ -216,7 +216,6 @@ func direwolf(t *testing.T, program, dir string, i int, said string) (addr strin
 			t.Logf("Dire Wolf %d: %s", i, words.String())
 		}
 	})
-	addr = "127.0.0.1:" + port
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) { // another process: there is nothing to wait on
 		c, err := net.Dial("tcp", addr)
 		if err == nil {

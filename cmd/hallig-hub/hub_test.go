@@ -26,6 +26,7 @@ import (
 	"hallig/sync/hub/spool"
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // asHub makes the test's program the hub itself, so that it can be killed.
@@ -203,12 +204,11 @@ type home struct {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func newHome(t *testing.T, c central, mode string) *home {

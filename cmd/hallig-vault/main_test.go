@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"hallig/appliance/vault"
+	"hallig/tools/testport"
 )
 
 const code = "H7KQ-2RT9-WXYZ-4D6F"
@@ -86,12 +87,10 @@ func TestCodeOpens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	result := make(chan error, 1)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"hallig/tools/testport"
 )
 
 // box is a running `hallig serve`.
@@ -26,16 +27,6 @@ type box struct {
 	dir  string
 	base string // http://127.0.0.1:PORT
 	log  bytes.Buffer
-}
-
-// freePort asks the system for a port that nobody holds.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // start runs the binary on dir and waits for the first answer of /versions; it says how long that took.
@@ -47,11 +38,10 @@ func start(ctx context.Context, hallig, dir string, config map[string]any) (*box
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600); err != nil {
 		return nil, 0, err
 	}
-	port, err := freePort()
+	addr, err := testport.Take()
 	if err != nil {
 		return nil, 0, err
 	}
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	b := &box{dir: dir, base: "http://" + addr}
 	b.cmd = exec.CommandContext(ctx, hallig, "serve", "--data", dir, "--listen", addr, "--open-registration", "--quiet")
 	b.cmd.Stderr = &b.log

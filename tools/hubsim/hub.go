@@ -20,6 +20,7 @@ import (
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 	"hallig/tools/testpostgres"
 )
 
@@ -69,15 +70,6 @@ func wholeHub(ctx context.Context, o *options) (err error) {
 	return nil
 }
 
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
 // prepare writes down who everybody is: nodes share one identity, boxes are in the roster already.
 func (f *fleet) prepare(ctx context.Context) error {
 	ca, err := testpeer.NewCA(f.o.dir)
@@ -86,8 +78,8 @@ func (f *fleet) prepare(ctx context.Context) error {
 	}
 	for n := range f.o.nodes {
 		dir := filepath.Join(f.o.dir, fmt.Sprint("node", n))
-		world, err1 := freeAddr()
-		meeting, err2 := freeAddr()
+		world, err1 := testport.Take()
+		meeting, err2 := testport.Take()
 		if err := errors.Join(err1, err2, os.Mkdir(dir, 0o700)); err != nil {
 			return err
 		}
@@ -124,7 +116,7 @@ func (f *fleet) prepare(ctx context.Context) error {
 	}
 	for n, dir := range f.dirs {
 		_, port, _ := net.SplitHostPort(f.meeting[n]) // it is one
-		internal, err := freeAddr()
+		internal, err := testport.Take()
 		if err != nil {
 			return err
 		}

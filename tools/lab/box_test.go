@@ -7,8 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +23,7 @@ import (
 	"hallig/appliance/store"
 	"hallig/tools/matrixclient"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // program is the path of the hallig under test; set once by TestMain.
@@ -82,9 +81,7 @@ type box struct {
 // newBox makes a box that is not started yet. Its libp2p is off.
 func newBox(t *testing.T, name string) *box {
 	t.Helper()
-	l := freePort(t)
-	defer l.Close()
-	b := &box{t: t, name: name, dir: t.TempDir(), listen: l.Addr().String(), log: new(lines)}
+	b := &box{t: t, name: name, dir: t.TempDir(), listen: must[string](t, "take a port")(testport.Take()), log: new(lines)}
 	b.base = "http://" + b.listen
 	b.config = map[string]any{"p2p": map[string]any{"off": true}}
 	t.Cleanup(func() {
@@ -97,18 +94,6 @@ func newBox(t *testing.T, name string) *box {
 		}
 	})
 	return b
-}
-
-// freePort listens where no other program is given a port by chance: the box opens it anew, now and after each restart.
-func freePort(t *testing.T) net.Listener {
-	t.Helper()
-	for range 100 {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))); err == nil {
-			return l
-		}
-	}
-	t.Fatal("no port is free on this machine")
-	return nil
 }
 
 func (b *box) command(args ...string) *exec.Cmd {
@@ -244,12 +229,7 @@ func (b *box) register(user string) *matrixclient.Client {
 // the link.
 func (b *box) listenP2P() *testpeer.Link {
 	b.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	real := l.Addr().String()
-	l.Close()
+	real := must[string](b.t, "take a port")(testport.Take())
 	link, err := testpeer.NewLink(real)
 	if err != nil {
 		b.t.Fatal(err)

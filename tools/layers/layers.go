@@ -102,7 +102,7 @@ var Rooms = map[string]Room{
 	"tools/bigroom":       {Uses: []string{"appliance/event", "appliance/rules", "sync/federation", "tools/testpeer"}},
 	"tools/demo":          {Uses: []string{"..."}},
 	"tools/chaos":         {Uses: []string{"..."}},
-	"tools/testbox":       {Uses: []string{"appliance", "appliance/admin", "tools/testpeer"}},
+	"tools/testbox":       {Uses: []string{"appliance", "appliance/admin", "tools/testpeer", "tools/testport"}},
 	"tools/homecoming":    {Uses: []string{"appliance", "appliance/admin", "radio/serial", "tools/matrixclient", "tools/testbox", "tools/testpeer"}},
 	"tools/lab":           {Uses: []string{"..."}},
 	"tools/matrixclient":  {},
@@ -114,7 +114,8 @@ var Rooms = map[string]Room{
 	"tools/imagetest/vm":       {},
 	"tools/testacme":           {},
 	"tools/hubsim":             {Uses: []string{"..."}},
-	"tools/testpeer":           {},
+	"tools/testpeer":           {Uses: []string{"tools/testport"}},
+	"tools/testport":           {},
 	"tools/testpostgres":       {},
 }
 

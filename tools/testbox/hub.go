@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"hallig/appliance/admin"
 	"hallig/sync/hub"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // Hub is a running or stopped hub.
@@ -35,7 +35,7 @@ type Hub struct {
 func NewHub(program, dir string, ca *testpeer.CA, central Central) (h *Hub, err error) {
 	h = &Hub{Name: "hub.test", Dir: dir, program: program, ca: ca, process: process{what: "the hub", logPath: dir + ".log"}}
 	for _, addr := range []*string{&h.World, &h.Meeting} {
-		if *addr, err = freeAddr(); err != nil {
+		if *addr, err = testport.Take(); err != nil {
 			return nil, err
 		}
 	}
@@ -108,16 +108,6 @@ func (b *Box) AwaitHub(ctx context.Context, after time.Time) error {
 		err := appliance.Ask(ctx, b.Dir, "GET", "/status", nil, &s)
 		return err == nil && s.Hub != nil && s.Hub.InReach && s.Hub.Trouble == "" && s.Hub.Told.After(after)
 	})
-}
-
-// freeAddr finds a free port. The programs that take it start in a moment.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func await(ctx context.Context, what string, is func() bool) error {

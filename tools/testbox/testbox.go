@@ -17,6 +17,7 @@ import (
 	"hallig/appliance"
 	"hallig/appliance/admin"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // Box is a running or stopped box.
@@ -55,7 +56,7 @@ func New(name, program, dir string, ca *testpeer.CA, central Central) (b *Box, e
 	}
 	var wire string
 	for _, addr := range []*string{&b.listen, &b.fed, &wire} {
-		if *addr, err = freeAddr(); err != nil {
+		if *addr, err = testport.Take(); err != nil {
 			return nil, err
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +24,8 @@ import (
 	"syscall"
 	"text/template"
 	"time"
+
+	"hallig/tools/testport"
 )
 
 // Options say how a peer is to run. Dir and CA must be set.
@@ -43,7 +44,7 @@ type Peer struct {
 	Link   *Link  // between it and everybody who speaks to it as a server
 
 	dir, program, caFile string
-	ports                [2]int // client, federation
+	client, federation   string // HOST:PORT, the same after each restart
 	retries              int
 
 	mu   sync.Mutex
@@ -61,14 +62,14 @@ func Start(ctx context.Context, o Options) (*Peer, error) {
 		}
 	}
 	p := &Peer{dir: o.Dir, program: program, caFile: o.CA.File, Secret: "loopback only", retries: cmp.Or(o.Retries, 16)}
-	for i := range p.ports {
+	for _, addr := range []*string{&p.client, &p.federation} {
 		var err error
-		if p.ports[i], err = freePort(); err != nil {
+		if *addr, err = testport.Take(); err != nil {
 			return nil, err
 		}
 	}
-	p.Client = fmt.Sprintf("http://127.0.0.1:%d", p.ports[0])
-	link, err := NewLink(fmt.Sprintf("127.0.0.1:%d", p.ports[1]))
+	p.Client = "http://" + p.client
+	link, err := NewLink(p.federation)
 	if err != nil {
 		return nil, err
 	}
@@ -121,16 +122,6 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// freePort asks the system for a port that is free now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // prepare writes certificate, signing key and configuration.
 func (p *Peer) prepare(ca *CA) error {
 	if err := ca.Issue("127.0.0.1", p.path("server.crt"), p.path("server.key")); err != nil {
@@ -166,7 +157,7 @@ func (p *Peer) Restart(ctx context.Context) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(p.program, "-config", p.path("dendrite.yaml"),
-		"-http-bind-address", fmt.Sprintf("127.0.0.1:%d", p.ports[0]), "-https-bind-address", fmt.Sprintf("127.0.0.1:%d", p.ports[1]),
+		"-http-bind-address", p.client, "-https-bind-address", p.federation,
 		"-tls-cert", p.path("server.crt"), "-tls-key", p.path("server.key"))
 	cmd.Dir = p.dir
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+p.caFile, "SSL_CERT_DIR="+p.dir)
