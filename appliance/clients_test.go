@@ -187,7 +187,7 @@ func TestCertificateFromOutside(t *testing.T) {
 		}},
 	}
 	b := startWith(t, cfg)
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(inTime)
 	for b.certs.State().Source != cert.Outside && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond) // another process does the work
 	}
@@ -225,7 +225,7 @@ func TestACMEThatFails(t *testing.T) {
 		}},
 	}
 	b := startWith(t, cfg)
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(inTime)
 	for b.certs.State().Trouble == "" && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond) // another process does the work
 	}

@@ -96,8 +96,8 @@ func (p *phone) notices() (bodies []string) {
 // told waits until the user was told, once, and checks what.
 func (p *phone) told(parts ...string) {
 	p.t.Helper()
-	p.until(60*time.Second, "to be told", func() bool { return len(p.notices()) > 0 })
-	p.until(10*time.Second, "some time", waited(3*time.Second))
+	p.until("to be told", func() bool { return len(p.notices()) > 0 })
+	p.until("some time", waited(3*time.Second))
 	got := p.notices()
 	if len(got) != 1 {
 		p.t.Fatalf("%s was told %q", p.UserID, got)
@@ -151,7 +151,7 @@ func TestConflictsWithCentral(t *testing.T) {
 		t.Errorf("bert is in %s, not in %s", raw, up.Next)
 	}
 	dora.told("3 Ihrer Nachrichten", "Deich Pegel 3")
-	emil.until(10*time.Second, "some time", waited(time.Second))
+	emil.until("some time", waited(time.Second))
 	if got := emil.notices(); len(got) > 0 {
 		t.Errorf("emil was told %q", got)
 	}
@@ -160,7 +160,7 @@ func TestConflictsWithCentral(t *testing.T) {
 // eventually waits for what another program does.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(inTime); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -106,7 +106,7 @@ func TestStickBetweenBoxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := anna.say(room, "Land unter")
-	bert.until(10*time.Second, "a message of anna", bert.has(first))
+	bert.until("a message of anna", bert.has(first))
 	setLoopback(t, false)
 	var ids []string
 	for i := range 5 {
@@ -135,9 +135,9 @@ func TestStickBetweenBoxes(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(plugged), 0o755), os.CopyFS(mounted, os.DirFS(stick)), os.Rename(mounted, plugged)); err != nil {
 		t.Fatal(err)
 	}
-	bert.until(20*time.Second, "what the stick brought", bert.has(ids...))
-	bert.until(10*time.Second, "the message between devices", bert.heard("geheim"))
-	bert.until(10*time.Second, "the word that the stick can be pulled", func() bool {
+	bert.until("what the stick brought", bert.has(ids...))
+	bert.until("the message between devices", bert.heard("geheim"))
+	bert.until("the word that the stick can be pulled", func() bool {
 		n, _ := b.health(ctx).Node(string(health.Courier))
 		return strings.Contains(n.Sentence.DE, "kann abgezogen werden") && strings.Contains(n.Sentence.DE, "Neue Nachrichten übernommen: 6. Bilder und Dateien: 1.")
 	})
@@ -154,7 +154,7 @@ func TestStickBetweenBoxes(t *testing.T) {
 	if len(in.Boxes) != 1 || !in.Boxes[0].Receipt {
 		t.Errorf("import of the answer: %+v", in)
 	}
-	anna.until(10*time.Second, "the answer", anna.has(answer))
+	anna.until("the answer", anna.has(answer))
 	s, err := a.status(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestStickBetweenBoxes(t *testing.T) {
 		t.Errorf("rooms: %v", rooms)
 	}
 	b.order(admin.CourierOrder{Do: "read", Text: strings.Join(sheet.Codes, "\n")})
-	bert.until(10*time.Second, "what came on paper", bert.has(late))
+	bert.until("what came on paper", bert.has(late))
 	if _, err := Courier(ctx, b.cfg.Data, admin.CourierOrder{Do: "read", Text: "Moin"}, nil); err == nil || !strings.Contains(err.Error(), "HALLIG:") {
 		t.Errorf("a text that is no sheet: %v", err)
 	}
@@ -200,7 +200,7 @@ func TestJoinByStick(t *testing.T) {
 	setLoopback(t, false)
 	apart := func(x *running, server string) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); x.exchange.host.InReach(server) || x.exchange.link.Reaches(server); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(inTime); x.exchange.host.InReach(server) || x.exchange.link.Reaches(server); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the boxes do not notice that they are apart")
 			}
@@ -239,14 +239,12 @@ func TestJoinByStick(t *testing.T) {
 		in = visit(b)
 	}
 	invited := false
-	for range 20 {
+	for end := time.Now().Add(inTime); !invited && time.Now().Before(end); {
 		r, err := bert.Sync(ctx, matrixclient.SyncOptions{Since: bert.since, Timeout: 500 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, invited = r.Rooms.Invite[room]; invited {
-			break
-		}
+		_, invited = r.Rooms.Invite[room]
 	}
 	if !invited {
 		t.Fatal("bert sees no invite")
@@ -286,14 +284,14 @@ func TestJoinByStick(t *testing.T) {
 			return there()
 		}
 	}
-	bert.until(90*time.Second, "what was written after the join", carry(a, b, bert.has(late)))
+	bert.until("what was written after the join", carry(a, b, bert.has(late)))
 	if _, err := bert.Event(ctx, room, first); err == nil {
 		t.Log("what was written before is here as well")
 	}
 	answer := bert.say(room, "Bin da")
 	visit(b)
 	visit(a)
-	anna.until(90*time.Second, "bert's word", carry(b, a, anna.has(answer)))
+	anna.until("bert's word", carry(b, a, anna.has(answer)))
 	sameState(t, room, anna, bert)
 	if asked < 2 {
 		t.Errorf("b asked %d times, want make_join and send_join", asked)

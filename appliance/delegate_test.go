@@ -129,7 +129,7 @@ func TestDelegateMode(t *testing.T) {
 	}
 	select {
 	case err = <-b.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(inTime):
 		t.Fatal("the box does not stop to take the key back with the pairing")
 	}
 	if err != ErrRotate {

@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"hallig/appliance/cert"
 	"hallig/appliance/event"
@@ -241,8 +240,8 @@ func TestHubAnswersAboutRooms(t *testing.T) {
 					id(anna.SetState(ctx, room, "m.room.server_acl", "", map[string]any{"allow": []string{"*"}, "deny": []string{"other.*"}}))
 				}
 			}
-			carl.until(20*time.Second, "what anna says", carl.has(anna.say(room, "an alle"), anna.say(room, "noch etwas")))
-			anna.until(20*time.Second, "what carl says", anna.has(carl.say(room, "verstanden")))
+			carl.until("what anna says", carl.has(anna.say(room, "an alle"), anna.say(room, "noch etwas")))
+			anna.until("what carl says", anna.has(carl.say(room, "verstanden")))
 			rooms = append(rooms, told{room, timeline(t, anna.Client, room)})
 		}
 	}

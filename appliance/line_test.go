@@ -133,7 +133,7 @@ func TestLinesAreShown(t *testing.T) {
 	}
 	b := startWith(t, cfg)
 	var lines []admin.Line
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // the modems are set and find each other
+	for end := time.Now().Add(inTime); ; time.Sleep(20 * time.Millisecond) { // the modems are set and find each other
 		lines = b.lines()
 		if lines[0].Up && lines[1].Up && !lines[2].Trouble.Empty() {
 			break

@@ -37,7 +37,7 @@ func TestWhoAnswers(t *testing.T) {
 	says := func(state health.State, waits, later bool, words string) {
 		t.Helper()
 		var n health.Node
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(inTime); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if later {
 				a.care.mu.Lock()
 				for name, seen := range a.care.lines {

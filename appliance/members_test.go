@@ -125,8 +125,8 @@ func TestFleet(t *testing.T) {
 	if _, err := ben.Join(t.Context(), room, "a.test"); err != nil {
 		t.Fatal("join: ", err)
 	}
-	anna.until(20*time.Second, "what Ben writes", anna.has(ben.say(room, "von b")))
-	ben.until(20*time.Second, "what Anna writes", ben.has(anna.say(room, "von a")))
+	anna.until("what Ben writes", anna.has(ben.say(room, "von b")))
+	ben.until("what Anna writes", ben.has(anna.say(room, "von a")))
 	sameState(t, room, anna, ben)
 
 	// Whoever forgets a box of the fleet has nothing to do with it, until somebody pairs them.

@@ -62,7 +62,7 @@ func TestPassage(t *testing.T) {
 	b := box(1, other, other, nil)
 	paired(t, a, b)
 	anna, bert, carl := a.phone("anna"), b.phone("bert"), central.phone("carl")
-	anna.until(30*time.Second, "contact over the line", func() bool {
+	anna.until("contact over the line", func() bool {
 		s := a.exchange.link.Status()
 		return len(s) == 1 && s[0].Carries != "" && s[0].Greeted
 	})
@@ -76,8 +76,8 @@ func TestPassage(t *testing.T) {
 		}
 	}
 	first := anna.say(room, "noch geradeaus")
-	carl.until(20*time.Second, "the talk", carl.has(first))
-	bert.until(30*time.Second, "the talk", bert.has(first))
+	carl.until("the talk", carl.has(first))
+	bert.until("the talk", bert.has(first))
 
 	for _, w := range ways {
 		w.Cut()
@@ -87,7 +87,7 @@ func TestPassage(t *testing.T) {
 		ids = append(ids, anna.say(room, fmt.Sprint("nur noch Funk ", i)))
 	}
 	anna.call("PUT", matrixclient.Path("sendToDevice", "org.hallig.test", "t1"), `{"messages":{"`+carl.UserID+`":{"`+carl.DeviceID+`":{"n":"über Funk"}}}}`)
-	took := carl.until(60*time.Second, "what went through the other box", func() bool { return carl.has(ids...)() && carl.heard("über Funk")() })
+	took := carl.until("what went through the other box", func() bool { return carl.has(ids...)() && carl.heard("über Funk")() })
 	t.Logf("there after %s", took.Round(time.Millisecond))
 	if !a.exchange.narrow(at) {
 		t.Error("the box does not know that only another one leads there")

@@ -42,7 +42,7 @@ func TestKeyRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := []string{anna.say(room, "mit dem ersten Schlüssel")}
-	bert.until(10*time.Second, "the first message", bert.has(said...))
+	bert.until("the first message", bert.has(said...))
 	keys := map[string]bool{a.id.Key.ID: true}
 	for range 2 {
 		if err := a.adminOptions().RotateKey(t.Context()); err != nil {
@@ -50,7 +50,7 @@ func TestKeyRotation(t *testing.T) {
 		}
 		select {
 		case err = <-a.done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(inTime):
 			t.Fatal("the box does not stop to rotate its key")
 		}
 		if err != ErrRotate {
@@ -72,7 +72,7 @@ func TestKeyRotation(t *testing.T) {
 		}
 		keys[id] = true
 		said = append(said, anna.say(room, "mit dem nächsten Schlüssel"))
-		bert.until(20*time.Second, "a message under the new key", bert.has(said...))
+		bert.until("a message under the new key", bert.has(said...))
 	}
 	if len(a.id.Old) != 2 {
 		t.Errorf("%d old keys, want 2", len(a.id.Old))

@@ -44,7 +44,7 @@ func TestTrial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bert.until(20*time.Second, "the other box", func() bool { return b.exchange.host.InReach("a.test") })
+	bert.until("the other box", func() bool { return b.exchange.host.InReach("a.test") })
 	if _, err := bert.Join(ctx, room, "a.test"); err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +88,9 @@ func TestTrial(t *testing.T) {
 		}
 	}
 	bert.HTTP.Transport = b
-	bert.until(30*time.Second, "what was said meanwhile", bert.has(late))
+	bert.until("what was said meanwhile", bert.has(late))
 	answer := bert.say(room, "nach der Probe")
-	anna.until(20*time.Second, "an answer", anna.has(answer))
+	anna.until("an answer", anna.has(answer))
 	if n, ok := healthOf(t, b).Node("links"); !ok || n.State != health.OK {
 		t.Errorf("links after the trial: %+v", n)
 	}

@@ -99,7 +99,7 @@ func TestUpdateFromABox(t *testing.T) {
 	a = startWith(t, cfg)
 	a.sharing.again = 10 * time.Millisecond
 	anna := a.phone("anna")
-	anna.until(20*time.Second, "the other box", func() bool { return a.exchange.host.InReach("b.test") && b.exchange.host.InReach("a.test") })
+	anna.until("the other box", func() bool { return a.exchange.host.InReach("b.test") && b.exchange.host.InReach("a.test") })
 
 	if offers, err := b.updateOffers(ctx); err != nil || len(offers) != 0 {
 		t.Errorf("the newer box is offered %v, %v", offers, err)

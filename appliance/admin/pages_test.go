@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,12 +149,15 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 	errands := make(chan func(context.Context))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
+	var atWork atomic.Bool
 	go func() {
 		defer close(ended)
 		for {
 			select {
 			case f := <-errands:
+				atWork.Store(true)
 				f(ctx)
+				atWork.Store(false)
 			case <-ctx.Done():
 				return
 			}
@@ -161,11 +165,15 @@ func newSite(t *testing.T, change func(*PageOptions)) *site {
 	}()
 	t.Cleanup(func() { stop(); <-ended })
 	o.Errand = func(f func(context.Context)) bool {
-		select {
-		case errands <- f:
-			return true
-		case <-time.After(time.Second): // the loop has just begun, or is at work
-			return false
+		for {
+			select {
+			case errands <- f:
+				return true
+			case <-time.After(time.Second): // the loop has just begun, or has just done something, or is at work
+				if atWork.Load() {
+					return false
+				}
+			}
 		}
 	}
 	o.SigningRequest = func(context.Context) (string, error) { return "REQUEST", nil }
