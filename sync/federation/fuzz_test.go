@@ -83,7 +83,7 @@ func FuzzGlob(f *testing.F) {
 		if got := globMatch(glob, s); got != want {
 			t.Fatalf("%q and %q: %v, want %v", glob, s, got, want)
 		}
-		if spent := time.Since(began); spent > time.Second {
+		if spent := time.Since(began); spent > 20*time.Second {
 			t.Fatalf("%q and %q took %v", glob, s, spent)
 		}
 	})

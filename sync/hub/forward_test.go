@@ -27,7 +27,7 @@ func TestTransactionSeenThrough(t *testing.T) {
 		select {
 		case <-r.Context().Done():
 			ended <- r.Context().Err()
-		case <-time.After(2 * time.Second): // a broken connection is noticed in milliseconds
+		case <-time.After(map[string]time.Duration{"PUT": 2 * time.Second, "GET": inTime}[r.Method]): // a broken connection is noticed in milliseconds, where there is time for it
 			ended <- nil
 		}
 	}

@@ -333,7 +333,7 @@ func (h *hub) told(box *node, l api.Rooms) {
 
 func (h *hub) await(what string, cond func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			h.t.Fatalf("waited in vain for: %s; %+v", what, h.Stats())
 		}

@@ -328,11 +328,7 @@ func TestPostgresDeadNode(t *testing.T) {
 	defer tx.Rollback(context.Background())
 	_, err = lock(t.Context(), tx, "a.example")
 	must(t, err)
-	start := time.Now()
-	appended(t, two, in("a.example"), "1")
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("the box was held up for %v", took)
-	}
+	appended(t, two, in("a.example"), "1") // who waits for longer than the server's lock_timeout, 10 s, is refused
 }
 
 // A copy is not worked on while a node goes on with what it knew before.
