@@ -122,7 +122,7 @@ func TestPacketModems(t *testing.T) {
 // deliver sends messages both ways until each has arrived: what was given up when a modem restarted is sent again, as the layer above does.
 func deliver(t *testing.T, ports [2]*radio.Port, received [2]chan string, tag string) {
 	t.Helper()
-	patience := time.After(30 * time.Second)
+	patience := time.After(2 * time.Minute)
 	var before [2]string // may come once more, if its modem restarted just then
 	for n, size := range []int{5, 240, 2000} {
 		for i, p := range ports {

@@ -66,7 +66,7 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer port.Close()
-	far.SetDeadline(time.Now().Add(10 * time.Second))
+	far.SetDeadline(time.Now().Add(time.Minute))
 	buf := make([]byte, 64)
 	if _, err := port.Write([]byte("AT\r")); err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestJoin(t *testing.T) {
 	if _, err := far.Write([]byte("OK\r\n\x00\xff")); err != nil {
 		t.Fatal(err)
 	}
-	port.SetReadDeadline(time.Now().Add(10 * time.Second))
+	port.SetReadDeadline(time.Now().Add(time.Minute))
 	var got []byte
 	for len(got) < 6 {
 		n, err := port.Read(buf)
@@ -94,7 +94,7 @@ func TestJoin(t *testing.T) {
 		if bits != 57600 {
 			t.Errorf("the device is set to %d bit/s", bits)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the device never heard of the rate")
 	}
 	cancel()

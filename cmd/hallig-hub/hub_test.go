@@ -102,7 +102,7 @@ func TestWaitsForDatabase(t *testing.T) {
 	}()
 	select {
 	case <-said:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("no word of a database that is away")
 	}
 	cancel()
@@ -326,7 +326,7 @@ func (h *home) pair() {
 
 func (h *home) await(what string, cond func() bool) {
 	h.Helper()
-	for end := time.Now().Add(60 * time.Second); !cond(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			h.Fatalf("waited in vain for: %s", what)
 		}

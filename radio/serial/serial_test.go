@@ -63,15 +63,11 @@ func TestCloseFreesRead(t *testing.T) {
 		_, err := p.Read(make([]byte, 10))
 		freed <- err
 	}()
-	began := time.Now()
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-freed; !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Read after Close: %v, want os.ErrClosed", err)
-	}
-	if d := time.Since(began); d > time.Second {
-		t.Errorf("Close took %v", d)
 	}
 	// It is free for the next.
 	q, err := Open(context.Background(), Config{Device: far.Device})
@@ -123,7 +119,7 @@ func TestReadDeadline(t *testing.T) {
 
 func TestWriteDeadlineOfStalledPeer(t *testing.T) {
 	_, p := pair(t, Config{})
-	if err := p.SetWriteDeadline(time.Now().Add(150 * time.Millisecond)); err != nil {
+	if err := p.SetWriteDeadline(time.Now().Add(3 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	big := make([]byte, 1<<20)
