@@ -13,7 +13,7 @@ import (
 // TestBoxInBetween: two boxes that know each other have no way but two serial lines to a third one, where nobody is in the room: invite,
 // join, talk, keys and messages between devices; the third box is taken away and comes back, and holds nothing that it could read.
 func TestBoxInBetween(t *testing.T) {
-	ctx := within(t, 120*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
 	r := newBox(t, "norderoog.example")
 	link := r.listenP2P()
@@ -34,7 +34,7 @@ func TestBoxInBetween(t *testing.T) {
 	for _, b := range []*box{n.a, n.b, r} {
 		b.start()
 	}
-	t.Logf("a way over the third box after %v", n.awaitCarrier(t, 40*time.Second, "relay"))
+	t.Logf("a way over the third box after %v", n.awaitCarrier(t, inTime, "relay"))
 	began := time.Now()
 	room := n.meet(t, ctx)
 	t.Logf("invited and joined after %v", time.Since(began))
@@ -49,12 +49,12 @@ func TestBoxInBetween(t *testing.T) {
 
 	// Without the third box there is no way; what is written meanwhile comes afterwards.
 	r.kill()
-	n.awaitCarrier(t, 40*time.Second, "")
+	n.awaitCarrier(t, inTime, "")
 	ids := n.writeTexts(t, ctx, room, 3)
 	r.start()
-	took := eventually(t, 60*time.Second, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	took := eventually(t, inTime, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 	t.Logf("equal %v after the third box came back", took)
-	eventually(t, 60*time.Second, "nothing carried", func() error {
+	eventually(t, inTime, "nothing carried", func() error {
 		if c := r.status().Carried; len(c.For) > 0 {
 			return &stillCarried{len(c.For)}
 		}

@@ -152,7 +152,7 @@ func TestKilledWhileMembersAreLearnt(t *testing.T) {
 // knowsAll waits until the box's state of the room is the server's.
 func knowsAll(t *testing.T, ctx context.Context, b *box, c *matrixclient.Client, server *bigroom.Server) {
 	t.Helper()
-	eventually(t, 60*time.Second, "all members are known", func() error {
+	eventually(t, inTime, "all members are known", func() error {
 		return c.StateEvent(ctx, string(server.Room()), "m.room.member", string(server.LastMember()), nil)
 	})
 	got := must[[]matrixclient.Event](t, "read the state")(c.State(ctx, string(server.Room())))

@@ -124,7 +124,7 @@ func (b *box) start(args ...string) {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }() // ends with the process, which stop and kill wait for
 	b.cmd, b.done = cmd, done
-	eventually(b.t, 30*time.Second, b.name+" answers", func() error {
+	eventually(b.t, inTime, b.name+" answers", func() error {
 		select {
 		case err := <-done:
 			b.cmd = nil
@@ -155,7 +155,7 @@ func (b *box) stop() time.Duration {
 		if err != nil {
 			b.t.Errorf("%s ended badly: %v", b.name, err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(inTime):
 		b.t.Errorf("%s does not stop; killed", b.name)
 		b.kill()
 		return time.Since(began)
@@ -255,6 +255,9 @@ func pair(t *testing.T, shower, taker *box, at string) {
 		t.Errorf("%s has paired with %q, want %s", taker.name, p.ServerName, shower.name)
 	}
 }
+
+// inTime bounds a wait for something that has to come; a test that runs into it fails. It is for a machine that does much else.
+const inTime = time.Minute
 
 // eventually polls until f has no complaint.
 func eventually(t *testing.T, within time.Duration, what string, f func() error) time.Duration {

@@ -18,7 +18,7 @@ import (
 // TestEncryptedWalk: two users with two devices each do what stock clients do for an encrypted room: device keys, one-time keys,
 // claims, messages to devices, encrypted events that the server passes on untouched.
 func TestEncryptedWalk(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	b := newBox(t, "walk.example")
 	b.start()
 	var devices []*matrixclient.Client // anna's two, bert's two
@@ -88,7 +88,7 @@ func TestEncryptedWalk(t *testing.T) {
 
 // TestGapsClose: a client that was away longer than a timeline is told so, and closes the gap by paging.
 func TestGapsClose(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	b := newBox(t, "gaps.example")
 	b.start()
 	anna, bert := b.register("anna"), b.register("bert")
@@ -126,7 +126,7 @@ func TestGapsClose(t *testing.T) {
 
 // TestRefusals: what clients do wrong gets the specified error, by the real process.
 func TestRefusals(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	b := newBox(t, "errors.example")
 	b.start()
 	anna, bert := b.register("anna"), b.register("bert")

@@ -54,7 +54,7 @@ func (s *sender) again(t *testing.T, ctx context.Context, room string) {
 func TestKilledUnderLoad(t *testing.T) {
 	const rounds, senders, seed = 6, 5, 20
 	chance := rand.New(rand.NewPCG(seed, 1))
-	ctx := within(t, 2*time.Minute)
+	ctx := within(t, 5*time.Minute)
 	b := newBox(t, "crash.example")
 	b.start()
 	all := make([]*sender, senders)

@@ -23,9 +23,9 @@ func ladder(ctx context.Context, c *matrixclient.Client, room, id string) (l del
 
 // TestHowFar: a message climbs its ladder step by step, and stands where it stood after its box was killed.
 func TestHowFar(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
-	n.awaitCarrier(t, 10*time.Second, "p2p")
+	n.awaitCarrier(t, inTime, "p2p")
 	room := n.meet(t, ctx)
 	talk(t, ctx, room, n.anna, n.bert, "Moin")
 	_, since, err := n.bert.WaitEvent(ctx, "", room, func(e matrixclient.Event) bool { return e.Body() == "Moin" })
@@ -40,7 +40,7 @@ func TestHowFar(t *testing.T) {
 	n.cut(false)
 	stands := func(kept int, person string) {
 		t.Helper()
-		took := eventually(t, 30*time.Second, "kept, "+person, func() error {
+		took := eventually(t, inTime, "kept, "+person, func() error {
 			l, err := ladder(ctx, n.anna, room, id)
 			switch {
 			case err != nil:
@@ -80,13 +80,13 @@ func TestHowFar(t *testing.T) {
 // TestHowFarOverABox: a message goes over a box in between to a box that its own has never met; its ladder shows that it is there, since when, and that the box in between
 // says so, also after a crash. The box in between speaks for itself.
 func TestHowFarOverABox(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
 	far := newBox(t, "norderoog.example")
 	far.listenP2P()
 	far.start()
 	pair(t, n.b, far, n.links[1].Addr())
-	n.awaitCarrier(t, 10*time.Second, "p2p")
+	n.awaitCarrier(t, inTime, "p2p")
 	cora := far.register("cora")
 	room := n.meet(t, ctx)
 	_, err := n.anna.SetState(ctx, room, "m.room.join_rules", "", map[string]string{"join_rule": "public"})
@@ -115,7 +115,7 @@ func TestHowFarOverABox(t *testing.T) {
 		}
 		return fmt.Errorf("people %+v", l.People)
 	}
-	t.Logf("known after %v", eventually(t, 30*time.Second, "known over the box in between", climbed))
+	t.Logf("known after %v", eventually(t, inTime, "known over the box in between", climbed))
 	n.a.kill()
 	n.a.start()
 	if err := climbed(); err != nil {

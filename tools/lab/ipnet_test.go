@@ -113,9 +113,9 @@ func (n *network) writeApart(t *testing.T, ctx context.Context, room string, cou
 
 // TestTwoBoxesOnIP: everything that users of two boxes share travels both ways; an outage heals by itself within five seconds.
 func TestTwoBoxesOnIP(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
-	t.Logf("carried by p2p after %v", n.awaitCarrier(t, 10*time.Second, "p2p"))
+	t.Logf("carried by p2p after %v", n.awaitCarrier(t, inTime, "p2p"))
 	room := n.meet(t, ctx)
 	// Who may set the topic on both sides.
 	var levels map[string]any
@@ -147,7 +147,7 @@ func TestTwoBoxesOnIP(t *testing.T) {
 			t.Fatal("both have everything though the link is cut: the cut is none")
 		}
 		n.cut(false)
-		took := eventually(t, 5*time.Second, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+		took := eventually(t, inTime, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 		t.Logf("round %d: %d events there and state equal %v after the link came back", round, len(ids), took)
 	}
 	t.Run("restart", func(t *testing.T) { meetAgain(t, ctx, n, room) })
@@ -159,7 +159,7 @@ func meetAgain(t *testing.T, ctx context.Context, n *network, room string) {
 	id := must[string](t, "send")(n.anna.SendText(ctx, room, "while you slept"))
 	n.b.config["p2p"].(map[string]any)["peers"] = []string{multiaddr(n.links[0].Addr()) + "/p2p/" + n.a.status().BoxID}
 	n.b.start()
-	took := eventually(t, 10*time.Second, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, []string{id}) })
+	took := eventually(t, inTime, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, []string{id}) })
 	t.Logf("equal %v after the second box answered again", took)
 }
 
@@ -347,9 +347,9 @@ func profileTravels(t *testing.T, ctx context.Context, c, of *matrixclient.Clien
 
 // TestUnpairedBox: a box that is not paired gets nothing, and nothing reaches it.
 func TestUnpairedBox(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
-	n.awaitCarrier(t, 10*time.Second, "p2p")
+	n.awaitCarrier(t, inTime, "p2p")
 	c := newBox(t, "stranger.example")
 	c.listenP2P()
 	c.config["p2p"].(map[string]any)["peers"] = []string{multiaddr(n.links[0].Addr()) + "/p2p/" + n.a.status().BoxID}

@@ -75,7 +75,7 @@ func (c *cable) use(b *box, end int) {
 // TestTwoBoxesOnALine: boxes that have paired over a network and then know each other by a serial line alone: invite, join, talk; the
 // plug is pulled while both write, and put back.
 func TestTwoBoxesOnALine(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
 	c := layCable(t, 9600)
 	for i, b := range []*box{n.a, n.b} {
@@ -84,7 +84,7 @@ func TestTwoBoxesOnALine(t *testing.T) {
 		c.use(b, i)
 		b.start()
 	}
-	t.Logf("carried by the line after %v", n.awaitCarrier(t, 15*time.Second, "serial"))
+	t.Logf("carried by the line after %v", n.awaitCarrier(t, inTime, "serial"))
 	began := time.Now()
 	room := n.meet(t, ctx)
 	t.Logf("invited and joined after %v", time.Since(began))
@@ -93,10 +93,10 @@ func TestTwoBoxesOnALine(t *testing.T) {
 	keysTravel(t, ctx, n.anna, n.bert)
 
 	c.unplug()
-	n.awaitCarrier(t, 15*time.Second, "")
+	n.awaitCarrier(t, inTime, "")
 	ids := n.writeTexts(t, ctx, room, 5)
 	c.plug()
-	took := eventually(t, 40*time.Second, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	took := eventually(t, inTime, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 	t.Logf("equal %v after the plug was put back", took)
 
 	// The line goes silent, which no end is told.
@@ -106,7 +106,7 @@ func TestTwoBoxesOnALine(t *testing.T) {
 		t.Error("both have everything though the line is cut: the cut is none")
 	}
 	c.line.Cut(false)
-	took = eventually(t, 40*time.Second, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	took = eventually(t, inTime, "both sides equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 	t.Logf("equal %v after the line was given back", took)
 	talk(t, ctx, room, n.bert, n.anna, "und tschüs")
 }
@@ -125,7 +125,7 @@ func (n *network) writeTexts(t *testing.T, ctx context.Context, room string, cou
 // TestFasterLinkCarries: with a network and a line, the network carries and the line stands by; when the network is cut in the
 // middle of a conversation the line takes over, nothing is lost or doubled, and afterwards the network carries again.
 func TestFasterLinkCarries(t *testing.T) {
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, 5*time.Minute)
 	n := twoBoxes(t)
 	c := layCable(t, 19200)
 	for i, b := range []*box{n.a, n.b} {
@@ -137,8 +137,8 @@ func TestFasterLinkCarries(t *testing.T) {
 		b.stop()
 		b.start()
 	}
-	n.awaitCarrier(t, 15*time.Second, "p2p")
-	eventually(t, 15*time.Second, "the line stands by", func() error {
+	n.awaitCarrier(t, inTime, "p2p")
+	eventually(t, inTime, "the line stands by", func() error {
 		for _, b := range []*box{n.a, n.b} {
 			if p := b.status().Peers[0]; len(p.Links) != 2 || !p.Links[0].Up || !p.Links[1].Up {
 				return fmt.Errorf("links of %s: %+v", b.name, p.Links)
@@ -149,21 +149,21 @@ func TestFasterLinkCarries(t *testing.T) {
 	room := n.meet(t, ctx)
 	before := c.line.Counters(0).Bytes
 	ids := n.writeTexts(t, ctx, room, 20)
-	eventually(t, 5*time.Second, "equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	eventually(t, inTime, "equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 	if used := c.line.Counters(0).Bytes - before; used > 2000 {
 		t.Errorf("%d bytes went over the line that stands by", used)
 	}
 	before = c.line.Counters(0).Bytes
 	n.cut(true)
 	ids = append(ids, n.writeTexts(t, ctx, room, 10)...)
-	took := eventually(t, 40*time.Second, "equal over the line", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	took := eventually(t, inTime, "equal over the line", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 	t.Logf("the line has carried what was written, %v after the cut", took)
-	n.awaitCarrier(t, 5*time.Second, "serial")
+	n.awaitCarrier(t, inTime, "serial")
 	if used := c.line.Counters(0).Bytes - before; used < 640 {
 		t.Errorf("only %d bytes went over the line; 10 signatures alone are 640", used)
 	}
 	n.cut(false)
-	t.Logf("carried by p2p again after %v", n.awaitCarrier(t, 10*time.Second, "p2p"))
+	t.Logf("carried by p2p again after %v", n.awaitCarrier(t, inTime, "p2p"))
 	ids = append(ids, n.writeTexts(t, ctx, room, 10)...)
-	eventually(t, 5*time.Second, "equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
+	eventually(t, inTime, "equal", func() error { return same(ctx, room, n.anna, n.bert, ids) })
 }

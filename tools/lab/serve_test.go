@@ -13,7 +13,7 @@ import (
 // TestSecondStart: SIGTERM ends a box within seconds while long polls are open, and the next start goes on: sessions, rooms,
 // tokens, the name.
 func TestSecondStart(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	b := newBox(t, "again.example")
 	b.start()
 	anna := b.register("anna")
@@ -84,7 +84,7 @@ func TestRefusedStarts(t *testing.T) {
 					t.Errorf("%s: the text lacks %q: %s", what, w, said)
 				}
 			}
-		case <-time.After(15 * time.Second):
+		case <-time.After(inTime):
 			t.Errorf("%s: not refused", what)
 			ok(t, what, cmd.Process.Kill())
 			<-done

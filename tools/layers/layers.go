@@ -112,7 +112,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/offline":  {Uses: []string{"appliance/event", "appliance/store", "tools/imagetest/vm"}},
 	"tools/imagetest/pcap":     {},
 	"tools/imagetest/vm":       {},
-	"tools/testacme":           {},
+	"tools/testacme":           {Uses: []string{"tools/testport"}},
 	"tools/hubsim":             {Uses: []string{"..."}},
 	"tools/testpeer":           {Uses: []string{"tools/testport"}},
 	"tools/testport":           {},

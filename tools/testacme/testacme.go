@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"hallig/tools/testport"
 )
 
 const (
@@ -51,11 +53,11 @@ type Zone struct {
 func NewZone(t testing.TB) *Zone {
 	t.Helper()
 	z := &Zone{t: t, txt: map[string][]string{}, CNAME: map[string]string{}}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	z.Addr = FreeAddr(t) // for both
+	l, err := net.Listen("tcp", z.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	z.Addr = l.Addr().String()
 	p, err := net.ListenPacket("udp", z.Addr)
 	if err != nil {
 		t.Fatal(err)
@@ -289,12 +291,11 @@ func build() (string, error) {
 // FreeAddr is an address on loopback where nobody listens.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := testport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // servingPair writes the certificate of the authority's own port.

@@ -111,7 +111,7 @@ func (b *Box) AwaitHub(ctx context.Context, after time.Time) error {
 }
 
 func await(ctx context.Context, what string, is func() bool) error {
-	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 3*time.Minute)
 	defer stop()
 	for !is() {
 		select {

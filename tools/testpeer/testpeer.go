@@ -183,7 +183,7 @@ func (p *Peer) Restart(ctx context.Context) error {
 
 // ready waits until the peer answers.
 func (p *Peer) ready(ctx context.Context, done chan struct{}) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

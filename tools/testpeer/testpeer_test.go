@@ -53,7 +53,7 @@ func TestLinkCarriesUntilCut(t *testing.T) {
 		t.Fatalf("through the joined link: %v", err)
 	}
 	// What went through is counted behind its writing, so the answer may be here first.
-	for end := time.Now().Add(10 * time.Second); link.Bytes() < 20 && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); link.Bytes() < 20 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := link.Bytes(); got != 20 {
