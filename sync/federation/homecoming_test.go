@@ -159,7 +159,7 @@ func (f *follower) until(t *testing.T, want []string) {
 
 func (h *home) waitJoined(c *matrixclient.Client, id string) {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.Context(), time.Minute)
 	defer cancel()
 	if _, err := c.Follow(ctx, "", func(r *matrixclient.SyncResponse) bool { _, ok := r.Rooms.Join[id]; return ok }); err != nil {
 		h.Fatalf("%s is not in %s: %v", c.UserID, id, err)
@@ -183,7 +183,7 @@ func (h *home) state(c *matrixclient.Client, id string) map[string]string {
 func (h *home) equalState(id string) {
 	h.Helper()
 	var a, c map[string]string
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	since := ""
 	for time.Now().Before(deadline) {
 		a, c = h.state(h.anna, id), h.state(h.carl, id)
@@ -525,7 +525,7 @@ func (h *home) trafficBesideEvents() {
 		h.await(you, "to-device message", func(r *matrixclient.SyncResponse) bool { return len(r.ToDevice.Events) > 0 })
 
 		said := say(t, me, id, 1, "gelesen?")
-		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+		wait, cancel := context.WithTimeout(ctx, time.Minute)
 		if _, _, err := you.WaitEvent(wait, "", id, func(e matrixclient.Event) bool { return e.ID == said[0] }); err != nil {
 			t.Fatal(err)
 		}
@@ -549,7 +549,7 @@ func (h *home) trafficBesideEvents() {
 
 func (h *home) await(c *matrixclient.Client, what string, ok func(*matrixclient.SyncResponse) bool) {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.Context(), time.Minute)
 	defer cancel()
 	if _, err := c.Follow(ctx, "", ok); err != nil {
 		h.Fatalf("%s waits in vain for a %s: %v", c.UserID, what, err)

@@ -131,7 +131,7 @@ func (p *postPair) left(what string, ids []string) {
 
 func (p *postPair) until(what string, cond func() bool) {
 	p.Helper()
-	for end := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			p.Fatalf("waited in vain for: %s", what)
 		}

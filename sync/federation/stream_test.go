@@ -256,7 +256,7 @@ func TestSlowListenersOfStates(t *testing.T) {
 	for range listeners {
 		<-begun
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := a.rooms.State(ctx, event.RoomID(id)); err != nil {
 		t.Errorf("while others listen: %v", err)

@@ -354,7 +354,7 @@ func testWriters(t *testing.T, p place) {
 	wg.Wait()
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		cancel()
 		<-done
 		t.Errorf("the reader has seen only %d of %d", len(read), writers*each)

@@ -200,7 +200,7 @@ func drain(t *testing.T, ch <-chan string, wanted ...string) {
 	for _, w := range wanted {
 		left[w] = true
 	}
-	limit := time.After(30 * time.Second)
+	limit := time.After(time.Minute)
 	for len(left) > 0 {
 		select {
 		case n, ok := <-ch:

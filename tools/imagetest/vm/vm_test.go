@@ -56,7 +56,7 @@ func TestMachineRecordsWrites(t *testing.T) {
 	if err := os.WriteFile(c.Record, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 	m, err := Start(ctx, c)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestMachineRecordsWrites(t *testing.T) {
 // TestMachinePlugs: ports are forwarded, sticks and serial adapters come and go while the machine runs.
 func TestMachinePlugs(t *testing.T) {
 	c := newMachine(t)
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 	stick := filepath.Join(t.TempDir(), "stick.img")
 	if err := NewStick(stick, 64, map[string][]byte{"hallig.json": []byte(`{"hallig":1}`)}); err != nil {
