@@ -192,7 +192,8 @@ type home struct {
 	central
 	mode    string // in which the hub serves the box
 	hubDir  string
-	world   string // where the hub answers others, and so the box's name
+	world   string // where others find the hub, and so the box's name
+	listen  string // where the hub answers them
 	meeting string // where the box finds the hub
 	hub     *exec.Cmd
 	boxDir  string
@@ -214,11 +215,31 @@ func freeAddr(t *testing.T) string {
 func newHome(t *testing.T, c central, mode string) *home {
 	t.Helper()
 	h := &home{T: t, central: c, mode: mode, hubDir: t.TempDir(), boxDir: t.TempDir(), world: freeAddr(t), meeting: freeAddr(t)}
-	_, port, _ := net.SplitHostPort(h.meeting)
-	config := fmt.Sprintf(`{"ca_file":%q,"private_addresses":true,"page":"127.0.0.1:0","p2p":{"listen":["/ip4/127.0.0.1/tcp/%s"]}}`, h.ca.File, port)
-	if err := os.WriteFile(filepath.Join(h.hubDir, "hub.json"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	h.listen = h.world
+	h.configure(h.hubDir, h.meeting, nil)
+	h.open()
+	return h
+}
+
+// configure writes hub.json, with more entries.
+func (h *home) configure(dir, meeting string, more map[string]any) {
+	h.Helper()
+	_, port, _ := net.SplitHostPort(meeting)
+	config := map[string]any{"ca_file": h.ca.File, "private_addresses": true, "page": "127.0.0.1:0", "p2p": map[string]any{"listen": []string{"/ip4/127.0.0.1/tcp/" + port}}}
+	maps.Copy(config, more)
+	raw, err := json.Marshal(config)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "hub.json"), raw, 0o600)
 	}
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+// open starts the hub and the box, pairs them, and lets people in.
+func (h *home) open() {
+	h.Helper()
+	t := h.T
 	h.startHub()
 	t.Cleanup(func() { h.killHub() })
 	h.startBox()
@@ -230,19 +251,42 @@ func newHome(t *testing.T, c central, mode string) *home {
 		h.carl.RegisterShared(t.Context(), h.secret, carl, "a long enough password", false)); err != nil {
 		t.Fatal(err)
 	}
-	return h
+}
+
+// talk is a room in which anna and carl have written to each other, and what each of them sees from then on.
+func (h *home) talk() (room string, anna, carl *reader) {
+	h.Helper()
+	ctx, alias := h.Context(), fmt.Sprintf("lage%d", time.Now().UnixNano())
+	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: alias})
+	if err != nil {
+		h.Fatal(err)
+	}
+	if _, err := h.anna.Join(ctx, "#"+alias+":"+h.name); err != nil {
+		h.Fatal("join through the hub: ", err)
+	}
+	anna, carl = h.reader(h.anna), h.reader(h.carl)
+	carl.sees("talk", h.say(h.anna, room, 3, "von der Box")...)
+	anna.sees("talk", h.say(h.carl, room, 3, "von der Zentrale")...)
+	return room, anna, carl
 }
 
 // startHub starts the process and waits until it answers.
 func (h *home) startHub() {
 	h.Helper()
-	h.hub = exec.Command(os.Args[0], "serve", "--data", h.hubDir, "--name", "hub.test", "--listen", h.world, "--ca", h.ca.File, "--ca-key", h.ca.KeyFile, "--verbose")
-	h.hub.Env = append(os.Environ(), asHub+"=1")
-	h.hub.Stderr = prefixed{h.T, "hub"}
-	if err := h.hub.Start(); err != nil {
+	h.hub = h.hubProcess(h.hubDir, h.listen)
+	h.await("the hub to answer", func() bool { _, err := h.hubStatus(); return err == nil })
+}
+
+// hubProcess starts one.
+func (h *home) hubProcess(dir, listen string) *exec.Cmd {
+	h.Helper()
+	cmd := exec.Command(os.Args[0], "serve", "--data", dir, "--name", "hub.test", "--listen", listen, "--ca", h.ca.File, "--ca-key", h.ca.KeyFile, "--verbose")
+	cmd.Env = append(os.Environ(), asHub+"=1")
+	cmd.Stderr = prefixed{h.T, "hub"}
+	if err := cmd.Start(); err != nil {
 		h.Fatal(err)
 	}
-	h.await("the hub to answer", func() bool { _, err := h.hubStatus(); return err == nil })
+	return cmd
 }
 
 // killHub is kill -9.
@@ -505,17 +549,8 @@ func TestHomecomingThroughTheHub(t *testing.T) {
 
 func throughTheHub(h *home) {
 	t := h.T
-	ctx, alias := t.Context(), fmt.Sprintf("lage%d", time.Now().UnixNano())
-	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: alias})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.anna.Join(ctx, "#"+alias+":"+h.name); err != nil {
-		t.Fatal("join through the hub: ", err)
-	}
-	anna, carl := h.reader(h.anna), h.reader(h.carl)
-	carl.sees("talk", h.say(h.anna, room, 3, "von der Box")...)
-	anna.sees("talk", h.say(h.carl, room, 3, "von der Zentrale")...)
+	ctx := t.Context()
+	room, anna, carl := h.talk()
 	if err := h.carl.Invite(ctx, must(t)(h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "private_chat"})), h.anna.UserID); err != nil {
 		t.Error("invite through the hub: ", err)
 	}

@@ -13,6 +13,7 @@ import (
 // TestLettersReachHome: the central server is away, people on the box write and the box drives off. Its hub, killed again and again, brings all of it when the central server is back, in order and once,
 // messages between devices as well. When the box returns it has nothing to send.
 func TestLettersReachHome(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) central{"dendrite": dendrite, "synapse": synapse} {
 		t.Run(name, func(t *testing.T) { lettersHome(newHome(t, start(t), "sealed")) })
 	}
@@ -20,38 +21,8 @@ func TestLettersReachHome(t *testing.T) {
 
 func lettersHome(h *home) {
 	t := h.T
-	ctx, alias := t.Context(), fmt.Sprintf("brief%d", time.Now().UnixNano())
-	room, err := h.carl.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage", Alias: alias})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.anna.Join(ctx, "#"+alias+":"+h.name); err != nil {
-		t.Fatal("join through the hub: ", err)
-	}
-	anna, carl := h.reader(h.anna), h.reader(h.carl)
-	carl.sees("talk", h.say(h.anna, room, 3, "von der Box")...)
-	anna.sees("talk", h.say(h.carl, room, 3, "von der Zentrale")...)
-
-	if err := h.away(); err != nil {
-		t.Fatal(err)
-	}
-	gone := h.say(h.anna, room, 130, "Zentrale ist weg")
-	left := func() (n int) {
-		for _, s := range h.boxStatus().Servers {
-			n += s.Left
-		}
-		return n
-	}
-	h.await("all that was written to be left with the hub", func() bool { return left() >= 130 })
-	time.Sleep(time.Second) // until receipts and the like are as well
-	before := left()
-	for i := range 3 {
-		path := matrixclient.Path("sendToDevice", "org.hallig.test", fmt.Sprint("w", i))
-		if err := h.anna.Do(ctx, "PUT", path, map[string]any{"messages": map[string]any{h.carl.UserID: map[string]any{h.carl.DeviceID: map[string]string{"n": fmt.Sprint(i)}}}}, nil); err != nil {
-			t.Fatal(err)
-		}
-		h.await("the message between devices to be left as well", func() bool { return left() >= before+1+i })
-	}
+	room, anna, carl := h.talk()
+	gone, before := h.writeLetters(room)
 	h.stopBox()
 	for range 2 {
 		h.killHub()
@@ -80,15 +51,7 @@ func lettersHome(h *home) {
 	h.await("the hub to have nothing left", func() bool { s, err := h.hubStatus(); return err == nil && len(s.Boxes[0].Letters) == 0 })
 	carl.inOrder(gone)
 
-	h.startBox()
-	h.await("the box to hear of it", func() bool {
-		for _, s := range h.boxStatus().Servers {
-			if s.Name == h.name {
-				return s.Queued == 0 && s.Left == 0 && s.Through >= before+3
-			}
-		}
-		return false
-	})
+	h.boxHears(before + 3)
 	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
 	anna.sees("the box is back", h.say(h.carl, room, 3, "schön")...)
 	for what, n := range carl.whispers {
@@ -100,6 +63,46 @@ func lettersHome(h *home) {
 			t.Errorf("%s came %d times", what, n)
 		}
 	}
+}
+
+// boxHears starts the box, which learns that so much of what it had left has arrived, and has nothing to send.
+func (h *home) boxHears(through int) {
+	h.Helper()
+	h.startBox()
+	h.await("the box to hear of it", func() bool {
+		for _, s := range h.boxStatus().Servers {
+			if s.Name == h.name {
+				return s.Queued == 0 && s.Left == 0 && s.Through >= through
+			}
+		}
+		return false
+	})
+}
+
+// writeLetters has people on the box write while the central server is away, and the box leave all of it with its hub: 130 events in a room, then three messages between devices. The box has left so many before these.
+func (h *home) writeLetters(room string) (gone []string, before int) {
+	h.Helper()
+	if err := h.away(); err != nil {
+		h.Fatal(err)
+	}
+	gone = h.say(h.anna, room, 130, "Zentrale ist weg")
+	left := func() (n int) {
+		for _, s := range h.boxStatus().Servers {
+			n += s.Left
+		}
+		return n
+	}
+	h.await("all that was written to be left with the hub", func() bool { return left() >= 130 })
+	time.Sleep(time.Second) // until receipts and the like are as well
+	before = left()
+	for i := range 3 {
+		path := matrixclient.Path("sendToDevice", "org.hallig.test", fmt.Sprint("w", i))
+		if err := h.anna.Do(h.Context(), "PUT", path, map[string]any{"messages": map[string]any{h.carl.UserID: map[string]any{h.carl.DeviceID: map[string]string{"n": fmt.Sprint(i)}}}}, nil); err != nil {
+			h.Fatal(err)
+		}
+		h.await("the message between devices to be left as well", func() bool { return left() >= before+1+i })
+	}
+	return gone, before
 }
 
 // inOrder checks that events were shown in their order.

@@ -27,9 +27,10 @@ type Door struct {
 	l    net.Listener
 	done chan struct{}
 
-	mu    sync.Mutex
-	asked map[string]Asked
-	first time.Time // request since Reset
+	mu       sync.Mutex
+	asked    map[string]Asked
+	first    time.Time         // request since Reset
+	answered func(kind string) // nil: nobody wants to know
 }
 
 // Asked is how often one thing was asked for.
@@ -105,12 +106,24 @@ func (d *Door) Asked() (asked map[string]Asked, first time.Time) {
 	return maps.Clone(d.asked), d.first
 }
 
+// Answered has f told what was asked for whenever the server has answered, before anybody else hears of it.
+func (d *Door) Answered(f func(kind string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answered = f
+}
+
 func (d *Door) count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		at := time.Now()
 		body := &countedBody{ReadCloser: r.Body}
 		r.Body = body
 		answer := &countedAnswer{ResponseWriter: w}
+		d.mu.Lock()
+		if f := d.answered; f != nil {
+			answer.begins = func() { f(Kind(r.URL.Path)) }
+		}
+		d.mu.Unlock()
 		defer func() {
 			kind := Kind(r.URL.Path)
 			d.mu.Lock()
@@ -161,9 +174,13 @@ type countedAnswer struct {
 	http.ResponseWriter
 	status int
 	n      int64
+	begins func() // optional
 }
 
 func (a *countedAnswer) WriteHeader(status int) {
+	if a.begins != nil && a.status == 0 {
+		a.begins()
+	}
 	a.status = status
 	a.ResponseWriter.WriteHeader(status)
 }

@@ -36,9 +36,14 @@ func (m *Mail) turnOf(ctx context.Context, l *line) (due time.Time, gone bool) {
 		return time.Time{}, true // whoever may have the box now writes nothing in its name any more
 	}
 	lease, ok, err := m.c.Spool.Acquire(ctx, l.q.Box, m.c.Node, m.c.Now(), m.c.Lease, m.c.Alone)
-	if errors.Is(err, spool.ErrUnknown) || err == nil && !ok {
+	if errors.Is(err, spool.ErrUnknown) {
 		l.trip = nil
-		return time.Time{}, true // the box is gone, or another node has it and brings its letters
+		return time.Time{}, true // the box is gone
+	}
+	if err == nil && !ok { // another node has the box and brings its letters, for as long as it lives
+		l.trip = nil
+		m.stands(l, "", 0)
+		return lease.Until.Add(time.Millisecond), false
 	}
 	l.lease = lease
 	var rs []spool.Request

@@ -45,14 +45,7 @@ func inWorld(t *testing.T, story func(w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{T: t, spool: &breakable{Spool: kept}, centre: &centre{t: t, txns: map[string]string{}, hidden: map[string]int{}}, boxes: map[string]federation.Local{},
-			gone: map[string]bool{}, told: map[string]int{}, n: map[string]int64{}}
-		for _, name := range []string{"box1.test", "box2.test"} {
-			w.boxes[name] = federation.Local{Server: name, Key: event.Key{ID: "ed25519:k", Private: ed25519.NewKeyFromSeed([]byte(strings.Repeat(name[3:4], 32)))}}
-			if err := kept.PutBox(t.Context(), spool.Box{Server: name, ID: name, Mode: spool.Sealed, Added: time.Now()}); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w := newWorld(t, kept)
 		w.start("node1")
 		story(w)
 		w.stop()
@@ -62,33 +55,62 @@ func inWorld(t *testing.T, story func(w *world)) {
 	})
 }
 
+// newWorld is one in which no hub runs yet.
+func newWorld(t *testing.T, kept spool.Spool) *world {
+	t.Helper()
+	w := &world{T: t, spool: &breakable{Spool: kept}, centre: &centre{t: t, txns: map[string]string{}, hidden: map[string]int{}}, boxes: testBoxes(),
+		gone: map[string]bool{}, told: map[string]int{}, n: map[string]int64{}}
+	for name := range w.boxes {
+		if err := kept.PutBox(t.Context(), spool.Box{Server: name, ID: name, Mode: spool.Sealed, Added: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+// testBoxes are the boxes of all worlds, with the same keys in each process.
+func testBoxes() map[string]federation.Local {
+	boxes := map[string]federation.Local{}
+	for _, name := range []string{"box1.test", "box2.test"} {
+		boxes[name] = federation.Local{Server: name, Key: event.Key{ID: "ed25519:k", Private: ed25519.NewKeyFromSeed([]byte(strings.Repeat(name[3:4], 32)))}}
+	}
+	return boxes
+}
+
+// testConfig is what all hubs of a test have in common.
+func testConfig(boxes map[string]federation.Local) Config {
+	return Config{
+		Local: federation.Local{Server: "hub.test", Key: event.Key{ID: "ed25519:h", Private: ed25519.NewKeyFromSeed(make([]byte, 32))}},
+		Key: func(box, id string) ed25519.PublicKey {
+			l, ok := boxes[box]
+			if !ok || id != l.Key.ID {
+				return nil
+			}
+			return l.Key.Private.Public().(ed25519.PublicKey)
+		},
+		Boxes:   func(s string) (ours, good bool) { _, ok := boxes[s]; return ok, ok },
+		Changed: func(string) {},
+	}
+}
+
 // start begins again over the same spool, as after a kill.
 func (w *world) start(node string) {
 	w.Helper()
 	if w.stop != nil {
 		w.stop()
 	}
-	c := Config{
-		Spool: w.spool, Node: node, Lease: 30 * time.Second, Send: w.centre.send, Now: time.Now, Log: slog.New(slog.NewTextHandler(w.Output(), nil)),
-		Local: federation.Local{Server: "hub.test", Key: event.Key{ID: "ed25519:h", Private: ed25519.NewKeyFromSeed(make([]byte, 32))}},
-		Key: func(box, id string) ed25519.PublicKey {
-			l, ok := w.boxes[box]
-			if !ok || id != l.Key.ID {
-				return nil
-			}
-			return l.Key.Private.Public().(ed25519.PublicKey)
-		},
-		Boxes: func(s string) (bool, bool) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			_, ok := w.boxes[s]
-			return ok, ok && !w.gone[s]
-		},
-		Changed: func(box string) {
-			w.mu.Lock()
-			w.told[box]++
-			w.mu.Unlock()
-		},
+	c := testConfig(w.boxes)
+	c.Spool, c.Node, c.Lease, c.Send, c.Log = w.spool, node, 30*time.Second, w.centre.send, slog.New(slog.NewTextHandler(w.Output(), nil))
+	c.Boxes = func(s string) (bool, bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		_, ok := w.boxes[s]
+		return ok, ok && !w.gone[s]
+	}
+	c.Changed = func(box string) {
+		w.mu.Lock()
+		w.told[box]++
+		w.mu.Unlock()
 	}
 	if w.config != nil {
 		w.config(&c)
