@@ -14,7 +14,7 @@
 // It leaves to others: what the messages mean (sync/link), who is paired for good (the caller keeps the roster and is
 // told of new pairs), what HTTP answers.
 //
-// Protocols: /hallig/parcel/1 (stream.go), /hallig/http/1 (plain HTTP/1.1), /hallig/pair/1 (pair.go); of libp2p circuit relay v2 and DCUtR.
+// Protocols: /hallig/parcel/1 (stream.go), /hallig/http/1 (plain HTTP/1.1), /hallig/http/2 (the same, packed: packed.go), /hallig/pair/1 (pair.go); of libp2p circuit relay v2 and DCUtR.
 package p2p
 
 import (
@@ -43,6 +43,7 @@ import (
 const (
 	protocolParcel protocol.ID = "/hallig/parcel/1"
 	protocolHTTP   protocol.ID = "/hallig/http/1"
+	protocolPacked protocol.ID = "/hallig/http/2"
 	protocolPair   protocol.ID = "/hallig/pair/1"
 )
 
@@ -92,6 +93,8 @@ type Host struct {
 	wg       sync.WaitGroup // goroutines of ours that outlive a call
 	life     time.Duration  // how often a sign of life is given
 	quiet    time.Duration  // a far end unheard for so long is gone, whatever TCP hopes for
+
+	unpackers sync.Pool // of *unpacker
 
 	mu      sync.Mutex // guards all below; no callback is called under it
 	roster  peer.Roster
@@ -160,6 +163,7 @@ func (h *Host) listen() error {
 	h.host = n
 	h.host.SetStreamHandler(protocolParcel, h.handleParcel)
 	h.host.SetStreamHandler(protocolHTTP, h.handleHTTP)
+	h.host.SetStreamHandler(protocolPacked, h.handlePacked)
 	h.host.SetStreamHandler(protocolPair, func(s network.Stream) { h.spawn(func() { h.handlePair(s) }) }) // libp2p waits for no handler, and this one writes down who is paired
 	h.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {

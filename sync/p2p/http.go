@@ -48,7 +48,12 @@ type asking struct{ conn }
 func (c asking) Close() error { return c.Stream.Reset() }
 
 // handleHTTP hands a stream that a paired box opened to whoever accepts.
-func (h *Host) handleHTTP(s network.Stream) {
+func (h *Host) handleHTTP(s network.Stream) { h.handle(s, func(c net.Conn) net.Conn { return c }) }
+
+// handlePacked does for one whose bytes are packed.
+func (h *Host) handlePacked(s network.Stream) { h.handle(s, h.pack) }
+
+func (h *Host) handle(s network.Stream, as func(net.Conn) net.Conn) {
 	p, ok := h.paired(s.Conn().RemotePeer())
 	if !ok {
 		_ = s.Reset() // a stranger; there is nothing to tell it
@@ -57,7 +62,7 @@ func (h *Host) handleHTTP(s network.Stream) {
 	wait := time.NewTimer(10 * time.Second)
 	defer wait.Stop()
 	select {
-	case h.accept <- conn{s, Addr{ID: h.id}, Addr{p.ID, p.Server}}:
+	case h.accept <- as(conn{s, Addr{ID: h.id}, Addr{p.ID, p.Server}}):
 	case <-h.ctx.Done():
 		_ = s.Reset() // the box goes down
 	case <-wait.C:
@@ -119,6 +124,7 @@ func (h *Host) newRoundTripper() *roundTripper {
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxConnsPerHost:        32,
+		WriteBufferSize:        packMost, // head and body of most requests are packed together
 	}}
 }
 
@@ -127,11 +133,15 @@ func (h *Host) openHTTP(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial box: %w", err)
 	}
-	s, err := h.host.NewStream(network.WithAllowLimitedConn(network.WithNoDial(ctx, "the dialler dials"), "a straight one comes first"), far, protocolHTTP)
+	s, err := h.host.NewStream(network.WithAllowLimitedConn(network.WithNoDial(ctx, "the dialler dials"), "a straight one comes first"), far, protocolPacked, protocolHTTP)
 	if err != nil {
 		return nil, fmt.Errorf("dial box %s: %w", peer.ID(id).Short(), err)
 	}
-	return asking{conn{s, Addr{ID: h.id}, Addr{ID: peer.ID(id)}}}, nil
+	c := asking{conn{s, Addr{ID: h.id}, Addr{ID: peer.ID(id)}}}
+	if s.Protocol() == protocolPacked {
+		return h.pack(c), nil
+	}
+	return c, nil
 }
 
 type roundTripper struct {

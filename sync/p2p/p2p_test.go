@@ -209,7 +209,7 @@ func refused(t *testing.T, from, to *testHost) {
 		return
 	}
 	// libp2p lets the dialler believe in a connection until the other side's refusal arrives.
-	for _, p := range []protocol.ID{protocolParcel, protocolHTTP, protocolPair} {
+	for _, p := range []protocol.ID{protocolParcel, protocolHTTP, protocolPacked, protocolPair} {
 		s, err := from.host.NewStream(network.WithNoDial(ctx, "test"), info.ID, p)
 		if err != nil {
 			continue
@@ -240,11 +240,7 @@ func TestStrangerGetsOnlyPairing(t *testing.T) {
 	if err := c.host.Connect(t.Context(), *info); err != nil {
 		t.Fatalf("connect while a code is shown: %v", err)
 	}
-	for _, p := range []string{"parcel", "http"} {
-		id := protocolParcel
-		if p == "http" {
-			id = protocolHTTP
-		}
+	for _, id := range []protocol.ID{protocolParcel, protocolHTTP, protocolPacked} {
 		s, err := c.host.NewStream(t.Context(), info.ID, id)
 		if err != nil {
 			continue
@@ -252,7 +248,7 @@ func TestStrangerGetsOnlyPairing(t *testing.T) {
 		_ = s.SetDeadline(time.Now().Add(5 * time.Second))
 		_, _ = s.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
 		if n, err := s.Read(make([]byte, 1)); err == nil || n > 0 {
-			t.Errorf("a stranger read %d bytes from the %s protocol", n, p)
+			t.Errorf("a stranger read %d bytes over %s", n, id)
 		}
 	}
 	c.allow(info.ID, -1)

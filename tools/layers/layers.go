@@ -145,7 +145,7 @@ var Giants = map[string]Giant{
 	"golang.org/x/image":                   {In: []string{"appliance/media"}, Why: "thumbnails: scaling and WebP"},
 	"golang.org/x/time":                    {In: []string{"appliance/csapi", "sync/hub"}, Why: "token buckets of the rate limits, and of how fast a box fetches an update"},
 	"github.com/klauspost/reedsolomon":     {In: []string{"radio/cast"}, Why: "erasure coding of broadcasts"},
-	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link", "appliance/update", "appliance/backup"}, Why: "zstd with dictionaries for what the codec does not know; the parts of an update file"},
+	"github.com/klauspost/compress":        {In: []string{"sync/parcel", "sync/link", "sync/p2p", "appliance/update", "appliance/backup"}, Why: "zstd with dictionaries for what the codec does not know; the parts of an update file; DEFLATE that keeps no memory between writes"},
 	"github.com/google/renameio/v2":        {In: []string{"cmd/init", "appliance/nic", "appliance/cert", "appliance/update", "appliance", "appliance/media", "appliance/wayback", "appliance/backup", "cmd/hallig", "radio", "sync/identity", "sync/muster", "sync/hub", "sync/hub/fleet", "sync/hub/shelf"}, Why: "files appear whole or not at all"},
 	"gopkg.in/yaml.v3":                     {In: []string{"appliance/csapi", "appliance"}, Why: "application service registrations are YAML"},
 	"github.com/insomniacslk/dhcp":         {In: []string{"appliance/lan/dhcp"}, Why: "DHCP messages as bytes; the roles are ours, since its client has no rebinding and both its roles read the clock"},
