@@ -66,6 +66,7 @@ type Hub struct {
 	mail      *letter.Mail
 	seldom    seldom
 	once      onces
+	singles   singles
 	count     counters
 
 	shelf    *shelf.Shelf

@@ -44,8 +44,24 @@ func (h *Hub) openMail() {
 	})
 }
 
-// sendLetter brings one signed request of a letter to its server.
+// singleWait is how long a letter waits for a transaction that is under way; then it is tried again.
+const singleWait = 5 * time.Second
+
+// sendLetter brings one signed request of a letter to its server. letter.ErrBusy: another transaction of the same origin is under way there.
 func (h *Hub) sendLetter(ctx context.Context, to, method, uri, authorization string, body []byte) (int, []byte, error) {
+	if method == http.MethodPut {
+		a, err := federation.ParseAuthorization(authorization)
+		if err != nil {
+			return 0, nil, err
+		}
+		wait, stop := context.WithTimeout(ctx, singleWait)
+		leave, err := h.singles.enter(wait, a.Origin, to)
+		stop()
+		if err != nil {
+			return 0, nil, letter.ErrBusy
+		}
+		defer leave()
+	}
 	req, err := verbatim(to, sealed{method: method, uri: uri, authorization: []string{authorization}, body: body})
 	if err != nil {
 		return 0, nil, err

@@ -90,15 +90,22 @@ func (o *onces) end(k onceKey, t *once, status int, head http.Header, body []byt
 func (h *Hub) sendOnce(w http.ResponseWriter, r *http.Request, k onceKey, send func(context.Context) (*http.Response, error)) (bool, error) {
 	t, mine := h.once.begin(k, h.now())
 	if mine {
+		leave, err := h.singles.enter(r.Context(), k.box, k.to) // whoever goes before that has sent nothing
+		if err != nil {
+			h.once.end(k, t, 0, nil, nil)
+			return false, err
+		}
 		ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), sendPatience)
 		defer stop()
 		resp, err := send(ctx)
 		if err != nil {
+			leave()
 			h.once.end(k, t, 0, nil, nil)
 			return false, err
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(io.LimitReader(resp.Body, onceAnswer+1))
+		leave() // it has answered, whatever comes yet
 		if err != nil {
 			h.once.end(k, t, 0, nil, nil)
 			return false, err

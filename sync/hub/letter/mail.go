@@ -24,7 +24,7 @@ type Config struct {
 	Lease time.Duration // how long a lease lasts; whoever runs the hub renews those of the node
 	Alone bool          // no other node can be at work on the spool: leases of others are those of programs that were killed
 	Local federation.Local
-	// Send has one signed request brought to a server.
+	// Send has one signed request brought to a server. ErrBusy: not now, since something else of who signed it is under way there.
 	Send func(ctx context.Context, to, method, uri, authorization string, body []byte) (status int, answer []byte, err error)
 	// Key is the signing key that a box has stated; nil: there is none of that name, or the box is revoked.
 	Key func(box, keyID string) ed25519.PublicKey

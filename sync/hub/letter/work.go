@@ -20,6 +20,9 @@ import (
 // ErrNoSigner is what Config.Sign answers for a box that has let nobody sign for it.
 var ErrNoSigner = errors.New("nobody else signs for this box")
 
+// ErrBusy is what Config.Send answers when something else of the same origin is under way to a server, which would refuse a second transaction.
+var ErrBusy = errors.New("another transaction is under way there")
+
 // moreWays is how many further transaction ids another signer is asked for.
 const moreWays = 2
 
@@ -219,6 +222,8 @@ func (m *Mail) judge(ctx context.Context, l *line, status int, text []byte, err 
 	switch {
 	case ctx.Err() != nil:
 		return m.c.Now().Add(waitMost), false
+	case errors.Is(err, ErrBusy): // which says nothing of the server
+		return m.later(ctx, l, "another transaction of the same server is under way there", 0, nil, waitMost), false
 	case err != nil, status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
 		why := fmt.Sprintf("it answers %d", status)
 		if err != nil {
