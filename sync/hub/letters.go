@@ -119,6 +119,11 @@ func (h *Hub) sayTaken(w http.ResponseWriter, from entry, err error) {
 			h.log.Warn("no more letters are taken of a box for now: as many wait as are kept for one; is the server in reach of this hub?", "box", from.Server)
 		}
 		refuse(w, http.StatusTooManyRequests, api.NoRoom, "as many letters wait as are kept for one box")
+	case errors.Is(err, letter.ErrUnheard):
+		if h.seldom.may("unheard "+from.Server, h.now()) {
+			h.log.Warn("letters that a box takes back are not noted yet: it has to hear first what went wrong with others; it does so while it is here", "box", from.Server)
+		}
+		refuse(w, http.StatusTooManyRequests, api.NoRoom, err.Error())
 	default:
 		if h.seldom.may("spool", h.now()) {
 			h.log.Error("nothing is taken that cannot be kept: the hub's disk or database does not take it; see to its space and start the hub again", "box", from.Server, "err", err)

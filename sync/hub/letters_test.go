@@ -230,3 +230,52 @@ func TestMissingUnderOwnName(t *testing.T) {
 		t.Errorf("signed: %d %s", status, text)
 	}
 }
+
+// A box that takes letters back while the hub keeps all that it may of what went wrong is told so, not that the hub's disk is full; when it has heard, it takes them back.
+func TestTakeBackUnheard(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, r *http.Request) { rw.WriteHeader(http.StatusBadGateway) }
+	w.far.mu.Unlock()
+	if status, text := b.leave(b.letter(1)); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	amiss := map[string]any{}
+	var heard api.Letters
+	for i := range 40 {
+		var all []api.Amiss
+		for n := range int64(100) {
+			all = append(all, api.Amiss{Series: strings.Repeat("s", 100), N: n, Event: "$" + strings.Repeat("e", 150), What: api.Unkept})
+		}
+		to := fmt.Sprintf("dead%d.test", i)
+		amiss[to] = map[string]any{"amiss": all, "at": 1}
+		heard.To = append(heard.To, api.Standing{To: to, Amiss: all})
+	}
+	raw, err := json.Marshal(amiss)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.spool.Amend(t.Context(), "box1.test", "letters", "", func([]byte) ([]byte, error) { return raw, nil }); err != nil {
+		t.Fatal(err)
+	}
+	back := api.LetterPath + "?" + url.Values{"to": {"far.test"}, "series": {"s"}}.Encode()
+	if status, text := b.ask("hub.test", "DELETE", back, nil, nil); status != 429 || !strings.Contains(string(text), api.NoRoom) || strings.Contains(string(text), "cannot keep") {
+		t.Errorf("with all of it unheard: %d %s", status, text)
+	}
+	if !w.log.has("WARN", "it has to hear first") || w.log.has("ERROR", "disk") {
+		t.Error("the log does not say why")
+	}
+	if heard.Epoch, err = w.spool.Epoch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = json.Marshal(heard); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := b.ask("hub.test", "PUT", api.LettersPath, nil, raw); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	if status, text := b.ask("hub.test", "DELETE", back, nil, nil); status != 200 {
+		t.Errorf("after it has heard: %d %s", status, text)
+	}
+}

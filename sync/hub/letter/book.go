@@ -35,10 +35,10 @@ const (
 	mostBook    = 1 << 20 // bytes of the value; what boxes hear of it is a part of an api.Answer
 )
 
-// errUnheard is note's: what is to be told does not fit beside what the box has not heard yet.
-var errUnheard = errors.New("the box has not heard yet what went wrong with its letters before")
+// ErrUnheard is note's, and TakeBack's: what is to be noted does not fit beside what the box has not heard yet.
+var ErrUnheard = errors.New("the box has not heard yet what went wrong with its letters before")
 
-// done notes that a letter was seen through, and what is amiss with it: both or, with errUnheard, neither. A box takes what is done and not amiss for arrived.
+// done notes that a letter was seen through, and what is amiss with it: both or, with ErrUnheard, neither. A box takes what is done and not amiss for arrived.
 func (e *entry) done(series string, n int64, amiss []api.Amiss) error {
 	all := slices.Clone(e.Amiss)
 	for _, a := range amiss {
@@ -47,7 +47,7 @@ func (e *entry) done(series string, n int64, amiss []api.Amiss) error {
 		}
 	}
 	if len(all) > mostAmiss && len(all) > len(e.Amiss) {
-		return errUnheard
+		return ErrUnheard
 	}
 	e.Amiss = all
 	if i := slices.IndexFunc(e.Done, func(d api.Done) bool { return d.Series == series }); i >= 0 {
@@ -78,7 +78,7 @@ func readBook(raw []byte) (map[string]*entry, error) {
 	return out, nil
 }
 
-// note changes what is noted of a box's letters for a server, whatever other nodes note meanwhile. An error of change is note's, and nothing is changed then; errUnheard, too, when there is no room.
+// note changes what is noted of a box's letters for a server, whatever other nodes note meanwhile. An error of change is note's, and nothing is changed then; ErrUnheard, too, when there is no room.
 func (m *Mail) note(ctx context.Context, box, to string, change func(*entry) error) error {
 	return m.c.Spool.Amend(ctx, box, kindBook, "", func(old []byte) ([]byte, error) {
 		all, err := readBook(old)
@@ -112,7 +112,7 @@ func writeBook(all map[string]*entry, keep string) ([]byte, error) {
 			}
 		}
 		if oldest == "" {
-			return nil, errUnheard
+			return nil, ErrUnheard
 		}
 		delete(all, oldest)
 	}

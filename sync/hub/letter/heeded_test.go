@@ -190,7 +190,7 @@ func TestBookBounded(t *testing.T) {
 		all[fmt.Sprint(i)] = &entry{}
 		full(all[fmt.Sprint(i)])
 	}
-	if _, err := writeBook(all, "0"); !errors.Is(err, errUnheard) {
+	if _, err := writeBook(all, "0"); !errors.Is(err, ErrUnheard) {
 		t.Errorf("what is not heard was dropped: %v", err)
 	}
 	if raw, err := json.Marshal(all["1"]); err != nil || 3*len(raw) > mostBook {

@@ -128,7 +128,7 @@ func (m *Mail) fits(ctx context.Context, q spool.Queue, size int64) error {
 	return nil
 }
 
-// TakeBack has the letters of a series for a server go no more, as far as they have not gone.
+// TakeBack has the letters of a series for a server go no more, as far as they have not gone. ErrUnheard: that cannot be noted before the box has heard what went wrong with others.
 func (m *Mail) TakeBack(ctx context.Context, box, to, series string) error {
 	if to == "" || series == "" || len(to)+len(series) > 512 {
 		return fmt.Errorf("%w: to or series is missing or too long", ErrBad)

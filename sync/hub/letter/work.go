@@ -285,7 +285,7 @@ func (m *Mail) finish(ctx context.Context, l *line, letter api.Letter) time.Time
 		amiss = append(amiss, api.Amiss{Series: letter.Series, N: letter.N, Event: letter.Asks[i].Event, What: what})
 	}
 	err := m.note(ctx, l.q.Box, l.q.Other, func(e *entry) error { return e.done(letter.Series, letter.N, amiss) })
-	if errors.Is(err, errUnheard) {
+	if errors.Is(err, ErrUnheard) {
 		m.stands(l, unheard, 0)
 		return m.c.Now().Add(waitLong) // or when the box has heard
 	}
