@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -27,6 +28,25 @@ func (w *world) stock(ctx context.Context) error {
 		return err
 	}
 	return w.box.AwaitHub(ctx, at)
+}
+
+// copied waits until the hub has its copies of the rooms: a box that goes dark has been with its hub for more than the moments since this world began, and does not bring them a second time when it is back.
+func (w *world) copied(ctx context.Context) error {
+	if w.hub == nil {
+		return nil
+	}
+	ctx, stop := context.WithTimeout(ctx, 3*time.Minute)
+	defer stop()
+	for {
+		s, err := w.hub.Status(ctx)
+		if err == nil && s.Hub.Copies.Rooms == len(w.rooms) && s.Hub.Copies.Behind == 0 {
+			say("the hub has copies of all rooms")
+			return nil
+		}
+		if !pause(ctx, 500*time.Millisecond) {
+			return fmt.Errorf("the hub has copies of %d rooms, %d of them behind, and not of all: %w", s.Hub.Copies.Rooms, s.Hub.Copies.Behind, errors.Join(err, context.Cause(ctx)))
+		}
+	}
 }
 
 // writeSealed has the central server's first person claim keys of the box's, and write under each.

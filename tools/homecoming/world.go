@@ -74,6 +74,9 @@ func build(ctx context.Context, o options, peer, dir string) (*world, error) {
 	if err := w.keys(ctx); err != nil {
 		return w, err
 	}
+	if err := w.copied(ctx); err != nil {
+		return w, err
+	}
 	for s := range w.looks {
 		if w.looks[s], err = follow(ctx, w.people[s][0], &w.rings); err != nil {
 			return w, err
