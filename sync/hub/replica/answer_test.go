@@ -71,13 +71,16 @@ func eventURI(id event.ID) string {
 	return "/_matrix/federation/v1/event/" + url.PathEscape(string(id))
 }
 
-// shared is a hub with a copy of a room of two boxes and a far server, and an event in it.
-func shared(t *testing.T, limits Limits) (*hub, *node, event.ID) {
+// shared is a hub with a copy of a room of two boxes, a far server and more, and an event in it.
+func shared(t *testing.T, limits Limits, more ...string) (*hub, *node, event.ID) {
 	n := newNetwork()
 	box, far, two := n.node(t, "box1.test"), n.node(t, "far.test"), n.node(t, "box2.test")
 	id := box.create("12")
 	far.join(id, "carl", "box1.test")
 	two.join(id, "tom", "box1.test")
+	for _, name := range more {
+		n.node(t, name).join(id, "paul", "box1.test")
+	}
 	e := box.say(id, "anna", "Lage")
 	h := newHub(t, n, limits, "box1.test")
 	h.told(box, box.listing(true, id))
@@ -176,6 +179,35 @@ func TestPlacesOfOneOrigin(t *testing.T) {
 	if len(h.shares) > 0 {
 		t.Errorf("%d shares are left", len(h.shares))
 	}
+}
+
+// Servers that do not read, each with its share of the places, together keep nobody else out: who reads too slowly loses the place when somebody wants it, the slowest first, and nobody else does.
+func TestSlowGiveWay(t *testing.T) {
+	h, _, e := shared(t, Limits{Answers: 2}, "far2.test")
+	var slow []*hanging
+	var over []chan bool
+	for _, origin := range []string{"far.test", "far2.test"} {
+		w, began := newHanging()
+		slow, over = append(slow, w), append(over, h.put(t.Context(), punctual{w}, origin, eventURI(e)))
+		<-began
+	}
+	if got := h.event("box2.test", "box1.test", e); got != 200 {
+		t.Errorf("one who reads is answered %d", got)
+	}
+	select {
+	case <-over[0]:
+	case <-time.After(20 * time.Second):
+		t.Error("the slowest has kept its place")
+	}
+	select {
+	case <-over[1]:
+		t.Error("the other one has lost its place as well, which nobody wants")
+	default:
+	}
+	for _, w := range slow {
+		close(w.gone)
+	}
+	<-over[1]
 }
 
 // trickling takes each piece in the end, without heed to deadlines.

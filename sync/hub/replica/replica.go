@@ -123,6 +123,7 @@ type Replica struct {
 	busy    map[string]bool             // boxes of which a room is being copied
 	answers *sync.WaitGroup             // questions that are being answered
 	shares  map[string]*share           // of places, by who asks
+	told    map[*counted]struct{}       // who is being answered
 
 	seed      maphash.Seed
 	passers   [passers]chan passing
@@ -172,7 +173,7 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 		c.Now = time.Now
 	}
 	c.Limits.fill()
-	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, shares: map[string]*share{}, lists: map[string]*list{},
+	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, shares: map[string]*share{}, told: map[*counted]struct{}{}, lists: map[string]*list{},
 		copies: map[event.RoomID]*duplicate{}, pending: map[event.RoomID]*duplicate{}, busy: map[string]bool{},
 		seed: maphash.MakeSeed()}
 	for i := range r.passers {
