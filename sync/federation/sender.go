@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -153,79 +152,6 @@ func poke(c chan struct{}) {
 	}
 }
 
-// Appended belongs into room.Options.OnAppend: in the transaction of an event it notes from where on a server that comes into a
-// room is owed our events, and that a server is owed the very event that turns its invited user away.
-func (s *Sender) Appended(tx *store.Tx, a room.AppendInfo) error {
-	if s.c.Intake != nil {
-		if err := s.c.Intake.Appended(tx, a); err != nil {
-			return err
-		}
-	}
-	p := a.PDU
-	if a.Pos <= 0 || a.Outcome != room.Accepted || p.Type != "m.room.member" || p.StateKey == nil {
-		return nil
-	}
-	server := event.UserID(*p.StateKey).Server()
-	if server == s.c.Local.Server && a.From.Kind == "federation" && a.From.Server != "" && !s.c.IsBox(a.From.Server) {
-		return tx.AddFederationCursor(a.From.Server, p.RoomID, a.Pos) // our user came in through it: it has this event
-	}
-	if server == s.c.Local.Server || server == "" || s.c.IsBox(server) {
-		return nil
-	}
-	var content struct {
-		Membership string `json:"membership"`
-	}
-	if json.Unmarshal(p.Content, &content) != nil {
-		return nil
-	}
-	switch content.Membership {
-	case "join":
-		pos, err := s.owedFrom(tx, server, p)
-		if err != nil {
-			return err
-		}
-		return tx.AddFederationCursor(server, p.RoomID, pos)
-	case "leave", "ban":
-		return tx.AddFederationCursor(server, p.RoomID, a.Pos-1)
-	}
-	return nil
-}
-
-// owedFrom gives the position from which on a server that comes into a room is owed our events: after the newest one that its join builds on. What we wrote
-// beside the join is not part of the state that it was given, whichever of the two came first here.
-func (s *Sender) owedFrom(tx *store.Tx, server string, join *event.PDU) (int64, error) {
-	cursors, err := tx.FederationCursors(server)
-	if err != nil {
-		return 0, err
-	}
-	for _, c := range cursors {
-		if c.Room == join.RoomID {
-			return c.Pos, nil // it was there already, or is owed something from before
-		}
-	}
-	const most = 2000 // events to look at; more is repeated to the server in the end, which hurts nobody
-	own := int64(0)
-	seen := map[event.ID]bool{}
-	for todo := slices.Clone(join.Prev); len(todo) > 0 && len(seen) < most; todo = todo[1:] {
-		if seen[todo[0]] {
-			continue
-		}
-		seen[todo[0]] = true
-		row, err := tx.Event(todo[0])
-		if err != nil {
-			return 0, err
-		}
-		switch {
-		case row == nil || row.Is(store.Outlier):
-		case row.Is(store.Local) && row.Pos > 0:
-			own = max(own, row.Pos) // it builds on all that we had written before it
-		default:
-			todo = append(todo, prevOf(row.JSON)...)
-		}
-	}
-	return own, nil
-}
-
 // LinkUp says that a server is in reach now: it is spoken to at once. An empty name means everybody: the network has come.
 func (s *Sender) LinkUp(server string) {
 	s.mu.Lock()
@@ -266,71 +192,6 @@ func (s *Sender) back(answered *dest) {
 		if d != answered && d.failing.Load() && time.Now().UnixNano()-d.triedAt.Load() > int64(networkOut)/6 {
 			d.hurry()
 		}
-	}
-}
-
-// Typing tells the room's servers that a local user types or stops; best effort, nothing is kept.
-func (s *Sender) Typing(ctx context.Context, id event.RoomID, user event.UserID, typing bool) {
-	servers, err := s.c.Rooms.Servers(ctx, id)
-	if err != nil {
-		return // a hint that is lost hurts nobody
-	}
-	content, _ := json.Marshal(map[string]any{"room_id": id, "user_id": user, "typing": typing}) // plain values
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, server := range servers {
-		s.hint(server, string(id)+" "+string(user), edu{Kind: "m.typing", Content: content})
-	}
-}
-
-// hint passes an EDU on that is gone when it does not go at once. A server that has just come into a room is not known to the dispatcher yet: what is said in
-// that moment waits for it. The caller holds mu.
-func (s *Sender) hint(server, key string, e edu) {
-	if d := s.dests[server]; d != nil {
-		if !d.failing.Load() {
-			d.hint(key, e)
-			poke(d.wake)
-		}
-		return
-	}
-	if !s.speaksTo(server) {
-		return
-	}
-	if s.early[server] == nil {
-		s.early[server] = map[string]edu{}
-	}
-	addHint(s.early[server], key, e)
-	s.now[server] = true
-	poke(s.wake)
-}
-
-// Presence tells the servers that share a room with a local user how present the user is; best effort, nothing is kept.
-func (s *Sender) Presence(ctx context.Context, user event.UserID, status json.RawMessage) {
-	names := map[string]bool{}
-	err := s.c.DB.View(ctx, func(r *store.Read) error {
-		rooms, err := r.JoinedRooms(user)
-		if err != nil {
-			return err
-		}
-		for _, id := range rooms {
-			servers, err := r.Servers(id)
-			if err != nil {
-				return err
-			}
-			for _, name := range servers {
-				names[name] = true
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return // a hint that is lost hurts nobody
-	}
-	content, _ := json.Marshal(map[string]any{"push": []json.RawMessage{status}}) // JSON already
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range names {
-		s.hint(name, "presence "+string(user), edu{Kind: "m.presence", Content: content})
 	}
 }
 
