@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -139,6 +140,18 @@ func (r *Read) events(sql string, args ...any) (es []*Event, err error) {
 func (r *Read) Event(id event.ID) (*Event, error) {
 	b := idBytes(id)
 	return r.event(`SELECT `+eventColumns+` FROM event WHERE substr(id, 1, 8)=substr(?1, 1, 8) AND id=?1`, b)
+}
+
+// EventBeginning gives the row of the one event whose id begins with these 5 bytes; nil when there is none, or several.
+func (r *Read) EventBeginning(id [5]byte) (*Event, error) {
+	low, high := make([]byte, 8), bytes.Repeat([]byte{0xff}, 8)
+	copy(low, id[:])
+	copy(high, id[:])
+	es, err := r.events(`SELECT `+eventColumns+` FROM event WHERE substr(id, 1, 8) BETWEEN ? AND ? LIMIT 2`, low, high)
+	if len(es) != 1 || err != nil {
+		return nil, err
+	}
+	return es[0], nil
 }
 
 // EventByNID gives the row of a number; nil when there is none.

@@ -13,6 +13,7 @@ import (
 
 	"hallig/appliance/event"
 	"hallig/appliance/store"
+	"hallig/sync/hub/api"
 	"hallig/sync/outbox"
 	"hallig/sync/parcel"
 )
@@ -99,7 +100,7 @@ func (l *Link) refuses(ctx context.Context, method, target string) (reason strin
 	if err != nil {
 		return "", nil // the handler says so
 	}
-	if strings.HasSuffix(u.Path, "/user/keys/claim") || strings.Contains(u.Path, "/sendToDevice/") || strings.HasPrefix(u.Path, sendPath) {
+	if strings.HasSuffix(u.Path, "/user/keys/claim") || strings.Contains(u.Path, "/sendToDevice/") || strings.HasPrefix(u.Path, sendPath) || u.Path == api.FerriedPath {
 		return refusedKeys, nil
 	}
 	err = l.c.DB.View(ctx, func(r *store.Read) error {

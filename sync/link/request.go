@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"hallig/sync/hub/api"
 	"hallig/sync/parcel"
 )
 
@@ -65,7 +66,7 @@ func (rt roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		host = rt.via
 	}
 	q := &parcel.Request{To: r.URL.Host, Method: r.Method, Target: r.URL.RequestURI(), Header: fieldsOf(r.Header), Body: content}
-	a := &ask{request: q, priority: urgency(r.Method, r.URL.Path), answer: make(chan *parcel.Response, 1), err: make(chan error, 1)}
+	a := &ask{request: q, priority: urgency(r.Method, r.URL.Path, len(content)), answer: make(chan *parcel.Response, 1), err: make(chan error, 1)}
 	ctx := r.Context()
 	if rt.via != "" {
 		a.short = rt.l.shorten(ctx, q)
@@ -365,7 +366,7 @@ func (f *far) serve(q *parcel.Request) {
 			delete(f.serving, id)
 		}
 	}
-	s := &served{priority: urgency(q.Method, pathOf(q.Target)), open: f.active != nil && f.active.open}
+	s := &served{priority: urgency(q.Method, pathOf(q.Target), 0), open: f.active != nil && f.active.open}
 	f.serving[q.ID] = s
 	f.l.work(func(ctx context.Context) func() {
 		handle := f.handle
@@ -506,10 +507,16 @@ func (l *Link) Patience(server, path string) time.Duration {
 	return min(time.Minute+historyBytes*10*time.Second/time.Duration(max(c.bps, 1)), askLife)
 }
 
-// urgency says how soon a request should go: people wait for joins and invites, nobody for media and history.
-func urgency(method, path string) int {
+// ferriedShort is how many bytes of what a hub hands on through a box to another one (sync/hub/ferry) go among what people write to each other: keys of messages and receipts mostly. What is longer has waited at the
+// hub for hours or weeks, and comes after that.
+const ferriedShort = 1000
+
+// urgency says how soon a request with so many bytes should go: people wait for joins and invites, nobody for media and history.
+func urgency(method, path string, size int) int {
 	switch {
-	case isHistory(path):
+	case path == api.FerriedPath && size <= ferriedShort:
+		return parcel.Routine
+	case isHistory(path), path == api.FerriedPath:
 		return parcel.Bulk
 	case strings.Contains(path, "/make_join/"), strings.Contains(path, "/send_join/"), strings.Contains(path, "/invite/"),
 		strings.Contains(path, "/make_leave/"), strings.Contains(path, "/send_leave/"), method == http.MethodPost && strings.HasSuffix(path, "/claim"):

@@ -3,6 +3,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"hallig/appliance/event"
+	"hallig/appliance/store"
 	"hallig/sync/hub/api"
 )
 
@@ -181,6 +183,45 @@ func poke(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// Shared says of which version a room is that all these boxes list; nil: they do not all list it, or nothing is known of it here.
+func (r *Replica) Shared(ctx context.Context, id event.RoomID, boxes ...string) *event.Version {
+	version := ""
+	r.mu.Lock()
+	d := r.copies[id]
+	for _, box := range boxes {
+		if d == nil {
+			break
+		}
+		i := slices.IndexFunc(d.boxes, func(l lister) bool { return l.box == box })
+		if i < 0 {
+			d = nil
+			break
+		}
+		version = cmp.Or(version, d.boxes[i].version)
+	}
+	r.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	if version == "" { // listed in an earlier life
+		err := r.c.DB.View(ctx, func(rd *store.Read) error {
+			row, err := rd.Room(id)
+			if row != nil {
+				version = row.Version
+			}
+			return err
+		})
+		if err != nil {
+			return nil
+		}
+	}
+	v, ok := event.Lookup(version)
+	if !ok {
+		return nil
+	}
+	return v
 }
 
 // holds says whether a box may be answered for about a room.
