@@ -169,6 +169,18 @@ func mode(b hub.BoxStatus) string {
 	return b.Mode
 }
 
+// way says by which way a box is reached.
+func way(name string) string {
+	by, box, through := strings.Cut(name, ":")
+	if !through {
+		return name
+	}
+	if words, ok := map[string]string{"relay": "boxes in between, the last of them", "net": "a local network through"}[by]; ok {
+		return words + " " + box
+	}
+	return by + " through " + box
+}
+
 func printBox(out io.Writer, b hub.BoxStatus) {
 	state := "away"
 	switch {
@@ -176,12 +188,14 @@ func printBox(out io.Writer, b hub.BoxStatus) {
 		state = "turned away: " + b.Revoked
 	case b.Connected:
 		state = "connected"
+	case b.Through != "":
+		state = "reached by " + way(b.Through)
 	}
 	fmt.Fprintf(out, "%s  %s, %s\n", b.Server, state, mode(b))
 	if b.Seen.IsZero() {
 		fmt.Fprintln(out, "    never in contact")
 	} else {
-		fmt.Fprintf(out, "    last contact %s by %s, version %s\n", b.Seen.Local().Format("2006-01-02 15:04"), b.Way, b.Version)
+		fmt.Fprintf(out, "    last contact %s by %s, version %s\n", b.Seen.Local().Format("2006-01-02 15:04"), way(b.Way), b.Version)
 	}
 	for _, t := range b.Troubles {
 		fmt.Fprintf(out, "    %s: %s %s\n", t.State, t.What.EN, t.Next.EN)

@@ -30,7 +30,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	defer release()
 	c, err := api.ReadContact(raw)
 	if err == nil {
-		err = h.learn(r, from, c)
+		err = h.learn(r.Context(), from, c)
 	}
 	if err != nil {
 		h.log.Warn("what a box says of itself was not taken", "box", from.Server, "err", err)
@@ -43,12 +43,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot see to its key for the box now")
 		return
 	}
-	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
-		Board: c.Board, Release: c.Release, Update: c.Update, Policy: c.Policy, PolicyRefused: c.PolicyRefused})
-	if err != nil {
-		own = nil // plain values always marshal
-	}
-	h.spool.Saw(from.Server, h.now(), "p2p", c.Version, own)
+	h.spool.Saw(from.Server, h.now(), wayNet, c.Version, saidIn(c))
 	if off := h.now().Sub(time.UnixMilli(c.Clock)); off.Abs() > time.Minute && c.ClockGood && h.seldom.may("clock "+from.Server, h.now()) {
 		h.log.Warn("the clock of a box and that of the hub differ; one of them is wrong", "box", from.Server, "box_lags", off.Round(time.Second))
 	}
@@ -57,8 +52,18 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	h.answerContact(w, r, from, api.Answer{Update: h.updateFor(from.Server, c.Board, c.Release), Policy: h.policyFor(c), Delegated: key})
 }
 
+// saidIn gives what a box says of itself as it is kept beside its last contact.
+func saidIn(c api.Contact) json.RawMessage {
+	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,
+		Board: c.Board, Release: c.Release, Update: c.Update, Policy: c.Policy, PolicyRefused: c.PolicyRefused})
+	if err != nil {
+		return nil // plain values always marshal
+	}
+	return own
+}
+
 // learn takes in the box's statement and key document, when they are its own and not older than what is here.
-func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
+func (h *Hub) learn(ctx context.Context, from entry, c api.Contact) error {
 	p, err := peer.ReadStatement(c.Statement)
 	switch {
 	case err != nil:
@@ -81,14 +86,14 @@ func (h *Hub) learn(r *http.Request, from entry, c api.Contact) error {
 	if err := federation.CheckDocument(c.KeyDocument, from.Server); err != nil {
 		return err
 	}
-	old, err := h.spool.Deposited(r.Context(), from.Server, kindKey, "")
+	old, err := h.spool.Deposited(ctx, from.Server, kindKey, "")
 	if err != nil {
 		return err
 	}
 	if bytes.Equal(old, c.KeyDocument) || old != nil && endOf(old).After(endOf(c.KeyDocument)) && sameKeys(old, c.KeyDocument) {
 		return nil // a box whose clock lags promises less than it has promised before
 	}
-	return h.keepDocument(r.Context(), from, c.KeyDocument)
+	return h.keepDocument(ctx, from, c.KeyDocument)
 }
 
 // keepDocument takes in a box's key document, and shows it to others from now on.

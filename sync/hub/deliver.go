@@ -50,16 +50,22 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &carrier{h: h, box: e.Server, id: id, log: h.log.With("box", e.Server), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), cancel: cancel, ended: make(chan struct{})}
 	h.mu.Lock()
-	old := h.carriers[e.Server]
+	old, ferried := h.carriers[e.Server], h.ferries[e.Server]
 	h.carriers[e.Server] = c
 	h.mu.Unlock()
 	if old != nil {
 		old.cancel()
 	}
+	if ferried != nil {
+		ferried.cancel() // its own way is the better one
+	}
 	h.carrying.Go(func() {
 		defer c.over()
 		if old != nil {
 			<-old.ended // one at a time plays to a box
+		}
+		if ferried != nil {
+			<-ferried.ended
 		}
 		c.run(ctx)
 	})
@@ -73,6 +79,16 @@ func (c *carrier) over() {
 	defer c.h.mu.Unlock()
 	if c.h.carriers[c.box] == c {
 		delete(c.h.carriers, c.box)
+		delete(c.h.reach, c.box) // it says anew whom it reaches
+	}
+	poke(c.h.reached)
+}
+
+// poke wakes a loop.
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -100,13 +116,13 @@ func (h *Hub) stopCarriers() {
 func (h *Hub) wakeCarriers(ctx context.Context) {
 	for box := range h.spool.Changes(ctx) {
 		h.mu.Lock()
-		c := h.carriers[box]
+		c, f := h.carriers[box], h.ferries[box]
 		h.mu.Unlock()
 		if c != nil {
-			select {
-			case c.wake <- struct{}{}:
-			default:
-			}
+			poke(c.wake)
+		}
+		if f != nil {
+			poke(f.wake)
 		}
 	}
 }
@@ -164,10 +180,7 @@ func (c *carrier) run(ctx context.Context) {
 					cancel()
 				}
 				turns.over(q.Other, moved, err != nil, time.Now())
-				select {
-				case ended <- struct{}{}:
-				default:
-				}
+				poke(ended)
 			})
 		}
 		var rested <-chan time.Time
@@ -236,21 +249,21 @@ func (c *carrier) one(ctx context.Context, r spool.Request) error {
 	if err != nil {
 		return fmt.Errorf("read the box's answer: %w", err)
 	}
-	return c.judge(ctx, r, resp.StatusCode, text)
+	return c.h.judge(ctx, c.box, r, resp.StatusCode, text)
 }
 
 // judge says what a box's answer means. No error: the box has the request, or has refused it for good.
-func (c *carrier) judge(ctx context.Context, r spool.Request, status int, text []byte) error {
+func (h *Hub) judge(ctx context.Context, box string, r spool.Request, status int, text []byte) error {
 	switch {
 	case status == http.StatusOK:
-		c.h.count.delivered.Add(1)
+		h.count.delivered.Add(1)
 		return nil
 	case api.Considered(text) && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound)):
 		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
-		c.h.count.refused.Add(1)
-		c.log.Warn("a box refuses what waited for it for good; it is dropped", "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
+		h.count.refused.Add(1)
+		h.log.Warn("a box refuses what waited for it for good; it is dropped", "box", box, "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
 		if isInvite(r.URI) {
-			c.h.refusedInvite(ctx, c.box, r)
+			h.refusedInvite(ctx, box, r)
 		}
 		return nil
 	}

@@ -69,9 +69,15 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 			h.given(w, r, from)
 		case r.URL.Path == api.RoomsPath:
 			h.rooms(w, r, from)
+		case r.URL.Path == api.ReachPath:
+			h.hearReach(w, r, from)
 		default:
 			h.notary.ServeHTTP(w, r)
 		}
+		return
+	}
+	if e, ok := h.forAnother(r, from); ok { // it reaches nobody but this box
+		h.fromBeyond(w, r, e, to)
 		return
 	}
 	signed, err := signedAs(r, from.Server, to)

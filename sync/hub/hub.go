@@ -34,6 +34,7 @@ import (
 	"hallig/sync/identity"
 	"hallig/sync/muster"
 	"hallig/sync/p2p"
+	"hallig/sync/parcel"
 	"hallig/sync/peer"
 )
 
@@ -91,6 +92,11 @@ type Hub struct {
 	carrying sync.WaitGroup      // all carriers, those of boxes that have gone too
 	asking   map[string]int      // requests that are at a box now
 
+	reached chan struct{}              // boxes have said anew whom they reach, or have come or gone
+	reach   map[string]map[string]line // by box in between, then by the box that it reaches; under mu
+	ferries map[string]*ferryman       // by box that others reach; under mu
+	codec   *parcel.Codec              // of what goes through them
+
 	invites allowance
 	fars    fars // under mu
 }
@@ -120,7 +126,8 @@ func Ask(ctx context.Context, dir, method, path string, in, out any) error {
 
 // Open reads or makes the identity, opens the database and the listeners. Nothing is served before Run. The spool is closed with the hub, also when Open fails.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Hub, error) {
-	h := &Hub{cfg: cfg, log: log, spool: cfg.Spool, started: time.Now(), now: time.Now, carriers: map[string]*carrier{}, asking: map[string]int{}}
+	h := &Hub{cfg: cfg, log: log, spool: cfg.Spool, started: time.Now(), now: time.Now, carriers: map[string]*carrier{}, asking: map[string]int{},
+		reached: make(chan struct{}, 1), reach: map[string]map[string]line{}, ferries: map[string]*ferryman{}}
 	h.roster.Store(&roster{})
 	word := make([]byte, 9)
 	_, _ = rand.Read(word) // never fails
@@ -175,6 +182,9 @@ func (h *Hub) open(ctx context.Context) error {
 	h.ring = federation.NewKeyRing(federation.KeyRingConfig{
 		Locals: federation.Only(h.local), DB: h.db, Fetch: federation.FetchKeys(roundTrip(h.way)), Paired: h.signingKey,
 	})
+	if h.codec, err = parcel.NewCodec(); err != nil {
+		return err
+	}
 	h.fromAfar, h.fromOurs, h.fromNodes = federation.NewVerifier(h.ring), federation.NewVerifier(h.ring), federation.NewVerifier(h.ring)
 	h.notary = federation.NewNotary(federation.HandlerConfig{Locals: federation.Only(h.local), Ring: h.ring, Version: h.cfg.Version, Log: h.log})
 	h.openMail()
@@ -306,6 +316,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		h.every(ctx, g, acmeLook, func() { from.look(ctx) })
 	}
 	g.Go(func() error { h.wakeCarriers(ctx); return nil })
+	g.Go(func() error { h.runFerries(ctx); return nil })
 	g.Go(func() error { return h.mail.Run(ctx) })
 	g.Go(func() error { h.replica.Run(ctx); return nil })
 	h.every(ctx, g, leaseLife/3, func() {

@@ -122,6 +122,9 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	for _, row := range rows {
 		b := fleet.Box{Server: row.Server, ID: row.ID, Mode: string(row.Mode), Revoked: row.Revoked, Added: row.Added, Connected: h.p2p.InReach(row.Server), Seen: row.Seen, Way: row.Way,
 			Version: row.Version, Said: fleet.ReadSaid(row.Health), Waiting: []fleet.Queue{}, Letters: []fleet.Queue{}, Keys: fleet.Stock(stocks[row.Server])}
+		if ways := h.passages(row.Server); len(ways) > 0 && row.Revoked == "" {
+			b.Through = ways[0].name()
+		}
 		if doc := documents[row.Server]; doc != nil {
 			b.KeyUntil = endOf(doc)
 		}

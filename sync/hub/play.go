@@ -38,7 +38,7 @@ func (c *carrier) some(ctx context.Context, rs []spool.Request) (n int, err erro
 		return 0, err
 	}
 	for i, a := range answers {
-		if err := c.judge(ctx, rs[i], a.Status, []byte(a.Text)); err != nil {
+		if err := c.h.judge(ctx, c.box, rs[i], a.Status, []byte(a.Text)); err != nil {
 			return i, err
 		}
 	}

@@ -83,6 +83,13 @@ func (h *Hub) readRoster(ctx context.Context) error {
 		e, ok := next.by[c.box]
 		return !ok || e.revoked != "" || e.ID != c.id
 	})
+	h.mu.Lock()
+	for _, f := range h.ferries {
+		if e, ok := next.by[f.box]; !ok || e.revoked != "" || e.ID != f.id {
+			f.cancel()
+		}
+	}
+	h.mu.Unlock()
 	return nil
 }
 

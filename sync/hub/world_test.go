@@ -314,6 +314,7 @@ type testBox struct {
 	asked []string
 	heads []http.Header
 	next  http.HandlerFunc
+	far   *beyondBox // the box that it reaches; nil: none
 }
 
 // newBox makes a box and pairs it with the hub.
@@ -382,6 +383,10 @@ func (b *testBox) back() {
 func (b *testBox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == api.PlayPath {
 		b.play(w, r)
+		return
+	}
+	if b.far != nil && strings.HasPrefix(r.URL.Path, api.FerryPath) {
+		b.far.serve(w, r)
 		return
 	}
 	body, _ := io.ReadAll(r.Body)

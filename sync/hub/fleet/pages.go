@@ -97,6 +97,14 @@ func (v view) Way(way string) string {
 	case "stick":
 		return v.T("auf einem Stick", "on a stick")
 	}
+	switch by, box, _ := strings.Cut(way, ":"); by {
+	case "radio":
+		return v.T("über Funk durch ", "by radio through ") + box
+	case "relay":
+		return v.T("über andere Boxen, die letzte ist ", "by boxes in between, the last of them ") + box
+	case "net":
+		return v.T("über ein örtliches Netz durch ", "by a local network through ") + box
+	}
 	return v.T("über ", "by ") + way
 }
 

@@ -43,7 +43,7 @@ type Box struct {
 
 	// What the box said of itself at its last contact, and how it came. Lazy: a crash may take back the last minutes.
 	Seen    time.Time
-	Way     string          // "p2p", "radio", "stick"; "": never
+	Way     string          // "p2p", through another box "radio:NAME", "relay:NAME" or "net:NAME", "stick"; "": never
 	Version string          // of its program
 	Health  json.RawMessage // for the fleet page; nil: unknown
 }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: EUPL-1.2
+
+package hub
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"hallig/sync/federation"
+	"hallig/sync/hub/api"
+)
+
+// This file knows which boxes reach others that are not connected themselves, and takes what those send through them.
+
+// Ways by which a box was in contact, as the spool keeps them; by another box it is the way and that one's name.
+const wayNet = "p2p"
+
+// line is by what a box reaches another one.
+type line struct {
+	rate int // bit/s
+	way  string
+	said time.Time // for the first time since it came
+}
+
+// passage is a way to a box through another one.
+type passage struct {
+	line
+	by string
+}
+
+// name is the way as it is shown: "radio:box2.example.org".
+func (p passage) name() string { return p.way + ":" + p.by }
+
+// hearReach takes in whom a box reaches.
+func (h *Hub) hearReach(w http.ResponseWriter, r *http.Request, from entry) {
+	if r.Method != http.MethodPut {
+		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
+		return
+	}
+	raw, release, ok := h.body(w, r)
+	if !ok {
+		return
+	}
+	defer release()
+	l, err := api.ReadReach(raw)
+	if err != nil {
+		h.log.Warn("what a box says of the boxes in its reach was not taken", "box", from.Server, "err", err)
+		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
+		return
+	}
+	now := h.now()
+	reach := map[string]line{}
+	for _, b := range l.Boxes {
+		if e, ok := h.box(b.Server); ok && e.revoked == "" && b.Server != from.Server { // of others it is none of our business
+			reach[b.Server] = line{b.Rate, b.Way, now}
+		}
+	}
+	h.mu.Lock()
+	if h.p2p.InReach(from.Server) { // else it has gone meanwhile
+		for box, old := range h.reach[from.Server] {
+			if l, still := reach[box]; still {
+				l.said = old.said
+				reach[box] = l
+			}
+		}
+		h.reach[from.Server] = reach
+	}
+	h.mu.Unlock()
+	poke(h.reached)
+	answer(w, http.StatusOK, struct{}{})
+}
+
+// passages gives the ways to a box that is not connected itself, the best first; none to one that is.
+func (h *Hub) passages(box string) (out []passage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.carriers[box] != nil {
+		return nil
+	}
+	for by, reach := range h.reach {
+		if l, ok := reach[box]; ok {
+			out = append(out, passage{l, by})
+		}
+	}
+	slices.SortFunc(out, func(a, b passage) int { return cmp.Or(cmp.Compare(b.rate, a.rate), strings.Compare(a.by, b.by)) })
+	return out
+}
+
+// beyond lists the boxes to which there are passages.
+func (h *Hub) beyond() map[string]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := map[string]bool{}
+	for _, reach := range h.reach {
+		for box := range reach {
+			if h.carriers[box] == nil {
+				out[box] = true
+			}
+		}
+	}
+	return out
+}
+
+// runFerries has one ferryman for each box that others alone reach, until ctx ends. It stays when the line goes, as lines do, and ends when the box comes by itself.
+func (h *Hub) runFerries(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		want := h.beyond()
+		for box := range want {
+			if e, ok := h.box(box); !ok || e.revoked != "" {
+				delete(want, box)
+				continue
+			}
+			h.mu.Lock()
+			f := h.ferries[box]
+			h.mu.Unlock()
+			if f != nil {
+				poke(f.wake)
+				continue
+			}
+			f, fctx, err := h.newFerryman(ctx, box)
+			if err != nil {
+				h.log.Error("hand something on through another box", "box", box, "err", err) // a box key that is none was never paired
+				continue
+			}
+			h.mu.Lock()
+			h.ferries[box] = f
+			h.mu.Unlock()
+			wg.Go(func() {
+				f.run(fctx)
+				f.over()
+			})
+		}
+		select {
+		case <-h.reached:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// forAnother says whether a request is one that a box has signed which reaches nobody but the box that brings it: one of this hub.
+func (h *Hub) forAnother(r *http.Request, by entry) (e entry, ok bool) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 {
+		return e, false
+	}
+	for _, header := range headers {
+		a, err := federation.ParseAuthorization(header)
+		if err != nil || a.Origin == by.Server || e.Server != "" && a.Origin != e.Server {
+			return entry{}, false
+		}
+		if e, ok = h.box(a.Origin); !ok || e.revoked != "" {
+			return entry{}, false
+		}
+	}
+	return e, true
+}
+
+// fromBeyond takes a request of a box that another one has brought. Its signature is looked at first: so a box brings nothing in another's name.
+func (h *Hub) fromBeyond(w http.ResponseWriter, r *http.Request, from entry, to string) {
+	body, release, ok := h.body(w, r)
+	if !ok {
+		return
+	}
+	defer release()
+	_, _, err := h.verifier(r).Verify(r, body, h.now(), func(a federation.Authorization) error {
+		if a.Origin != from.Server || a.Destination != to {
+			return errors.New("it is signed by another box, or for another server")
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
+		h.mu.Lock()
+		if f := h.ferries[from.Server]; f != nil { // it has another key, perhaps
+			f.curious.Store(true)
+			poke(f.wake)
+		}
+		h.mu.Unlock()
+		comeAgain(w, "the box's key cannot be had now")
+		return
+	case err != nil:
+		h.count.refused.Add(1)
+		if h.seldom.may("name "+from.Server, h.now()) {
+			h.log.Warn("a box has brought a request in another one's name that this one has not signed; it is refused. If it does so again, turn it away with hallig-hub revoke", "named", from.Server, "to", to, "err", err)
+		}
+		refuse(w, http.StatusForbidden, "M_FORBIDDEN", fmt.Sprintf("the request is not signed by %s", from.Server))
+		return
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	if e, ok := h.box(to); ok {
+		h.front(w, r, e)
+		return
+	}
+	h.sendOut(w, r, from, to, true)
+}
