@@ -212,7 +212,7 @@ func (b *Box) joinExchange(ctx context.Context) error {
 	x.link, err = link.New(ctx, link.Config{
 		Relay: x.relay,
 		Key:   b.id.Box, Server: b.id.Server, DB: b.db, Inbox: in, Roster: x.paired, Transports: append(transports, x.relay),
-		Handler:   b.passing(b.fed.handler),
+		Handler:   b.ferried(b.passing(b.fed.handler)),
 		Statement: func() []byte { return statement },
 		Learn:     func(p peer.Peer) { b.learnPeer(context.WithoutCancel(ctx), p) },
 		KeyDocument: func(ctx context.Context, server string) []byte {

@@ -75,6 +75,11 @@ type hubParts struct {
 
 	users  deposited // of the loop that looks at the hub
 	listed listed    // of the same loop
+	reach  reachTold // of the same loop
+
+	ferrying int // Plays that are being handed on now; mu
+
+	beyond beyond
 }
 
 // hub gives the hub when it is paired.
@@ -174,6 +179,10 @@ func (b *Box) fromHub(next http.Handler) http.Handler {
 			b.played(w, r)
 			return
 		}
+		if strings.HasPrefix(r.URL.Path, api.FerryPath) && r.Method == http.MethodPost { // for another box
+			b.ferry(w, r)
+			return
+		}
 		ms, _ := strconv.ParseInt(r.Header.Get(api.Received), 10, 64) // none: it comes in now
 		b.answerHub(w, r, ms)
 	})
@@ -252,6 +261,9 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		h.listed.all, h.listed.next = false, now
 		b.log.Info("hub in reach", "hub", h.server)
 		b.fed.sender.LinkUp("") // the box speaks first
+	}
+	if up {
+		b.tellReach(ctx, came, now)
 	}
 	if up && epoch != "" {
 		b.tellUsers(ctx, epoch, now)
@@ -432,6 +444,9 @@ func (b *Box) hubStatus() *admin.Hub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := &admin.Hub{ServerName: h.server, Paired: paired, InReach: h.up, Since: h.since, Mode: b.cfg.Hub.mode(), Key: h.delegated.ID, Trouble: cmp.Or(h.trouble, h.refused), ModeTrouble: h.without, Others: others}
+	if by, at := h.beyond.last(); by != "" && !h.up {
+		out.Through, out.ThroughAt = by, at
+	}
 	if h.answer != nil {
 		out.Version, out.Heard, out.Told = h.answer.Version, h.heard, h.told
 		for _, q := range h.answer.Waiting {
@@ -451,8 +466,12 @@ func (b *Box) hubFacts(now time.Time) *health.HubFacts {
 		return nil
 	}
 	f := &health.HubFacts{Name: s.ServerName, Paired: s.Paired, Err: s.Trouble, Mode: s.ModeTrouble}
-	if !s.InReach {
-		f.Away = now.Sub(s.Since)
+	switch {
+	case s.InReach:
+	case s.Through != "" && now.Sub(s.ThroughAt) < beyondFresh:
+		f.Through = s.Through
+	default:
+		f.Away = now.Sub(later(s.Since, s.ThroughAt))
 	}
 	return f
 }

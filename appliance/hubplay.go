@@ -23,8 +23,7 @@ func (b *Box) played(w http.ResponseWriter, r *http.Request) {
 	for _, q := range p.Requests {
 		a := b.playedOne(r, q)
 		out.Answers = append(out.Answers, a)
-		refused := (a.Status == http.StatusBadRequest || a.Status == http.StatusRequestEntityTooLarge) && api.Considered([]byte(a.Text))
-		if a.Status != http.StatusOK && !refused || r.Context().Err() != nil {
+		if !dealtWith(a) || r.Context().Err() != nil {
 			break
 		}
 	}
@@ -32,6 +31,12 @@ func (b *Box) played(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out) // a hub that has gone plays them again
 }
 
+// dealtWith says whether an answer is the last word on its request: it was taken, or refused for what it is.
+func dealtWith(a api.PlayedOne) bool {
+	return a.Status == http.StatusOK || (a.Status == http.StatusBadRequest || a.Status == http.StatusRequestEntityTooLarge) && api.Considered([]byte(a.Text))
+}
+
+// playedOne answers a request that waited at the hub.
 func (b *Box) playedOne(r *http.Request, q api.Waited) api.PlayedOne {
 	u, err := url.ParseRequestURI(q.URI)
 	if err != nil || u.Host != "" {

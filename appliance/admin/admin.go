@@ -131,6 +131,8 @@ type Hub struct {
 	Paired      bool      `json:"paired"`
 	InReach     bool      `json:"in_reach"`
 	Since       time.Time `json:"since"`                  // it is in reach, or is not
+	Through     string    `json:"through,omitempty"`      // out of reach itself: the box through which it was heard last, over a line between boxes
+	ThroughAt   time.Time `json:"through_at,omitzero"`    // when that was
 	Mode        string    `json:"mode"`                   // "sealed": it has no key of the box; "delegate": it may sign in its name, with Key
 	ModeTrouble string    `json:"mode_trouble,omitempty"` // why it does not serve the box in that mode
 	Key         string    `json:"key,omitempty"`          // id of the second key, which the hub holds; "": it holds none (yet)

@@ -140,11 +140,12 @@ type PeerFacts struct {
 
 // HubFacts are of the box's hub.
 type HubFacts struct {
-	Name   string
-	Paired bool
-	Away   time.Duration // 0: in reach
-	Err    string        // why it did not take what the box said of itself
-	Mode   string        // why it does not serve the box in the mode that the box wants
+	Name    string
+	Paired  bool
+	Away    time.Duration // 0: in reach
+	Through string        // the box through which alone it is in reach; "": it is itself, or not at all
+	Err     string        // why it did not take what the box said of itself
+	Mode    string        // why it does not serve the box in the mode that the box wants
 }
 
 // ServerFacts are of a server that is no box.

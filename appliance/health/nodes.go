@@ -353,6 +353,9 @@ func hub(f Facts) (Node, bool) {
 	}
 	n := node(Hub, OK, "Der Hub ist erreichbar.", "The hub is in reach.")
 	n.Detail = strings.TrimSuffix(h.Name+": "+h.Err, ": ")
+	if h.Through != "" {
+		n.Sentence = Sentence{"Der Hub ist nur über die Box " + h.Through + " zu erreichen; was er hat, kommt langsam.", "The hub is in reach through the box " + h.Through + " alone; what it has comes slowly."}
+	}
 	switch {
 	case !h.Paired:
 		n.State = Look

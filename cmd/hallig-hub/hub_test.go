@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asHub) != "" {
 		main()
 	}
+	if dir := os.Getenv(asBox); dir != "" {
+		os.Exit(serveBox(dir))
+	}
 	os.Exit(m.Run())
 }
 
@@ -199,8 +202,9 @@ type home struct {
 	boxDir  string
 	box     *appliance.Box
 	stopBox func()
-	anna    *matrixclient.Client // of the box
-	carl    *matrixclient.Client // of the central server
+	change  func(*appliance.Config) // of the box's configuration; nil: it stays
+	anna    *matrixclient.Client    // of the box
+	carl    *matrixclient.Client    // of the central server
 }
 
 func freeAddr(t *testing.T) string {
@@ -322,7 +326,11 @@ func (h *home) boxLog() *slog.Logger {
 // startBox opens the box over its data directory. It has no federation port, trusts no certificate of the central server and may not go to its address: only the hub leads there.
 func (h *home) startBox() {
 	h.Helper()
-	box, err := appliance.Open(h.Context(), h.boxConfig(), h.boxLog())
+	cfg := h.boxConfig()
+	if h.change != nil {
+		h.change(&cfg)
+	}
+	box, err := appliance.Open(h.Context(), cfg, h.boxLog())
 	if err != nil {
 		h.Fatal(err)
 	}
