@@ -397,7 +397,8 @@ func (b *Box) report(ctx context.Context) (*api.Contact, error) {
 	var update *api.UpdateState
 	if s, err := b.stewardState(ctx); err == nil { // else the box does not run from the image
 		board, release = s.Machine.Board, s.Release
-		update = &api.UpdateState{State: s.Update.State, Version: s.Update.Version, Release: s.Update.Release, Error: strings.ToValidUTF8(s.Update.Error.En[:min(len(s.Update.Error.En), 500)], "")}
+		why := s.Update.Error
+		update = &api.UpdateState{State: s.Update.State, Version: s.Update.Version, Release: s.Update.Release, Error: strings.ToValidUTF8(why.En[:min(len(why.En), 500)], ""), ErrorDE: strings.ToValidUTF8(why.De[:min(len(why.De), 500)], "")}
 	}
 	c := &api.Contact{
 		Version: b.cfg.Version, Mode: b.cfg.Hub.mode(), Statement: statement, KeyDocument: doc, Proposal: proposal, Health: string(tree.State), Sentence: tree.Public().Sentence.EN,

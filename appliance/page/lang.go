@@ -5,6 +5,7 @@ package page
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,6 +86,26 @@ func (l Lang) Time(t time.Time) string {
 		return l.T("noch nie", "never")
 	}
 	return t.Local().Format(l.T("02.01.2006 15:04 MST", "2006-01-02 15:04 MST"))
+}
+
+// N shows a number, in groups of three digits from 10,000 on.
+func (l Lang) N(n int64) string {
+	digits := strconv.FormatInt(n, 10)
+	if n < 10_000 {
+		return digits
+	}
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + l.T(".", ",") + digits[i:]
+	}
+	return digits
+}
+
+// Some shows a number of things, with the word for one or for several.
+func (l Lang) Some(n int64, one, several, oneEN, severalEN string) string {
+	if n == 1 {
+		return "1 " + l.T(one, oneEN)
+	}
+	return l.N(n) + " " + l.T(several, severalEN)
 }
 
 // Bytes shows a size.

@@ -55,6 +55,11 @@ func TestWish(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	de, en := Lang("de"), Lang("en")
+	for n, want := range map[int64][2]string{0: {"0 Boxen", "0 boxes"}, 1: {"1 Box", "1 box"}, 9999: {"9999 Boxen", "9999 boxes"}, 10_000: {"10.000 Boxen", "10,000 boxes"}, 1_234_567: {"1.234.567 Boxen", "1,234,567 boxes"}} {
+		if got := [2]string{de.Some(n, "Box", "Boxen", "box", "boxes"), en.Some(n, "Box", "Boxen", "box", "boxes")}; got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
 	for d, want := range map[time.Duration][2]string{
 		time.Second: {"eben", "just now"}, 90 * time.Second: {"vor einer Minute", "a minute ago"}, 5 * time.Minute: {"vor 5 Minuten", "5 minutes ago"},
 		time.Hour: {"vor einer Stunde", "an hour ago"}, 47 * time.Hour: {"vor 47 Stunden", "47 hours ago"}, 50 * time.Hour: {"vor 2 Tagen", "2 days ago"},

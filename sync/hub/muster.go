@@ -111,7 +111,7 @@ func (h *Hub) rosterState() *fleet.Roster {
 		return nil
 	}
 	f := h.fleet.Fleet()
-	out := &fleet.Roster{Serial: f.Serial, Boxes: len(f.Boxes), Revoked: len(f.Revoked), NotTaken: h.fleet.Refused()}
+	out := &fleet.Roster{Serial: f.Serial, Boxes: int64(len(f.Boxes)), Revoked: int64(len(f.Revoked)), NotTaken: h.fleet.Refused()}
 	if f.Serial > 0 {
 		out.Issued = time.Unix(f.Issued, 0)
 	}

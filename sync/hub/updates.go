@@ -60,7 +60,7 @@ func (h *Hub) heardOfUpdate(from string, c api.Contact) {
 	switch u.State {
 	case api.UpdateFailed:
 	case api.UpdateNone: // with a release: somebody went back from it
-		why = "somebody went back from it"
+		why = api.WentBack
 	default:
 		return
 	}

@@ -68,12 +68,16 @@ const (
 	UpdateFailed = "failed" // it was refused, or its trial failed
 )
 
+// WentBack is noted of a box on which somebody went back from an update.
+const WentBack = "somebody went back from it"
+
 // UpdateState is where a box is with an update.
 type UpdateState struct {
 	State   string `json:"state"`
 	Version string `json:"version,omitempty"` // of the update that State speaks of
 	Release int64  `json:"release,omitempty"`
-	Error   string `json:"error,omitempty"` // in English
+	Error   string `json:"error,omitempty"`    // in English
+	ErrorDE string `json:"error_de,omitempty"` // in German; older boxes say nothing here
 }
 
 // Update is a newer system that the hub has for a box. What it is worth its signatures say, which the box checks.
@@ -178,7 +182,7 @@ func ReadContact(raw []byte) (Contact, error) {
 	switch {
 	case len(c.Version) > 100 || len(c.Health) > 20 || len(c.Sentence) > 500 || len(c.SentenceDE) > 500 || len(c.ClockQuality) > 100 || len(c.Board) > 20:
 		return c, errors.New("read contact: a text is too long")
-	case c.Policy != nil && *c.Policy < 0 || len(c.PolicyRefused) > 500 || c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500):
+	case c.Policy != nil && *c.Policy < 0 || len(c.PolicyRefused) > 500 || c.Release < 0 || c.Update != nil && (len(c.Update.State) > 20 || len(c.Update.Version) > 100 || len(c.Update.Error) > 500 || len(c.Update.ErrorDE) > 500):
 		return c, errors.New("read contact: what it says of updates or its policy is too long, or no number that there is")
 	case c.Mode != Sealed && c.Mode != Delegate:
 		return c, fmt.Errorf("read contact: this hub does not know the mode %.20q; it does %q and %q", c.Mode, Sealed, Delegate)

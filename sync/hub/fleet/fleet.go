@@ -122,9 +122,9 @@ type Hub struct {
 type Roster struct {
 	Serial   uint64    `json:"serial"`          // 0: none has come yet
 	Issued   time.Time `json:"issued,omitzero"` // by the clock of whoever signed it
-	Boxes    int       `json:"boxes"`
-	Revoked  int       `json:"revoked"`
-	Missing  int       `json:"missing"`   // boxes of this hub that it does not list
+	Boxes    int64     `json:"boxes"`
+	Revoked  int64     `json:"revoked"`
+	Missing  int64     `json:"missing"`   // boxes of this hub that it does not list
 	NotTaken int64     `json:"not_taken"` // since the start: what somebody brought and the root has not signed
 }
 

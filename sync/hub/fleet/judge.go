@@ -175,7 +175,12 @@ func keyDocument(b Box, now time.Time) (Trouble, bool) {
 		return Trouble{}, false
 	}
 	de, en := ends(b.KeyUntil, now)
-	return told("key_document", b.KeyUntil.Sub(now) <= endsBad, say("Ihr Schlüsseldokument "+de+".", "Its key document "+en+"."),
+	what := say("Ihr Schlüsseldokument "+de+".", "Its key document "+en+".")
+	if !b.KeyUntil.After(now) {
+		return told("key_document", true, what, say("Die Box in Kontakt bringen, mit der richtigen Zeit: Bis dahin nehmen andere Server nicht an, was sie unterschreibt.",
+			"Bring the box in contact, with the right time: until then other servers refuse what it signs."))
+	}
+	return told("key_document", b.KeyUntil.Sub(now) <= endsBad, what,
 		say("Die Box vorher in Kontakt bringen, mit der richtigen Zeit: Danach nehmen andere Server nicht an, was sie unterschreibt.", "Bring the box in contact before, with the right time: afterwards other servers refuse what it signs."))
 }
 

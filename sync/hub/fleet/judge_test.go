@@ -47,6 +47,7 @@ func TestJudge(t *testing.T) {
 		"minted anew":          {func(b *Box) { b.CertificateUntil = time.Time{} }, health.OK, nil},
 		"no certificate":       {func(b *Box) { b.NoCertificate = true }, health.Trouble, []string{"no certificate"}},
 		"key document":         {func(b *Box) { b.KeyUntil = now.Add(3 * day) }, health.Trouble, []string{"key document ends in 3 days"}},
+		"key document ended":   {func(b *Box) { b.KeyUntil = now.Add(-time.Hour) }, health.Trouble, []string{"key document has ended"}},
 		"room":                 {func(b *Box) { b.Full = 0.8 }, health.Look, []string{"80 % full"}},
 		"no room":              {func(b *Box) { b.Full = 0.96 }, health.Trouble, []string{"96 % full"}},
 		"keys used up": {func(b *Box) { b.Connected, b.Keys = false, Stock{Given: 3} }, health.Look,

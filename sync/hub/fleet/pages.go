@@ -17,6 +17,7 @@ import (
 
 	"hallig/appliance/health"
 	"hallig/appliance/page"
+	"hallig/sync/hub/api"
 )
 
 //go:embed pages/*.html
@@ -139,6 +140,22 @@ func (v view) Update(state string) string {
 		return state
 	}
 	return v.T(words[0], words[1])
+}
+
+// Off says by how much a box's clock was off at its last contact; "": by nothing that matters.
+func (v view) Off(b Box) string {
+	if off := b.Off(); off.Abs() > clockOff {
+		return v.T("geht "+span(off, true), span(off, false))
+	}
+	return ""
+}
+
+// Why is what a box said of an update that did not work.
+func (v view) Why(u *api.UpdateState) string {
+	if u.ErrorDE != "" {
+		return v.T(u.ErrorDE, u.Error)
+	}
+	return u.Error
 }
 
 // Number gives what may be missing; 0: it is.
@@ -321,9 +338,10 @@ func (p *Pages) boxes(w http.ResponseWriter, r *http.Request) {
 	}
 	data := struct {
 		State
-		All, Troubled, Connected int
-	}{State: s, All: len(s.Boxes)}
-	wish := strings.ToLower(strings.TrimSpace(r.URL.Query().Get("name")))
+		All, Shown, Troubled, Connected int64
+		Wish                            string // what the name is to contain
+	}{State: s, All: int64(len(s.Boxes)), Wish: strings.TrimSpace(r.URL.Query().Get("name"))}
+	wish := strings.ToLower(data.Wish)
 	shown := []Box{}
 	for _, b := range s.Boxes {
 		if b.Connected {
@@ -336,9 +354,11 @@ func (p *Pages) boxes(w http.ResponseWriter, r *http.Request) {
 			shown = append(shown, b)
 		}
 	}
-	data.Boxes = shown
+	data.Boxes, data.Shown = shown, int64(len(shown))
 	v := p.view(r, "Boxen", "Boxes", data)
-	v.Refresh = 60
+	if wish == "" { // else somebody is looking for a box
+		v.Refresh = 60
+	}
 	p.render(w, http.StatusOK, "boxes.html", v)
 }
 

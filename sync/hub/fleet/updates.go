@@ -3,26 +3,55 @@
 package fleet
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
+	"hallig/appliance/health"
+	"hallig/sync/hub/api"
 	"hallig/sync/hub/shelf"
 )
 
 // laid is an update file and where it has arrived.
 type laid struct {
 	shelf.File
-	On, Of int // boxes of its board that run it or a newer one, and all of them
+	On, Of   int64 // boxes of its board that run it or a newer one, and all of them
+	Failures []failure
+}
+
+// failure is a box that an update did not work on, and what it said.
+type failure struct {
+	Box string
+	Why health.Sentence
+}
+
+// failures gives them by name. The shelf keeps the English sentence; the German one is there for as long as the box says it.
+func failures(f shelf.File, boxes []Box) []failure {
+	var out []failure
+	for _, box := range slices.Sorted(maps.Keys(f.Failed)) {
+		why := say(f.Failed[box], f.Failed[box])
+		for _, b := range boxes {
+			if u := b.Said.Update; b.Server == box && u != nil && u.Release == f.Release {
+				why.DE = cmp.Or(u.ErrorDE, why.DE)
+			}
+		}
+		if why.EN == api.WentBack {
+			why.DE = "Dort ist jemand zum vorigen System zurückgegangen."
+		}
+		out = append(out, failure{box, why})
+	}
+	return out
 }
 
 // laidDown counts where the update files have arrived.
 func laidDown(s State) []laid {
 	out := []laid{}
 	for _, f := range s.Updates {
-		l := laid{File: f}
+		l := laid{File: f, Failures: failures(f, s.Boxes)}
 		for _, b := range s.Boxes {
 			if b.Revoked != "" || b.Said.Board != f.Board {
 				continue
@@ -64,7 +93,7 @@ func (p *Pages) changeUpdate(w http.ResponseWriter, r *http.Request) {
 		}
 		err = p.Shelf.Roll(board, version, share, names(r.PostFormValue("boxes")))
 	case do == "stop":
-		err = p.Shelf.Stop(board, version, time.Now().UTC().Format("2006-01-02 15:04")+": "+operator)
+		err = p.Shelf.Stop(board, version, p.Now().UTC().Format("2006-01-02 15:04")+": "+operator)
 	case do == "remove" && r.PostFormValue("sure") != "":
 		err = p.Shelf.Remove(board, version)
 	default:
@@ -88,7 +117,7 @@ func (p *Pages) policy(w http.ResponseWriter, r *http.Request) {
 	data := struct {
 		*Policy
 		Text   string // its settings
-		On, Of int    // boxes where it is in force, and all that belong to an organisation
+		On, Of int64  // boxes where it is in force, and all that belong to an organisation
 	}{Policy: s.Policy}
 	if s.Policy != nil {
 		raw, err := json.MarshalIndent(s.Policy.Settings, "", "  ")
