@@ -9,8 +9,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"hallig/sync/hub"
@@ -146,19 +148,28 @@ func listUpdates(ctx context.Context, dir string, asJSON bool, out io.Writer) er
 		enc.SetIndent("", "  ")
 		return enc.Encode(s.Updates)
 	}
+	printUpdates(out, s)
+	return nil
+}
+
+// printUpdates says how far each update is, and on which boxes it did not work.
+func printUpdates(out io.Writer, s hub.Status) {
 	for _, u := range s.Updates {
 		fmt.Fprintf(out, "%s  %s, release %d, %d kB, since %s\n", u.Version, u.Board, u.Release, (u.Bytes+1023)>>10, u.Added.Local().Format("2006-01-02 15:04"))
 		fmt.Fprintf(out, "    rolled out to %d %% of the boxes", u.Share)
 		if len(u.Boxes) > 0 {
 			fmt.Fprintf(out, " and %s", strings.Join(u.Boxes, ", "))
 		}
-		fmt.Fprintln(out)
+		on, of := s.Arrived(u)
+		fmt.Fprintf(out, "; on %d of %d of its board\n", on, of)
 		if u.Stopped != "" {
 			fmt.Fprintf(out, "    stopped: %s\n", u.Stopped)
+		}
+		for _, box := range slices.Sorted(maps.Keys(u.Failed)) {
+			fmt.Fprintf(out, "    did not work on %s: %s\n", box, u.Failed[box])
 		}
 	}
 	if len(s.Updates) == 0 {
 		fmt.Fprintln(out, "no update file is here; add one with: hallig-hub update add FILE")
 	}
-	return nil
 }

@@ -256,7 +256,7 @@ func pair(ctx context.Context, args []string, out, errOut io.Writer) error {
 		if len(s.Hub.Addresses) > 0 {
 			at = s.Hub.Addresses[0]
 		}
-		fmt.Fprintf(out, "On the box:\n\n    hallig pair %s --at %s\n\nThe code works once, until %s.\n", c.Code, at, c.Expires.Local().Format(time.TimeOnly))
+		fmt.Fprintf(out, "On the box:\n\n    hallig pair %s --at %s\n\nor on its page \"Boxes\" with the code and, as address, what stands behind --at. The code works once, until %s.\n", c.Code, at, c.Expires.Local().Format(time.TimeOnly))
 		return nil
 	}
 	var b hub.BoxStatus

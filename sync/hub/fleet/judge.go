@@ -99,8 +99,8 @@ func judgeHub(h Hub) []Trouble {
 }
 
 func silent(b Box, now time.Time) (Trouble, bool) {
-	next := say("Nachsehen, ob sie an ist und TCP 4001 dieses Hubs erreicht; an der Box sagt hallig status, was sie vom Hub weiß. Ist sie verloren, hier abweisen.",
-		"See that it is on and reaches TCP 4001 of this hub; on the box hallig status says what it knows of the hub. If it is lost, turn it away here.")
+	next := say("Nachsehen, ob sie an ist und TCP 4001 dieses Hubs erreicht; ihre Seite „Boxen“ (oder hallig status) sagt, was sie vom Hub weiß. Ist sie verloren, hier abweisen.",
+		"See that it is on and reaches TCP 4001 of this hub; its page Boxes (or hallig status) says what it knows of the hub. If it is lost, turn it away here.")
 	switch away := now.Sub(b.Seen); {
 	case b.Connected:
 		return Trouble{}, false

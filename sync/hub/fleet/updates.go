@@ -47,19 +47,25 @@ func failures(f shelf.File, boxes []Box) []failure {
 	return out
 }
 
-// laidDown counts where the update files have arrived.
+// Arrived counts the boxes that run an update or something newer, and all boxes of its board.
+func (s State) Arrived(f shelf.File) (on, of int64) {
+	for _, b := range s.Boxes {
+		if b.Revoked != "" || b.Said.Board != f.Board {
+			continue
+		}
+		if of++; b.Said.Release >= f.Release {
+			on++
+		}
+	}
+	return on, of
+}
+
+// laidDown says where the update files have arrived.
 func laidDown(s State) []laid {
 	out := []laid{}
 	for _, f := range s.Updates {
 		l := laid{File: f, Failures: failures(f, s.Boxes)}
-		for _, b := range s.Boxes {
-			if b.Revoked != "" || b.Said.Board != f.Board {
-				continue
-			}
-			if l.Of++; b.Said.Release >= f.Release {
-				l.On++
-			}
-		}
+		l.On, l.Of = s.Arrived(f)
 		out = append(out, l)
 	}
 	return out
