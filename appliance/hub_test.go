@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -74,7 +75,8 @@ func (f *farServers) take() []string {
 func startHub(t *testing.T, ca *testpeer.CA, servers map[string]string) (h *hub.Hub, dir string, stop func()) {
 	t.Helper()
 	dir = t.TempDir()
-	h, stop = startHubAt(t, ca, servers, dir, "127.0.0.1:0", "/ip4/127.0.0.1/tcp/0")
+	_, meeting, _ := net.SplitHostPort(freePort(t)) // it may be started again where it was
+	h, stop = startHubAt(t, ca, servers, dir, freePort(t), "/ip4/127.0.0.1/tcp/"+meeting)
 	return h, dir, stop
 }
 

@@ -30,6 +30,7 @@ import (
 	"hallig/sync/identity"
 	"hallig/sync/p2p"
 	"hallig/tools/testpeer"
+	"hallig/tools/testport"
 )
 
 // inTime bounds a wait for something that has to come; a test that runs into it fails.
@@ -46,6 +47,8 @@ type world struct {
 	with  func(*Config) // nil: as it is
 	log   logged
 	stop  func()
+
+	meeting string // the port where boxes look for it, after a restart, too
 }
 
 func newWorld(t *testing.T) *world {
@@ -145,13 +148,17 @@ func (b *breakable) Close() error { return nil }
 // start opens the hub over the same spool and data directory.
 func (w *world) start() {
 	w.Helper()
+	if w.meeting == "" {
+		addr, err := testport.Take()
+		if err != nil {
+			w.Fatal(err)
+		}
+		_, w.meeting, _ = net.SplitHostPort(addr)
+	}
 	cfg := Config{
 		Data: w.dir, Version: "test", Spool: w.spool, Server: "hub.test", Listen: "127.0.0.1:0", Host: "hub.test:8448", Page: "127.0.0.1:0", CAFile: w.ca.File,
-		TLS: []cert.Files{{CACertificate: w.ca.File, CAKey: w.ca.KeyFile}}, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/0"}},
+		TLS: []cert.Files{{CACertificate: w.ca.File, CAKey: w.ca.KeyFile}}, P2P: P2PConfig{Listen: []string{"/ip4/127.0.0.1/tcp/" + w.meeting}},
 		ServerAddresses: map[string]string{"far.test": w.far.addr, "gone.test": "127.0.0.1:1"},
-	}
-	if w.hub != nil { // boxes look for it where it was
-		cfg.P2P.Listen = []string{strings.Split(w.hub.Addrs()[0], "/p2p/")[0]}
 	}
 	if w.with != nil {
 		w.with(&cfg)
