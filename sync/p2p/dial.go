@@ -114,7 +114,7 @@ func (h *Host) dialMissing(ctx context.Context) {
 	by, relay := h.theRelay()
 	relay = relay && h.direct(by) != nil
 	for _, p := range h.worthDialling() {
-		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) {
+		if h.wires[p.ID] != nil || h.dialing[p.ID] != nil || p.ID == h.id || time.Since(h.tried[p.ID]) < patience(h.refused[p.ID]) || time.Now().Before(h.rests[p.ID]) {
 			continue
 		}
 		far, err := libpeer.Decode(string(p.ID))
@@ -135,6 +135,7 @@ func (h *Host) dialMissing(ctx context.Context) {
 			h.reach(ctx, dial, p.ID, far)
 			h.mu.Lock()
 			delete(h.dialing, p.ID)
+			h.scatter(p.ID)
 			h.mu.Unlock()
 		})
 	}

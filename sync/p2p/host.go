@@ -4,7 +4,7 @@
 // in reach, carries messages over one long-lived stream on it, HTTP over further streams both ways, and pairs boxes.
 //
 // It promises: a box that is not in the roster gets nothing but the pairing protocol, and that only while a code is on
-// show; a lost box is dialled again about every second, at once when something shows that it is back; memory and
+// show; a lost box is dialled again about every second, at once when something shows that it is back, a hub after a random time, since all its boxes lose it together (crowd.go); memory and
 // connections have explicit limits. There is no DHT, NAT probing or gossip: a host talks to the addresses it was
 // given and to those it hears by mDNS, and to nobody else.
 //
@@ -104,6 +104,7 @@ type Host struct {
 	dialing map[peer.ID]context.CancelFunc
 	refused map[peer.ID]int          // attempts that the far end turned down, since it last wanted anything of us
 	tried   map[peer.ID]time.Time    // when the last attempt began: two that fail at once must not become a storm
+	rests   map[peer.ID]time.Time    // no attempt before
 	found   map[libpeer.ID]time.Time // heard by mDNS, paired or not
 	views   map[libpeer.ID]view      // how connected far ends see this box
 	through through
@@ -139,7 +140,7 @@ func New(cfg Config) (*Host, error) {
 		cfg: cfg, id: peer.IDOf(cfg.Box.Public().(ed25519.PublicKey)), log: cfg.Log, start: time.Now(), life: signOfLife, quiet: silenceLimit,
 		accept: make(chan net.Conn), kick: make(chan struct{}, 1),
 		roster: cfg.Roster, taking: make(map[libpeer.ID]int), wires: make(map[peer.ID]*wire),
-		dialing: make(map[peer.ID]context.CancelFunc), tried: make(map[peer.ID]time.Time), refused: make(map[peer.ID]int), found: make(map[libpeer.ID]time.Time),
+		dialing: make(map[peer.ID]context.CancelFunc), tried: make(map[peer.ID]time.Time), rests: make(map[peer.ID]time.Time), refused: make(map[peer.ID]int), found: make(map[libpeer.ID]time.Time),
 		views: make(map[libpeer.ID]view), through: through{detours: make(map[peer.ID]attempts), straight: make(map[peer.ID]attempts), moving: make(map[peer.ID]bool)},
 	}
 	h.asking = h.newRoundTripper()

@@ -135,7 +135,7 @@ func newSwarm(key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.R
 	}
 	return swarm.NewSwarm(id, known, bus,
 		swarm.WithConnectionGater(gate), swarm.WithResourceManager(limits), swarm.WithDialTimeout(dialTimeout),
-		swarm.WithDialRanker(swarm.NoDelayDialRanker), swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
+		swarm.WithDialRanker(inTurn), swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 }
 
 func (n *node) addTransports(sw *swarm.Swarm, key crypto.PrivKey, gate connmgr.ConnectionGater, limits network.ResourceManager, holes *door, withQUIC bool) error {

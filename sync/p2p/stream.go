@@ -111,6 +111,7 @@ func (h *Host) run(id peer.ID, s network.Stream) {
 		w.close(errDown) // removed while the stream was being set up
 	}
 	h.log.Info("box in reach", "peer", id.Short(), "addr", s.Conn().RemoteMultiaddr().String())
+	h.spawn(func() { h.single(w) })
 	w.calls.up(string(id), bitRate, maxMessage)
 	wrote := make(chan struct{})
 	go func() { // waited for below
@@ -122,6 +123,7 @@ func (h *Host) run(id peer.ID, s network.Stream) {
 	h.mu.Lock()
 	if h.wires[id] == w {
 		delete(h.wires, id)
+		h.scatter(id)
 	}
 	h.mu.Unlock()
 	if errors.Is(w.err, errSilent) {
