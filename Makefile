@@ -22,6 +22,8 @@ FUZZTIME ?= 20s
 BOXES   ?= 1000
 NODES   ?= 1
 WITH    ?= hub
+SLOW    ?= 1
+CORES   ?= 0
 BOARD   ?=
 KEY     ?=
 LIKE    ?=
@@ -100,9 +102,10 @@ bench: build
 	go run ./tools/bench -hallig bin/hallig -only '$(ONLY)'
 
 # hubsim puts BOXES boxes before NODES nodes of a hub (one with SQLite, several with PostgreSQL) and says what a box costs and what gives way first. WITH=spool looks at the nodes'
-# memory alone, where so many boxes do not fit one machine: make hubsim WITH=spool BOXES=10000 NODES=3
+# memory alone: make hubsim WITH=spool BOXES=10000 NODES=3. SLOW=16 lets all clocks go 16 times slower, so that two processors do the work of 32, and CORES gives each node so many of these (as root):
+# make hubsim SLOW=16 CORES=2 BOXES=10000 NODES=3, which takes half an hour.
 hubsim: hub
-	go run ./tools/hubsim -hub bin/hallig-hub -with '$(WITH)' -boxes $(BOXES) -nodes $(NODES)
+	go run ./tools/hubsim -hub bin/hallig-hub -with '$(WITH)' -boxes $(BOXES) -nodes $(NODES) -slow $(SLOW) -cores $(CORES)
 
 # fuzz gives every fuzz target of the tree FUZZTIME.
 fuzz: check

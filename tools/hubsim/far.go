@@ -29,6 +29,7 @@ import (
 const (
 	hubName = "hub.test"
 	farName = "far.test"
+	inARow  = 3 // transactions to one box, so that their order shows
 )
 
 // farServer is the server that writes to the boxes: it shows its keys, and sends transactions to nodes of the hub.
@@ -121,22 +122,30 @@ func (f *farServer) send(ctx context.Context, box string, n int64) error {
 	return ctx.Err()
 }
 
-// flood sends at a rate for a time, to one box after the other. It gives how long answers took, sorted.
-func (f *farServer) flood(ctx context.Context, boxes int, first int64, rate float64, d time.Duration) (took []time.Duration, err error) {
+// flood sends at a rate until more says no, to one box after the other; of two for the same box the second waits until the first is answered, as with servers. It gives how long answers took, sorted.
+func (f *farServer) flood(ctx context.Context, boxes int, first int64, rate float64, more func(d time.Duration) bool) (took []time.Duration, err error) {
 	var mu sync.Mutex
 	var errs error
 	var wg sync.WaitGroup
 	begin := time.Now()
+	answered := make(map[int]chan struct{}) // by box: the newest one's
 	for i := int64(0); ; i++ {
-		at := begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))
-		if at.Sub(begin) >= d || ctx.Err() != nil {
+		d := time.Duration(float64(i) / rate * float64(time.Second))
+		if !more(d) || ctx.Err() != nil {
 			break
 		}
-		time.Sleep(time.Until(at))
+		time.Sleep(time.Until(begin.Add(d)))
+		n := first + i
+		box := int(n/inARow) % boxes
+		before, mine := answered[box], make(chan struct{})
+		answered[box] = mine
 		wg.Go(func() {
+			defer close(mine)
+			if before != nil {
+				<-before
+			}
 			sent := time.Now()
-			n := first + i
-			err := f.send(ctx, boxName(int(n)%boxes), n)
+			err := f.send(ctx, boxName(box), n)
 			mu.Lock()
 			defer mu.Unlock()
 			took, errs = append(took, time.Since(sent)), errors.Join(errs, err)

@@ -7,16 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"hallig/sync/hub"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
 	"hallig/tools/testpeer"
@@ -35,6 +34,7 @@ type fleet struct {
 	database *testpostgres.Server
 	far      *farServer
 	nodes    []*process
+	pens     []pen // of the nodes; none: they have what there is
 	boxes    []*process
 	sent     int64
 }
@@ -63,9 +63,12 @@ func wholeHub(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	for n := range o.kills {
-		if err := f.loseNode(ctx, n%o.nodes); err != nil {
+		if err := f.loseNode(ctx, n%o.nodes, syscall.SIGKILL); err != nil {
 			return err
 		}
+	}
+	if o.kills > 0 {
+		return f.loseNode(ctx, 0, syscall.SIGSTOP)
 	}
 	return nil
 }
@@ -177,6 +180,13 @@ func putBoxes(ctx context.Context, s spool.Spool, n int) error {
 func (f *fleet) startNodes() error {
 	f.nodes = make([]*process, len(f.dirs))
 	for n := range f.dirs {
+		if f.o.cores > 0 {
+			p, err := newPen(fmt.Sprintf("hubsim-%d-%d", os.Getpid(), n), f.o.cores/float64(f.o.slow))
+			if err != nil {
+				return err
+			}
+			f.pens = append(f.pens, p)
+		}
 		if err := f.startNode(n); err != nil {
 			return err
 		}
@@ -198,6 +208,9 @@ func (f *fleet) startNode(n int) error {
 	cmd.Stderr = said
 	f.nodes[n], err = startProcess(fmt.Sprint("node ", n), cmd)
 	said.Close() // the process has it
+	if err == nil && f.pens != nil {
+		err = f.pens[n].take(f.nodes[n].cmd.Process.Pid)
+	}
 	return err
 }
 
@@ -226,9 +239,9 @@ func (f *fleet) startBoxes() error {
 		if to%f.o.wave != 0 && to < f.o.boxes {
 			continue
 		}
-		took, err := until("the boxes to be connected and heard", 5*time.Minute, func() bool { return f.sum("connected") >= int64(to) && f.sum("contacts") >= int64(to) })
+		took, err := until("the boxes to be connected and heard", 5*time.Minute, func() bool { return f.sum("heard") >= int64(to) })
 		if err != nil {
-			return fmt.Errorf("%w: %d are connected, %d were heard", err, f.sum("connected"), f.sum("contacts"))
+			return fmt.Errorf("%w: %d are connected, %d were heard", err, f.sum("connected"), f.sum("heard"))
 		}
 		if f.o.wave < f.o.boxes {
 			fmt.Printf("# %d boxes are there; the last %d took %.1f s\n", to, f.o.wave, took.Seconds())
@@ -241,7 +254,7 @@ func (f *fleet) startBoxes() error {
 
 // idle measures what boxes cost that are only there.
 func (f *fleet) idle(ctx context.Context, empty int64) error {
-	pause(ctx, 5*time.Second) // what came with the contacts is done
+	pause(ctx, min(5*time.Second, 10*f.o.idle)) // what came with the contacts is done
 	nodes, database, begin := f.nodeCPU(), f.databaseCPU(), time.Now()
 	pause(ctx, f.o.idle)
 	wall := time.Since(begin).Seconds()
@@ -274,8 +287,8 @@ func (f *fleet) load(ctx context.Context) error {
 		}
 		nodes, database, boxes, self, machine = f.nodeCPU()-nodes, f.databaseCPU()-database, f.boxCPU()-boxes, cpu(os.Getpid())-self, machineCPU()-machine
 		each := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(len(took)) }
-		busy := 100 * machine.Seconds() / (wall + lag).Seconds() / float64(cores())
-		ours := 100 * (nodes + database + boxes + self).Seconds() / (wall + lag).Seconds() / float64(cores())
+		all := (wall + lag).Seconds() * float64(f.o.slow*cores())
+		busy, ours := 100*machine.Seconds()/all, 100*(nodes+database+boxes+self).Seconds()/all
 		name := "at_" + text + "_per_s"
 		say(name+"_answer_p99_ms", took[len(took)*99/100].Seconds()*1000, "ms", fmt.Sprintf("from the far server's request to its 200; %d transactions of 1.6 kB to boxes that are there", len(took)))
 		say(name+"_lag_s", lag.Seconds(), "s", "from the last answer until the last box had its own")
@@ -302,7 +315,11 @@ func atItsEnd(busy, ours float64) string {
 }
 
 func (f *fleet) flood(ctx context.Context, rate float64, d time.Duration) ([]time.Duration, error) {
-	took, err := f.far.flood(ctx, f.o.boxes, f.sent, rate, d)
+	return f.floodWhile(ctx, rate, func(t time.Duration) bool { return t < d })
+}
+
+func (f *fleet) floodWhile(ctx context.Context, rate float64, more func(time.Duration) bool) ([]time.Duration, error) {
+	took, err := f.far.flood(ctx, f.o.boxes, f.sent, rate, more)
 	f.sent += int64(len(took))
 	if err == nil && len(took) == 0 {
 		err = errors.New("nothing was sent")
@@ -321,9 +338,9 @@ func (f *fleet) arrived() (time.Duration, error) {
 
 func (f *fleet) account() error {
 	lost := f.far.answered.Load() - f.sum("taken")
-	fmt.Printf("hubsim: %d boxes on %d nodes, %d transactions answered, lost %d, played again %d\n", f.o.boxes, f.o.nodes, f.far.answered.Load(), lost, f.sum("again"))
-	if lost != 0 {
-		return errors.New("something was lost")
+	fmt.Printf("hubsim: %d boxes on %d nodes, %d transactions answered, lost %d, out of order %d, played again %d\n", f.o.boxes, f.o.nodes, f.far.answered.Load(), lost, f.sum("late"), f.sum("again"))
+	if lost != 0 || f.sum("late") != 0 {
+		return errors.New("something was lost, or came in another order")
 	}
 	return nil
 }
@@ -340,47 +357,6 @@ func (f *fleet) questions(ctx context.Context) error {
 	if instead > n/50 {
 		return fmt.Errorf("%d of %d questions did not reach their box", instead, n)
 	}
-	return nil
-}
-
-// loseNode kills a node while transactions come, at some moment, and starts it again when its boxes are with the others.
-func (f *fleet) loseNode(ctx context.Context, n int) error {
-	var s hub.Status
-	if err := hub.Ask(ctx, f.dirs[n], "GET", "/status", nil, &s); err != nil {
-		return err
-	}
-	there := int64(0)
-	for _, b := range s.Boxes {
-		if b.Connected {
-			there++
-		}
-	}
-	contacts := f.sum("contacts")
-	flooded := make(chan error)
-	go func() {
-		_, err := f.flood(ctx, 20, f.o.step)
-		flooded <- err
-	}()
-	pause(ctx, f.o.step/4+rand.N(f.o.step/4))
-	f.far.gone[n].Store(true)
-	f.nodes[n].kill()
-	took, err := until("the boxes of the node that died to be with others", time.Minute, func() bool {
-		return f.sum("contacts") >= contacts+there && f.sum("connected") >= int64(f.o.boxes)
-	})
-	if err := errors.Join(err, <-flooded); err != nil {
-		return fmt.Errorf("%w: %d of %d connected, %d of %d came over", err, f.sum("connected"), f.o.boxes, f.sum("contacts")-contacts, there)
-	}
-	say("move_s", took.Seconds(), "s", fmt.Sprintf("from kill -9 of node %d with %d boxes until each of them was at another node and had made contact there, transactions coming in all the while", n, there))
-	if _, err := f.arrived(); err != nil {
-		return err
-	}
-	if err := f.account(); err != nil {
-		return err
-	}
-	if err := errors.Join(f.startNode(n), f.answers(n)); err != nil {
-		return err
-	}
-	f.far.gone[n].Store(false)
 	return nil
 }
 
@@ -432,8 +408,11 @@ func (f *fleet) stop() (err error) {
 			p.kill() // there is nothing left to lose
 		}
 	}
+	for _, p := range f.pens {
+		err = errors.Join(err, p.remove())
+	}
 	if f.database != nil {
-		err = f.database.Stop()
+		err = errors.Join(err, f.database.Stop())
 	}
 	for n, dir := range f.dirs {
 		if raw, _ := os.ReadFile(filepath.Join(dir, "log")); len(raw) > 0 { // nodes without words have none

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -38,5 +40,33 @@ func TestStories(t *testing.T) {
 	}
 	if err := wholeHub(t.Context(), &o); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The whole story with many boxes in slow time: one node is killed, another one falls silent, nothing is lost, all comes in order.
+func TestSlow(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it compiles the hub with another clock, which takes minutes the first time")
+	}
+	s, err := testpostgres.Start()
+	if errors.Is(err, testpostgres.ErrMissing) {
+		t.Skip(err)
+	}
+	if err == nil {
+		err = s.Stop()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = runSlowed(t.Context(), 4, []string{"-slow", "4", "-boxes", "300", "-nodes", "3", "-idle", "100ms", "-step", "2s", "-rates", "20", "-kills", "1"}, &out)
+	t.Logf("%s", out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`(?m)^hubsim move_s `, `(?m)^hubsim move_silent_s `, `(?m)^hubsim: 300 boxes on 3 nodes, [1-9]\d* transactions answered, lost 0, out of order 0,`} {
+		if !regexp.MustCompile(want).Match(out.Bytes()) {
+			t.Errorf("it did not say %s", want)
+		}
 	}
 }

@@ -5,10 +5,12 @@
 //
 //	go run ./tools/hubsim -boxes 1000                        one node of bin/hallig-hub with SQLite; boxes are real libp2p hosts
 //	go run ./tools/hubsim -boxes 600 -nodes 3                three nodes, PostgreSQL; each is killed at the end, one after the other
-//	go run ./tools/hubsim -boxes 10000 -nodes 3              as many as the hub is made for: 6 GB of memory, and more processors than two
+//	go run ./tools/hubsim -boxes 10000 -nodes 3 -slow 20     as many as the hub is made for, in slow time: 6 GB of memory
 //	go run ./tools/hubsim -with spool -boxes 10000 -nodes 3  the nodes' memory alone, where so many hosts do not fit one machine: leases, words between nodes, queues
 //
-// All is in real time. Figures depend on what else the machine does: its load is printed beside them. PostgreSQL comes from Debian's package (tools/testpostgres).
+// Without -slow all is in real time. With it the clocks of nodes, boxes and this program go so many times slower (tools/slowclock), so two processors do the work of forty: every second that is printed is one of the slow
+// clock, CPU time is what it is. PostgreSQL is as fast as the machine and only its patience is longer. -cores gives each node so many processors of the slow time and no more, where the kernel lets us.
+// Figures depend on what else the machine does: its load is printed beside them. PostgreSQL comes from Debian's package (tools/testpostgres).
 package main
 
 import (
@@ -33,6 +35,8 @@ type options struct {
 	rates string
 	kills int
 	wave  int
+	slow  int     // how many times slower the clocks go
+	cores float64 // of one node, of the slow time; 0: as many as there are
 	dir   string
 }
 
@@ -55,6 +59,8 @@ func main() {
 	flag.StringVar(&o.rates, "rates", "25,50,100,200,400", "transactions a second, one step after the other")
 	flag.IntVar(&o.wave, "wave", 2000, "boxes that come at once, in thousands")
 	flag.IntVar(&o.kills, "kills", -1, "how often a node is killed at the end; -1: each once, when there are several")
+	flag.IntVar(&o.slow, "slow", 1, "how many times slower all clocks go, so that the processors do so much more in a second of theirs; takes minutes the first time")
+	flag.Float64Var(&o.cores, "cores", 0, "processors of each node, in the slow time; needs root; 0: no limit")
 	flag.Parse()
 	o.wave = max(o.wave/perProcess*perProcess, perProcess)
 	if o.kills < 0 {
@@ -65,6 +71,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if o.slow > 1 && os.Getenv(slowedEnv) == "" {
+		if err := runSlowed(ctx, o.slow, os.Args[1:], os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "hubsim: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	story := map[string]func(context.Context, *options) error{"hub": wholeHub, "spool": spoolAlone}[o.with]
 	if story == nil || o.boxes < o.nodes || o.nodes < 1 {
 		fmt.Fprintln(os.Stderr, "hubsim: want -with hub or -with spool, at least one node and a box for each; -h tells more")

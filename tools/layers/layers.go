@@ -115,6 +115,7 @@ var Rooms = map[string]Room{
 	"tools/imagetest/vm":       {},
 	"tools/testacme":           {Uses: []string{"tools/testport"}},
 	"tools/hubsim":             {Uses: []string{"..."}},
+	"tools/slowclock":          {},
 	"tools/testpeer":           {Uses: []string{"tools/testport"}},
 	"tools/testport":           {},
 	"tools/testpostgres":       {},
