@@ -3,6 +3,7 @@
 package p2p
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"hallig/sync/peer"
 )
 
-// This file keeps boxes that lose their hub at the same moment from falling upon what is left of it all together.
+// This file keeps boxes that lose their hub at the same moment from falling upon what is left of it all together, and a hub from being busy with nothing but the crowd that comes.
 
 const (
 	scatterMost = 2 * time.Second // of the ten in which a box has to be with another node
@@ -51,4 +52,22 @@ func inTurn(addrs []ma.Multiaddr) []network.AddrDelay {
 		out[i] = network.AddrDelay{Addr: addrs[n], Delay: turnAfter * time.Duration(min(i, 2))}
 	}
 	return out
+}
+
+// untilNextLook waits until it is time to look again whom to dial: at the tick, or when something has changed, but after nine times what the last look took. A hub looks at all the boxes that are connected, and of a
+// crowd that comes each changes something.
+func (h *Host) untilNextLook(ctx context.Context, tick <-chan time.Time, took time.Duration) {
+	rest := time.NewTimer(min(9*took, lookEvery))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-ctx.Done():
+	case <-h.ctx.Done():
+	}
+	select {
+	case <-h.kick:
+	case <-tick:
+	case <-ctx.Done():
+	case <-h.ctx.Done():
+	}
 }

@@ -3,8 +3,11 @@
 package p2p
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	libpeer "github.com/libp2p/go-libp2p/core/peer"
@@ -97,5 +100,31 @@ func TestOneNodeOfTheHub(t *testing.T) {
 	eventually(t, "the first node to be left", func() bool { return len(hub.host.Network().ConnsToPeer(hub.far(box))) == 0 })
 	if len(second.down) > 0 {
 		t.Error("the node that has the box lost it to the other one")
+	}
+}
+
+// However many come at once, a hub spends a tenth of its time at most on looking at all of them; a box that has few to look at looks whenever something changes.
+func TestCrowdIsLookedAtSeldom(t *testing.T) {
+	for took, want := range map[time.Duration][2]int{10 * time.Millisecond: {9, 11}, time.Second: {1, 1}, 0: {900, 1001}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &Host{kick: make(chan struct{}, 1), ctx: t.Context()}
+			ctx, stop := context.WithTimeout(t.Context(), time.Second)
+			defer stop()
+			var kicks sync.WaitGroup
+			defer kicks.Wait()
+			kicks.Go(func() {
+				for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+					h.look()
+				}
+			})
+			looks := 0
+			for ; ctx.Err() == nil; looks++ {
+				time.Sleep(took) // it looks
+				h.untilNextLook(ctx, nil, took)
+			}
+			if looks < want[0] || looks > want[1] {
+				t.Errorf("a look takes %v: it looked %d times in a second, want %v", took, looks, want)
+			}
+		})
 	}
 }

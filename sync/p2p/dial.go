@@ -58,19 +58,15 @@ func (h *Host) Serve(ctx context.Context, up func(addr string, bitsPerSecond int
 	}()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && h.ctx.Err() == nil {
+		began := time.Now()
 		h.dropStrangers()
 		h.reserve(ctx)
 		h.dialMissing(ctx)
 		h.straighten(ctx)
-		select {
-		case <-ctx.Done():
-		case <-h.ctx.Done():
-			cancel()
-		case <-h.kick:
-		case <-tick.C:
-		}
+		h.untilNextLook(ctx, tick.C, time.Since(began))
 	}
+	cancel()
 	<-discovered
 	h.mu.Lock()
 	h.serving = nil
