@@ -114,9 +114,10 @@ func boxesRole(args []string) error {
 
 // simBox is a box without phones and database.
 type simBox struct {
-	id    identity.Identity
-	host  *p2p.Host
-	taken *taken
+	id       identity.Identity
+	document []byte // of its keys, as boxes sign it once a day
+	host     *p2p.Host
+	taken    *taken
 	*counts
 }
 
@@ -124,7 +125,11 @@ type simBox struct {
 type counts struct{ connected, contacts, heard, failed atomic.Int64 }
 
 func (b *simBox) start(hub peer.Peer, at []string) error {
+	l := federation.Local{Server: b.id.Server, Key: b.id.Key}
 	statement, err := b.id.Statement()
+	if err == nil {
+		b.document, err = federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(l)}).Document(l)
+	}
 	if err != nil {
 		return err
 	}
@@ -183,16 +188,11 @@ const (
 
 // contact is what a box tells its hub when it comes.
 func (b *simBox) contact(ctx context.Context) error {
-	l := federation.Local{Server: b.id.Server, Key: b.id.Key}
-	doc, err := federation.NewKeyRing(federation.KeyRingConfig{Locals: federation.Only(l)}).Document(l)
-	if err != nil {
-		return err
-	}
 	statement, err := b.id.Statement()
 	if err != nil {
 		return err
 	}
-	raw, err := json.Marshal(api.Contact{Version: "sim", Mode: api.Sealed, Statement: statement, KeyDocument: doc, Health: "ok", Clock: time.Now().UnixMilli(), ClockGood: true})
+	raw, err := json.Marshal(api.Contact{Version: "sim", Mode: api.Sealed, Statement: statement, KeyDocument: b.document, Health: "ok", Clock: time.Now().UnixMilli(), ClockGood: true})
 	if err != nil {
 		return err
 	}

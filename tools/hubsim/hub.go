@@ -37,7 +37,11 @@ type fleet struct {
 	pens     []pen // of the nodes; none: they have what there is
 	boxes    []*process
 	sent     int64
+	quiet    quiet
 }
+
+// quiet is what is used up when nothing happens, in processors.
+type quiet struct{ nodes, database float64 }
 
 // wholeHub tells the story of a hub whose boxes come, idle, get more and more, and lose a node.
 func wholeHub(ctx context.Context, o *options) (err error) {
@@ -67,10 +71,14 @@ func wholeHub(ctx context.Context, o *options) (err error) {
 			return err
 		}
 	}
-	if o.kills > 0 {
-		return f.loseNode(ctx, 0, syscall.SIGSTOP)
+	if o.kills == 0 {
+		return nil
 	}
-	return nil
+	n, err := f.fullest(ctx) // nodes that were killed have come back without boxes
+	if err != nil {
+		return err
+	}
+	return f.loseNode(ctx, n, syscall.SIGSTOP)
 }
 
 // prepare writes down who everybody is: nodes share one identity, boxes are in the roster already.
@@ -258,10 +266,10 @@ func (f *fleet) idle(ctx context.Context, empty int64) error {
 	nodes, database, begin := f.nodeCPU(), f.databaseCPU(), time.Now()
 	pause(ctx, f.o.idle)
 	wall := time.Since(begin).Seconds()
-	cores := (f.nodeCPU() - nodes).Seconds() / wall
-	say("idle_cpu_per_box_percent", 100*cores/float64(f.o.boxes), "%", fmt.Sprintf("of a core, all nodes together, %d boxes connected and quiet for %v, %d more away", f.o.boxes, f.o.idle, f.o.dark))
+	f.quiet = quiet{(f.nodeCPU() - nodes).Seconds() / wall, (f.databaseCPU() - database).Seconds() / wall}
+	say("idle_cpu_per_box_percent", 100*f.quiet.nodes/float64(f.o.boxes), "%", fmt.Sprintf("of a core, all nodes together, %d boxes connected and quiet for %v, %d more away", f.o.boxes, f.o.idle, f.o.dark))
 	if f.database != nil {
-		say("idle_database_cpu_percent", 100*(f.databaseCPU()-database).Seconds()/wall, "%", "of a core, PostgreSQL's processes meanwhile")
+		say("idle_database_cpu_percent", 100*f.quiet.database, "%", "of a core, PostgreSQL's processes meanwhile")
 	}
 	say("sim_rss_per_box_mb", float64(f.boxRSS())/(1<<20)/float64(f.o.boxes), "MB", "VmRSS of the processes that play boxes: what this machine must have for one")
 	say("rss_per_1000_boxes_mb", float64(f.rss()-empty)/(1<<20)*1000/float64(f.o.boxes), "MB", fmt.Sprintf("VmRSS of the nodes with %d boxes, %.0f MB, less what it was before the first one came", f.o.boxes, float64(f.rss())/(1<<20)))
@@ -286,14 +294,17 @@ func (f *fleet) load(ctx context.Context) error {
 			return err
 		}
 		nodes, database, boxes, self, machine = f.nodeCPU()-nodes, f.databaseCPU()-database, f.boxCPU()-boxes, cpu(os.Getpid())-self, machineCPU()-machine
-		each := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(len(took)) }
+		each := func(d time.Duration, quiet float64) float64 {
+			return (d.Seconds() - quiet*(wall+lag).Seconds()) * 1000 / float64(len(took))
+		}
+		hub, server := each(nodes, f.quiet.nodes), each(database, f.quiet.database)
 		all := (wall + lag).Seconds() * float64(f.o.slow*cores())
 		busy, ours := 100*machine.Seconds()/all, 100*(nodes+database+boxes+self).Seconds()/all
 		name := "at_" + text + "_per_s"
 		say(name+"_answer_p99_ms", took[len(took)*99/100].Seconds()*1000, "ms", fmt.Sprintf("from the far server's request to its 200; %d transactions of 1.6 kB to boxes that are there", len(took)))
 		say(name+"_lag_s", lag.Seconds(), "s", "from the last answer until the last box had its own")
-		say(name+"_hub_cpu_ms", each(nodes+database), "ms", fmt.Sprintf("CPU of the hub for one transaction: nodes %.2f, database %.2f; beside them boxes %.2f, far server %.2f; the machine's processors were busy to %.0f %%, to %.0f %% with this",
-			each(nodes), each(database), each(boxes), each(self), busy, ours))
+		say(name+"_hub_cpu_ms", hub+server, "ms", fmt.Sprintf("CPU of the hub for one transaction, without what it uses when it is quiet: nodes %.2f, database %.2f; beside them boxes %.2f, far server %.2f; the machine's processors were busy to %.0f %%, to %.0f %% with this",
+			hub, server, each(boxes, 0), each(self, 0), busy, ours))
 		if wall > f.o.step*3/2 || lag > f.o.step/2 {
 			fmt.Printf("# %s transactions a second are more than goes through here: %d took %.1f s and %.1f s more to arrive, %.0f a second. At its end: %s\n",
 				text, len(took), wall.Seconds(), lag.Seconds(), float64(len(took))/(wall+lag).Seconds(), atItsEnd(busy, ours))

@@ -64,7 +64,7 @@ func TestSlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`(?m)^hubsim move_s `, `(?m)^hubsim move_silent_s `, `(?m)^hubsim: 300 boxes on 3 nodes, [1-9]\d* transactions answered, lost 0, out of order 0,`} {
+	for _, want := range []string{`(?m)^hubsim move_s `, `no more word from node \d with [1-9]`, `(?m)^hubsim: 300 boxes on 3 nodes, [1-9]\d* transactions answered, lost 0, out of order 0,`} {
 		if !regexp.MustCompile(want).Match(out.Bytes()) {
 			t.Errorf("it did not say %s", want)
 		}

@@ -77,6 +77,21 @@ func (f *fleet) loseNode(ctx context.Context, n int, how syscall.Signal) error {
 	return nil
 }
 
+// fullest is the node with the most boxes.
+func (f *fleet) fullest(ctx context.Context) (at int, err error) {
+	most := int64(-1)
+	for n := range f.nodes {
+		there, err := f.connectedTo(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		if there > most {
+			at, most = n, there
+		}
+	}
+	return at, nil
+}
+
 // atOthers says whether all boxes are connected to the nodes but one.
 func (f *fleet) atOthers(ctx context.Context, gone int) bool {
 	all := int64(0)
