@@ -46,7 +46,11 @@ func (m *Mail) turnOf(ctx context.Context, l *line) (due time.Time, gone bool) {
 	if err == nil && !ok { // another node has the box and brings its letters, for as long as it lives
 		l.trip = nil
 		m.stands(l, "", 0)
+		m.c.Log.Debug("another node brings the letters of a box", "box", l.q.Box, "to", l.q.Other, "until", lease.Until)
 		return lease.Until.Add(time.Millisecond), false
+	}
+	if err == nil && lease.Token != l.lease.Token {
+		m.c.Log.Debug("this node brings the letters of a box now", "box", l.q.Box, "to", l.q.Other)
 	}
 	l.lease = lease
 	var rs []spool.Request
