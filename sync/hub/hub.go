@@ -159,7 +159,7 @@ func (h *Hub) open(ctx context.Context) error {
 		return err
 	}
 	if !h.fresh && len(h.roster.Load().by) == 0 {
-		h.log.Warn("no box is paired with this hub. If there were some its memory is lost: stop it, put the newest copy back and say so with hallig-hub restored, or pair the boxes again")
+		h.log.Warn("no box is paired with this hub yet; pair one with: hallig-hub pair. If there were some before, its memory is lost: stop it, put the newest copy back and say so with hallig-hub restored, or pair the boxes again")
 	}
 	if h.shelf, err = shelf.Open(filepath.Join(h.cfg.Data, updatesDir), h.cfg.Updates.Keys, h.now); err != nil {
 		return err
