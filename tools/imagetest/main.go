@@ -41,6 +41,7 @@ var scenarios = []scenario{
 	{name: "boots", story: "each kind of machine is switched on for the first time, two people write to each other, it is switched on again", bound: 12 * time.Minute, play: boots},
 	{name: "provision", story: "a box is prepared by a file on its disk or on a stick; a wrong file is refused and says why", bound: 8 * time.Minute, play: provisioned},
 	{name: "update", story: "a box takes a signed update from the page and from a stick, refuses what is wrong, goes back by itself from what does not work", bound: 20 * time.Minute, play: updates},
+	{name: "hub", story: "a box fetches an update from its hub, which dies meanwhile; one that does not work goes back by itself, and the hub tells nobody of it any more", bound: 30 * time.Minute, play: updatesFromHub},
 	{name: "upgrade", story: "a box of every released version is taken to the new one", bound: 20 * time.Minute, play: upgrades},
 	{name: "cuts", story: "the power fails at 100 moments of first boot, messages and update", bound: 20 * time.Minute, play: powerCuts},
 	{name: "serial", story: "two boxes know each other by a serial line of 1200 bit/s alone, whose adapter comes late", bound: 12 * time.Minute, play: serialLine},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,8 +37,8 @@ type variants struct {
 	altered                                        string
 }
 
-// variants makes them; without broken only the good one, for a box that is only to be updated.
-func (r *run) variants(f vm.Firmware, broken bool) (v variants, err error) {
+// variants makes those that are named; without names all of them, and the altered file.
+func (r *run) variants(f vm.Firmware, names ...string) (v variants, err error) {
 	if v.released, err = r.released(f); err != nil {
 		return v, err
 	}
@@ -54,7 +55,7 @@ func (r *run) variants(f vm.Firmware, broken bool) (v variants, err error) {
 			return os.Remove(filepath.Join(root, "gokrazy", "init"))
 		}}},
 	} {
-		if !broken && c.to != &v.good {
+		if len(names) > 0 && !slices.Contains(names, c.name) {
 			continue
 		}
 		if c.root == nil {
@@ -69,7 +70,7 @@ func (r *run) variants(f vm.Firmware, broken bool) (v variants, err error) {
 			return v, err
 		}
 	}
-	if !broken {
+	if len(names) > 0 {
 		return v, nil
 	}
 	raw, err := os.ReadFile(v.good.path)
@@ -112,7 +113,7 @@ func newRelease(root, version string, release int64) error {
 }
 
 func updates(r *run) error {
-	v, err := r.variants(vm.BIOS, true)
+	v, err := r.variants(vm.BIOS)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func updates(r *run) error {
 	if err := r.updateStory(vm.UEFI, v, "uefi", r.installFromStick, v.headless); err != nil {
 		return fmt.Errorf("%v: %w", vm.UEFI, err)
 	}
-	if v, err = r.variants(vm.ARM64, false); err != nil {
+	if v, err = r.variants(vm.ARM64, "good"); err != nil {
 		return err
 	}
 	if err := r.updateStory(vm.ARM64, v, "arm64", r.install); err != nil {
@@ -359,6 +360,11 @@ func (r *run) goesBack(b *box, br *browser, broken, before *bundle) error {
 	if err := r.install(br, broken); err != nil {
 		return err
 	}
+	return r.wentBack(b, br, broken, before)
+}
+
+// wentBack waits, after the start of a trial, until the box is back with the system before, and says why.
+func (r *run) wentBack(b *box, br *browser, broken, before *bundle) error {
 	ctx, stop := r.within(trialTime)
 	defer stop()
 	began := time.Now()
