@@ -169,7 +169,7 @@ func punchThrough(t *testing.T, want, masquerade string) {
 	for i, name := range []string{"a", "b"} {
 		router := exec.Command("sleep", "90")
 		router.SysProcAttr = newNet
-		box := exec.Command(os.Args[0], "-test.run=^TestNATBox$", "-test.v", "-test.timeout=60s")
+		box := exec.Command(os.Args[0], "-test.run=^TestNATBox$", "-test.v", "-test.timeout=10m")
 		box.SysProcAttr = newNet
 		box.Env = append(os.Environ(), natBox+"="+name, natWant+"="+want)
 		out := &heap{}

@@ -152,9 +152,9 @@ func (s *Server) Log() string {
 	return string(bytes.TrimSpace(raw[max(0, len(raw)-2000):]))
 }
 
-// URL is the address of a database.
+// URL is the address of a database. Whoever connects waits for as long as a machine may take that does much else.
 func (s *Server) URL(database string) string {
-	return "postgres://" + role + "@/" + database + "?host=" + s.dir
+	return "postgres://" + role + "@/" + database + "?connect_timeout=60&host=" + s.dir
 }
 
 // Create makes a database, with a template as a copy of that one, which nobody may be connected to.
