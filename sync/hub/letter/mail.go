@@ -72,15 +72,16 @@ type Counters struct {
 type line struct {
 	q spool.Queue
 	// under Mail.mu
-	busy    bool
-	again   bool // something came while it was worked on
-	hurry   bool // it is to be looked at at once
-	stale   bool // the letter under way may have been taken back
-	due     time.Time
-	turn    int64
-	trouble string
-	status  int
-	graph   graph // what the hub has sent in its own name
+	busy      bool
+	again     bool // something came while it was worked on
+	hurry     bool // it is to be looked at at once
+	stale     bool // the letter under way may have been taken back
+	elsewhere bool // another node brought its letters when it was looked at last
+	due       time.Time
+	turn      int64
+	trouble   string
+	status    int
+	graph     graph // what the hub has sent in its own name
 
 	seq    int64 // of the letter under way
 	trip   *trip
@@ -198,6 +199,9 @@ func (m *Mail) line(q spool.Queue) {
 		m.fars[q.Other].lines++
 	}
 	l.again = true
+	if l.elsewhere && !l.busy { // the box may be here now
+		l.due = time.Time{}
+	}
 }
 
 // Hurry has the letters of a box looked at at once: it has brought a new key document, perhaps.
@@ -282,7 +286,7 @@ func (m *Mail) pick() (begin []*line, again time.Duration) {
 		if f.down {
 			badly.give(l.q.Box, 1)
 		}
-		l.busy, l.again, l.hurry = true, false, false
+		l.busy, l.again, l.hurry, l.elsewhere = true, false, false, false
 		if l.stale {
 			l.seq, l.stale = 0, false
 		}
@@ -334,7 +338,7 @@ func (m *Mail) over(l *line, due time.Time, gone bool) {
 	f := m.fars[l.q.Other]
 	f.busy--
 	l.busy, l.due = false, due
-	if l.hurry {
+	if l.hurry || l.elsewhere && l.again {
 		l.due = time.Time{}
 	}
 	if l.trip == nil || l.ended {

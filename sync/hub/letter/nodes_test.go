@@ -254,3 +254,25 @@ func TestTakesOverAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A box that comes to another node takes its letters along at once, those that were left at the first as well.
+func TestComesToAnotherNode(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.centre.set(func(c *centre) { c.down = true })
+		w.leave("box1.test", farAway, "a/1")
+		w.after(time.Second)
+		first := w.stop
+		w.stop = nil
+		w.start("node2")
+		w.after(time.Second)
+		first() // its lease lasts for half a minute
+		w.centre.set(func(c *centre) { c.down = false })
+		if _, ok, err := w.spool.Acquire(w.Context(), "box1.test", "node2", time.Now(), 30*time.Second, true); !ok || err != nil {
+			w.Fatal(ok, err)
+		}
+		w.mail.Look(w.Context(), "box1.test")
+		w.after(time.Second)
+		w.centre.has("$a/1", -1)
+		w.done("box1.test", farAway, 1, 0)
+	})
+}

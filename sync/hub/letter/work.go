@@ -47,7 +47,14 @@ func (m *Mail) turnOf(ctx context.Context, l *line) (due time.Time, gone bool) {
 		l.trip = nil
 		m.stands(l, "", 0)
 		m.c.Log.Debug("another node brings the letters of a box", "box", l.q.Box, "to", l.q.Other, "until", lease.Until)
-		return lease.Until.Add(time.Millisecond), false
+		m.mu.Lock()
+		l.elsewhere = true
+		m.mu.Unlock()
+		due = m.c.Now().Add(lookEvery)
+		if lease.Until.Before(due) {
+			due = lease.Until.Add(time.Millisecond)
+		}
+		return due, false
 	}
 	if err == nil && lease.Token != l.lease.Token {
 		m.c.Log.Debug("this node brings the letters of a box now", "box", l.q.Box, "to", l.q.Other)
