@@ -76,12 +76,15 @@ func (c *carrier) over() {
 	c.cancel()
 	close(c.ended)
 	c.h.mu.Lock()
-	defer c.h.mu.Unlock()
-	if c.h.carriers[c.box] == c {
+	gone := c.h.carriers[c.box] == c
+	if gone {
 		delete(c.h.carriers, c.box)
-		delete(c.h.reach, c.box) // it says anew whom it reaches
 	}
-	poke(c.h.reached)
+	c.h.mu.Unlock()
+	if gone {
+		c.h.noteReach(c.box, nil) // it says anew whom it reaches
+		poke(c.h.reached)
+	}
 }
 
 // poke wakes a loop.

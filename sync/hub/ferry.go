@@ -35,6 +35,7 @@ const (
 	ferryTime    = 15 * time.Second // of the line, for what is handed over at once
 	ferryLeast   = 600              // bytes of that, on the narrowest line
 	ferryWorth   = time.Hour        // of the line, for one request: what takes longer waits for another way
+	ferryPrompt  = 20 * time.Second // an answer's clock is that of now
 	ferryFirst   = 10 * time.Second // until a box in between is tried again
 	ferryLast    = 10 * time.Minute
 	ferryPassed  = 8  // so often longer requests let others go first
@@ -387,7 +388,7 @@ func (f *ferryman) speak(ctx context.Context, p passage, play *ferry.Play) (numb
 	}
 	delete(f.rest, p.by)
 	f.word, f.greeted, f.heard = a.Word, true, time.Now()
-	f.saw(ctx, p, a)
+	f.saw(ctx, p, a, time.Since(began) < ferryPrompt)
 	return number, a, nil
 }
 
@@ -438,8 +439,11 @@ func (f *ferryman) cross(ctx context.Context, p passage, sealed []byte, number u
 	return ferry.ReadAnswer(f.h.codec, text)
 }
 
-// saw notes the contact.
-func (f *ferryman) saw(ctx context.Context, p passage, a *ferry.Answer) {
+// saw notes the contact. What was long on its way says nothing of the box's clock now.
+func (f *ferryman) saw(ctx context.Context, p passage, a *ferry.Answer, prompt bool) {
+	if !prompt {
+		a.Clock = 0
+	}
 	row, err := f.h.spool.Box(ctx, f.box)
 	if err != nil {
 		return // it is said when something is to be kept
@@ -453,10 +457,13 @@ func (f *ferryman) saw(ctx context.Context, p passage, a *ferry.Answer) {
 		if err != nil {
 			f.log.Warn("what a box says of itself was not taken", "by", p.by, "err", err)
 		} else {
+			if !prompt {
+				c.Clock = 0
+			}
 			version, said = c.Version, saidIn(c)
 		}
 		f.told = time.Now()
-	} else if said != nil && a.Clock > 0 {
+	} else if said != nil {
 		own := fleet.ReadSaid(said)
 		own.Clock = a.Clock
 		if raw, err := json.Marshal(own); err == nil {

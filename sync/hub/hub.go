@@ -93,7 +93,7 @@ type Hub struct {
 	asking   map[string]int      // requests that are at a box now
 
 	reached chan struct{}              // boxes have said anew whom they reach, or have come or gone
-	reach   map[string]map[string]line // by box in between, then by the box that it reaches; under mu
+	reach   map[string]map[string]line // by box, then by the one that reaches it; under mu
 	ferries map[string]*ferryman       // by box that others reach; under mu
 	codec   *parcel.Codec              // of what goes through them
 

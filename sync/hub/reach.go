@@ -57,26 +57,48 @@ func (h *Hub) hearReach(w http.ResponseWriter, r *http.Request, from entry) {
 		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
 		return
 	}
-	now := h.now()
-	reach := map[string]line{}
+	said := map[string]line{}
 	for _, b := range l.Boxes {
 		if e, ok := h.box(b.Server); ok && e.revoked == "" && b.Server != from.Server { // of others it is none of our business
-			reach[b.Server] = line{b.Rate, b.Way, now}
+			said[b.Server] = line{b.Rate, b.Way, h.now()}
 		}
 	}
-	h.mu.Lock()
 	if h.p2p.InReach(from.Server) { // else it has gone meanwhile
-		for box, old := range h.reach[from.Server] {
-			if l, still := reach[box]; still {
-				l.said = old.said
-				reach[box] = l
-			}
-		}
-		h.reach[from.Server] = reach
+		h.noteReach(from.Server, said)
 	}
-	h.mu.Unlock()
-	poke(h.reached)
 	answer(w, http.StatusOK, struct{}{})
+}
+
+// noteReach notes whom a box reaches, in place of what it said before, and wakes those who wait for a line that has come.
+func (h *Hub) noteReach(by string, said map[string]line) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for box, lines := range h.reach {
+		if _, still := said[box]; !still {
+			delete(lines, by)
+		}
+		if len(lines) == 0 {
+			delete(h.reach, box)
+		}
+	}
+	for box, l := range said {
+		if h.carriers[box] != nil && l.way == api.ByNet {
+			continue // in a fleet on one network all reach all; should it lose the hub, it is told again
+		}
+		lines := h.reach[box]
+		if lines == nil {
+			lines = map[string]line{}
+			h.reach[box] = lines
+		}
+		if old, there := lines[by]; there {
+			l.said = old.said
+		} else if f := h.ferries[box]; f != nil {
+			poke(f.wake)
+		} else {
+			poke(h.reached)
+		}
+		lines[by] = l
+	}
 }
 
 // passages gives the ways to a box that is not connected itself, the best first; none to one that is.
@@ -86,25 +108,20 @@ func (h *Hub) passages(box string) (out []passage) {
 	if h.carriers[box] != nil {
 		return nil
 	}
-	for by, reach := range h.reach {
-		if l, ok := reach[box]; ok {
-			out = append(out, passage{l, by})
-		}
+	for by, l := range h.reach[box] {
+		out = append(out, passage{l, by})
 	}
 	slices.SortFunc(out, func(a, b passage) int { return cmp.Or(cmp.Compare(b.rate, a.rate), strings.Compare(a.by, b.by)) })
 	return out
 }
 
-// beyond lists the boxes to which there are passages.
-func (h *Hub) beyond() map[string]bool {
+// beyond lists the boxes to which there are passages and that nobody serves yet.
+func (h *Hub) beyond() (out []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := map[string]bool{}
-	for _, reach := range h.reach {
-		for box := range reach {
-			if h.carriers[box] == nil {
-				out[box] = true
-			}
+	for box := range h.reach {
+		if h.carriers[box] == nil && h.ferries[box] == nil {
+			out = append(out, box)
 		}
 	}
 	return out
@@ -115,17 +132,8 @@ func (h *Hub) runFerries(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		want := h.beyond()
-		for box := range want {
+		for _, box := range h.beyond() {
 			if e, ok := h.box(box); !ok || e.revoked != "" {
-				delete(want, box)
-				continue
-			}
-			h.mu.Lock()
-			f := h.ferries[box]
-			h.mu.Unlock()
-			if f != nil {
-				poke(f.wake)
 				continue
 			}
 			f, fctx, err := h.newFerryman(ctx, box)
