@@ -409,11 +409,12 @@ func (h *home) reader(c *matrixclient.Client) *reader {
 	return &reader{h: h, c: c, seen: map[string]int{}, order: map[string]int{}, whispers: map[string]int{}}
 }
 
-// sees waits until all events have been shown, each once.
+// sees waits until all events have been shown, each once, as long as more and more are: how fast the servers are depends on the machine.
 func (r *reader) sees(what string, ids ...string) {
 	r.h.Helper()
+	const still = 3 * time.Minute
 	began := time.Now()
-	for end := began.Add(90 * time.Second); ; {
+	for end, least := began.Add(still), len(ids); ; {
 		lack := 0
 		for _, id := range ids {
 			if r.seen[id] == 0 {
@@ -422,6 +423,9 @@ func (r *reader) sees(what string, ids ...string) {
 		}
 		if lack == 0 {
 			break
+		}
+		if lack < least {
+			end, least = time.Now().Add(still), lack
 		}
 		if time.Now().After(end) {
 			r.h.Fatalf("%s: %s does not see %d of %d", what, r.c.UserID, lack, len(ids))
