@@ -328,6 +328,10 @@ func (h *post) dies(ctx context.Context, br *browser) error {
 	if err := h.Kill(); err != nil {
 		return err
 	}
+	before, err := os.ReadFile(h.Dir + ".log")
+	if err != nil {
+		return err
+	}
 	if err := h.Start(h.r); err != nil {
 		return err
 	}
@@ -337,7 +341,7 @@ func (h *post) dies(ctx context.Context, br *browser) error {
 		if err != nil {
 			return err
 		}
-		if g := askedRange.FindSubmatch(raw); g != nil {
+		if g := askedRange.FindSubmatch(raw[len(before):]); g != nil {
 			h.r.say("the box asks for the rest from byte %s on", g[1])
 			return nil
 		}
