@@ -30,13 +30,14 @@ import (
 // the people there.
 
 const (
-	ferryLook    = 30 * time.Minute // so often a box is asked how it does when nothing waits for it
-	ferryContact = 6 * time.Hour    // and so often for all that it says of itself
-	ferryTime    = 15 * time.Second // of the line, for what is handed over at once
-	ferryLeast   = 600              // bytes of that, on the narrowest line
-	ferryWorth   = time.Hour        // of the line, for one request: what takes longer waits for another way
-	ferryPrompt  = 20 * time.Second // an answer's clock is that of now
-	ferryFirst   = 10 * time.Second // until a box in between is tried again
+	ferryLook    = 30 * time.Minute  // so often a box is asked how it does when nothing waits for it
+	ferryContact = 6 * time.Hour     // and so often for all that it says of itself
+	ferryTime    = 15 * time.Second  // of the line, for what is handed over at once
+	ferryLeast   = 600               // bytes of that, on the narrowest line
+	ferryRoom    = api.FerryMost / 4 // and on the widest: a Play with it crosses in one go, and its texts fit what a box unpacks
+	ferryWorth   = time.Hour         // of the line, for one request: what takes longer waits for another way
+	ferryPrompt  = 20 * time.Second  // an answer's clock is that of now
+	ferryFirst   = 10 * time.Second  // until a box in between is tried again
 	ferryLast    = 10 * time.Minute
 	ferryPassed  = 8  // so often longer requests let others go first
 	ferryQueues  = 16 // far servers of which one is chosen
@@ -194,7 +195,8 @@ func (f *ferryman) passage(now time.Time) (p passage, again time.Duration, ok bo
 
 // greet asks whether the box is there, and what became of what has had no answer.
 func (f *ferryman) greet(ctx context.Context, p passage) error {
-	play := &ferry.Play{Contact: time.Since(f.told) > ferryContact || f.curious.Swap(false)}
+	curious := f.curious.Swap(false)
+	play := &ferry.Play{Contact: curious || time.Since(f.told) > ferryContact}
 	if f.sent != nil {
 		play.About = f.sent.number
 	}
@@ -244,6 +246,8 @@ func (f *ferryman) write(ctx context.Context, r spool.Request, p passage, whole 
 // settle crosses out what the box has, and notes what it has not.
 func (f *ferryman) settle(ctx context.Context, s *shipment, a *ferry.Answer) (err error) {
 	t := f.turn(s.queue.Other)
+	t.wait = min(max(2*t.wait, ferryFirst), ferryLast)
+	t.until = time.Now().Add(t.wait) // whatever goes wrong, the line is not filled with the same again and again
 	if len(a.Played) > len(s.rs) {
 		return fmt.Errorf("it gave %d answers to %d requests", len(a.Played), len(s.rs))
 	}
@@ -267,14 +271,13 @@ func (f *ferryman) settle(ctx context.Context, s *shipment, a *ferry.Answer) (er
 		if serr := f.h.spool.Settle(ctx, s.queue, s.rs[done-1].Seq, f.h.now(), f.lease); serr != nil {
 			return fmt.Errorf("note what the box has: %w", serr)
 		}
-		t.wait = 0
+		t.wait = ferryFirst
+		t.until = time.Now().Add(t.wait)
 	}
 	if err == nil && len(a.Played) > 0 {
-		t.keys = false
+		t.keys, t.wait, t.until = false, 0, time.Time{}
 		return nil
 	}
-	t.wait = min(max(2*t.wait, ferryFirst), ferryLast)
-	t.until = time.Now().Add(t.wait)
 	if errors.Is(err, errWhole) {
 		return nil // its events are on their way to the box, or it gets them whole
 	}
@@ -312,7 +315,7 @@ func (f *ferryman) next(ctx context.Context, p passage) (s *shipment, keys []str
 		}
 	}
 	slices.SortStableFunc(ready, func(a, b spool.Queue) int { return cmp.Compare(f.turns[b.Other].passed, f.turns[a.Other].passed) })
-	room := max(ferryLeast, p.rate/8*int(ferryTime/time.Second))
+	room := roomOn(p.rate)
 	var best *shipment
 	for _, q := range ready[:min(len(ready), ferryQueues)] {
 		rs, err := f.h.spool.Next(ctx, q, 0, 16*room)
@@ -343,7 +346,7 @@ func (f *ferryman) next(ctx context.Context, p passage) (s *shipment, keys []str
 		if f.h.seldom.may("ferry long "+f.box, f.h.now()) {
 			f.log.Info("what waits for a box is too long for the line on which another one reaches it, and waits until it is connected", "from", best.queue.Other, "by", p.by, "bit_per_s", p.rate)
 		}
-		return nil, nil, 0, nil
+		return nil, nil, time.Millisecond, nil // what others have sent may be short enough
 	}
 	if t.keys {
 		docs, err := f.h.ring.Documents(ctx, best.queue.Other)
@@ -360,7 +363,7 @@ func (f *ferryman) together(ctx context.Context, rs []spool.Request, p passage, 
 	for i, r := range rs[:min(len(rs), ferry.Most)] {
 		q := f.write(ctx, r, p, whole && i == 0)
 		size += len((&ferry.Play{Requests: []ferry.Request{q}}).Pack(f.h.codec))
-		if i == 0 && size > min(api.FerryMost/2, int(ferryWorth/time.Second)*p.rate/8) {
+		if i == 0 && int64(size) > min(api.FerryMost/2, int64(p.rate)*int64(ferryWorth/time.Second)/8) {
 			return nil
 		}
 		if i > 0 && size > room {
@@ -368,6 +371,11 @@ func (f *ferryman) together(ctx context.Context, rs []spool.Request, p passage, 
 		}
 	}
 	return rs[:min(len(rs), ferry.Most)]
+}
+
+// roomOn is how many bytes are handed over at once on a line of so many bit/s.
+func roomOn(rate int) int {
+	return min(max(ferryLeast, rate/8*int(ferryTime/time.Second)), ferryRoom)
 }
 
 // speak brings a Play through the box in between, and reads what the far one says to it.

@@ -5,9 +5,12 @@ package hub
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -336,6 +339,112 @@ func TestFerryRefused(t *testing.T) {
 	}
 }
 
+// noise is what does not pack below three quarters of its n bytes.
+func noise(n int) []byte {
+	raw := make([]byte, n*3/4)
+	_, _ = rand.Read(raw) // never fails
+	return []byte(base64.StdEncoding.EncodeToString(raw))
+}
+
+// leave has a request wait for the box, as if a server had sent it.
+func (w *world) leave(other, uri string, body []byte) {
+	w.Helper()
+	if _, err := w.spool.Append(w.Context(), spool.Queue{Box: "box1.test", Other: other, In: true}, time.Now(), spool.Request{Key: uri, Method: "PUT", URI: uri, Body: body}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// On a wide line, or one of which a box says that it is wider than any, no more is handed over at once than a box takes, and no more is read than that.
+func TestFerryWide(t *testing.T) {
+	w := newWorld(t)
+	w.newBeyond()
+	for i := range 60 {
+		w.leave("other.test", fmt.Sprint("/_matrix/federation/v1/send/", i), noise(60_000))
+	}
+	f, ctx, err := w.hub.newFerryman(t.Context(), "box1.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.cancel()
+	for _, rate := range []int{1200, 100_000_000, reachMost} {
+		p := passage{line: line{rate: rate}, by: "box2.test"}
+		s, _, _, err := f.next(ctx, p)
+		if s == nil || err != nil {
+			t.Fatalf("at %d bit/s: nothing to hand on, %v", rate, err)
+		}
+		play := &ferry.Play{}
+		for _, r := range s.rs {
+			play.Requests = append(play.Requests, f.write(ctx, r, p, false))
+		}
+		sealed, _, err := ferry.ClosePlay(f.seal, play.Pack(w.hub.codec))
+		if err != nil || len(sealed) > api.FerryMost || rate > 1200 && len(s.rs) < 2 {
+			t.Errorf("at %d bit/s: %d requests of %d bytes, %v", rate, len(s.rs), len(sealed), err)
+		}
+	}
+	if room := roomOn(math.MaxInt); room > ferryRoom || room < ferryLeast {
+		t.Errorf("%d bytes at once on a line that there is not", room)
+	}
+	between := w.newBox("box3.test")
+	between.reaches(math.MaxInt, "box1.test")
+	if ways := w.hub.passages("box1.test"); len(ways) != 1 || ways[0].rate != reachMost {
+		t.Errorf("the hub believes %v", ways)
+	}
+}
+
+// What is too long for the line waits, and nobody else with it.
+func TestFerryLong(t *testing.T) {
+	w := newWorld(t)
+	w.newBeyond()
+	w.leave("long.test", "/_matrix/federation/v1/send/1", noise(api.FerryMost))
+	w.leave("other.test", "/_matrix/federation/v1/send/2", []byte("{}"))
+	f, ctx, err := w.hub.newFerryman(t.Context(), "box1.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.cancel()
+	p := passage{line: line{rate: 1200}, by: "box2.test"}
+	f.turn("long.test").passed = ferryPassed // its turn has come
+	s, _, again, err := f.next(ctx, p)
+	if s != nil || err != nil || again == 0 || again > time.Second {
+		t.Fatalf("what is too long: %v, %v; looked again in %s", s, err, again)
+	}
+	if s, _, _, err = f.next(ctx, p); err != nil || s == nil || s.queue.Other != "other.test" {
+		t.Fatalf("then %v, %v", s, err)
+	}
+}
+
+// Whatever goes wrong with an answer, the same is not sent over the line again at once.
+func TestFerryPatience(t *testing.T) {
+	w := newWorld(t)
+	w.newBeyond()
+	w.leave("other.test", "/_matrix/federation/v1/send/1", []byte("{}"))
+	f, ctx, err := w.hub.newFerryman(t.Context(), "box1.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.cancel()
+	p := passage{line: line{rate: 1200}, by: "box2.test"}
+	s, _, _, err := f.next(ctx, p)
+	if s == nil || err != nil {
+		t.Fatal(s, err)
+	}
+	for what, answers := range map[string]int{"too many answers": 2, "a lease that is another's": 1} {
+		f.turns["other.test"] = &ferryTurn{}
+		f.lease = spool.Lease{Box: "box1.test", Token: 1 << 40}
+		err := f.settle(ctx, s, &ferry.Answer{Played: slices.Repeat([]api.PlayedOne{{Status: 200}}, answers)})
+		if left := time.Until(f.turns["other.test"].until); err == nil || left <= 0 {
+			t.Errorf("%s: %v, and the next attempt in %s", what, err, left)
+		}
+	}
+	if n := w.waiting("box1.test"); n != 1 {
+		t.Errorf("%d wait", n)
+	}
+	f.lease, f.turns["other.test"] = spool.Lease{}, &ferryTurn{wait: ferryLast}
+	if err := f.settle(ctx, s, &ferry.Answer{Played: []api.PlayedOne{{Status: 200}}}); err != nil || w.waiting("box1.test") != 0 || f.turns["other.test"].until.After(time.Now()) {
+		t.Errorf("what was taken: %v, %d wait", err, w.waiting("box1.test"))
+	}
+}
+
 // The box that comes by itself is played to by its own way, and the hub that dies goes on where it was.
 func TestFerryGivesWay(t *testing.T) {
 	w := newWorld(t)
@@ -380,9 +489,25 @@ func TestFromBeyond(t *testing.T) {
 	stranger := federation.Local{Server: "stranger.test", Key: between.id.Key}
 	both := signed(t, own, "far.test", "PUT", uri, body)
 	both.Add("Authorization", signed(t, stranger, "far.test", "PUT", uri, body).Get("Authorization"))
-	if status, _ := between.ask("far.test", "PUT", uri, signed(t, unknown, "far.test", "PUT", uri, body), body); status != 429 {
-		t.Errorf("with a key that the hub has not heard of: %d", status)
+	f, _, err := w.hub.newFerryman(t.Context(), "box1.test")
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer f.cancel()
+	w.hub.mu.Lock()
+	w.hub.ferries["box1.test"] = f
+	w.hub.mu.Unlock()
+	for i := range 2 { // the box is asked for its keys once in a while, however often somebody names one that it has not
+		if status, _ := between.ask("far.test", "PUT", uri, signed(t, unknown, "far.test", "PUT", uri, body), body); status != 429 {
+			t.Errorf("with a key that the hub has not heard of: %d", status)
+		}
+		if asked := f.curious.Swap(false); asked != (i == 0) {
+			t.Errorf("after %d requests with an unknown key the box is asked: %t", i+1, asked)
+		}
+	}
+	w.hub.mu.Lock()
+	delete(w.hub.ferries, "box1.test")
+	w.hub.mu.Unlock()
 	for what, header := range map[string]http.Header{
 		"forged":           signed(t, forged, "far.test", "PUT", uri, body),
 		"for another one":  signed(t, own, "gone.test", "PUT", uri, body),

@@ -24,6 +24,9 @@ import (
 // Ways by which a box was in contact, as the spool keeps them; by another box it is the way and that one's name.
 const wayNet = "p2p"
 
+// reachMost bounds the rate that is believed of a line, in bit/s.
+const reachMost = 1_000_000_000
+
 // line is by what a box reaches another one.
 type line struct {
 	rate int // bit/s
@@ -60,12 +63,10 @@ func (h *Hub) hearReach(w http.ResponseWriter, r *http.Request, from entry) {
 	said := map[string]line{}
 	for _, b := range l.Boxes {
 		if e, ok := h.box(b.Server); ok && e.revoked == "" && b.Server != from.Server { // of others it is none of our business
-			said[b.Server] = line{b.Rate, b.Way, h.now()}
+			said[b.Server] = line{min(b.Rate, reachMost), b.Way, h.now()}
 		}
 	}
-	if h.p2p.InReach(from.Server) { // else it has gone meanwhile
-		h.noteReach(from.Server, said)
-	}
+	h.noteReach(from.Server, said)
 	answer(w, http.StatusOK, struct{}{})
 }
 
@@ -73,6 +74,9 @@ func (h *Hub) hearReach(w http.ResponseWriter, r *http.Request, from entry) {
 func (h *Hub) noteReach(by string, said map[string]line) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(said) > 0 && !h.p2p.InReach(by) { // it has gone meanwhile, and that was noted, or is about to be
+		return
+	}
 	for box, lines := range h.reach {
 		if _, still := said[box]; !still {
 			delete(lines, by)
@@ -142,8 +146,15 @@ func (h *Hub) runFerries(ctx context.Context) {
 				continue
 			}
 			h.mu.Lock()
-			h.ferries[box] = f
+			came := h.carriers[box] != nil // meanwhile, and boxUp has seen nobody whose end it has to wait for
+			if !came {
+				h.ferries[box] = f
+			}
 			h.mu.Unlock()
+			if came {
+				f.cancel()
+				continue
+			}
 			wg.Go(func() {
 				f.run(fctx)
 				f.over()
@@ -190,12 +201,9 @@ func (h *Hub) fromBeyond(w http.ResponseWriter, r *http.Request, from entry, to 
 	})
 	switch {
 	case errors.Is(err, federation.ErrBusy), errors.Is(err, federation.ErrKeyUnavailable):
-		h.mu.Lock()
-		if f := h.ferries[from.Server]; f != nil { // it has another key, perhaps
-			f.curious.Store(true)
-			poke(f.wake)
+		if !errors.Is(err, federation.ErrBusy) && h.seldom.may("curious "+from.Server, h.now()) { // whoever names a key that there is not must not fill the box's line with questions
+			h.askForKey(from.Server)
 		}
-		h.mu.Unlock()
 		comeAgain(w, "the box's key cannot be had now")
 		return
 	case err != nil:
@@ -212,4 +220,14 @@ func (h *Hub) fromBeyond(w http.ResponseWriter, r *http.Request, from entry, to 
 		return
 	}
 	h.sendOut(w, r, from, to, true)
+}
+
+// askForKey has a box that others reach say all of itself: it has another key, perhaps.
+func (h *Hub) askForKey(box string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.ferries[box]; f != nil {
+		f.curious.Store(true)
+		poke(f.wake)
+	}
 }
