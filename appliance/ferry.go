@@ -283,10 +283,15 @@ func (b *Box) ferry(w http.ResponseWriter, r *http.Request) {
 		refusePassage(w, http.StatusBadGateway, api.Unreachable, err.Error())
 		return
 	}
+	bringBack(w, resp)
+}
+
+// bringBack hands the far box's answer to the hub, as far as it is one.
+func bringBack(w http.ResponseWriter, resp *http.Response) {
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, api.FerryAnswer+1))
-	if err != nil || len(answer) > api.FerryAnswer {
-		refusePassage(w, http.StatusBadGateway, api.Unreachable, "its answer did not arrive, or is too long")
+	if err != nil || len(answer) > api.FerryAnswer || resp.StatusCode < 200 || resp.StatusCode > 599 { // a line carries any number, and net/http dies of some
+		refusePassage(w, http.StatusBadGateway, api.Unreachable, "its answer did not arrive, or is none")
 		return
 	}
 	w.WriteHeader(resp.StatusCode)

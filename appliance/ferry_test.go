@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"hallig/sync/hub/api"
@@ -177,5 +179,20 @@ func TestFerryRefuses(t *testing.T) {
 	}
 	if ask("box3.test", "b.test"); !passed {
 		t.Error("somebody else has something handed on")
+	}
+}
+
+// What is no answer of a box is not brought to the hub as one, whatever number it bears.
+func TestBringBack(t *testing.T) {
+	for status, want := range map[int]int{0: 502, 5: 502, 100: 502, 101: 502, 200: 200, 403: 403, 429: 429, 600: 502, 999: 502} {
+		w := httptest.NewRecorder()
+		bringBack(w, &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader("sealed"))})
+		if w.Code != want || (w.Code == status) != (w.Body.String() == "sealed") {
+			t.Errorf("%d comes back as %d %s", status, w.Code, w.Body)
+		}
+	}
+	w := httptest.NewRecorder()
+	if bringBack(w, &http.Response{StatusCode: 200, Body: io.NopCloser(bytes.NewReader(make([]byte, api.FerryAnswer+1)))}); w.Code != http.StatusBadGateway {
+		t.Errorf("too long: %d", w.Code)
 	}
 }

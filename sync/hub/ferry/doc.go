@@ -10,7 +10,8 @@
 // sees lengths and times. It can keep, lose and repeat; it can neither read, nor say another time at which a request came in, nor say that the box has taken something.
 //
 // A sealed text is a random number of 8 bytes, which is never used twice, and the text under it. An answer is bound to the number of what it answers. A Play with requests
-// brings the box's word (Nonce) of its last answer, and the box takes each word once: what was recorded before does nothing when it comes again, not even after a month.
+// brings the box's word (Nonce) of its last answer, and the box takes each word once: what was recorded before has no request done when it comes again, not even after a month. A Play without
+// requests has no word: one that was recorded has the box say once more how it does, under its seal, and count the hub as heard.
 //
 // A text has two parts, numbers and what cannot be compressed (signatures, names of events) in the first, everything else packed in the second:
 //
