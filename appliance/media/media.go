@@ -22,6 +22,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -40,6 +41,7 @@ import (
 type Options struct {
 	MaxUpload int64            // bytes in one file; 0: 50 MiB
 	Quota     int64            // bytes of all files; 0: 10 GiB
+	PerServer int64            // bytes of the copies of one other server's media; 0: as many as Quota leaves
 	Now       func() time.Time // nil: time.Now
 }
 
@@ -62,6 +64,7 @@ type Info struct {
 	Type string // content type as the uploader named it; not to be trusted
 	Name string // file name as the uploader named it, may be empty
 	Size int64
+	Used time.Time // of what Cache is given: when it was of use last, as far as is known, so that it takes no room from what was so later; zero: now
 }
 
 // File is an open file. The caller closes it.
@@ -120,7 +123,7 @@ func (m *Media) path(sum []byte) string {
 	return filepath.Join(m.dir, name[:2], name)
 }
 
-// sweep removes temporary files and files that no row names. It runs before anybody can upload.
+// sweep removes temporary files, and files and thumbnails of files that no row names. It runs before anybody can upload.
 func (m *Media) sweep(ctx context.Context) error {
 	if err := os.RemoveAll(m.tempDir()); err != nil {
 		return err
@@ -134,12 +137,13 @@ func (m *Media) sweep(ctx context.Context) error {
 				return err
 			}
 			if d.IsDir() {
-				if path == m.thumbDir() || path == m.tempDir() {
+				if path == m.tempDir() {
 					return fs.SkipDir
 				}
 				return ctx.Err()
 			}
-			sum, err := hex.DecodeString(d.Name())
+			name, _, _ := strings.Cut(d.Name(), "-") // what follows is a thumbnail's size
+			sum, err := hex.DecodeString(name)
 			if err != nil || len(sum) != sha256.Size {
 				return nil // not ours
 			}
@@ -159,7 +163,7 @@ func (m *Media) Upload(ctx context.Context, user event.UserID, info Info, body i
 		return "", err
 	}
 	id = newID()
-	err = m.keep(ctx, f, func(tx *store.Tx, now int64) error {
+	err = m.keep(ctx, f, "", time.Time{}, func(tx *store.Tx, now int64) error {
 		return tx.InsertMedia(store.Media{Server: m.server, ID: id, Hash: f.sum, Type: clean(info.Type), Name: clean(info.Name),
 			Uploader: user, Created: now, Used: now})
 	})
@@ -209,7 +213,7 @@ func (m *Media) Fill(ctx context.Context, user event.UserID, id string, info Inf
 	if err != nil {
 		return err
 	}
-	return m.keep(ctx, f, func(tx *store.Tx, now int64) error {
+	return m.keep(ctx, f, "", time.Time{}, func(tx *store.Tx, now int64) error {
 		if err := check(tx.Read); err != nil {
 			return err
 		}
@@ -223,9 +227,13 @@ func (m *Media) Cache(ctx context.Context, server, id string, info Info, body io
 	if err != nil {
 		return err
 	}
-	return m.keep(ctx, f, func(tx *store.Tx, now int64) error {
+	return m.keep(ctx, f, server, info.Used, func(tx *store.Tx, now int64) error {
+		used := now
+		if !info.Used.IsZero() {
+			used = min(now, info.Used.UnixMilli())
+		}
 		return tx.InsertMedia(store.Media{Server: server, ID: id, Hash: f.sum, Type: clean(info.Type), Name: clean(info.Name),
-			Created: now, Used: now})
+			Created: now, Used: used})
 	})
 }
 
@@ -246,7 +254,7 @@ func (m *Media) Get(ctx context.Context, server, id string) (*File, error) {
 		return nil, fmt.Errorf("look at media file: %w", err)
 	}
 	m.touch(row)
-	return &File{Info{row.Type, row.Name, st.Size()}, f}, nil
+	return &File{Info{Type: row.Type, Name: row.Name, Size: st.Size()}, f}, nil
 }
 
 func (m *Media) row(ctx context.Context, server, id string) (*store.Media, error) {
@@ -318,11 +326,20 @@ func (m *Media) receive(body io.Reader) (f received, err error) {
 }
 
 // keep moves a received file to its place and commits the rows that name it. Files without a row are swept at the next
-// start, so the order is file first.
-func (m *Media) keep(ctx context.Context, f received, insert func(tx *store.Tx, now int64) error) error {
-	gone, err := m.place(ctx, f, insert)
-	if err != nil || len(gone) == 0 {
+// start, so the order is file first. A copy says of which server, and when it was of use last.
+func (m *Media) keep(ctx context.Context, f received, of string, used time.Time, insert func(tx *store.Tx, now int64) error) error {
+	gone, err := m.place(ctx, f, of, used, insert)
+	if err != nil {
+		_ = m.remove(context.WithoutCancel(ctx), [][]byte{f.sum}) // it may lie in its place; no row names it
 		return err
+	}
+	return m.remove(ctx, gone)
+}
+
+// remove deletes files that no row needs any more, and their thumbnails.
+func (m *Media) remove(ctx context.Context, gone [][]byte) error {
+	if len(gone) == 0 {
+		return nil
 	}
 	m.placing.Lock()
 	defer m.placing.Unlock()
@@ -330,8 +347,12 @@ func (m *Media) keep(ctx context.Context, f received, insert func(tx *store.Tx, 
 		for _, sum := range gone {
 			if back, err := r.HasMediaFile(sum); err != nil {
 				return err
-			} else if !back {
-				_ = os.Remove(m.path(sum)) // what stays is swept at the next start
+			} else if back {
+				continue
+			}
+			_ = os.Remove(m.path(sum)) // what stays is swept at the next start
+			for _, s := range sizes {
+				_ = os.Remove(m.thumbPath(sum, s))
 			}
 		}
 		return nil
@@ -339,7 +360,7 @@ func (m *Media) keep(ctx context.Context, f received, insert func(tx *store.Tx, 
 }
 
 // place does the work of keep and gives the hashes whose files may go.
-func (m *Media) place(ctx context.Context, f received, insert func(tx *store.Tx, now int64) error) (gone [][]byte, err error) {
+func (m *Media) place(ctx context.Context, f received, of string, used time.Time, insert func(tx *store.Tx, now int64) error) (gone [][]byte, err error) {
 	defer os.Remove(f.path) // gone already if it was moved
 	m.placing.RLock()
 	defer m.placing.RUnlock()
@@ -359,19 +380,9 @@ func (m *Media) place(ctx context.Context, f received, insert func(tx *store.Tx,
 		return nil, err
 	}
 	now := m.opt.Now().UnixMilli()
-	err = m.db.Do(ctx, func(tx *store.Tx) error {
-		gone = nil
-		known, err := tx.HasMediaFile(f.sum)
-		if err != nil {
+	err = m.db.Do(ctx, func(tx *store.Tx) (err error) {
+		if gone, err = m.makeRoom(tx, f, of, used); err != nil {
 			return err
-		}
-		if !known {
-			if gone, err = tx.MakeRoomForMedia(f.size, m.quota.Load()); err != nil {
-				return err
-			}
-			if err := tx.InsertMediaFile(f.sum, f.size); err != nil {
-				return err
-			}
 		}
 		return insert(tx, now)
 	})
@@ -379,6 +390,28 @@ func (m *Media) place(ctx context.Context, f received, insert func(tx *store.Tx,
 		return nil, refuse(http.StatusForbidden, "M_RESOURCE_LIMIT_EXCEEDED", "the box has no room for more files")
 	}
 	return gone, err
+}
+
+// makeRoom enters a file, and gives the hashes of those that give way to it.
+func (m *Media) makeRoom(tx *store.Tx, f received, of string, used time.Time) (gone [][]byte, err error) {
+	most := int64(math.MaxInt64)
+	if !used.IsZero() {
+		most = used.UnixMilli()
+	}
+	if of != "" && m.opt.PerServer > 0 {
+		if gone, err = tx.MakeRoomForCopy(f.size, m.opt.PerServer, of, most); err != nil {
+			return nil, err
+		}
+	}
+	known, err := tx.HasMediaFile(f.sum)
+	if known || err != nil {
+		return gone, err
+	}
+	more, err := tx.MakeRoomForCopy(f.size, m.quota.Load(), "", most)
+	if err != nil {
+		return nil, err
+	}
+	return append(gone, more...), tx.InsertMediaFile(f.sum, f.size)
 }
 
 // syncDir makes directory entries durable.

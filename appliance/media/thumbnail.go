@@ -74,11 +74,7 @@ func (m *Media) Thumbnail(ctx context.Context, server, id string, w, h int, crop
 		return nil, err
 	}
 	m.touch(row)
-	method := "scale"
-	if s.crop {
-		method = "crop"
-	}
-	cached := filepath.Join(m.thumbDir(), fmt.Sprintf("%s-%dx%d-%s", hex.EncodeToString(row.Hash), s.w, s.h, method))
+	cached := m.thumbPath(row.Hash, s)
 	if f, err := openThumb(cached); err == nil {
 		return f, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -109,6 +105,15 @@ func (m *Media) Thumbnail(ctx context.Context, server, id string, w, h int, crop
 		return nil, err
 	}
 	return openThumb(cached)
+}
+
+// thumbPath is where the thumbnail of a file lies.
+func (m *Media) thumbPath(sum []byte, s size) string {
+	method := "scale"
+	if s.crop {
+		method = "crop"
+	}
+	return filepath.Join(m.thumbDir(), fmt.Sprintf("%s-%dx%d-%s", hex.EncodeToString(sum), s.w, s.h, method))
 }
 
 // storeThumb writes a thumbnail so that it appears whole or not at all. It is not flushed: an empty one is made again.

@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"math"
 
 	"hallig/appliance/event"
 )
@@ -90,13 +91,22 @@ func (tx *Tx) InsertMediaFile(hash []byte, size int64) error {
 // whose files are needed no longer. ErrMediaQuota when that is not enough; nothing has changed then, as the caller's
 // operation is rolled back.
 func (tx *Tx) MakeRoomForMedia(size, quota int64) (gone [][]byte, err error) {
-	used, err := tx.MediaBytes()
+	return tx.MakeRoomForCopy(size, quota, "", math.MaxInt64)
+}
+
+// MakeRoomForCopy is MakeRoomForMedia for a copy that was of use last at used, in ms: what was so later stays. With a server only the copies of its media count, and go.
+func (tx *Tx) MakeRoomForCopy(size, quota int64, server string, used int64) (gone [][]byte, err error) {
+	sum := tx.MediaBytes
+	if server != "" {
+		sum = func() (int64, error) { return tx.mediaBytesOf(server) }
+	}
+	taken, err := sum()
 	if err != nil {
 		return nil, err
 	}
-	for used+size > quota {
-		var m Media
-		ok, err := tx.one(`SELECT server, id, hash FROM media WHERE uploader = '' AND hash IS NOT NULL ORDER BY used LIMIT 1`, nil,
+	for taken+size > quota {
+		m := Media{Server: server}
+		ok, err := tx.one(`SELECT server, id, hash FROM media WHERE uploader = '' AND hash IS NOT NULL AND used <= ? AND ? IN ('', server) ORDER BY used LIMIT 1`, args(used, server),
 			&m.Server, &m.ID, &m.Hash)
 		if err != nil {
 			return nil, err
@@ -104,25 +114,85 @@ func (tx *Tx) MakeRoomForMedia(size, quota int64) (gone [][]byte, err error) {
 		if !ok {
 			return nil, ErrMediaQuota
 		}
-		if err := tx.exec(`DELETE FROM media WHERE server = ? AND id = ?`, m.Server, m.ID); err != nil {
+		freed, hash, err := tx.dropCopy(m)
+		if err != nil {
 			return nil, err
 		}
-		var n int
-		if still, err := tx.one(`SELECT 1 FROM media WHERE hash = ?`, args(m.Hash), &n); err != nil || still {
-			if err != nil {
+		if hash != nil {
+			gone = append(gone, hash)
+		}
+		taken -= freed
+		if freed == 0 && server != "" { // another server has the same file: it counts for both
+			if taken, err = sum(); err != nil {
 				return nil, err
 			}
-			continue
 		}
-		var freed int64
-		if _, err := tx.one(`SELECT size FROM media_file WHERE hash = ?`, args(m.Hash), &freed); err != nil {
-			return nil, err
-		}
-		if err := tx.exec(`DELETE FROM media_file WHERE hash = ?`, m.Hash); err != nil {
-			return nil, err
-		}
-		used -= freed
-		gone = append(gone, m.Hash)
 	}
 	return gone, nil
+}
+
+// dropCopy forgets one copy. hash is that of the file when nothing else needs it, and freed its size.
+func (tx *Tx) dropCopy(m Media) (freed int64, hash []byte, err error) {
+	if err := tx.exec(`DELETE FROM media WHERE server = ? AND id = ?`, m.Server, m.ID); err != nil {
+		return 0, nil, err
+	}
+	var n int
+	if still, err := tx.one(`SELECT 1 FROM media WHERE hash = ?`, args(m.Hash), &n); err != nil || still {
+		return 0, nil, err
+	}
+	if _, err := tx.one(`SELECT size FROM media_file WHERE hash = ?`, args(m.Hash), &freed); err != nil {
+		return 0, nil, err
+	}
+	return freed, m.Hash, tx.exec(`DELETE FROM media_file WHERE hash = ?`, m.Hash)
+}
+
+func (r *Read) mediaBytesOf(server string) (n int64, err error) {
+	_, err = r.one(`SELECT coalesce(sum(size), 0) FROM media_file WHERE hash IN (SELECT hash FROM media WHERE server = ?)`, args(server), &n)
+	return n, err
+}
+
+// ForgetCopies forgets the copies of a server's media, at most so many, and gives the hashes whose files are needed no longer. What there was more is found when it is asked again.
+func (tx *Tx) ForgetCopies(server string, most int) (forgotten int, gone [][]byte, err error) {
+	return tx.forgetCopies(`server = ?`, args(server), most)
+}
+
+// ForgetFile forgets all copies that are the file of a hash. What a local user has uploaded stays.
+func (tx *Tx) ForgetFile(hash []byte) (gone [][]byte, err error) {
+	for n := 1; n > 0 && err == nil; {
+		var some [][]byte
+		n, some, err = tx.forgetCopies(`hash = ?`, args(hash), 100)
+		gone = append(gone, some...)
+	}
+	return gone, err
+}
+
+func (tx *Tx) forgetCopies(where string, a []any, most int) (forgotten int, gone [][]byte, err error) {
+	var all []Media
+	err = tx.each(`SELECT server, id, hash FROM media WHERE uploader = '' AND hash IS NOT NULL AND `+where+` LIMIT ?`, append(a, most), func(row *Row) error {
+		var m Media
+		err := row.Scan(&m.Server, &m.ID, &m.Hash)
+		all = append(all, m)
+		return err
+	})
+	for _, m := range all {
+		if err != nil {
+			break
+		}
+		var hash []byte
+		if _, hash, err = tx.dropCopy(m); hash != nil {
+			gone = append(gone, hash)
+		}
+	}
+	return len(all), gone, err
+}
+
+// MediaByServer tells of each server how many addresses of it have a file here, and the bytes of these.
+func (r *Read) MediaByServer(f func(server string, files, bytes int64)) error {
+	return r.each(`SELECT m.server, count(*), sum(f.size) FROM media m JOIN media_file f ON f.hash = m.hash GROUP BY m.server`, nil, func(row *Row) error {
+		var server string
+		var files, bytes int64
+		err := row.Scan(&server, &files, &bytes)
+		f(server, files, bytes)
+		return err
+	})
 }
