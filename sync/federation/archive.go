@@ -13,14 +13,15 @@ import (
 	"hallig/appliance/room"
 )
 
-// Archive answers questions about the graphs of rooms in place of servers that are away, from copies of their rooms, by the rules by which they would answer. It signs
+// Archive answers questions about the graphs of rooms, and for files, in place of servers that are away, from copies, by the rules by which they would answer. It signs
 // nothing, and asks nobody. Safe for concurrent use.
 type Archive struct {
 	h   *Handler
 	mux *http.ServeMux
 }
 
-// NewArchive returns an archive. Of c, DB, Rooms, Holds, Intake, Trouble, Log and Now count; Intake takes what Take is given.
+// NewArchive returns an archive. Of c, DB, Rooms, Holds, Intake, Trouble, Media, Log and Now count; Intake takes what Take is given. What is left out is not told of: with Media alone it
+// gives files.
 func NewArchive(c HandlerConfig) *Archive {
 	h, _ := NewHandler(c).(*Handler)
 	a := &Archive{h: h, mux: http.NewServeMux()}
@@ -28,7 +29,13 @@ func NewArchive(c HandlerConfig) *Archive {
 		what, _, _ := strings.Cut(strings.TrimPrefix(path, "/_matrix/federation/v1/"), "/")
 		switch what {
 		case "backfill", "get_missing_events", "state", "state_ids", "event", "event_auth":
-			a.mux.Handle(path, archived(m))
+			if c.Rooms != nil {
+				a.mux.Handle(path, archived(m))
+			}
+		case "media":
+			if c.Media != nil {
+				a.mux.Handle(path, archived(m))
+			}
 		}
 	}
 	return a
@@ -43,7 +50,7 @@ type Question struct {
 
 type questionKey struct{}
 
-// Answer answers a question about a room. What it cannot tell is 404, never a status that central servers hold against a name. false: it is no such question, and nothing
+// Answer answers a question about a room, or for a file. What it cannot tell is 404, never a status that central servers hold against a name. false: it is no such question, and nothing
 // was written.
 func (a *Archive) Answer(w http.ResponseWriter, r *http.Request, q Question) bool {
 	next, pattern := a.mux.Handler(r)

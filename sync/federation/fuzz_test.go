@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -37,8 +36,7 @@ func FuzzMediaAnswer(f *testing.F) {
 	f.Add("multipart/mixed; boundary=x", []byte("--x\r\nContent-Type: application/json\r\n\r\n{}\r\n--x\r\nContent-Type: image/png\r\nContent-Disposition: attachment; filename=a.png\r\n\r\nPNG\r\n--x--\r\n"))
 	f.Add("multipart/mixed", []byte("--\r\n\r\n--\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, typ string, body []byte) {
-		resp := &http.Response{Header: http.Header{"Content-Type": {typ}}, Body: io.NopCloser(bytes.NewReader(body))}
-		part, err := mediaPart(resp)
+		part, err := FilePart(typ, bytes.NewReader(body))
 		if err != nil {
 			return
 		}

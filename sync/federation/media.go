@@ -92,7 +92,7 @@ func filePart(server string, resp *http.Response) (*multipart.Part, error) {
 		raw, _ := readBounded(resp.Body, maxAnswer) // a broken error is still an error
 		return nil, refusal(server, resp.StatusCode, raw)
 	}
-	part, err := mediaPart(resp)
+	part, err := FilePart(resp.Header.Get("Content-Type"), resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("read media of %s: %w", server, err)
 	}
@@ -143,13 +143,14 @@ func (c *Client) follow(ctx context.Context, server, place string) (*file, error
 	return &file{body: resp.Body, head: resp.Header}, nil
 }
 
-// mediaPart skips the metadata part and gives the file.
-func mediaPart(resp *http.Response) (*multipart.Part, error) {
-	typ, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+// FilePart reads a server's answer up to the file: it skips the metadata. The part ends in an error, not in io.EOF, when the answer is torn.
+// https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+func FilePart(contentType string, body io.Reader) (*multipart.Part, error) {
+	typ, params, err := mime.ParseMediaType(contentType)
 	if err != nil || !strings.HasPrefix(typ, "multipart/") {
 		return nil, errors.New("answer is not multipart")
 	}
-	mr := multipart.NewReader(resp.Body, params["boundary"])
+	mr := multipart.NewReader(body, params["boundary"])
 	if _, err := mr.NextRawPart(); err != nil {
 		return nil, err
 	}

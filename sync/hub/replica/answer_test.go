@@ -4,14 +4,12 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"hallig/appliance/event"
@@ -142,45 +140,6 @@ func TestAnswerEndsInTime(t *testing.T) {
 	}
 }
 
-// Who does not read what it is told keeps places from itself alone.
-func TestPlacesOfOneOrigin(t *testing.T) {
-	h, _, e := shared(t, Limits{Answers: 8})
-	var slow []*hanging
-	var over []chan bool
-	for range 2 {
-		w, began := newHanging()
-		slow, over = append(slow, w), append(over, h.put(t.Context(), w, "far.test", eventURI(e)))
-		<-began
-	}
-	ctx, hangUp := context.WithCancel(t.Context())
-	third := httptest.NewRecorder()
-	refused := h.put(ctx, third, "far.test", eventURI(e))
-	h.await("the third to wait", func() bool {
-		h.Replica.mu.Lock()
-		defer h.Replica.mu.Unlock()
-		return h.shares["far.test"].users == 3
-	})
-	if got := h.event("box2.test", "box1.test", e); got != 200 {
-		t.Errorf("another one is answered %d", got)
-	}
-	hangUp()
-	if <-refused {
-		t.Errorf("a third one at once: %d", third.Code)
-	}
-	for i, w := range slow {
-		close(w.gone)
-		<-over[i]
-	}
-	if got := h.event("far.test", "box1.test", e); got != 200 {
-		t.Errorf("afterwards it is answered %d", got)
-	}
-	h.Replica.mu.Lock()
-	defer h.Replica.mu.Unlock()
-	if len(h.shares) > 0 {
-		t.Errorf("%d shares are left", len(h.shares))
-	}
-}
-
 // Servers that do not read, each with its share of the places, together keep nobody else out: who reads too slowly loses the place when somebody wants it, the slowest first, and nobody else does.
 func TestSlowGiveWay(t *testing.T) {
 	h, _, e := shared(t, Limits{Answers: 2}, "far2.test")
@@ -208,27 +167,4 @@ func TestSlowGiveWay(t *testing.T) {
 		close(w.gone)
 	}
 	<-over[1]
-}
-
-// trickling takes each piece in the end, without heed to deadlines.
-type trickling struct {
-	http.ResponseWriter
-	until time.Time
-}
-
-func (w trickling) Write(b []byte) (int, error) {
-	time.Sleep(time.Until(w.until))
-	return len(b), nil
-}
-
-// Who takes each piece of an answer just in time does not get more time for the whole.
-func TestTricklingReaderEndsInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		end := time.Now().Add(time.Minute)
-		w := trickling{httptest.NewRecorder(), end}
-		c := &counted{ResponseWriter: w, out: http.NewResponseController(w), end: end}
-		if n, err := c.Write(make([]byte, 3*answerPiece)); n != answerPiece || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%d, %v", n, err)
-		}
-	})
 }

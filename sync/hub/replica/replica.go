@@ -30,6 +30,7 @@ import (
 	"hallig/appliance/room"
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/hub/desk"
 )
 
 // Config is what a Replica needs. All but Log, Now and Limits must be set.
@@ -106,7 +107,7 @@ type Replica struct {
 	rooms   *room.Rooms
 	intake  *federation.Intake
 	archive *federation.Archive
-	places  chan struct{} // of answers
+	desk    *desk.Desk    // of answers
 	wake    chan struct{} // capacity 1: somebody has told something
 	tidy    chan struct{} // capacity 1: something is to be deleted
 	count   counters
@@ -122,8 +123,6 @@ type Replica struct {
 	pending map[event.RoomID]*duplicate // of copies: with something to be got
 	busy    map[string]bool             // boxes of which a room is being copied
 	answers *sync.WaitGroup             // questions that are being answered
-	shares  map[string]*share           // of places, by who asks
-	told    map[*counted]struct{}       // who is being answered
 
 	seed      maphash.Seed
 	passers   [passers]chan passing
@@ -173,7 +172,7 @@ func Open(ctx context.Context, c Config, boxes []string) (*Replica, error) {
 		c.Now = time.Now
 	}
 	c.Limits.fill()
-	r := &Replica{c: c, log: c.Log, places: make(chan struct{}, c.Limits.Answers), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, shares: map[string]*share{}, told: map[*counted]struct{}{}, lists: map[string]*list{},
+	r := &Replica{c: c, log: c.Log, desk: desk.New(c.Limits.Answers, c.Limits.Answer), wake: make(chan struct{}, 1), tidy: make(chan struct{}, 1), answers: &sync.WaitGroup{}, lists: map[string]*list{},
 		copies: map[event.RoomID]*duplicate{}, pending: map[event.RoomID]*duplicate{}, busy: map[string]bool{},
 		seed: maphash.MakeSeed()}
 	for i := range r.passers {
