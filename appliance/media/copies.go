@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"syscall"
+	"time"
 
 	"hallig/appliance/store"
 )
@@ -79,6 +80,20 @@ func (m *Media) Has(ctx context.Context, server, id string) (has bool, err error
 		return err
 	})
 	return has, err
+}
+
+// Fits says whether there is room for a copy of a server's media that was of use last at used.
+func (m *Media) Fits(ctx context.Context, server string, size int64, used time.Time) (fits bool, err error) {
+	err = m.db.View(ctx, func(r *store.Read) error {
+		all, err := r.CopiesSince(used.UnixMilli(), "")
+		if err != nil {
+			return err
+		}
+		own, err := r.CopiesSince(used.UnixMilli(), server)
+		fits = all+size <= m.quota.Load() && (own+size <= m.opt.PerServer || m.opt.PerServer == 0)
+		return err
+	})
+	return fits, err
 }
 
 // ForgetServer throws away all copies of a server's media.

@@ -47,6 +47,11 @@ func TestCopiesWithinBounds(t *testing.T) {
 	if err := copyOf(t, m, "b.example", "b", "of another", 1); err != nil {
 		t.Fatal(err)
 	}
+	for hours, want := range map[int]bool{0: false, 2: true} {
+		if fits, err := m.Fits(t.Context(), "a.example", 10, time.UnixMilli(0).Add(time.Duration(hours)*time.Hour)); fits != want || err != nil {
+			t.Errorf("ten bytes of hour %d fit: %v %v", hours, fits, err)
+		}
+	}
 	if err := copyOf(t, m, "a.example", "older", "older one", 0); err == nil {
 		t.Error("an older copy took the place of newer ones")
 	}

@@ -42,6 +42,7 @@ type Options struct {
 	MaxUpload int64            // bytes in one file; 0: 50 MiB
 	Quota     int64            // bytes of all files; 0: 10 GiB
 	PerServer int64            // bytes of the copies of one other server's media; 0: as many as Quota leaves
+	Pixels    int              // of a picture of which a thumbnail is made; 0: 25 million
 	Now       func() time.Time // nil: time.Now
 }
 
@@ -83,6 +84,9 @@ var ErrPending = errors.New("this media has not been uploaded yet")
 func Open(ctx context.Context, db *store.DB, server, dir string, opt Options) (*Media, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
+	}
+	if opt.Pixels == 0 {
+		opt.Pixels = maxPixels
 	}
 	m := &Media{db: db, server: server, dir: dir, opt: opt, worker: make(chan struct{}, 1)}
 	m.Limit(opt.MaxUpload, opt.Quota)

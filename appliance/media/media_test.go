@@ -329,7 +329,7 @@ func jpegWith(t testing.TB, turn byte) []byte {
 func TestThumbnailTurns(t *testing.T) {
 	// Where the red half lies after the picture has been turned upright.
 	for turn, want := range map[byte]string{1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"} {
-		out, err := shrink(bytes.NewReader(jpegWith(t, turn)), size{96, 96, false})
+		out, err := shrink(bytes.NewReader(jpegWith(t, turn)), size{96, 96, false}, maxPixels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -366,7 +366,7 @@ func FuzzShrink(f *testing.F) {
 		if err == nil && cfg.Width*cfg.Height > 1<<20 {
 			return // the cap is tested elsewhere; large pictures only make the fuzzer slow
 		}
-		if out, err := shrink(bytes.NewReader(data), size{32, 32, true}); err == nil && len(out) == 0 {
+		if out, err := shrink(bytes.NewReader(data), size{32, 32, true}, maxPixels); err == nil && len(out) == 0 {
 			t.Error("an empty thumbnail without an error")
 		}
 	})

@@ -59,8 +59,11 @@ func ThumbnailSize(w, h int, crop bool) (width, height int) {
 
 // CacheThumbnail keeps the thumbnail that another server made of its file, for Thumbnail of the same size as long as the file itself is not here.
 func (m *Media) CacheThumbnail(ctx context.Context, server, id string, w, h int, crop bool, info Info, body io.Reader) error {
-	return m.Cache(ctx, server, sizeFor(w, h, crop).of(id), info, body)
+	return m.Cache(ctx, server, ThumbnailID(id, w, h, crop), info, body)
 }
+
+// ThumbnailID is the id under which Cache keeps the thumbnail that another server has made for a wish.
+func ThumbnailID(id string, w, h int, crop bool) string { return sizeFor(w, h, crop).of(id) }
 
 // Thumbnail opens a smaller picture of a file; the file itself when it is small enough already. Errors are those of Get,
 // and M_UNKNOWN for files that are no picture or too large a one.
@@ -94,7 +97,7 @@ func (m *Media) Thumbnail(ctx context.Context, server, id string, w, h int, crop
 		return nil, fmt.Errorf("open media file: %w", err)
 	}
 	defer src.Close()
-	out, err := shrink(src, s)
+	out, err := shrink(src, s, m.opt.Pixels)
 	if errors.Is(err, errSmall) {
 		return m.Get(ctx, server, id)
 	}
@@ -163,11 +166,10 @@ func openThumb(path string) (*File, error) {
 var (
 	errSmall = errors.New("smaller than the thumbnail")
 	errShape = errors.New("not a picture of a known format")
-	errLarge = fmt.Errorf("more than %d pixels", maxPixels)
 )
 
 // shrink reads a picture and gives its thumbnail: JPEG, or PNG where the picture is see-through.
-func shrink(src io.ReadSeeker, s size) ([]byte, error) {
+func shrink(src io.ReadSeeker, s size, pixels int) ([]byte, error) {
 	cfg, format, err := decodeConfig(src)
 	if err != nil {
 		return nil, errShape
@@ -175,8 +177,8 @@ func shrink(src io.ReadSeeker, s size) ([]byte, error) {
 	if cfg.Width <= 0 || cfg.Height <= 0 {
 		return nil, errShape
 	}
-	if int64(cfg.Width)*int64(cfg.Height) > maxPixels {
-		return nil, errLarge
+	if int64(cfg.Width)*int64(cfg.Height) > int64(pixels) {
+		return nil, fmt.Errorf("more than %d pixels", pixels)
 	}
 	turn := 1
 	if format == "jpeg" {

@@ -151,6 +151,12 @@ func (r *Read) mediaBytesOf(server string) (n int64, err error) {
 	return n, err
 }
 
+// CopiesSince is the bytes of the copies that were of use after a time in ms: of all, or of one server's media.
+func (r *Read) CopiesSince(used int64, server string) (n int64, err error) {
+	_, err = r.one(`SELECT coalesce(sum(f.size), 0) FROM media m JOIN media_file f ON f.hash = m.hash WHERE m.used > ? AND m.uploader = '' AND ? IN ('', m.server)`, args(used, server), &n)
+	return n, err
+}
+
 // ForgetCopies forgets the copies of a server's media, at most so many, and gives the hashes whose files are needed no longer. What there was more is found when it is asked again.
 func (tx *Tx) ForgetCopies(server string, most int) (forgotten int, gone [][]byte, err error) {
 	return tx.forgetCopies(`server = ?`, args(server), most)

@@ -134,6 +134,10 @@ func status(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if c.Full {
 		fmt.Fprintln(out, "  no more is copied of the boxes' rooms, to leave the disk to what waits for boxes; give the hub more disk")
 	}
+	fmt.Fprintf(out, "  %d files of boxes are kept, %d MB\n", s.Hub.Files.Count, s.Hub.Files.Bytes>>20)
+	if s.Hub.Files.Full {
+		fmt.Fprintln(out, "  files of boxes are kept no more, to leave the disk to what waits for boxes; give the hub more disk")
+	}
 	printRoster(out, s.Hub.Roster)
 	if s.Hub.Counts.Carried > 0 {
 		fmt.Fprintf(out, "  %d MB carried between boxes that do not reach each other, %d connections now\n", (s.Hub.Counts.Carried+(1<<20)-1)>>20, s.Hub.Counts.Circuits)

@@ -65,6 +65,9 @@ type Config struct {
 	// themselves in any case.
 	OrganisationKey string `json:"organisation_key,omitempty"`
 
+	// Files says which files of boxes the hub keeps, to give them while their box is away.
+	Files FilesConfig `json:"files,omitzero"`
+
 	// Updates says how update files are handed to boxes.
 	Updates UpdatesConfig `json:"updates,omitzero"`
 
@@ -175,6 +178,9 @@ func (c *Config) check() error {
 		}
 	}
 	if err := c.P2P.Relay.check(); err != nil {
+		return err
+	}
+	if err := c.Files.check(); err != nil {
 		return err
 	}
 	if host, _, err := net.SplitHostPort(c.Internal); c.Internal != "" && (err != nil || host == "" || net.ParseIP(host).IsUnspecified()) {

@@ -59,6 +59,7 @@ func (h *Hub) boxUp(ctx context.Context, id peer.ID) {
 	if ferried != nil {
 		ferried.cancel() // its own way is the better one
 	}
+	h.depot.Came(e.Server)
 	h.carrying.Go(func() {
 		defer c.over()
 		if old != nil {

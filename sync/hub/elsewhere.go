@@ -66,12 +66,13 @@ func (h *Hub) askElsewhere(w http.ResponseWriter, r *http.Request, to entry, bod
 		}
 		return false
 	}
-	defer resp.Body.Close()
+	defer func() { resp.Body.Close() }() // it may be another one by then
 	if resp.StatusCode == http.StatusMisdirectedRequest || !fit(resp.StatusCode) {
 		return false
 	}
 	h.count.elsewhere.Add(1)
 	patience.Reset(bodyPatience)
+	h.depot.Passes(r, to.Server, resp)
 	passOn(w, resp)
 	return true
 }
@@ -91,7 +92,7 @@ func (h *Hub) fromNode(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
-	if !h.live(w, r, e, body) {
+	if !h.ask(w, r, e, body) {
 		notHere(w)
 	}
 }

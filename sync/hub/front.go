@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hallig/sync/federation"
+	"hallig/sync/hub/depot"
 	"hallig/sync/hub/spool"
 )
 
@@ -46,7 +47,7 @@ func (h *Hub) front(w http.ResponseWriter, r *http.Request, to entry) {
 			return
 		}
 		defer release()
-		if !h.live(w, r, to, body) {
+		if !h.ask(w, r, to, body) {
 			h.instead(w, r, to, body)
 		}
 	}
@@ -124,6 +125,14 @@ func (h *Hub) takeIn(w http.ResponseWriter, r *http.Request, to entry) {
 	answer(w, http.StatusOK, map[string]any{"pdus": struct{}{}})
 }
 
+// ask asks the box itself, for a file only when that is not here.
+func (h *Hub) ask(w http.ResponseWriter, r *http.Request, to entry, body []byte) bool {
+	if _, ok := depot.Asked(r.URL); ok {
+		return h.file(w, r, to, body)
+	}
+	return h.live(w, r, to, body)
+}
+
 // live asks the box itself, at this node or another. False: it is not connected, does not answer in time, or has an answer that central servers hold against its name.
 func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry, body []byte) bool {
 	if !h.p2p.InReach(to.Server) {
@@ -147,12 +156,13 @@ func (h *Hub) live(w http.ResponseWriter, r *http.Request, to entry, body []byte
 		h.log.Debug("box did not answer", "box", to.Server, "path", r.URL.Path, "err", err)
 		return false
 	}
-	defer resp.Body.Close()
+	defer func() { resp.Body.Close() }() // it may be another one by then
 	if !fit(resp.StatusCode) {
 		h.log.Info("a box's answer was not passed on, as central servers leave a name alone for it", "box", to.Server, "path", r.URL.Path, "status", resp.StatusCode)
 		return false
 	}
 	patience.Reset(bodyPatience)
+	h.depot.Passes(r, to.Server, resp)
 	passOn(w, resp)
 	return true
 }
@@ -214,6 +224,9 @@ func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry, body []b
 		}
 	case "invite":
 		h.inviteAway(w, r, to, body)
+		return
+	case "media":
+		refuse(w, http.StatusNotFound, "M_NOT_FOUND", "this server is not in reach at the moment, and its hub does not have the file; try again when it is back")
 		return
 	case "make_join", "send_join", "make_knock", "send_knock":
 		refuse(w, http.StatusForbidden, "M_FORBIDDEN", to.Server+" is not in reach at the moment. Please try again when it is back. / "+to.Server+" ist gerade nicht erreichbar. Bitte später noch einmal versuchen.")

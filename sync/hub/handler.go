@@ -71,6 +71,8 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 			h.rooms(w, r, from)
 		case r.URL.Path == api.ReachPath:
 			h.hearReach(w, r, from)
+		case r.URL.Path == api.FilesPath:
+			h.listFiles(w, r, from)
 		default:
 			h.notary.ServeHTTP(w, r)
 		}

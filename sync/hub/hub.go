@@ -25,6 +25,7 @@ import (
 	"hallig/appliance/socket"
 	"hallig/appliance/store"
 	"hallig/sync/federation"
+	"hallig/sync/hub/depot"
 	"hallig/sync/hub/fleet"
 	"hallig/sync/hub/letter"
 	"hallig/sync/hub/nodes"
@@ -59,6 +60,7 @@ type Hub struct {
 	discovery *federation.Discovery
 	notary    http.Handler // answers under the hub's own name
 	replica   *replica.Replica
+	depot     *depot.Depot
 	p2p       *p2p.Host
 	reading   sync.Mutex     // of the roster: who reads later stores later
 	fleet     *muster.Keeper // the roster that the organisation has signed
@@ -191,7 +193,10 @@ func (h *Hub) open(ctx context.Context) error {
 	if err := h.listen(); err != nil {
 		return err
 	}
-	return h.openReplica(ctx)
+	if err := h.openReplica(ctx); err != nil {
+		return err
+	}
+	return h.openDepot(ctx)
 }
 
 // openIdentity reads who the hub is. The name is fixed once written: the boxes know the hub by it.
@@ -319,6 +324,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error { h.runFerries(ctx); return nil })
 	g.Go(func() error { return h.mail.Run(ctx) })
 	g.Go(func() error { h.replica.Run(ctx); return nil })
+	g.Go(func() error { h.depot.Run(ctx); return nil })
 	h.every(ctx, g, leaseLife/3, func() {
 		if err := h.spool.Renew(ctx, h.node, h.now(), leaseLife); err != nil && ctx.Err() == nil {
 			h.log.Error("hold on to the boxes that are connected here", "err", err)

@@ -150,6 +150,7 @@ func (h *Hub) metrics(ctx context.Context, now time.Time) (metric.Metrics, error
 		m.Add("hallig_hub_"+c.name+"_total", c.help, true, float64(c.n))
 	}
 	h.copyMetrics(&m)
+	h.fileMetrics(&m)
 	m.Add("process_start_time_seconds", "When the process was started, by the system's clock.", false, float64(h.started.UnixMilli())/1000)
 	return m, nil
 }

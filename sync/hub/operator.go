@@ -97,6 +97,11 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 	}}
 	c := h.replica.Stats()
 	s.Hub.Copies = fleet.Copies{Rooms: c.Rooms, Behind: c.Behind, Events: c.Events, Bytes: c.Bytes, Full: c.Full, Answered: c.Answered, Unknown: c.Unknown}
+	files := h.depot.Stats()
+	s.Hub.Files.Full = files.Full
+	for _, k := range files.Boxes {
+		s.Hub.Files.Count, s.Hub.Files.Bytes = s.Hub.Files.Count+k.Files, s.Hub.Files.Bytes+k.Bytes
+	}
 	s.Hub.Roster = h.rosterState()
 	var disk syscall.Statfs_t
 	if syscall.Statfs(h.cfg.Data, &disk) == nil {
@@ -125,6 +130,7 @@ func (h *Hub) collect(ctx context.Context, now time.Time) (fleet.State, error) {
 		if ways := h.passages(row.Server); len(ways) > 0 && row.Revoked == "" {
 			b.Through = ways[0].name()
 		}
+		b.Files.Count, b.Files.Bytes = files.Boxes[row.Server].Files, files.Boxes[row.Server].Bytes
 		if doc := documents[row.Server]; doc != nil {
 			b.KeyUntil = endOf(doc)
 		}

@@ -24,15 +24,17 @@ func (h *Hub) openReplica(ctx context.Context) (err error) {
 			boxes = append(boxes, server)
 		}
 	}
-	free := func() (int64, error) {
-		var disk syscall.Statfs_t
-		err := syscall.Statfs(h.cfg.Data, &disk)
-		return int64(disk.Bavail) * disk.Bsize, err
-	}
 	h.replica, err = replica.Open(ctx, replica.Config{
-		DB: h.db, Local: h.local, Ring: h.ring, Boxes: roundTrip(h.way), InReach: h.p2p.InReach, Memory: h.spool, Free: free, Log: h.log.With("room", "replica"), Now: h.now, Limits: h.cfg.Replica,
+		DB: h.db, Local: h.local, Ring: h.ring, Boxes: roundTrip(h.way), InReach: h.p2p.InReach, Memory: h.spool, Free: h.diskFree, Log: h.log.With("room", "replica"), Now: h.now, Limits: h.cfg.Replica,
 	}, boxes)
 	return err
+}
+
+// diskFree is how many bytes are free where the hub's data lies.
+func (h *Hub) diskFree() (int64, error) {
+	var disk syscall.Statfs_t
+	err := syscall.Statfs(h.cfg.Data, &disk)
+	return int64(disk.Bavail) * disk.Bsize, err
 }
 
 // rooms takes in which rooms a box shares with others.

@@ -72,8 +72,9 @@ func (h *Hub) readRoster(ctx context.Context) error {
 		}
 	}
 	for server := range h.roster.Swap(next).by {
-		if e, still := next.by[server]; h.replica != nil && (!still || e.revoked != "") {
+		if e, still := next.by[server]; h.depot != nil && (!still || e.revoked != "") {
 			h.replica.Forget(server)
+			h.depot.Forget(server)
 		}
 	}
 	if h.p2p != nil {

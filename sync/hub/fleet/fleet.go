@@ -54,6 +54,7 @@ type Box struct {
 	Letters []Queue `json:"letters"` // of the box, for other servers
 	Full    float64 `json:"full"`    // how much of what the hub keeps for one box is used, 0 to 1
 	Keys    Stock   `json:"keys"`    // one-time keys that the hub may give away
+	Files   Files   `json:"files"`   // of the box, which this node gives while it is away
 
 	State    health.State `json:"state"`
 	Troubles []Trouble    `json:"troubles"` // worst first
@@ -114,6 +115,7 @@ type Hub struct {
 	Counts    Counts    `json:"since_start"`
 	Roster    *Roster   `json:"roster,omitempty"` // nil: the hub knows no root
 	Copies    Copies    `json:"copies"`
+	Files     Files     `json:"files"` // of all boxes, at this node
 
 	Troubles []Trouble `json:"troubles"`
 }
@@ -152,6 +154,13 @@ type Copies struct {
 
 	Answered int64 `json:"answered"` // questions about them since the start
 	Unknown  int64 `json:"unknown"`  // to which the answer was not here, or not for the one who asked
+}
+
+// Files counts files of boxes.
+type Files struct {
+	Count int64 `json:"count"`
+	Bytes int64 `json:"bytes"`
+	Full  bool  `json:"full,omitempty"` // of all: no more are kept, for want of disk
 }
 
 // State is the hub with all its boxes.

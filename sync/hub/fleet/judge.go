@@ -95,6 +95,11 @@ func judgeHub(h Hub) []Trouble {
 			say("Platz schaffen: Fragen nach Neuem in diesen Räumen bleiben unbeantwortet, solange die Box weg ist.", "Make room: questions about what is new in these rooms go unanswered while their box is away."))
 		out = append(out, t)
 	}
+	if h.Files.Full && !h.Copies.Full {
+		t, _ := told("copies", false, say("Dateien der Boxen werden nicht mehr aufgehoben, damit die Platte für das bleibt, was auf Boxen wartet.", "Files of boxes are kept no more, to leave the disk to what waits for boxes."),
+			say("Platz schaffen: Fotos sind nicht zu haben, solange die Box weg ist.", "Make room: photos are not to be had while their box is away."))
+		out = append(out, t)
+	}
 	return out
 }
 

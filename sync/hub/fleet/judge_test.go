@@ -104,6 +104,10 @@ func TestOrder(t *testing.T) {
 	if Judge(&s, now); len(s.Hub.Troubles) != 2 || s.Hub.Troubles[1].Kind != "copies" || s.Hub.Troubles[1].Next.DE == "" {
 		t.Errorf("with nothing copied any more: %+v", s.Hub.Troubles)
 	}
+	s.Hub.Copies.Full, s.Hub.Files.Full = false, true
+	if Judge(&s, now); len(s.Hub.Troubles) != 2 || s.Hub.Troubles[1].Kind != "copies" || !strings.Contains(s.Hub.Troubles[1].Next.DE, "Fotos") {
+		t.Errorf("with no file kept any more: %+v", s.Hub.Troubles)
+	}
 }
 
 // What a box says of itself may be anything.

@@ -218,6 +218,14 @@ func (r *Replica) Run(ctx context.Context) {
 	}
 }
 
+// Quiet says that nothing is being copied from a box, and that it is sending nothing.
+func (r *Replica) Quiet(box string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lists[box]
+	return !r.busy[box] && (l == nil || r.c.Now().Sub(l.sent) >= r.c.Limits.Settle)
+}
+
 // pause waits; false: ctx has ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
