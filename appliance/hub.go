@@ -80,6 +80,8 @@ type hubParts struct {
 	ferrying int // Plays that are being handed on now; mu
 
 	beyond beyond
+
+	offered offered // of the same loop
 }
 
 // hub gives the hub when it is paired.
@@ -259,6 +261,7 @@ func (b *Box) lookAtHub(ctx context.Context) {
 	}
 	if came {
 		h.listed.all, h.listed.next = false, now
+		h.offered.told, h.offered.next, h.offered.trouble = nil, now, "" // it may be another one
 		b.log.Info("hub in reach", "hub", h.server)
 		b.fed.sender.LinkUp("") // the box speaks first
 	}
@@ -269,6 +272,7 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		b.tellUsers(ctx, epoch, now)
 		if !b.comingHome(now) {
 			b.tellRooms(ctx, now)
+			b.tellFiles(ctx, now)
 		}
 		b.askForLetters(ctx, now)
 	}

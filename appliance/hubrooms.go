@@ -54,6 +54,7 @@ func (b *Box) tellRooms(ctx context.Context, now time.Time) {
 	}
 	if err == nil {
 		l.trouble = ""
+		h.offered.see(told)
 		if all {
 			l.all, l.next, l.rooms = true, now.Add(roomsEvery), map[event.RoomID]bool{}
 		}

@@ -45,6 +45,18 @@ func (r *Read) MediaOf(server string, most int, f func(id string)) error {
 	})
 }
 
+// Uploads tells of the files that a server's users have uploaded here and their sizes, the newest first, at most so many.
+func (r *Read) Uploads(server string, most int, f func(m Media, size int64)) error {
+	return r.each(`SELECT m.id, m.hash, m.type, m.name, m.uploader, m.created, m.used, f.size FROM media m JOIN media_file f ON f.hash = m.hash
+		WHERE m.server = ? AND m.uploader != '' ORDER BY m.created DESC, m.id LIMIT ?`, args(server, most), func(row *Row) error {
+		m := Media{Server: server}
+		var size int64
+		err := row.Scan(&m.ID, &m.Hash, &m.Type, &m.Name, &m.Uploader, &m.Created, &m.Used, &size)
+		f(m, size)
+		return err
+	})
+}
+
 // HasMediaFile says whether a file with this hash is kept.
 func (r *Read) HasMediaFile(hash []byte) (bool, error) {
 	var n int
