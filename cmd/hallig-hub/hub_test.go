@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -676,7 +678,8 @@ func must(t *testing.T) func(string, error) string {
 	}
 }
 
-// TestHistoryOfAnAbsentBox: people of a central server who came late read what was written before them in a box's room, while the box is away: their server asks the box's name, and the hub answers.
+// TestHistoryOfAnAbsentBox: people of a central server who came late read what was written before them in a box's room, and open a photo, while the box is away: their server asks the box's name, and the
+// hub answers.
 func TestHistoryOfAnAbsentBox(t *testing.T) {
 	for name, start := range map[string]func(*testing.T) central{"dendrite": dendrite, "synapse": synapse} {
 		t.Run(name, func(t *testing.T) { historyOfAnAbsentBox(newHome(t, start(t), "sealed")) })
@@ -688,12 +691,16 @@ func historyOfAnAbsentBox(h *home) {
 	ctx := t.Context()
 	room := must(t)(h.anna.CreateRoom(ctx, matrixclient.CreateRoom{Version: "10", Preset: "public_chat", Name: "Lage"}))
 	said := h.say(h.anna, room, 150, "vor der Zentrale")
+	photo := make([]byte, 700_000)
+	_, _ = rand.Read(photo) // never fails
+	mxc := must(t)(h.anna.Upload(ctx, "image/jpeg", "Deich.jpg", bytes.NewReader(photo)))
+	said = append(said, must(t)(h.anna.Send(ctx, room, "m.room.message", h.anna.NextTxn(), map[string]string{"msgtype": "m.image", "body": "Deich.jpg", "url": mxc})))
 	if _, err := h.carl.Join(ctx, room, h.world); err != nil {
 		t.Fatal("join through the hub: ", err)
 	}
-	h.await("the hub to have copied the room", func() bool {
+	h.await("the hub to have copied the room, and the photo", func() bool {
 		s, err := h.hubStatus()
-		return err == nil && s.Hub.Copies.Rooms == 1 && s.Hub.Copies.Behind == 0
+		return err == nil && s.Hub.Copies.Rooms == 1 && s.Hub.Copies.Behind == 0 && s.Boxes[0].Files.Count == 1
 	})
 	h.stopBox()
 	h.await("the hub to notice", func() bool { s, err := h.hubStatus(); return err == nil && !s.Boxes[0].Connected })
@@ -718,4 +725,7 @@ func historyOfAnAbsentBox(h *home) {
 		t.Errorf("%s sees %d of %d messages from before him; the hub has answered %d questions, %d not; %v", h.carl.UserID, len(said)-lack, len(said), s.Hub.Copies.Answered, s.Hub.Copies.Unknown, err)
 	}
 	t.Logf("%d messages, by %d answers of the hub", len(said), s.Hub.Copies.Answered)
+	if got, head, err := h.carl.Download(ctx, mxc); err != nil || !bytes.Equal(got, photo) || !strings.Contains(head.Get("Content-Disposition"), "Deich.jpg") {
+		t.Errorf("%s opens the photo: %d of %d bytes, %q; %v", h.carl.UserID, len(got), len(photo), head.Get("Content-Disposition"), err)
+	}
 }
