@@ -62,7 +62,7 @@ func isWhole(f *File, sum []byte) (bool, error) {
 
 func (m *Media) forgetFile(ctx context.Context, sum []byte) error {
 	var gone [][]byte
-	err := m.db.Do(ctx, func(tx *store.Tx) (err error) {
+	err := m.db.DoSmall(ctx, func(tx *store.Tx) (err error) {
 		gone, err = tx.ForgetFile(sum)
 		return err
 	})
@@ -100,7 +100,7 @@ func (m *Media) Fits(ctx context.Context, server string, size int64, used time.T
 func (m *Media) ForgetServer(ctx context.Context, server string) error {
 	for n := forgetStep; n == forgetStep; {
 		var gone [][]byte
-		err := m.db.Do(ctx, func(tx *store.Tx) (err error) {
+		err := m.db.DoSmall(ctx, func(tx *store.Tx) (err error) {
 			n, gone, err = tx.ForgetCopies(server, forgetStep)
 			return err
 		})
@@ -117,7 +117,7 @@ func (m *Media) ForgetServer(ctx context.Context, server string) error {
 // Shrink throws away the least used copies until all files take so many bytes at most.
 func (m *Media) Shrink(ctx context.Context, most int64) error {
 	var gone [][]byte
-	err := m.db.Do(ctx, func(tx *store.Tx) (err error) {
+	err := m.db.DoSmall(ctx, func(tx *store.Tx) (err error) {
 		gone, err = tx.MakeRoomForMedia(0, most)
 		return err
 	})

@@ -151,8 +151,14 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 	}
 	d.archive = federation.NewArchive(federation.HandlerConfig{Media: files{d}, Now: c.Now, Log: c.Log})
 	d.client = federation.NewClient(federation.ClientConfig{Local: c.Local, Transport: roundTrip(d.way), Ring: c.Ring, Now: c.Now, Log: c.Log})
-	return d, d.tend(ctx)
+	d.kept.Store(&map[string]media.Kept{})
+	if err := d.tend(ctx); err != nil { // files are not worth that the hub does not start
+		d.log.Error(tendFailed, "err", err)
+	}
+	return d, nil
 }
+
+const tendFailed = "look after the files of boxes; it is tried again. If the disk or the database is damaged, stop the hub, delete hallig.db, and start it: all in it is had anew from the boxes"
 
 // Run fetches and looks after the bounds until ctx ends. What fails here fails nobody else.
 func (d *Depot) Run(ctx context.Context) {
@@ -172,7 +178,7 @@ func (d *Depot) Run(ctx context.Context) {
 			return
 		}
 		if err := d.tend(ctx); err != nil && ctx.Err() == nil {
-			d.log.Error("look after the files of boxes; it is tried again. If the disk or the database is damaged, stop the hub, delete hallig.db, and start it: all in it is had anew from the boxes", "err", err)
+			d.log.Error(tendFailed, "err", err)
 		}
 	}
 }

@@ -427,3 +427,34 @@ func TestWhatPasses(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// Who reads an answer waits for no disk; what cannot be written down in time is not kept.
+func TestReaderWaitsForNoDisk(t *testing.T) {
+	b := newBoxes(t, Limits{})
+	answer := httptest.NewRecorder()
+	multi(answer, bytes.Repeat([]byte("F"), 4<<20))
+	resp := answer.Result()
+	resp.ContentLength = -1
+	b.set(func() { // who looks how much is free hangs
+		b.Passes(httptest.NewRequest("GET", downloadPath+"a", nil), "box1.test", resp)
+		buf := make([]byte, 32<<10)
+		var n int
+		for {
+			m, err := resp.Body.Read(buf)
+			n += m
+			if err != nil {
+				break
+			}
+		}
+		if n <= 4<<20 {
+			t.Errorf("%d bytes were read", n)
+		}
+	})
+	if err := resp.Body.Close(); err != nil {
+		t.Error(err)
+	}
+	b.passing.Wait()
+	if _, ok := b.file("box1.test", "a"); ok || b.Stats().Passed != 0 {
+		t.Error("it was kept, though not all of it can have been written down")
+	}
+}
