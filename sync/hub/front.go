@@ -229,10 +229,18 @@ func (h *Hub) instead(w http.ResponseWriter, r *http.Request, to entry, body []b
 		refuse(w, http.StatusNotFound, "M_NOT_FOUND", "this server is not in reach at the moment, and its hub does not have the file; try again when it is back")
 		return
 	case "make_join", "send_join", "make_knock", "send_knock":
-		refuse(w, http.StatusForbidden, "M_FORBIDDEN", to.Server+" is not in reach at the moment. Please try again when it is back. / "+to.Server+" ist gerade nicht erreichbar. Bitte später noch einmal versuchen.")
+		h.refuseAway(w, to, http.StatusForbidden, "M_FORBIDDEN")
+		return
+	case "make_leave", "send_leave": // a server that is refused has its user leave without us
+		h.refuseAway(w, to, http.StatusNotFound, "M_NOT_FOUND")
 		return
 	}
 	refuse(w, http.StatusNotFound, "M_NOT_FOUND", "this server is not in reach at the moment, and its hub does not have what was asked for")
+}
+
+// refuseAway refuses what people have asked for, in a sentence that their clients show them.
+func (h *Hub) refuseAway(w http.ResponseWriter, to entry, status int, code string) {
+	refuse(w, status, code, to.Server+" is not in reach at the moment. Please try again when it is back. / "+to.Server+" ist gerade nicht erreichbar. Bitte später noch einmal versuchen.")
 }
 
 func isKeyDocument(r *http.Request) bool {
