@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"hallig/appliance/event"
 	"hallig/sync/hub/api"
@@ -33,7 +32,7 @@ func TestPhotosOfAnAbsentBox(t *testing.T) {
 	}
 	send := func(room string, content map[string]any) {
 		t.Helper()
-		anna.until(20*time.Second, "her own photo", anna.has(id(anna.Send(ctx, room, "m.room.message", anna.NextTxn(), content))))
+		anna.until("her own photo", anna.has(id(anna.Send(ctx, room, "m.room.message", anna.NextTxn(), content))))
 	}
 	room := id(anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "public_chat"}))
 	hidden := id(anna.CreateRoom(ctx, matrixclient.CreateRoom{Preset: "public_chat", InitialState: []map[string]any{{"type": "m.room.encryption", "state_key": "", "content": map[string]string{"algorithm": "m.megolm.v1.aes-sha2"}}}}))
