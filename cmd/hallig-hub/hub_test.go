@@ -78,6 +78,15 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// The ways to a box are words.
+func TestWay(t *testing.T) {
+	for name, want := range map[string]string{"p2p": "p2p", "radio:b.example:8448": "radio through b.example:8448", "relay:b.example": "boxes in between, the last of them b.example", "net:b.example": "a local network through b.example"} {
+		if got := way(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 // withSpool gives a hub's directory with a spool in it.
 func withSpool(t *testing.T) string {
 	t.Helper()

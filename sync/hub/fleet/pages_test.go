@@ -464,3 +464,18 @@ func TestPolicyPage(t *testing.T) {
 		t.Errorf("done %q", s.did)
 	}
 }
+
+// A box that only another one reaches is shown with the way that leads to it.
+func TestPagesThroughAnotherBox(t *testing.T) {
+	s := newSite(t)
+	s.boxes = []Box{well()}
+	s.boxes[0].Connected, s.boxes[0].Way, s.boxes[0].Through = false, "radio:box7.test", "radio:box7.test"
+	s.signIn()
+	for _, path := range []string{"/", "/box/" + s.boxes[0].Server} {
+		for lang, want := range map[string]string{"de": "über Funk durch box7.test", "en": "by radio through box7.test"} {
+			if status, body, _ := s.get(path, lang); status != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s in %s: %d, without %q", path, lang, status, want)
+			}
+		}
+	}
+}
