@@ -300,6 +300,33 @@ func TestNarrowLine(t *testing.T) {
 	leave()
 }
 
+// A line that brings not even small files is tried less and less often, and anew when it has brought one.
+func TestLineThatBringsNothing(t *testing.T) {
+	b := newBoxes(t, Limits{})
+	b.told("box1.test", api.Files{})
+	b.Came("box1.test")
+	rest := func(err error) time.Duration {
+		b.over(t.Context(), "box1.test", api.File{ID: "s", Bytes: 10}, err)
+		b.Depot.mu.Lock()
+		defer b.Depot.mu.Unlock()
+		return b.Depot.boxes["box1.test"].delay
+	}
+	for _, want := range []time.Duration{restFirst, 2 * restFirst, 4 * restFirst} {
+		if got := rest(errNarrow); got != want {
+			t.Errorf("it rests for %v, want %v", got, want)
+		}
+	}
+	for range 20 {
+		rest(errNarrow)
+	}
+	if got := rest(errNarrow); got != restMost {
+		t.Errorf("in the end it rests for %v", got)
+	}
+	if rest(nil); rest(errNarrow) != restFirst {
+		t.Error("it is not tried anew after it has brought something")
+	}
+}
+
 // A line that brings little is known for it soon, and one that brings enough carries no more than it is to.
 func TestPaced(t *testing.T) {
 	read := func(each int, gap time.Duration, total int) (took time.Duration, n int64, err error) {

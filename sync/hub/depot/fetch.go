@@ -274,21 +274,22 @@ func (d *Depot) over(ctx context.Context, name string, f api.File, err error) {
 		return
 	}
 	b.busy = false
-	now := d.c.Now()
-	switch {
-	case err == nil:
+	if err == nil {
 		b.delay = 0
-	case errors.Is(err, errNarrow):
-		b.narrow, b.rest = now.Add(narrowFor), now.Add(restFirst)
-		if class(f) > 0 { // a small one comes up again when the box lists it anew
-			b.lacks = append([]api.File{f}, b.lacks...)
-		}
-		d.log.Info("a box is connected by a narrow line: larger files are neither fetched from it nor asked of it for a while", "box", name, "for", narrowFor)
-	default: // the file may be what is wrong, so it comes up again only when the box lists it anew
-		b.delay = min(max(2*b.delay, restFirst), restMost)
-		b.rest = now.Add(b.delay)
-		d.log.Debug("a file was not fetched from a box", "box", name, "err", err)
+		return
 	}
+	now := d.c.Now()
+	b.delay = min(max(2*b.delay, restFirst), restMost)
+	b.rest = now.Add(b.delay)
+	if !errors.Is(err, errNarrow) { // the file may be what is wrong, so it comes up again only when the box lists it anew
+		d.log.Debug("a file was not fetched from a box", "box", name, "err", err)
+		return
+	}
+	b.narrow = now.Add(narrowFor)
+	if class(f) > 0 { // and so does a small one that the line did not bring
+		b.lacks = append([]api.File{f}, b.lacks...)
+	}
+	d.log.Info("a box is connected by a narrow line: larger files are neither fetched from it nor asked of it for a while", "box", name, "for", narrowFor)
 }
 
 const pacedPiece = 16 << 10
