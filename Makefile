@@ -103,7 +103,7 @@ bench: build
 
 # hubsim puts BOXES boxes before NODES nodes of a hub (one with SQLite, several with PostgreSQL) and says what a box costs and what gives way first. WITH=spool looks at the nodes'
 # memory alone: make hubsim WITH=spool BOXES=10000 NODES=3. SLOW=16 lets all clocks go 16 times slower, so that two processors do the work of 32, and CORES gives each node so many of these (as root):
-# make hubsim SLOW=16 CORES=2 BOXES=10000 NODES=3, which takes half an hour.
+# make hubsim SLOW=16 CORES=2 BOXES=10000 NODES=3, which takes an hour or more.
 hubsim: hub
 	go run ./tools/hubsim -hub bin/hallig-hub -with '$(WITH)' -boxes $(BOXES) -nodes $(NODES) -slow $(SLOW) -cores $(CORES)
 

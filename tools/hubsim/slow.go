@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -87,20 +86,4 @@ func (p pen) remove() error {
 		return nil
 	}
 	return err
-}
-
-// starved is how often a process had used up what its pen gives, and the periods there were.
-func (p pen) starved() (times, of int64) {
-	raw, _ := os.ReadFile(filepath.Join(string(p), "cpu.stat")) // none: nothing is known
-	for line := range strings.Lines(string(raw)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		n, _ := strconv.ParseInt(value, 10, 64) // the kernel's own numbers
-		switch name {
-		case "nr_throttled":
-			times = n
-		case "nr_periods":
-			of = n
-		}
-	}
-	return times, of
 }
