@@ -30,6 +30,8 @@ import (
 type courierParts struct {
 	*courier.Courier
 
+	hub sync.Mutex // while a stick of the hub is read or written
+
 	mu    sync.Mutex
 	facts *health.CourierFacts
 	until time.Time // facts are told so long
@@ -106,11 +108,17 @@ func (b *Box) courier(ctx context.Context, order admin.CourierOrder, note func(a
 	}
 	var r *courier.Report
 	var err error
+	var from fromHubStick
+	var to toHubStick
 	switch order.Do {
 	case "export":
-		r, err = b.courierExport(ctx, order.Place, courier.Options{Media: order.Media}, step)
+		if r, err = b.courierExport(ctx, order.Place, courier.Options{Media: order.Media}, step); err == nil && !r.ReadOnly {
+			to, err = b.fillHubStick(ctx, order.Place, true)
+		}
 	case "import":
-		r, err = b.courierImport(ctx, order.Place, step)
+		if r, err = b.courierImport(ctx, order.Place, step); err == nil {
+			from, to, err = b.visitHubStick(ctx, order.Place)
+		}
 	case "status":
 		r, err = b.courierLook(ctx, order.Place)
 	default:
@@ -121,6 +129,10 @@ func (b *Box) courier(ctx context.Context, order admin.CourierOrder, note func(a
 	}
 	out := reportOf(r)
 	out.Sentence = sentenceOf(order.Do, r)
+	if len(r.Boxes) == 0 && (to.written || from.there) { // what is said of boxes is beside the point
+		out.Sentence = health.Sentence{}
+	}
+	out.Sentence = hubSentence(out.Sentence, from, to)
 	return out, nil
 }
 
@@ -163,6 +175,24 @@ func (b *Box) courierImport(ctx context.Context, place string, note func(courier
 	defer debug.FreeOSMemory()
 	r, err := b.exchange.parts.Import(ctx, d, note)
 	return r, errors.Join(err, d.Close())
+}
+
+// visitHubStick takes what a stick has of the hub, and puts the answer onto it.
+func (b *Box) visitHubStick(ctx context.Context, place string) (from fromHubStick, to toHubStick, err error) {
+	d, err := courier.Open(place, false)
+	if err != nil {
+		return from, to, err
+	}
+	from, err = b.takeHubStick(ctx, d)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return from, to, err
+	}
+	to, err = b.fillHubStick(ctx, place, false)
+	if courier.IsFull(err) || courier.IsReadOnly(err) {
+		from.trouble("Für den Hub ließ sich nichts auf den Stick schreiben: er ist voll oder schreibgeschützt. Platz schaffen oder einen anderen nehmen.", "Nothing for the hub could be written onto the stick: it is full or write-protected. Make room, or take another one.")
+		err = nil
+	}
+	return from, to, err
 }
 
 func (b *Box) courierLook(ctx context.Context, place string) (*courier.Report, error) {

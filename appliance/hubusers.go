@@ -254,6 +254,9 @@ func (b *Box) hubAnswer(ctx context.Context, method, uri string, body []byte) ([
 
 // hubAnswerFor is the same for what may take longer.
 func (b *Box) hubAnswerFor(ctx context.Context, wait time.Duration, method, uri string, body []byte) ([]byte, error) {
+	if b.exchange.host == nil {
+		return nil, errors.New("ask the hub: libp2p is switched off")
+	}
 	ctx, stop := context.WithTimeout(ctx, wait)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, federation.Scheme+"://"+b.exchange.post.server+uri, bytes.NewReader(body))

@@ -87,6 +87,11 @@ func (b *Box) serveStick(ctx context.Context, place string) (again bool) {
 	if err == nil {
 		var ours bool
 		ours, err = b.exchange.parts.Marked(d)
+		if err == nil && !ours {
+			var foreign bool
+			ours, foreign, err = b.hubMail(d)
+			ours = ours || foreign // it says so
+		}
 		err = errors.Join(err, d.Close())
 		if err == nil && !ours {
 			b.log.Info("stick carries messages of boxes that are not paired with this one; left alone", "stick", name)
@@ -138,6 +143,13 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 	if err != nil {
 		return done, false, err
 	}
+	from, to, err := b.visitHubStick(ctx, place)
+	if t := (steward.Text{}); errors.As(err, &t) && out.ReadOnly { // it has been said
+		err = nil
+	}
+	if err != nil {
+		return done, false, err
+	}
 	if !out.ReadOnly {
 		b.rosterOntoStick(ctx, place)
 	}
@@ -146,7 +158,11 @@ func (b *Box) visit(ctx context.Context, place string) (done health.Sentence, pu
 		put = health.Sentence{DE: "Der Stick ist schreibgeschützt: es wurde nichts mitgegeben.", EN: "The stick is write-protected: nothing was put on it."}
 	}
 	done = health.Sentence{DE: took.DE + " " + put.DE, EN: took.EN + " " + put.EN}
-	b.log.Info("stick served", "place", place, "in", took.EN, "out", put.EN)
+	if len(in.Boxes)+len(out.Boxes) == 0 && from.there {
+		done = health.Sentence{}
+	}
+	done = hubSentence(done, from, to)
+	b.log.Info("stick served", "place", place, "done", done.EN)
 	if _, err := os.Stat(filepath.Join(place, backup.Folder)); err == nil || b.steward == nil {
 		done.DE += " Vor dem Abziehen auf der Verwaltungsseite unter „Gerät“ auswerfen."
 		done.EN += " Before it is pulled out, eject it on the administration page under “Device”."

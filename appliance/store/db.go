@@ -36,7 +36,7 @@ var schemaFiles embed.FS
 
 const (
 	applicationID = 0x486c6731 // "Hlg1"
-	schemaVersion = 17
+	schemaVersion = 18
 	pageSize      = 1024
 	walPages      = 8 << 20 / pageSize // the log is folded at this many pages: the more fold together, the less is written
 	foldEvery     = 128                // acts between looks at the log's length

@@ -258,6 +258,17 @@ CREATE TABLE fed_letter (
 	body   BLOB
 ) STRICT;
 CREATE INDEX fed_letter_dest ON fed_letter (dest);`,
+	`-- 18: sticks to and from a hub.
+CREATE TABLE fed_bag (
+	dest TEXT NOT NULL,
+	txn  TEXT NOT NULL,
+	raw  BLOB NOT NULL,
+	UNIQUE (dest, txn)
+) STRICT;
+CREATE TABLE hub_stick (
+	one   INTEGER PRIMARY KEY CHECK (one = 1),
+	state BLOB NOT NULL
+) STRICT;`,
 }
 
 // SchemaVersion is the schema that this program keeps: user_version of the file.

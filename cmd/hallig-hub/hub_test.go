@@ -66,6 +66,10 @@ func TestVerbs(t *testing.T) {
 		{[]string{"update", "stop", "1.2.0", "--share", "5", "--reason", "x", "--data", t.TempDir()}, 2, "--reason"},
 		{[]string{"update", "stop", "1.2.0", "--data", t.TempDir()}, 2, "--reason"},
 		{[]string{"update", "remove", "1.2.0", "--box", "a", "--data", t.TempDir()}, 2, "neither"},
+		{[]string{"courier", "export", "--data", t.TempDir()}, 2, "where the stick is mounted"},
+		{[]string{"courier", "import", "--box", "a", "/x", "--data", t.TempDir()}, 2, "where the stick is mounted"},
+		{[]string{"courier", "burn", "/x", "--data", t.TempDir()}, 2, "export, import or status"},
+		{[]string{"courier", "export", "/x", "--data", t.TempDir()}, 1, "no hub is running"},
 		{[]string{"serve", "--data", t.TempDir(), "--name", "hub.test"}, 1, "--cert FILE"},
 		{[]string{"serve", "--data", t.TempDir(), "--cert", "x"}, 1, "come together"},
 		{[]string{"restored", "--data", t.TempDir()}, 1, "put the copy back first"},
@@ -212,6 +216,7 @@ type home struct {
 	hub     *exec.Cmd
 	boxDir  string
 	box     *appliance.Box
+	noLine  bool // the box has no libp2p: nothing leads to the hub
 	stopBox func()
 	change  func(*appliance.Config) // of the box's configuration; nil: it stays
 	anna    *matrixclient.Client    // of the box
@@ -338,6 +343,7 @@ func (h *home) boxLog() *slog.Logger {
 func (h *home) startBox() {
 	h.Helper()
 	cfg := h.boxConfig()
+	cfg.P2P.Off = h.noLine
 	if h.change != nil {
 		h.change(&cfg)
 	}

@@ -37,6 +37,9 @@ const help = `hallig-hub: the post office of Hallig boxes beside a central Matri
   hallig-hub update stop VERSION --data DIR --reason TEXT                 tell nobody any more
   hallig-hub update remove VERSION --data DIR
   hallig-hub policy [set FILE] --data DIR [--json]  the organisation's policy that boxes are told of, or another one
+  hallig-hub courier export [--box BOX] PATH --data DIR   put what waits for boxes onto the stick that is mounted at PATH
+  hallig-hub courier import PATH --data DIR          take in what boxes have put on it
+  hallig-hub courier status PATH --data DIR          what lies on it, for whom
   hallig-hub token  --data DIR          make the token that opens the hub's pages; the one before is void
   hallig-hub restored --data DIR        say, before the hub starts, that its spool is an older copy which was put back
   hallig-hub version
@@ -61,7 +64,7 @@ func main() {
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	verbs := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
-		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "roster": rosterVerb, "token": token, "update": update, "policy": policyVerb, "restored": restored,
+		"serve": serve, "status": status, "boxes": boxes, "pair": pair, "revoke": revoke, "roster": rosterVerb, "token": token, "update": update, "policy": policyVerb, "courier": courierVerb, "restored": restored,
 		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
 			_, err := fmt.Fprintln(out, "hallig-hub", version)
 			return err

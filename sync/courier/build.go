@@ -234,12 +234,12 @@ func (e *export) replace(p peer.Peer, fresh []*segment, box *BoxReport) error {
 }
 
 // explain leaves a word for who finds the stick.
-func (e *export) explain() error {
+func explain(d Disk, self peer.ID) error {
 	const name = "LIESMICH.txt"
-	if _, err := e.d.Read(name, int64(len(finder)), int64(len(finder))); err == nil {
+	if _, err := d.Read(name, int64(len(finder)), int64(len(finder))); err == nil {
 		return nil
 	}
-	return put(e.d, brief(e.c.self), name, []byte(finder))
+	return put(d, brief(self), name, []byte(finder))
 }
 
 const finder = "Dieser Stick trägt Nachrichten zwischen Hallig-Boxen. Der Inhalt ist verschlüsselt und nur für die Boxen lesbar.\r\n" +

@@ -20,6 +20,8 @@ const Folder = "hallig-courier"
 type Disk interface {
 	// Read gives a whole regular file of exactly size bytes; size below 0: of any size up to most.
 	Read(name string, size, most int64) ([]byte, error)
+	// Open gives a regular file of up to most bytes, to be read from its beginning, and its size.
+	Open(name string, most int64) (r io.ReadCloser, size int64, err error)
 	Create(name string) (File, error) // in place of what there is
 	Rename(from, to string) error
 	Remove(name string) error
@@ -80,22 +82,33 @@ func Open(place string, create bool) (interface {
 func (d *dir) Close() error { return d.root.Close() }
 
 func (d *dir) Read(name string, size, most int64) ([]byte, error) {
-	// Not blocking: what is there may be a pipe, which nobody will write to.
-	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	f, n, err := d.Open(name, most)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if n := info.Size(); !info.Mode().IsRegular() || n > most || size >= 0 && n != size {
+	if size >= 0 && n != size {
 		return nil, errSize
 	}
-	b := make([]byte, info.Size())
+	b := make([]byte, n)
 	_, err = io.ReadFull(f, b)
 	return b, err
+}
+
+func (d *dir) Open(name string, most int64) (io.ReadCloser, int64, error) {
+	// Not blocking: what is there may be a pipe, which nobody will write to.
+	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > most) {
+		err = errSize
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 // errSize says that a file is not what was promised, before anything of it was read.

@@ -86,7 +86,7 @@ func (e *export) run(ctx context.Context) error {
 	if err := e.d.Sync(); err != nil {
 		return err
 	}
-	if err := e.explain(); err != nil {
+	if err := explain(e.d, e.c.self); err != nil {
 		return err
 	}
 	for _, p := range peers {

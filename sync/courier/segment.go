@@ -79,9 +79,13 @@ func encrypt(b []byte, to ed25519.PublicKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal segment: %w", err)
 	}
+	return encryptTo(b, who)
+}
+
+func encryptTo(b []byte, who ...age.Recipient) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(b) + len(b)/1000 + 512)
-	w, err := age.Encrypt(&out, who)
+	w, err := age.Encrypt(&out, who...)
 	if err == nil {
 		_, err = w.Write(b)
 	}

@@ -55,6 +55,7 @@ type dest struct {
 	marked map[event.RoomID]bool
 	told   map[event.RoomID]outward
 	hints  map[string]edu // typing: gone when not taken along
+	unback []backSeries   // of which the hub knows by now that it is to bring nothing more of them
 	st     Status
 
 	rooms    map[event.RoomID]*ledger

@@ -17,23 +17,31 @@ import (
 type heard struct {
 	epoch string
 	asked time.Time // everything that was left before is in it; zero: not known
+	old   bool      // it came by stick
 	api.Standing
 }
 
 // Standing takes in how far letters have come. asked is when the box asked, zero when the hub spoke of itself.
 func (s *Sender) Standing(l api.Letters, asked time.Time) {
+	s.stand(l, heard{epoch: l.Epoch, asked: asked})
+}
+
+func (s *Sender) stand(l api.Letters, h heard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.standing = map[string]*heard{}
 	for _, one := range l.To {
-		s.standing[one.To] = &heard{epoch: l.Epoch, asked: asked, Standing: one}
+		of := h
+		of.Standing = one
+		s.standing[one.To] = &of
 	}
 	for name, d := range s.dests {
-		h := s.standing[name]
-		if h == nil {
-			h = &heard{epoch: l.Epoch, asked: asked}
+		of := s.standing[name]
+		if of == nil {
+			none := h
+			of = &none
 		}
-		d.standing.Store(h)
+		d.standing.Store(of)
 		poke(d.wake)
 	}
 }
@@ -72,9 +80,9 @@ func (d *dest) follow(ctx context.Context, h *heard) {
 	case moved && d.failing.Load():
 		d.linkUp.Store(true) // the hub reaches it
 	case len(p.left) == 0 || h.epoch != p.left[0].Epoch:
-	case h.Waiting == 0 && !h.asked.IsZero() && p.left[len(p.left)-1].at.Before(h.asked):
+	case h.Waiting == 0 && !h.asked.IsZero() && !p.bagged() && p.left[len(p.left)-1].at.Before(h.asked):
 		d.takeBack(ctx, false, "the hub does not have them any more")
-	case refusesFor(h.Status):
+	case refusesFor(h.Status) && !h.old:
 		p.next = time.Now().Add(leaveNot)
 		d.takeBack(ctx, true, h.Trouble)
 	}

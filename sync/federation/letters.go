@@ -141,14 +141,22 @@ func (d *dest) posts() bool { return len(d.post.left) > 0 || d.post.backlog }
 func (d *dest) leave(ctx context.Context) {
 	p := &d.post
 	spoke := d.hear(ctx)
+	d.forgetBack(ctx)
 	now := time.Now()
 	epoch := d.open(now)
+	bag := d.s.packing.Load()
+	defer bag.over(d.name)
+	if epoch == "" && bag.isFor(d) {
+		epoch = bag.epoch
+	} else {
+		bag = nil
+	}
 	if len(p.left) > 0 && epoch != "" {
 		if first := p.left[0]; first.Epoch != epoch || first.Key != d.s.c.Local.Key.ID {
 			d.takeBack(ctx, first.Epoch == epoch, "the hub's memory or the key is another one")
 		}
 	}
-	if !d.tellBack(ctx, spoke) && epoch != "" {
+	if !d.tellBack(ctx, spoke) && epoch != "" && bag == nil { // a bag says itself what is taken back
 		p.next, epoch = now.Add(leaveAgain), ""
 	}
 	if epoch == "" {
@@ -157,11 +165,11 @@ func (d *dest) leave(ctx context.Context) {
 		}
 		return
 	}
-	if len(p.left) == 0 && !d.failing.Load() && (!p.backlog || d.unconfirmed()) {
+	if bag == nil && len(p.left) == 0 && !d.failing.Load() && (!p.backlog || d.unconfirmed()) {
 		return
 	}
 	for ctx.Err() == nil {
-		more, err := d.leaveNext(ctx, epoch)
+		more, err := d.leaveNext(ctx, epoch, bag)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -200,9 +208,16 @@ func (d *dest) unconfirmed() bool {
 	return false
 }
 
-// leaveNext leaves one letter; false: nothing is left to leave.
-func (d *dest) leaveNext(ctx context.Context, epoch string) (bool, error) {
+// leaveNext leaves one letter, with a bag or, nil, with the hub itself; false: nothing is left to leave, or the bag is full.
+func (d *dest) leaveNext(ctx context.Context, epoch string, bag *packing) (bool, error) {
 	p := &d.post
+	if bag == nil {
+		if err := d.handOver(ctx); err != nil {
+			return false, err
+		}
+	} else if bag.room.Load() <= 0 {
+		return false, nil
+	}
 	if len(p.left) == 0 {
 		d.beginLetters()
 	}
@@ -231,9 +246,13 @@ func (d *dest) leaveNext(ctx context.Context, epoch string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	d.s.sem <- struct{}{}
-	err = d.s.c.Post.Leave(ctx, l)
-	<-d.s.sem
+	if bag != nil {
+		if row.Raw, err = l.Append(nil); err == nil {
+			bag.room.Add(-int64(len(row.Raw)))
+		}
+	} else {
+		err = d.give(ctx, l)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -348,6 +367,7 @@ func (d *dest) wasLeft(out *outgoing, row *leftLetter) {
 	d.pending = nil
 	p.place = row.Place
 	row.at, row.LeftLetter.Events = time.Now(), nil // the rooms say the same
+	row.Bagged, row.Raw = row.Raw != nil, nil
 	if len(p.left) == 0 {
 		d.mu.Lock()
 		d.st.Through = 0

@@ -79,6 +79,9 @@ type Sender struct {
 	wake  chan struct{}
 
 	standing map[string]*heard // of letters, as the hub said last; below mu
+
+	bagging sync.Mutex // held while letters are packed
+	packing atomic.Pointer[packing]
 }
 
 const concurrentRequests = 8

@@ -124,14 +124,23 @@ func sameKeys(a, b []byte) bool {
 
 // answerContact says what waits for the box, beside what out says already.
 func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, out api.Answer) {
-	waiting, err := h.spool.Waiting(r.Context(), from.Server)
-	var letters api.Letters
-	if err == nil {
-		letters, err = h.mail.Standing(r.Context(), from.Server)
-	}
+	out, err := h.answerTo(r.Context(), from, out)
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot read its spool now")
 		return
+	}
+	answer(w, http.StatusOK, out)
+}
+
+// answerTo adds to an answer what the hub has for the box.
+func (h *Hub) answerTo(ctx context.Context, from entry, out api.Answer) (api.Answer, error) {
+	waiting, err := h.spool.Waiting(ctx, from.Server)
+	if err != nil {
+		return out, err
+	}
+	letters, err := h.mail.Standing(ctx, from.Server)
+	if err != nil {
+		return out, err
 	}
 	out.Server, out.Version, out.Mode, out.Time, out.Epoch = h.id.Server, h.cfg.Version, string(from.mode), h.now().UnixMilli(), letters.Epoch
 	out.Letters, out.Waiting = &letters, []api.Waiting{}
@@ -140,5 +149,5 @@ func (h *Hub) answerContact(w http.ResponseWriter, r *http.Request, from entry, 
 			out.Waiting = append(out.Waiting, api.Waiting{From: q.Other, Count: q.Count, Bytes: q.Bytes, Oldest: q.Oldest})
 		}
 	}
-	answer(w, http.StatusOK, out)
+	return out, nil
 }

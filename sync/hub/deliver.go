@@ -262,8 +262,7 @@ func (h *Hub) judge(ctx context.Context, box string, r spool.Request, status int
 	case status == http.StatusOK:
 		h.count.delivered.Add(1)
 		return nil
-	case api.Considered(text) && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || isInvite(r.URI) && (status == http.StatusForbidden || status == http.StatusNotFound)):
-		// The request is what is wrong: it will always be. All else may be the box, its clock or a key that it lacks, and passes.
+	case api.Settled(r.URI, status, text):
 		h.count.refused.Add(1)
 		h.log.Warn("a box refuses what waited for it for good; it is dropped", "box", box, "uri", r.URI, "status", status, "answer", fmt.Sprintf("%.200q", text))
 		if isInvite(r.URI) {

@@ -87,6 +87,16 @@ func (h *Hub) verbs() http.Handler {
 		s, err := h.importRoster(in.Roster)
 		say(w, s, err)
 	})
+	mux.HandleFunc("GET /courier/boxes", func(w http.ResponseWriter, r *http.Request) {
+		out, err := h.bagBoxes(r.Context())
+		say(w, out, err)
+	})
+	mux.HandleFunc("POST /courier/export", h.bagOut)
+	mux.HandleFunc("POST /courier/import", h.bagIn)
+	mux.HandleFunc("POST /courier/look", func(w http.ResponseWriter, r *http.Request) {
+		out, err := h.bagLook(r)
+		say(w, out, err)
+	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
 		token, err := h.newToken()
 		say(w, Token{Token: token, Page: h.Page()}, err)

@@ -74,7 +74,7 @@ var Rooms = map[string]Room{
 	"sync/muster":         {Uses: []string{"sync/peer"}},
 	"sync/identity":       {Uses: []string{"appliance/event", "sync/federation", "sync/peer"}},
 	"sync/relay":          {Uses: []string{"appliance/store", "sync/peer", "sync/parcel"}},
-	"sync/hub":            {Uses: []string{"appliance/acme", "appliance/cert", "appliance/event", "appliance/health", "appliance/metric", "appliance/policy", "appliance/signet", "appliance/socket", "appliance/store", "sync/federation", "sync/hub/api", "sync/hub/depot", "sync/hub/ferry", "sync/hub/fleet", "sync/hub/letter", "sync/hub/nodes", "sync/hub/replica", "sync/hub/shelf", "sync/hub/spool", "sync/identity", "sync/muster", "sync/p2p", "sync/parcel", "sync/peer"}},
+	"sync/hub":            {Uses: []string{"appliance/acme", "appliance/cert", "appliance/event", "appliance/health", "appliance/metric", "appliance/policy", "appliance/signet", "appliance/socket", "appliance/store", "sync/courier", "sync/federation", "sync/hub/api", "sync/hub/depot", "sync/hub/ferry", "sync/hub/fleet", "sync/hub/letter", "sync/hub/nodes", "sync/hub/replica", "sync/hub/shelf", "sync/hub/spool", "sync/identity", "sync/muster", "sync/p2p", "sync/parcel", "sync/peer"}},
 	"sync/hub/api":        {Pure: true, Uses: []string{"appliance/event"}},
 	"sync/hub/fleet":      {Uses: []string{"appliance/health", "appliance/page", "appliance/policy", "sync/hub/api", "sync/hub/shelf"}},
 	"sync/hub/depot":      {Uses: []string{"appliance/media", "appliance/room", "appliance/store", "sync/federation", "sync/hub/api", "sync/hub/desk"}},

@@ -14,3 +14,17 @@ CREATE TABLE fed_letter (
 	body   BLOB               -- of EDUs, which must be the same in each repetition
 ) STRICT;
 CREATE INDEX fed_letter_dest ON fed_letter (dest);
+
+-- Those among them that travel on sticks, whole: each stick has them until the hub says that they are through.
+CREATE TABLE fed_bag (
+	dest TEXT NOT NULL,
+	txn  TEXT NOT NULL,
+	raw  BLOB NOT NULL,
+	UNIQUE (dest, txn)
+) STRICT;
+
+-- What is remembered of sticks to and from the hub: up to which place of its memory the box has dealt with what waited there, and which stick came last. JSON.
+CREATE TABLE hub_stick (
+	one   INTEGER PRIMARY KEY CHECK (one = 1),
+	state BLOB NOT NULL
+) STRICT;

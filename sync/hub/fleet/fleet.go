@@ -40,7 +40,7 @@ type Box struct {
 	Added     time.Time `json:"added,omitzero"`
 	Connected bool      `json:"connected"` // to this node
 	Seen      time.Time `json:"seen,omitzero"`
-	Way       string    `json:"way,omitempty"`     // by which it was in contact last: p2p, or through another box: radio:NAME, relay:NAME or net:NAME
+	Way       string    `json:"way,omitempty"`     // by which it was in contact last: p2p, stick, or through another box: radio:NAME, relay:NAME or net:NAME
 	Through   string    `json:"through,omitempty"` // how it is reached now, while it is not connected, in the same words; "": not at all
 	Version   string    `json:"version,omitempty"`
 	Said      Said      `json:"said,omitzero"` // what it said of itself at its last contact
