@@ -57,7 +57,7 @@ func TestDeadFillNothing(t *testing.T) {
 func TestDeadHoldFewPlaces(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.centre.dead = "dead"
-		for i := range 60 {
+		for i := range 100 { // more than allAtOnce, else they could not take all places
 			w.leave("box1.test", fmt.Sprintf("dead%d.test", i), fmt.Sprintf("a/%d", i))
 		}
 		w.after(10 * time.Minute)
@@ -81,8 +81,8 @@ func TestDeadHoldFewPlaces(t *testing.T) {
 		w.centre.set(func(c *centre) { before = c.atDead })
 		w.after(10 * time.Hour)
 		w.centre.set(func(c *centre) {
-			if n := c.atDead - before; n < 61*8 || n > 61*11 {
-				t.Errorf("%d tries of 61 servers in ten hours", n)
+			if n := c.atDead - before; n < 101*8 || n > 101*11 {
+				t.Errorf("%d tries of 101 servers in ten hours", n)
 			}
 			c.dead = "dead1" // the rest is back, and one of them says so
 		})
