@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"hallig/appliance/event"
 	"hallig/sync/federation"
 	"hallig/sync/hub/spool"
 	"hallig/sync/identity"
@@ -18,9 +19,16 @@ import (
 func TestBadInputIsSaid(t *testing.T) {
 	w := newWorld(t)
 	b := w.newBox("box1.test")
-	w.newBox("box2.test")
-	if status, _ := b.deposit(b.contact()); status != 200 {
-		t.Fatal(status)
+	other := w.newBox("box2.test")
+	for _, b := range []*testBox{b, other} {
+		if status, _ := b.deposit(b.contact()); status != 200 {
+			t.Fatal(status)
+		}
+	}
+	const out = "/_matrix/federation/v1/send/9"
+	inName := func(server string, key event.Key) (int, int) {
+		status, _ := b.ask("far.test", "PUT", out, signed(t, federation.Local{Server: server, Key: key}, "far.test", "PUT", out, nil), nil)
+		return status, 403
 	}
 	send := func(n int) int {
 		uri, header, body := w.far.transaction("box1.test", n)
@@ -35,7 +43,6 @@ func TestBadInputIsSaid(t *testing.T) {
 			return nil
 		})
 	}
-	const out = "/_matrix/federation/v1/send/9"
 	for _, tt := range []struct {
 		what     string
 		do       func() (status, want int)
@@ -45,9 +52,11 @@ func TestBadInputIsSaid(t *testing.T) {
 		{"one server floods a box", func() (int, int) { failing(spool.ErrFull); return send(1), 429 }, "ERROR", "bring the box in contact with the hub, or turn it away with hallig-hub revoke"},
 		{"the disk is full", func() (int, int) { failing(spool.ErrNoSpace); return send(2), 429 }, "ERROR", "see to its space and start the hub again"},
 		{"an address floods", func() (int, int) { failing(nil); w.hub.crowded(netip.MustParsePrefix("192.0.2.1/32")); return 0, 0 }, "WARN", "shut it out at the firewall"},
-		{"a box asks in another's name", func() (int, int) {
-			status, _ := b.ask("far.test", "PUT", out, signed(t, federation.Local{Server: "box2.test", Key: b.id.Key}, "far.test", "PUT", out, nil), nil)
-			return status, 403
+		{"a box asks in another's name", func() (int, int) { return inName("other.test", b.id.Key) }, "WARN", "a box asks in another's name"},
+		{"a box forges a request of another box", func() (int, int) {
+			forged := other.id.Key
+			forged.Private = b.id.Key.Private
+			return inName("box2.test", forged)
 		}, "WARN", "turn it away with hallig-hub revoke"},
 		{"a box lies about its papers", func() (int, int) {
 			c := b.contact()
