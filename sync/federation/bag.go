@@ -57,6 +57,7 @@ func (s *Sender) Pack(ctx context.Context, epoch string, room int64) (late int, 
 		return 0, fmt.Errorf("letters are being packed already")
 	}
 	defer s.bagging.Unlock()
+	s.looked(ctx) // a word that was written a moment ago goes along
 	p := &packing{epoch: epoch, waiting: map[string]bool{}, done: make(chan struct{})}
 	p.room.Store(room)
 	s.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -77,6 +78,7 @@ type Sender struct {
 	dests map[string]*dest
 	early map[string]map[string]edu // hints for servers that the dispatcher has yet to meet
 	wake  chan struct{}
+	looks []chan struct{} // closed after the dispatcher's next look
 
 	standing map[string]*heard // of letters, as the hub said last; below mu
 
@@ -243,10 +245,12 @@ func (s *Sender) Run(ctx context.Context) error {
 		return err
 	}
 	for {
+		rest := pace
 		if err := s.dispatch(ctx, &wg); err != nil && ctx.Err() == nil {
-			s.log.Error("find out who is owed new events", "err", err)
+			s.log.Error("find out who is owed new events; it is tried again", "err", err)
+			rest = lookAgain
 		}
-		if !pause(ctx, pace) {
+		if !pause(ctx, rest) {
 			return nil
 		}
 		select {
@@ -259,6 +263,21 @@ func (s *Sender) Run(ctx context.Context) error {
 
 // pace is how long what is committed gathers after a look at who is owed it: a stream of events of others would have us look after each commit.
 const pace = 50 * time.Millisecond
+
+const lookAgain = time.Second // after a look that failed
+
+// looked returns when all that is committed now has been handed to those it is for, or ctx ends.
+func (s *Sender) looked(ctx context.Context) {
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.looks = append(s.looks, done)
+	s.mu.Unlock()
+	poke(s.wake)
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
 
 func (s *Sender) forgetDests() {
 	s.mu.Lock()
@@ -329,12 +348,25 @@ func (s *Sender) dest(ctx context.Context, wg *sync.WaitGroup, name string) *des
 	return d
 }
 
-// dispatch hands new work to those it is for.
-func (s *Sender) dispatch(ctx context.Context, wg *sync.WaitGroup) error {
+// dispatch hands new work to those it is for. What it could not look up is there for the next look.
+func (s *Sender) dispatch(ctx context.Context, wg *sync.WaitGroup) (err error) {
 	s.mu.Lock()
-	rooms, now := s.rooms, s.now
-	s.rooms, s.now = map[event.RoomID]bool{}, map[string]bool{}
+	rooms, now, looks := s.rooms, s.now, s.looks
+	s.rooms, s.now, s.looks = map[event.RoomID]bool{}, map[string]bool{}, nil
 	s.mu.Unlock()
+	defer func() {
+		if err == nil {
+			for _, done := range looks {
+				close(done)
+			}
+			return
+		}
+		s.mu.Lock()
+		maps.Copy(s.rooms, rooms)
+		s.looks = append(s.looks, looks...)
+		s.mu.Unlock()
+		poke(s.wake)
+	}()
 	for name := range now {
 		if d := s.dest(ctx, wg, name); d != nil {
 			poke(d.wake)
