@@ -82,6 +82,8 @@ type hubParts struct {
 	beyond beyond
 
 	offered offered // of the same loop
+
+	dealtTold []byte // the hub knows that this came by stick; mu
 }
 
 // hub gives the hub when it is paired.
@@ -253,6 +255,7 @@ func (b *Box) lookAtHub(ctx context.Context) {
 		b.noteContact(answer, err)
 		if err == nil {
 			epoch, h.users.next = answer.Epoch, now
+			b.tellDealt(ctx, epoch)
 			if answer.Letters != nil {
 				h.lettersNext = now.Add(lettersAsked)
 				b.fed.sender.Standing(*answer.Letters, asked)

@@ -3,6 +3,7 @@
 package appliance
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -312,4 +313,30 @@ func (p *playing) one(ctx context.Context, i api.StickItem) error {
 	err := p.b.keepStick(ctx, p.m)
 	p.failed = err != nil
 	return err
+}
+
+// tellDealt tells the hub, which is in reach, what the box has dealt with by stick, once after each contact in which that is news: it would come once more, by a line that may be slow.
+func (b *Box) tellDealt(ctx context.Context, epoch string) {
+	h := &b.exchange.post
+	m, err := b.stickMemory(ctx)
+	if err != nil {
+		b.log.Error("look up what came by stick of the hub", "err", err)
+		return
+	}
+	d := m.dealt(epoch)
+	raw, err := json.Marshal(d)
+	h.mu.Lock()
+	known := bytes.Equal(raw, h.dealtTold)
+	h.mu.Unlock()
+	if err != nil || len(d.From) == 0 || len(raw) > api.MaxDealt || known {
+		return
+	}
+	var refusal *hubRefusal
+	if _, err := b.hubAnswer(ctx, http.MethodPut, api.DealtPath, raw); err != nil && !(errors.As(err, &refusal) && refusal.status/100 == 4) { // an older hub hands it on once more
+		b.log.Debug("tell the hub what came by stick; it is tried again", "err", err)
+		return
+	}
+	h.mu.Lock()
+	h.dealtTold = raw
+	h.mu.Unlock()
 }

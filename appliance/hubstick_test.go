@@ -3,6 +3,7 @@
 package appliance
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -284,7 +285,25 @@ func TestHubSticksInDisorder(t *testing.T) {
 		t.Errorf("after the box came by itself: %+v", got)
 	}
 	c.anna.until("the stick after it", c.anna.has(in...))
-	c.once(c.anna, "her eins", "her zwei")
+
+	// A stick has come, and the box is back before anybody has taken it to the hub.
+	in = c.says(c.carl, 3, "vor dem Heimweg")
+	c.whisper(c.carl, c.anna, "her drei")
+	c.settle()
+	c.out(late)
+	c.plug(late)
+	c.anna.until("what the stick brought", c.anna.has(in...))
+	c.anna.until("what the stick brought", c.anna.heard("her drei"))
+	c.line(true)
+	awaitHub(t, "the box to tell what came by stick", func() bool {
+		h := &c.box.exchange.post
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return bytes.Contains(h.dealtTold, []byte("far.test"))
+	})
+	awaitHub(t, "nothing to wait", func() bool { return c.waits() == 0 })
+	c.anna.until("both on the line", c.anna.has(c.carl.say(c.room, "da seid ihr ja")))
+	c.once(c.anna, "her eins", "her zwei", "her drei")
 }
 
 // TestHubStickBad: what is damaged, forged, foreign or from before a copy was put back changes nothing that it should not, and is said with the next step.

@@ -36,7 +36,7 @@ func (p *Pages) boxes(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Pages) boxesPage(w http.ResponseWriter, r *http.Request, data boxesPage, good, bad string) {
-	v := p.view(r, "Andere Boxen", "Other boxes", nil)
+	v := p.view(r, "Boxen", "Boxes", nil)
 	v.Good, v.Bad = good, bad
 	var err error
 	if data.Status, err = p.Status(r.Context()); err != nil {

@@ -528,17 +528,26 @@ func (h *home) keysLeft() int {
 	return out.Counts["signed_curve25519"]
 }
 
-// claim has the central server claim keys of anna's device, one after the other.
+// claim has the central server claim keys of anna's device, one after the other. When the server says that it had no answer in its own time it is asked again, as clients do; "there is none" is an answer.
 func (h *home) claim(n int) (ids []string) {
 	h.Helper()
 	for range n {
 		var out struct {
-			Keys map[string]map[string]map[string]json.RawMessage `json:"one_time_keys"`
+			Keys     map[string]map[string]map[string]json.RawMessage `json:"one_time_keys"`
+			Failures map[string]json.RawMessage                       `json:"failures"`
 		}
-		body := map[string]any{"one_time_keys": map[string]any{h.anna.UserID: map[string]string{h.anna.DeviceID: "signed_curve25519"}}}
-		if err := h.carl.Do(h.Context(), "POST", matrixclient.Path("keys", "claim"), body, &out); err != nil {
-			h.Fatal(err)
-		}
+		h.await("an answer to a claim", func() bool {
+			clear(out.Keys)
+			clear(out.Failures)
+			body := map[string]any{"one_time_keys": map[string]any{h.anna.UserID: map[string]string{h.anna.DeviceID: "signed_curve25519"}}}
+			if err := h.carl.Do(h.Context(), "POST", matrixclient.Path("keys", "claim"), body, &out); err != nil {
+				h.Fatal(err)
+			}
+			if len(out.Failures) > 0 {
+				h.Logf("a claim: %s", out.Failures)
+			}
+			return len(out.Failures) == 0
+		})
 		got := slices.Collect(maps.Keys(out.Keys[h.anna.UserID][h.anna.DeviceID]))
 		if len(got) != 1 {
 			h.Errorf("claimed %v", out.Keys)
@@ -623,7 +632,7 @@ func throughTheHub(h *home) {
 	})
 	h.await("the hub to have nothing left", func() bool { s, err := h.hubStatus(); return err == nil && len(s.Boxes[0].Waiting) == 0 })
 	carl.sees("the box is back", h.say(h.anna, room, 3, "bin wieder da")...)
-	h.await("the box to cross out what was given away", func() bool { return h.keysLeft() == 30-1-6 })
+	h.await("the box to cross out what was given away", func() bool { return h.keysLeft() <= 30-1-6 })
 	once := map[string]bool{}
 	for _, id := range slices.Concat(early, dark, h.claim(6)) {
 		if once[id] {

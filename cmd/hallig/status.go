@@ -298,6 +298,8 @@ func printHub(out io.Writer, h *admin.Hub) {
 		fmt.Fprintf(out, "  hub %s: in reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))
 	case h.Through != "":
 		fmt.Fprintf(out, "  hub %s: out of reach itself; last heard through the box %s at %s", h.ServerName, h.Through, h.ThroughAt.Local().Format("2006-01-02 15:04"))
+	case h.Since.IsZero():
+		fmt.Fprintf(out, "  hub %s: not in reach since the box was started", h.ServerName)
 	default:
 		fmt.Fprintf(out, "  hub %s: out of reach since %s", h.ServerName, h.Since.Local().Format("2006-01-02 15:04"))
 	}

@@ -192,12 +192,10 @@ func (h *Hub) takeNote(ctx context.Context, e entry, note api.BoxNote, epoch str
 		t.trouble("the box speaks of the hub's memory from before hallig-hub restored: nothing is crossed out. Fill the stick anew with hallig-hub courier export; the box knows what it has had")
 	}
 	if note.Dealt.Epoch == epoch {
-		for _, f := range note.Dealt.From {
-			n, err := h.dealtWith(ctx, e, f)
-			if err != nil {
-				return err
-			}
-			t.Dealt += n
+		n, err := h.crossDealt(ctx, e, note.Dealt)
+		t.Dealt += n
+		if err != nil {
+			return err
 		}
 	}
 	if note.Epoch != epoch {
@@ -221,7 +219,19 @@ func (h *Hub) takeNote(ctx context.Context, e entry, note api.BoxNote, epoch str
 	return nil
 }
 
-// dealtWith forgets what a box has dealt with, and says how many that were.
+// crossDealt forgets what a box has dealt with of this memory, and says how many requests that were.
+func (h *Hub) crossDealt(ctx context.Context, e entry, d api.Dealt) (n int64, err error) {
+	for _, f := range d.From {
+		of, err := h.dealtWith(ctx, e, f)
+		n += of
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// dealtWith does so for one server.
 func (h *Hub) dealtWith(ctx context.Context, e entry, f api.DealtFrom) (n int64, err error) {
 	q := spool.Queue{Box: e.Server, Other: f.From, In: true}
 	before, err := h.waitsIn(ctx, q)

@@ -52,6 +52,42 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 	h.answerContact(w, r, from, api.Answer{Update: h.updateFor(from.Server, c.Board, c.Release), Policy: h.policyFor(c), Delegated: key})
 }
 
+// dealt takes what a box has dealt with that came to it by a stick: it is not handed on once more.
+func (h *Hub) dealt(w http.ResponseWriter, r *http.Request, from entry) {
+	if r.Method != http.MethodPut {
+		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
+		return
+	}
+	raw, release, ok := h.body(w, r)
+	if !ok {
+		return
+	}
+	defer release()
+	d, err := api.ReadDealt(raw)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "M_BAD_JSON", err.Error())
+		return
+	}
+	epoch, err := h.spool.Epoch(r.Context())
+	if err == nil && d.Epoch != epoch {
+		refuse(w, http.StatusConflict, "M_UNKNOWN", "the hub's memory was replaced")
+		return
+	}
+	var n int64
+	if err == nil {
+		n, err = h.crossDealt(r.Context(), from, d)
+	}
+	if err != nil {
+		h.log.Error("note what a box has dealt with; it says so again", "box", from.Server, "err", err)
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "the hub cannot write its spool now")
+		return
+	}
+	if n > 0 {
+		h.log.Info("a box has dealt with what waited for it, which came by a stick", "box", from.Server, "requests", n)
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
 // saidIn gives what a box says of itself as it is kept beside its last contact.
 func saidIn(c api.Contact) json.RawMessage {
 	own, err := json.Marshal(fleet.Said{State: health.State(c.Health), Sentence: c.Sentence, SentenceDE: c.SentenceDE, Clock: c.Clock, ClockGood: c.ClockGood, ClockQuality: c.ClockQuality,

@@ -69,6 +69,8 @@ func (h *Hub) fromBox(w http.ResponseWriter, r *http.Request) {
 			h.given(w, r, from)
 		case r.URL.Path == api.RoomsPath:
 			h.rooms(w, r, from)
+		case r.URL.Path == api.DealtPath:
+			h.dealt(w, r, from)
 		case r.URL.Path == api.ReachPath:
 			h.hearReach(w, r, from)
 		case r.URL.Path == api.FilesPath:

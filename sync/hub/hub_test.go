@@ -5,6 +5,7 @@ package hub
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -321,6 +322,50 @@ func TestNothingIsLostByARefusal(t *testing.T) {
 	}
 	if want := []int{0, 0, 0, 0, 0, 1, 2, 2, 3}; !slices.Equal(got, want) {
 		t.Errorf("the box was given %v, want %v", got, want)
+	}
+}
+
+// What came to a box by stick is not handed on once more by line, once the box has said so.
+func TestDealtWithByStick(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	b.answers(func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "not yet") })
+	b.away()
+	for n := range 4 {
+		uri, header, body := w.far.transaction("box1.test", n)
+		w.ask("box1.test", "PUT", uri, header, body)
+	}
+	rs, err := w.spool.Next(t.Context(), spool.Queue{Box: "box1.test", Other: "far.test", In: true}, 0, 1<<20)
+	if err != nil || len(rs) != 4 {
+		t.Fatalf("%d wait, %v", len(rs), err)
+	}
+	b.back()
+	_, a := b.deposit(b.contact())
+	w.await("the box to refuse the first", func() bool { return len(b.heard()) > 0 })
+	tell := func(d api.Dealt) int {
+		raw, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, _ := b.ask("hub.test", "PUT", api.DealtPath, nil, raw)
+		return status
+	}
+	from := []api.DealtFrom{{From: "far.test", Through: rs[2].Seq}, {From: "strange.test", Through: 1 << 40}}
+	if got := tell(api.Dealt{Epoch: a.Epoch + "x", From: from}); got != 409 || w.waiting("box1.test") != 4 {
+		t.Errorf("of another memory: %d, %d wait", got, w.waiting("box1.test"))
+	}
+	if got := tell(api.Dealt{Epoch: a.Epoch, From: []api.DealtFrom{{Through: -1}}}); got != 400 {
+		t.Errorf("of nobody: %d", got)
+	}
+	if got := tell(api.Dealt{Epoch: a.Epoch, From: from}); got != 200 || w.waiting("box1.test") != 1 {
+		t.Errorf("%d, %d wait", got, w.waiting("box1.test"))
+	}
+	b.answers(nil)
+	w.await("the last", func() bool { return w.waiting("box1.test") == 0 })
+	for _, asked := range b.heard() {
+		if strings.Contains(asked, "t%2F1?") || strings.Contains(asked, "t%2F2?") {
+			t.Errorf("handed on once more: %s", asked)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	GivenPath   = "/_hallig/hub/v1/given"   // GET ?after=PLACE&epoch=EPOCH: all up to that place are crossed out at the box, in the memory of that epoch; answered with Given
 	RoomsPath   = "/_hallig/hub/v1/rooms"   // PUT Rooms; 409 when the hub wants to hear of all
 	ReachPath   = "/_hallig/hub/v1/reach"   // PUT Reach
+	DealtPath   = "/_hallig/hub/v1/dealt"   // PUT Dealt: what came by another way is not to come once more; 409 when the hub's memory is another one
 )
 
 // UpdatePath and BOARD/RELEASE give an update file that the box was told of, whole or from a byte on (Range: bytes=N-); the headers say what it is.
