@@ -49,34 +49,60 @@ const singleWait = 5 * time.Second
 
 // sendLetter brings one signed request of a letter to its server. letter.ErrBusy: another transaction of the same origin is under way there.
 func (h *Hub) sendLetter(ctx context.Context, to, method, uri, authorization string, body []byte) (int, []byte, error) {
-	if method == http.MethodPut {
-		a, err := federation.ParseAuthorization(authorization)
-		if err != nil {
-			return 0, nil, err
-		}
-		wait, stop := context.WithTimeout(ctx, singleWait)
-		leave, err := h.singles.enter(wait, a.Origin, to)
-		stop()
-		if err != nil {
-			return 0, nil, letter.ErrBusy
-		}
-		defer leave()
+	if method != http.MethodPut {
+		status, _, text, err := h.bring(ctx, to, method, uri, authorization, body)
+		return status, text, err
 	}
-	req, err := verbatim(to, sealed{method: method, uri: uri, authorization: []string{authorization}, body: body})
+	a, err := federation.ParseAuthorization(authorization)
 	if err != nil {
 		return 0, nil, err
+	}
+	wait, stop := context.WithTimeout(ctx, singleWait)
+	defer stop()
+	ended := func(int, http.Header, []byte) {}
+	if hasEDUs(body) { // the box may have sent it straight before it left it
+		k := onceOf(a.Origin, to, uri, body)
+		t, mine := h.once.begin(k, h.now())
+		if !mine {
+			select {
+			case <-t.done:
+				if t.status == http.StatusOK {
+					return t.status, t.body, nil
+				}
+			case <-wait.Done():
+			}
+			return 0, nil, letter.ErrBusy
+		}
+		ended = func(status int, head http.Header, text []byte) { h.once.end(k, t, status, head, text) }
+	}
+	leave, err := h.singles.enter(wait, a.Origin, to)
+	if err != nil {
+		ended(0, nil, nil)
+		return 0, nil, letter.ErrBusy
+	}
+	defer leave()
+	status, head, text, err := h.bring(ctx, to, method, uri, authorization, body)
+	ended(status, head, text)
+	return status, text, err
+}
+
+// bring sends a request as it was signed, and gives the answer; of a long one the beginning.
+func (h *Hub) bring(ctx context.Context, to, method, uri, authorization string, body []byte) (int, http.Header, []byte, error) {
+	req, err := verbatim(to, sealed{method: method, uri: uri, authorization: []string{authorization}, body: body})
+	if err != nil {
+		return 0, nil, nil, err
 	}
 	req.Header["Idempotency-Key"] = []string{} // lets net/http repeat it when a kept connection turns out to be dead
 	resp, err := h.discovery.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // what is longer is an event that was asked for: nobody reads it
 	if err != nil {
-		return 0, nil, fmt.Errorf("read the answer of %s: %w", to, err)
+		return 0, nil, nil, fmt.Errorf("read the answer of %s: %w", to, err)
 	}
-	return resp.StatusCode, text, nil
+	return resp.StatusCode, resp.Header, text, nil
 }
 
 // letter takes a letter of a box, or has those of a series not go any more.

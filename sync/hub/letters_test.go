@@ -3,6 +3,7 @@
 package hub
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -112,6 +113,76 @@ func TestLetters(t *testing.T) {
 	var l api.Letters
 	if err := json.Unmarshal(text, &l); err != nil || status != 200 || len(l.To) != 1 || l.To[0].Done[0].N != 2 {
 		t.Errorf("asked for: %d %s %v", status, text, err)
+	}
+}
+
+// A transaction of EDUs that a box has sent straight, died over, and leaves as a letter when it is back goes to its server once; a server may show what is in it twice. So it is the other way round.
+func TestLetterSentStraightBefore(t *testing.T) {
+	w := newWorld(t)
+	b := w.newBox("box1.test")
+	held := make(chan struct{})
+	free := sync.OnceFunc(func() { close(held) })
+	defer free()
+	w.far.mu.Lock()
+	w.far.next = func(rw http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "held") {
+			<-held
+		}
+		answer(rw, 200, map[string]any{"pdus": struct{}{}})
+	}
+	w.far.mu.Unlock()
+	local := federation.Local{Server: b.id.Server, Key: b.id.Key}
+	edus := func(n int64, id string) api.Letter {
+		l := b.letter(n)
+		l.Once, l.Events, l.Asks = true, nil, nil
+		l.Body = fmt.Appendf(nil, `{"pdus":[],"edus":[{"edu_type":"m.direct_to_device","content":{"n":%d}}]}`, n)
+		uri := sendPath + id
+		l.Sends = []api.Signed{{URI: uri, Auth: signed(t, local, "far.test", "PUT", uri, l.Body).Get("Authorization")}}
+		return l
+	}
+	straight := func(ctx context.Context, l api.Letter) (status int) {
+		req, err := verbatim("hub.test", sealed{method: "PUT", uri: l.Sends[0].URI, authorization: []string{l.Sends[0].Auth}, body: l.Body})
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		req.Host = "far.test"
+		resp, err := b.host.RoundTripper().RoundTrip(req.WithContext(ctx))
+		if err != nil {
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	puts := func(l api.Letter) (n int) {
+		for _, line := range w.far.heard() {
+			if strings.HasPrefix(line, "PUT "+l.Sends[0].URI+" ") {
+				n++
+			}
+		}
+		return n
+	}
+	first, second := edus(1, "held"), edus(2, "left")
+	ctx, dies := context.WithCancel(t.Context())
+	gone := make(chan int, 1)
+	go func() { gone <- straight(ctx, first) }() // ends with its context
+	w.await("the first to be under way", func() bool { return puts(first) == 1 })
+	dies()
+	if status := <-gone; status != 0 {
+		t.Errorf("the box that has gone hears %d", status)
+	}
+	for _, l := range []api.Letter{first, second} {
+		if status, text := b.leave(l); status != 200 {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+	free()
+	w.await("the letters to be through", func() bool { return w.hub.mail.Count.Done.Load() == 2 })
+	if status := straight(t.Context(), second); status != 200 {
+		t.Errorf("sent straight after it was left: %d", status)
+	}
+	if puts(first) != 1 || puts(second) != 1 {
+		t.Errorf("the far server was sent the one %d times and the other %d times", puts(first), puts(second))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"io"
 	"net/http"
 	"sync"
@@ -14,7 +15,7 @@ import (
 
 // This file sends a box's transaction out once. A box that dies before it has heard the answer sends the same again, and not every server knows it again: a Dendrite forgets a transaction when it has
 // answered it, and shows messages between devices twice; and when the connection breaks in the middle it has done a part. So the hub sees a transaction through though its box is gone, and
-// answers its repetition itself.
+// answers its repetition itself, which may be a letter. Of letters this concerns those with EDUs: events have names by which they are known, and a server that has lost some of them is to get them again.
 
 const (
 	sendPatience = 5 * time.Minute // for a transaction at a busy server
@@ -138,6 +139,14 @@ func (h *Hub) sendOnce(w http.ResponseWriter, r *http.Request, k onceKey, send f
 	w.WriteHeader(t.status)
 	_, _ = w.Write(t.body) // a box that has gone asks again
 	return true, nil
+}
+
+// hasEDUs says whether something is in a transaction that a server may show twice.
+func hasEDUs(body []byte) bool {
+	var in struct {
+		EDUs []struct{} `json:"edus"`
+	}
+	return json.Unmarshal(body, &in) == nil && len(in.EDUs) > 0
 }
 
 // onceOf is the key of a box's transaction.
