@@ -329,7 +329,9 @@ func TestNothingIsLostByARefusal(t *testing.T) {
 func TestDealtWithByStick(t *testing.T) {
 	w := newWorld(t)
 	b := w.newBox("box1.test")
-	b.answers(func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "not yet") })
+	b.answers(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusServiceUnavailable, "M_UNKNOWN", "not yet")
+	})
 	b.away()
 	for n := range 4 {
 		uri, header, body := w.far.transaction("box1.test", n)
