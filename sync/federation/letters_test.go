@@ -521,8 +521,8 @@ func TestLettersOldBackup(t *testing.T) {
 	more := say(t, p.anna, p.id, 1, "mit der Sicherung")
 	p.b.await("what was written before, after and now", func() bool { return p.b.has(p.id, slices.Concat(ids, lost, more)) })
 	p.a.await("what only the other server had", func() bool { return p.a.has(p.id, lost) })
-	for _, id := range p.straight() {
-		if string(id) != more[0] {
+	for _, id := range p.straight() { // what only the other server had may go to it once more: others may lack it
+		if slices.Contains(ids, string(id)) {
 			t.Errorf("%s was sent again", id)
 		}
 	}
