@@ -74,6 +74,14 @@ func TestEncryptedRoom(t *testing.T) {
 	if s := newer.sync(""); len(s.ToDevice.Events) != 0 || s.Keys["signed_curve25519"] != 1 {
 		t.Errorf("the new device got %+v, keys %v", s.ToDevice, s.Keys)
 	}
+	// Nothing else happens on the box, and it learns that its key is gone.
+	newer.sync("")
+	if _, err = h.accounts.ClaimKeys(ctx, map[event.UserID]map[string]string{bert.id: {newer.dev: "signed_curve25519"}}); err != nil {
+		t.Fatal(err)
+	}
+	if s := newer.sync(""); s.Keys["signed_curve25519"] != 0 {
+		t.Errorf("the new device is not told that its key is used up: %v", s.Keys)
+	}
 	ok(t, h.accounts.Logout(ctx, second))
 	if s := anna.sync(""); !slices.Equal(s.DeviceLists.Changed, []event.UserID{bert.id}) {
 		t.Errorf("anna does not hear of the logout: %+v", s.DeviceLists)

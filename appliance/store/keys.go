@@ -16,9 +16,15 @@ func (r *Read) OneTimeKey(user event.UserID, device, id string) (json.RawMessage
 	return out, err
 }
 
+// touchKeys says that the counts of a user's keys have changed. They have no rows with positions, so they take a place of their own: whoever has looked at the counts before that looks again.
+func (tx *Tx) touchKeys(user event.UserID) {
+	tx.NextPos()
+	tx.TouchUser(user)
+}
+
 // PutOneTimeKey adds a key behind those that wait.
 func (tx *Tx) PutOneTimeKey(user event.UserID, device, algorithm, id string, body json.RawMessage) error {
-	tx.TouchUser(user)
+	tx.touchKeys(user)
 	return tx.exec(`INSERT INTO one_time_key (user_id, device_id, algorithm, seq, key_id, body) VALUES (?1, ?2, ?3,
 		(SELECT coalesce(max(seq), 0) + 1 FROM one_time_key WHERE user_id = ?1 AND device_id = ?2 AND algorithm = ?3), ?4, ?5)`,
 		user, device, algorithm, id, body)
@@ -26,7 +32,7 @@ func (tx *Tx) PutOneTimeKey(user event.UserID, device, algorithm, id string, bod
 
 // PutFallbackKey sets the key that is given out when no one-time key is left; a new one counts as unused.
 func (tx *Tx) PutFallbackKey(user event.UserID, device, algorithm, id string, body json.RawMessage) error {
-	tx.TouchUser(user)
+	tx.touchKeys(user)
 	return tx.exec(`INSERT INTO fallback_key (user_id, device_id, algorithm, key_id, body, used) VALUES (?, ?, ?, ?, ?, 0)
 		ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, body = excluded.body, used = 0
 		WHERE fallback_key.key_id <> excluded.key_id OR fallback_key.body <> excluded.body`, user, device, algorithm, id, body)
@@ -34,7 +40,7 @@ func (tx *Tx) PutFallbackKey(user event.UserID, device, algorithm, id string, bo
 
 // ClaimOneTimeKey takes the oldest key of an algorithm, or else the fallback key; "" when the device has neither.
 func (tx *Tx) ClaimOneTimeKey(user event.UserID, device, algorithm string) (id string, body json.RawMessage, err error) {
-	tx.TouchUser(user)
+	tx.touchKeys(user)
 	var seq int64
 	found, err := tx.one(`SELECT seq, key_id, body FROM one_time_key WHERE user_id = ? AND device_id = ? AND algorithm = ? ORDER BY seq LIMIT 1`,
 		args(user, device, algorithm), &seq, &id, &body)

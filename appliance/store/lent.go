@@ -55,7 +55,7 @@ func (tx *Tx) LendOneTimeKeys(user event.UserID, device, algorithm, holder strin
 
 // ForgetLent crosses out a key that was given away elsewhere.
 func (tx *Tx) ForgetLent(user event.UserID, device, id string) error {
-	tx.TouchUser(user)
+	tx.touchKeys(user)
 	return tx.exec(`DELETE FROM one_time_key WHERE user_id = ? AND device_id = ? AND key_id = ? AND algorithm LIKE ?`, user, device, id, lentOut+"%")
 }
 
@@ -64,7 +64,7 @@ func (tx *Tx) ForgetOneTimeKeys() error { return tx.exec(`DELETE FROM one_time_k
 
 // UseFallbackKey notes that a fallback key was given away elsewhere, if it is still the one of its device.
 func (tx *Tx) UseFallbackKey(user event.UserID, device, id string) error {
-	tx.TouchUser(user)
+	tx.touchKeys(user)
 	return tx.exec(`UPDATE fallback_key SET used = 1 WHERE user_id = ? AND device_id = ? AND key_id = ? AND used = 0`, user, device, id)
 }
 
