@@ -331,9 +331,8 @@ func (b *Box) tellDealt(ctx context.Context, epoch string) {
 	if err != nil || len(d.From) == 0 || len(raw) > api.MaxDealt || known {
 		return
 	}
-	var refusal *hubRefusal
-	if _, err := b.hubAnswer(ctx, http.MethodPut, api.DealtPath, raw); err != nil && !(errors.As(err, &refusal) && refusal.status/100 == 4) { // an older hub hands it on once more
-		b.log.Debug("tell the hub what came by stick; it is tried again", "err", err)
+	if _, err := b.hubAnswer(ctx, http.MethodPut, api.DealtPath, raw); err != nil { // a hub that does not know this hands it on once more
+		b.log.Debug("tell the hub what came by stick; it is told again at the next contact", "err", err)
 		return
 	}
 	h.mu.Lock()
