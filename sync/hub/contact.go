@@ -19,11 +19,7 @@ import (
 
 // contact takes what a box says of itself.
 func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
-	if r.Method != http.MethodPut {
-		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
-		return
-	}
-	raw, release, ok := h.body(w, r)
+	raw, release, ok := h.putBody(w, r)
 	if !ok {
 		return
 	}
@@ -54,11 +50,7 @@ func (h *Hub) contact(w http.ResponseWriter, r *http.Request, from entry) {
 
 // dealt takes what a box has dealt with that came to it by a stick: it is not handed on once more.
 func (h *Hub) dealt(w http.ResponseWriter, r *http.Request, from entry) {
-	if r.Method != http.MethodPut {
-		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
-		return
-	}
-	raw, release, ok := h.body(w, r)
+	raw, release, ok := h.putBody(w, r)
 	if !ok {
 		return
 	}

@@ -111,11 +111,7 @@ func (h *Hub) file(w http.ResponseWriter, r *http.Request, to entry, body []byte
 
 // listFiles takes in which files of a box others may ask for.
 func (h *Hub) listFiles(w http.ResponseWriter, r *http.Request, from entry) {
-	if r.Method != http.MethodPut {
-		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
-		return
-	}
-	raw, release, ok := h.body(w, r)
+	raw, release, ok := h.putBody(w, r)
 	if !ok {
 		return
 	}

@@ -161,6 +161,15 @@ func (h *Hub) body(w http.ResponseWriter, r *http.Request) (raw []byte, release 
 	return raw, release, err == nil
 }
 
+// putBody is body for what is told with PUT.
+func (h *Hub) putBody(w http.ResponseWriter, r *http.Request) (raw []byte, release func(), ok bool) {
+	if r.Method != http.MethodPut {
+		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
+		return nil, nil, false
+	}
+	return h.body(w, r)
+}
+
 // between says whether a path is one that servers ask each other for, in its plain form: nothing that leads elsewhere gets to a box or out of the hub.
 func between(u *url.URL) bool {
 	if strings.Contains(u.EscapedPath(), "//") || path.Clean(u.Path) != u.Path && path.Clean(u.Path)+"/" != u.Path {

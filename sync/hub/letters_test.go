@@ -128,7 +128,7 @@ func TestLetterSentStraightBefore(t *testing.T) {
 		if strings.Contains(r.URL.Path, "held") {
 			<-held
 		}
-		answer(rw, 200, map[string]any{"pdus": struct{}{}})
+		answer(rw, 200, map[string]any{"pdus": struct{}{}, "long": strings.Repeat("x", 2*onceAnswer)})
 	}
 	w.far.mu.Unlock()
 	local := federation.Local{Server: b.id.Server, Key: b.id.Key}
@@ -183,6 +183,13 @@ func TestLetterSentStraightBefore(t *testing.T) {
 	}
 	if puts(first) != 1 || puts(second) != 1 {
 		t.Errorf("the far server was sent the one %d times and the other %d times", puts(first), puts(second))
+	}
+	w.hub.once.mu.Lock()
+	defer w.hub.once.mu.Unlock()
+	for k, known := range w.hub.once.known {
+		if len(known.body) > onceAnswer {
+			t.Errorf("of the answer to %s %d bytes are kept", k.uri, len(known.body))
+		}
 	}
 }
 

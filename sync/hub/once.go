@@ -76,8 +76,14 @@ func (o *onces) begin(k onceKey, now time.Time) (t *once, mine bool) {
 	return t, true
 }
 
-// end notes the answer.
+// end notes the answer. Of a long one it is noted that it was a 200; another long one counts as none.
 func (o *onces) end(k onceKey, t *once, status int, head http.Header, body []byte) {
+	if len(body) > onceAnswer {
+		head, body = http.Header{"Content-Type": {"application/json"}}, []byte(onceTaken)
+		if status != http.StatusOK {
+			status = 0
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t.status, t.head, t.body = status, head, body
@@ -111,17 +117,12 @@ func (h *Hub) sendOnce(w http.ResponseWriter, r *http.Request, k onceKey, send f
 			h.once.end(k, t, 0, nil, nil)
 			return false, err
 		}
+		h.once.end(k, t, resp.StatusCode, resp.Header, text)
 		if len(text) > onceAnswer {
-			if resp.StatusCode == http.StatusOK {
-				h.once.end(k, t, http.StatusOK, http.Header{"Content-Type": {"application/json"}}, []byte(onceTaken))
-			} else {
-				h.once.end(k, t, 0, nil, nil)
-			}
 			resp.Body = spliced{io.MultiReader(bytes.NewReader(text), resp.Body), resp.Body}
 			passOn(w, resp)
 			return true, nil
 		}
-		h.once.end(k, t, resp.StatusCode, resp.Header, text)
 	}
 	select {
 	case <-t.done:

@@ -45,11 +45,7 @@ func (p passage) name() string { return p.way + ":" + p.by }
 
 // hearReach takes in whom a box reaches.
 func (h *Hub) hearReach(w http.ResponseWriter, r *http.Request, from entry) {
-	if r.Method != http.MethodPut {
-		refuse(w, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "want PUT")
-		return
-	}
-	raw, release, ok := h.body(w, r)
+	raw, release, ok := h.putBody(w, r)
 	if !ok {
 		return
 	}
